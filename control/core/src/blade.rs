@@ -1,0 +1,664 @@
+//! One blade's control process without its I/O: the CDM, the logins and the calls of its CCBs, joined.
+//!
+//! It is driven by [`Blade::handle`] and [`Blade::deadline`]; the regions that it reads and writes are
+//! memory, so a simulation drives it with regions that no file backs.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::{Event, LeaseState, Party, Process, Region, TenantRow, TrunkRow};
+use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, Text, WorkerId};
+
+use crate::calls::Changed;
+use crate::cdm::{CcbStatus, Cdm};
+use crate::login::{Login, LoginKey};
+use crate::message::{AgentRecord, Ha1, Input, OpOutcome, Output, Provision};
+use crate::routes::{self, Routes};
+
+mod desk;
+mod grant;
+mod side;
+
+pub use side::Counts;
+use side::{Purpose, Side};
+
+/// How often the header is told that control lives and is asked whether the data plane does.
+pub const BEAT_MS: u64 = 250;
+/// How often tables are looked through for what no event told.
+pub const SWEEP_MS: u64 = 1_000;
+/// Events taken from one ring before the next one has its turn.
+const EVENTS_A_PUMP: usize = 256;
+
+/// The core of a blade's control process.
+#[derive(Debug)]
+pub struct Blade {
+    process: Process,
+    cdm: Cdm,
+    sides: BTreeMap<CcbId, Side>,
+    logins: BTreeMap<LoginKey, Entry>,
+    /// The one login that each agent has.
+    newest: BTreeMap<(TenantId, u64), LoginKey>,
+    sockets: BTreeMap<u64, LoginKey>,
+    provision: Provision,
+    routes: Routes,
+    beat_at: Instant,
+    sweep_at: Instant,
+}
+
+/// A login that stands, and where it is.
+#[derive(Clone, Debug)]
+struct Entry {
+    login: Login,
+    record: AgentRecord,
+    ccb: CcbId,
+    slot: AgentSlot,
+    location: LocationId,
+    ha1: Ha1,
+    phone_at: Option<SocketAddr>,
+}
+
+/// A login as status tools show it.
+#[derive(Clone, Debug)]
+pub struct LoginView {
+    /// The login.
+    pub login: LoginKey,
+    /// The agent.
+    pub record: AgentRecord,
+    /// `granted`, `registered`, `online`, `waiting_for_phone`, `phone_lost` or `lost` (the desk's
+    /// WebSocket is gone and its time runs).
+    pub state: &'static str,
+    /// True while it counts as online.
+    pub online: bool,
+    /// The CCB that serves it.
+    pub ccb: CcbId,
+    /// The location's name.
+    pub location: String,
+    /// Where the phone is, while it is registered.
+    pub phone: Option<SocketAddr>,
+    /// When it was granted.
+    pub since: Instant,
+    /// The lease word for calls.
+    pub lease: LeaseState,
+}
+
+/// A CCB as status tools show it.
+#[derive(Clone, Debug)]
+pub struct CcbView {
+    /// Its device number.
+    pub ccb: CcbId,
+    /// How it does.
+    pub status: CcbStatus,
+    /// True while the link to its data plane stands.
+    pub linked: bool,
+    /// Logins that are online.
+    pub online: u32,
+    /// Logins with a phone and no desk.
+    pub phones: u32,
+    /// Own grants that it does not report yet.
+    pub grants: u32,
+    /// Logins that it has room for.
+    pub capacity: u32,
+    /// Calls in its tables.
+    pub calls: usize,
+    /// Commands that wait for their completion.
+    pub open_ops: usize,
+    /// What happened on its rings.
+    pub counts: Counts,
+    /// Its region as it was last mapped.
+    pub region: Option<Arc<Region>>,
+}
+
+impl Blade {
+    /// The core of a blade with these CCBs; `process` is what regions are told of it.
+    pub fn new(now: Instant, process: Process, ccbs: &[CcbId]) -> Self {
+        let mut cdm = Cdm::default();
+        ccbs.iter().for_each(|ccb| cdm.add(*ccb));
+        Blade {
+            process,
+            cdm,
+            sides: ccbs.iter().map(|ccb| (*ccb, Side::new(*ccb))).collect(),
+            logins: BTreeMap::new(),
+            newest: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            provision: Provision::default(),
+            routes: Routes::default(),
+            beat_at: now,
+            sweep_at: now,
+        }
+    }
+
+    /// Takes one input; what is to be done about it is added to `out`.
+    pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
+        match input {
+            Input::Provision(provision) => self.provision(provision),
+            Input::Attached { ccb, region } => self.attach(now, ccb, region, out),
+            Input::Gone { ccb } => self.detach(now, ccb, out),
+            Input::Pump => self.pump_all(now, out),
+            Input::Login { reply, request } => {
+                let result = self.grant(now, *request, out);
+                out.push(Output::Login { reply, result });
+            }
+            Input::DeskAttached { socket, login } => self.desk_attached(now, socket, login, out),
+            Input::DeskLost { socket } => self.desk_lost(now, socket, out),
+            Input::DeskExit { socket } => self.desk_exit(now, socket, out),
+            Input::Logout { login, end } => self.end(now, login, end, out),
+            Input::Release { reply, ccb, call } => self.release(now, reply, ccb, call, out),
+            Input::Recorded { ccb, call } => self.recorded(ccb, call),
+            Input::Timeout => {}
+        }
+        if now >= self.beat_at {
+            self.beat(now, out);
+            self.beat_at = now + Duration::from_millis(BEAT_MS);
+        }
+        if now >= self.sweep_at {
+            self.sweep(now, out);
+            self.sweep_at = now + Duration::from_millis(SWEEP_MS);
+        }
+    }
+
+    /// When [`Input::Timeout`] is due.
+    pub fn deadline(&self) -> Instant {
+        self.beat_at.min(self.sweep_at)
+    }
+
+    /// Says in every attached region that control sleeps and takes its last look at the rings. False
+    /// when there is something in them: it is awake again and must pump.
+    pub fn fall_asleep(&self) -> bool {
+        let attached = || {
+            self.sides
+                .values()
+                .filter_map(|side| side.attached.as_ref())
+        };
+        attached().for_each(|one| one.region.header().control_bell().sleep());
+        let is_quiet = attached().all(|one| one.events.iter().all(|ring| ring.is_empty()));
+        if !is_quiet {
+            self.wake_up();
+        }
+        is_quiet
+    }
+
+    /// Says in every attached region that control is awake.
+    pub fn wake_up(&self) {
+        for side in self.sides.values() {
+            if let Some(attached) = &side.attached {
+                attached.region.header().control_bell().awake();
+            }
+        }
+    }
+
+    /// True while that login stands.
+    pub fn is_alive(&self, login: LoginKey) -> bool {
+        self.logins.contains_key(&login)
+    }
+
+    /// The login that the agent has.
+    pub fn login_of(&self, tenant: TenantId, agent: u64) -> Option<LoginKey> {
+        self.newest.get(&(tenant, agent)).copied()
+    }
+
+    /// The registry of CCBs.
+    pub fn cdm(&self) -> &Cdm {
+        &self.cdm
+    }
+
+    /// The logins that stand.
+    pub fn logins(&self) -> impl Iterator<Item = LoginView> {
+        self.logins.iter().map(|(key, entry)| {
+            let side = self.sides.get(&entry.ccb);
+            let region = side.and_then(Side::region);
+            LoginView {
+                login: *key,
+                record: entry.record.clone(),
+                state: entry.login.state_name(),
+                online: entry.login.is_online(),
+                ccb: entry.ccb,
+                location: side.map_or(String::new(), |s| s.location_name(Some(entry.location))),
+                phone: entry.phone_at,
+                since: entry.login.granted_at,
+                lease: region.map_or(LeaseState::NoSuchSlot, |region| {
+                    region.leases().read(entry.slot, Medium::Voice)
+                }),
+            }
+        })
+    }
+
+    /// The CCBs.
+    pub fn ccbs(&self) -> impl Iterator<Item = CcbView> {
+        self.sides.iter().filter_map(|(ccb, side)| {
+            let known = self.cdm.ccb(*ccb)?;
+            Some(CcbView {
+                ccb: *ccb,
+                status: known.status,
+                linked: side.link,
+                online: known.online,
+                phones: known.phones,
+                grants: known.grants(),
+                capacity: known.capacity,
+                calls: side.calls.count(),
+                open_ops: side.open_ops(),
+                counts: side.counts,
+                region: side.region(),
+            })
+        })
+    }
+
+    /// The calls of that CCB as records, those that stand with what their legs count now.
+    pub fn calls(&self, ccb: CcbId) -> Vec<(abi::CallState, crate::CallRecord)> {
+        let Some((side, region)) = self
+            .sides
+            .get(&ccb)
+            .and_then(|side| side.region().map(|region| (side, region)))
+        else {
+            return Vec::new();
+        };
+        let calls = side.calls.iter().map(|call| {
+            let mut call = call.clone();
+            for (place, leg) in &mut call.legs {
+                if let Some(row) = region
+                    .legs()
+                    .read(*place)
+                    .filter(|row| row.call() == call.call)
+                {
+                    *leg = row;
+                }
+            }
+            (call.row.state(), desk::record_of(side, &call))
+        });
+        calls.collect()
+    }
+
+    fn provision(&mut self, provision: Provision) {
+        self.routes = Routes::new(provision.routes.clone());
+        self.provision = provision;
+        for region in self.sides.values().filter_map(Side::region) {
+            self.write_provision(&region);
+        }
+    }
+
+    /// Writes tenants and trunks; rows that hold what they should are left alone.
+    fn write_provision(&self, region: &Region) {
+        let tenants = self.provision.tenants.iter().filter_map(|tenant| {
+            let mut row = TenantRow {
+                tenant: tenant.id.0,
+                state: 1,
+                ..TenantRow::default()
+            };
+            row.set_name(Text::new(tenant.name.as_bytes()).ok()?);
+            row.set_realm(Text::new(tenant.realm.as_bytes()).ok()?);
+            Some(row)
+        });
+        let mut rows = tenants.chain(std::iter::repeat(TenantRow::default()));
+        for (slot, held) in region.tenants().iter() {
+            let row = rows.next().unwrap_or_default();
+            if held != row {
+                region.tenants().write(slot, &row);
+            }
+        }
+        let trunks = self.provision.trunks.iter().filter_map(|trunk| {
+            let mut row = TrunkRow {
+                tenant: trunk.tenant.0,
+                state: 1,
+                ..TrunkRow::default()
+            };
+            row.set_network(trunk.net.ip, u32::from(trunk.net.bits));
+            row.set_name(Text::new(trunk.name.as_bytes()).ok()?);
+            Some(row)
+        });
+        let mut rows = trunks.chain(std::iter::repeat(TrunkRow::default()));
+        for (slot, held) in region.trunks().iter() {
+            let row = rows.next().unwrap_or_default();
+            if held != row {
+                region.trunks().write(slot, &row);
+            }
+        }
+    }
+
+    fn attach(&mut self, now: Instant, ccb: CcbId, region: Arc<Region>, out: &mut Vec<Output>) {
+        let process = self.process;
+        let Some(side) = self.sides.get_mut(&ccb) else {
+            return;
+        };
+        let is_new = side.attach(now, process, region.clone(), out);
+        region.header().beat_control(now);
+        self.cdm.set_capacity(ccb, region.layout().agents);
+        self.write_provision(&region);
+        if is_new {
+            self.settle_rows(now, ccb, &region, out);
+        }
+        self.resync(now, ccb, out);
+        self.pump(now, ccb, out);
+        self.check_status(now, ccb, out);
+    }
+
+    fn detach(&mut self, now: Instant, ccb: CcbId, out: &mut Vec<Output>) {
+        if let Some(side) = self.sides.get_mut(&ccb) {
+            side.link = false;
+            side.fail_ops(out);
+        }
+        // What it told before it died is in the ring still.
+        self.pump(now, ccb, out);
+        self.check_status(now, ccb, out);
+    }
+
+    fn beat(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let ccbs: Vec<CcbId> = self.sides.keys().copied().collect();
+        for ccb in ccbs {
+            let side = self.sides.get_mut(&ccb).expect("its key was just read");
+            if let Some(region) = side.region() {
+                region.header().beat_control(now);
+                self.cdm
+                    .set_heartbeat(ccb, region.header().data_plane().heartbeat);
+            }
+            if side.notice_restart(out) {
+                self.resync(now, ccb, out);
+            }
+            // A wake-up that a killed process owed us would come with the next event only.
+            self.pump(now, ccb, out);
+            self.check_status(now, ccb, out);
+        }
+    }
+
+    fn sweep(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let ccbs: Vec<CcbId> = self.sides.keys().copied().collect();
+        for ccb in ccbs {
+            let side = self.sides.get_mut(&ccb).expect("its key was just read");
+            side.sweep(now, out);
+            if let Some(region) = side.region() {
+                let mut changed = Vec::new();
+                let current = region.header().data_plane().incarnation;
+                side.calls.refresh_stale(&region, current, &mut changed);
+                self.calls_changed(now, ccb, changed, out);
+                self.refresh_phones(now, ccb, out);
+            }
+        }
+        let due = |entry: &Entry| entry.login.deadline().filter(|(at, _)| *at <= now);
+        let over: Vec<_> = self
+            .logins
+            .iter()
+            .filter_map(|(key, entry)| due(entry).map(|(_, end)| (*key, end)))
+            .collect();
+        for (key, end) in over {
+            self.end(now, key, end, out);
+        }
+    }
+
+    fn check_status(&mut self, now: Instant, ccb: CcbId, out: &mut Vec<Output>) {
+        let Some(side) = self.sides.get(&ccb) else {
+            return;
+        };
+        let is = side.status(now);
+        let was = self.cdm.set_status(ccb, is);
+        self.report(ccb);
+        if was != is {
+            out.push(Output::Ccb { ccb, was, is });
+        }
+    }
+
+    /// Tells the CDM what the CCB has (S1-052).
+    fn report(&mut self, ccb: CcbId) {
+        let (Some(side), Some(known)) = (self.sides.get(&ccb), self.cdm.ccb(ccb)) else {
+            return;
+        };
+        let status = known.status;
+        self.cdm.report(ccb, status, side.online, side.phones);
+    }
+
+    /// Reads all that events would have told.
+    fn resync(&mut self, now: Instant, ccb: CcbId, out: &mut Vec<Output>) {
+        let Some(side) = self.sides.get_mut(&ccb) else {
+            return;
+        };
+        let Some(region) = side.region() else { return };
+        let mut changed = Vec::new();
+        side.calls.resync(&region, &mut changed);
+        self.calls_changed(now, ccb, changed, out);
+        self.refresh_phones(now, ccb, out);
+    }
+
+    fn refresh_phones(&mut self, now: Instant, ccb: CcbId, out: &mut Vec<Output>) {
+        let Some(side) = self.sides.get(&ccb) else {
+            return;
+        };
+        let slots: Vec<AgentSlot> = side.by_slot.keys().copied().collect();
+        for slot in slots {
+            self.refresh_phone(now, ccb, slot, out);
+        }
+    }
+
+    fn pump_all(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let ccbs: Vec<CcbId> = self.sides.keys().copied().collect();
+        for ccb in ccbs {
+            self.pump(now, ccb, out);
+        }
+    }
+
+    /// Takes a bounded number of events from each ring and sends what waits for room.
+    fn pump(&mut self, now: Instant, ccb: CcbId, out: &mut Vec<Output>) {
+        let Some(side) = self.sides.get_mut(&ccb) else {
+            return;
+        };
+        side.flush_all(out);
+        let Some(attached) = side.attached.as_mut() else {
+            return;
+        };
+        let mut taken = Vec::new();
+        let (mut missed, mut corrupt) = (0, 0);
+        for (worker, ring) in attached.events.iter_mut().enumerate() {
+            for _ in 0..EVENTS_A_PUMP {
+                let mut blob = Vec::new();
+                match ring.pop(&mut blob) {
+                    None => break,
+                    Some(Err(_)) => corrupt += 1,
+                    Some(Ok(numbered)) => {
+                        missed += numbered.missed;
+                        taken.push((WorkerId(worker as u8), numbered.value, blob));
+                    }
+                }
+            }
+        }
+        side.counts.events += taken.len() as u64;
+        side.counts.events_missed += missed;
+        side.counts.events_corrupt += corrupt;
+        if let Some(region) = side.region().filter(|_| corrupt > 0) {
+            region.counters().add_control(abi::Counter::EventsCorrupt, corrupt);
+        }
+        for (worker, event, blob) in taken {
+            self.event(now, ccb, worker, event, &blob, out);
+        }
+        if missed > 0 || corrupt > 0 {
+            self.resync(now, ccb, out);
+        }
+    }
+
+    fn event(
+        &mut self,
+        now: Instant,
+        ccb: CcbId,
+        worker: WorkerId,
+        event: Event,
+        blob: &[u8],
+        out: &mut Vec<Output>,
+    ) {
+        let Some(side) = self.sides.get_mut(&ccb) else {
+            return;
+        };
+        match event {
+            Event::Registered { agent, .. } | Event::Unregistered { agent, .. } => {
+                self.refresh_phone(now, ccb, agent, out);
+            }
+            Event::Asked {
+                op,
+                call,
+                tenant,
+                caller,
+                ..
+            } => {
+                self.asked(
+                    now,
+                    ccb,
+                    worker,
+                    Asked {
+                        op,
+                        call,
+                        tenant,
+                        caller,
+                        number: blob,
+                    },
+                    out,
+                );
+            }
+            Event::CallChanged { call, .. } => {
+                let Some(region) = side.region() else { return };
+                let mut changed = Vec::new();
+                side.calls.refresh(&region, call.slot, &mut changed);
+                self.calls_changed(now, ccb, changed, out);
+            }
+            Event::Done { op, result } => side.complete(op, result, out),
+            Event::SourceRefused { .. } => side.counts.sources_refused += 1,
+        }
+    }
+
+    /// Says where a call goes whose number is no agent's. A trunk's call never goes out to a trunk
+    /// again: who is trusted to call our agents may not call the world at our cost.
+    fn asked(
+        &mut self,
+        now: Instant,
+        ccb: CcbId,
+        worker: WorkerId,
+        asked: Asked<'_>,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(side) = self.sides.get_mut(&ccb) else {
+            return;
+        };
+        let route = match asked.caller {
+            Party::Agent(..) => self.routes.find(asked.tenant, asked.number),
+            Party::Trunk(_) => None,
+        };
+        let way = route.and_then(|route| {
+            let location = match &route.location {
+                Some(name) => side.location(name),
+                None => {
+                    let region = side.region()?;
+                    let places = region.locations().iter();
+                    let places = places.filter(|(_, row)| !row.name().is_empty());
+                    let places = places.map(|(id, row)| (id, row.sip().ip()));
+                    routes::nearest(places, route.address.ip())
+                }
+            };
+            Some((route.address, location?))
+        });
+        let Asked {
+            op: ask,
+            call,
+            number,
+            ..
+        } = asked;
+        match way {
+            Some((address, location)) => {
+                side.counts.asked_dialled += 1;
+                let command = |op| abi::Command::Dial {
+                    op,
+                    ask,
+                    call,
+                    address,
+                    location,
+                };
+                side.send(now, worker, Purpose::Answer, number, command, out);
+            }
+            None => {
+                side.counts.asked_rejected += 1;
+                let command = |op| abi::Command::Reject {
+                    op,
+                    ask,
+                    call,
+                    status: 404,
+                    retry_after_s: 0,
+                };
+                side.send(now, worker, Purpose::Answer, &[], command, out);
+            }
+        }
+    }
+
+    fn release(
+        &mut self,
+        now: Instant,
+        reply: u64,
+        ccb: CcbId,
+        call: CallRef,
+        out: &mut Vec<Output>,
+    ) {
+        let side = self.sides.get_mut(&ccb);
+        let known = side.and_then(|side| {
+            let region = side.region()?;
+            side.calls.find(call)?;
+            region.calls().owner(call.slot).map(|worker| (side, worker))
+        });
+        match known {
+            None => out.push(Output::Done {
+                reply,
+                result: OpOutcome::Unknown,
+            }),
+            Some((side, _)) if !side.link => {
+                out.push(Output::Done {
+                    reply,
+                    result: OpOutcome::Gone,
+                });
+            }
+            Some((side, worker)) => {
+                let command = |op| abi::Command::Release { op, call, cause: 0 };
+                side.send(now, worker, Purpose::Release { reply }, &[], command, out);
+            }
+        }
+    }
+
+    /// The record of a call is safe. A call that is not the one we gave out is left alone: its
+    /// region may be another one by now.
+    fn recorded(&mut self, ccb: CcbId, call: CallRef) {
+        let Some(side) = self.sides.get_mut(&ccb) else {
+            return;
+        };
+        let Some(region) = side.region() else { return };
+        if side.calls.find(call).is_some_and(|known| known.recording) {
+            region.calls().acknowledge(call);
+            side.calls.remove(call);
+        }
+    }
+
+    fn calls_changed(
+        &mut self,
+        now: Instant,
+        ccb: CcbId,
+        changed: Vec<Changed>,
+        out: &mut Vec<Output>,
+    ) {
+        for changed in changed {
+            self.tell_desks(ccb, &changed, out);
+            if changed.call.row.state() == abi::CallState::Ended {
+                let Some(side) = self.sides.get_mut(&ccb) else {
+                    return;
+                };
+                let mut record = desk::record_of(side, &changed.call);
+                if record.ended_at == Instant::ZERO {
+                    record.ended_at = now;
+                }
+                side.calls.set_recording(changed.call.call);
+                out.push(Output::Record(Box::new(record)));
+            }
+        }
+    }
+}
+
+/// What the data plane asked.
+struct Asked<'a> {
+    op: u64,
+    call: CallRef,
+    tenant: TenantId,
+    caller: Party,
+    number: &'a [u8],
+}
+
+#[cfg(test)]
+mod tests;

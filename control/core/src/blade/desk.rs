@@ -1,0 +1,299 @@
+use abi::{CallState, LegRow, Party};
+use base::{AgentSlot, CcbId, Instant};
+
+use super::side::{self, Side};
+use super::{Blade, Entry};
+use crate::calls::{Call, Changed};
+use crate::login::{Change, Desk, End, LoginKey, Phone, Step};
+use crate::message::{CallEvent, CallRecord, CloseReason, DeskMessage, LegRecord, Output};
+
+impl Blade {
+    /// A desk attaches to its login, first or again (S1-063).
+    pub(super) fn desk_attached(
+        &mut self,
+        now: Instant,
+        socket: u64,
+        login: LoginKey,
+        out: &mut Vec<Output>,
+    ) {
+        if !self.logins.contains_key(&login) {
+            out.push(Output::DeskClosed {
+                socket,
+                reason: CloseReason::NoLogin,
+            });
+            return;
+        }
+        self.sockets.insert(socket, login);
+        self.change(now, login, Change::DeskAttached(socket), out);
+    }
+
+    /// A desk's WebSocket is gone; its session waits for another one.
+    pub(super) fn desk_lost(&mut self, now: Instant, socket: u64, out: &mut Vec<Output>) {
+        if let Some(login) = self.sockets.remove(&socket) {
+            self.change(now, login, Change::DeskLost(socket), out);
+        }
+    }
+
+    /// The desk at that WebSocket says exit.
+    pub(super) fn desk_exit(&mut self, now: Instant, socket: u64, out: &mut Vec<Output>) {
+        if let Some(login) = self.sockets.get(&socket).copied() {
+            self.end(now, login, End::Exit, out);
+        }
+    }
+
+    /// Reads what the tables say of the phone in that slot.
+    pub(super) fn refresh_phone(
+        &mut self,
+        now: Instant,
+        ccb: CcbId,
+        slot: AgentSlot,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(side) = self.sides.get(&ccb) else {
+            return;
+        };
+        let (Some(login), Some(region)) = (side.by_slot.get(&slot).copied(), side.region()) else {
+            return;
+        };
+        let Some(row) = region.registrations().read(slot) else {
+            return;
+        };
+        let is_registered =
+            row.is_registered() && row.epoch == login.epoch && row.expires_at > now.as_nanos();
+        if let Some(entry) = self.logins.get_mut(&login) {
+            entry.phone_at = is_registered.then(|| row.addr());
+        }
+        let change = if is_registered {
+            Change::PhoneRegistered
+        } else {
+            Change::PhoneLost
+        };
+        self.change(now, login, change, out);
+    }
+
+    /// Makes a change to a login: counts it, writes it down and tells its desk.
+    fn change(&mut self, now: Instant, login: LoginKey, change: Change, out: &mut Vec<Output>) {
+        let Some(entry) = self.logins.get_mut(&login) else {
+            return;
+        };
+        let before = entry.login;
+        let step = entry.login.step(now, change);
+        if entry.login.desk != before.desk {
+            let row = entry.row(login);
+            let (ccb, slot) = (entry.ccb, entry.slot);
+            if let Some(region) = self.sides.get(&ccb).and_then(Side::region) {
+                region.agents().write(slot, &row);
+            }
+        }
+        let entry = &self.logins[&login];
+        let (ccb, slot) = (entry.ccb, entry.slot);
+        self.count(ccb, Some(&before), Some(&entry.login.clone()));
+        if matches!(step, Step::Registered | Step::Online) {
+            self.cdm.settle(ccb, login);
+        }
+        let entry = &self.logins[&login];
+        let Desk::Attached(socket) = entry.login.desk else {
+            return;
+        };
+        let mut tell = |message| out.push(Output::Desk { socket, message });
+        let complete = entry.login.phone == Phone::Registered;
+        let phone = entry.phone_at.filter(|_| complete);
+        match step {
+            Step::Same | Step::Registered | Step::DeskGone => {}
+            Step::Waiting | Step::Online => {
+                if let Some(address) = phone {
+                    tell(DeskMessage::PhoneRegistered { address });
+                }
+                tell(DeskMessage::LoginProgress { complete });
+            }
+            Step::PhoneGone => {
+                tell(DeskMessage::PhoneLost);
+                tell(DeskMessage::LoginProgress { complete });
+            }
+            Step::Resumed { .. } => tell(DeskMessage::LoginProgress { complete }),
+        }
+        if let Step::Resumed { taken: Some(old) } = step {
+            self.sockets.remove(&old);
+            out.push(Output::DeskClosed {
+                socket: old,
+                reason: CloseReason::Taken,
+            });
+        }
+        if matches!(change, Change::DeskAttached(_)) {
+            self.tell_calls(ccb, slot, login, socket, out);
+        }
+    }
+
+    /// Keeps the CCB's numbers of logins when one changes, comes or goes.
+    pub(super) fn count(
+        &mut self,
+        ccb: CcbId,
+        before: Option<&crate::Login>,
+        after: Option<&crate::Login>,
+    ) {
+        let Some(side) = self.sides.get_mut(&ccb) else {
+            return;
+        };
+        let is_online = |login: Option<&crate::Login>| login.is_some_and(crate::Login::is_online);
+        let is_phone = |login: Option<&crate::Login>| {
+            login.is_some_and(|one| one.phone == Phone::Registered && !one.is_online())
+        };
+        side.online = side.online + u32::from(is_online(after)) - u32::from(is_online(before));
+        side.phones = side.phones + u32::from(is_phone(after)) - u32::from(is_phone(before));
+        self.report(ccb);
+    }
+
+    /// Tells a desk that comes (back) about the calls that its agent is in.
+    fn tell_calls(
+        &self,
+        ccb: CcbId,
+        slot: AgentSlot,
+        login: LoginKey,
+        socket: u64,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(side) = self.sides.get(&ccb) else {
+            return;
+        };
+        if side
+            .region()
+            .is_none_or(|region| side::is_idle(&region, slot))
+        {
+            return;
+        }
+        for call in side.calls.iter() {
+            for (_, leg) in &call.legs {
+                if leg.party() == Some(Party::Agent(slot, login.epoch))
+                    && let Some(event) = event_of(call.row.state(), leg)
+                    && event != CallEvent::ConnectionCleared
+                {
+                    out.push(Output::Desk {
+                        socket,
+                        message: message_of(event, call, leg),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Tells the desks of the agents of a call how it changed.
+    pub(super) fn tell_desks(&self, ccb: CcbId, changed: &Changed, out: &mut Vec<Output>) {
+        let Some(side) = self.sides.get(&ccb) else {
+            return;
+        };
+        let call = &changed.call;
+        for (_, leg) in &call.legs {
+            let Some(login) = login_of(side, leg) else {
+                continue;
+            };
+            let desk = self.logins.get(&login).map(|entry| entry.login.desk);
+            let Some(Desk::Attached(socket)) = desk else {
+                continue;
+            };
+            let event = event_of(call.row.state(), leg);
+            let before = changed.before.and_then(|state| event_of(state, leg));
+            if let Some(event) = event.filter(|event| Some(*event) != before) {
+                out.push(Output::Desk {
+                    socket,
+                    message: message_of(event, call, leg),
+                });
+            }
+        }
+    }
+}
+
+impl Entry {
+    /// The row of this login.
+    pub(super) fn row(&self, login: LoginKey) -> abi::AgentRow {
+        let cti_state = match self.login.desk {
+            Desk::Never => abi::CtiState::None,
+            Desk::Attached(_) => abi::CtiState::Connected,
+            Desk::Away(_) => abi::CtiState::Lost,
+        };
+        let mut row = abi::AgentRow {
+            state: abi::AgentState::LoggedIn.into(),
+            login_epoch: login.epoch,
+            tenant: login.tenant.0,
+            location: u32::from(self.location.0),
+            agent_id: login.agent,
+            granted_at: self.login.granted_at.as_nanos(),
+            cti_state: cti_state.into(),
+            agent_type: self.record.agent_type,
+            cti_since: self.login.desk_since.as_nanos(),
+            ..abi::AgentRow::default()
+        };
+        row.set_number(base::Text::new(self.record.number.as_bytes()).unwrap_or_default());
+        row.set_user(base::Text::new(self.record.user.as_bytes()).unwrap_or_default());
+        row.set_name(base::Text::new(self.record.name.as_bytes()).unwrap_or_default());
+        row
+    }
+}
+
+/// What the agent of that leg sees of a call in that state. Leg 0 is the caller's.
+fn event_of(state: CallState, leg: &LegRow) -> Option<CallEvent> {
+    match state {
+        CallState::Free => None,
+        CallState::Asked | CallState::Calling => (leg.leg == 0).then_some(CallEvent::Originated),
+        CallState::Ringing => Some(CallEvent::Delivered),
+        CallState::Answered => Some(CallEvent::Established),
+        CallState::Ended => Some(CallEvent::ConnectionCleared),
+    }
+}
+
+fn message_of(event: CallEvent, call: &Call, leg: &LegRow) -> DeskMessage {
+    let other = call.legs.iter().find(|(_, other)| other.leg != leg.leg);
+    DeskMessage::Call {
+        event,
+        serial: call.row.serial,
+        party: other
+            .map(|(_, other)| other.number().as_str().to_owned())
+            .unwrap_or_default(),
+        incoming: leg.leg != 0,
+        cause: call.row.cause,
+    }
+}
+
+/// The login that the leg is of, while it stands.
+fn login_of(side: &Side, leg: &LegRow) -> Option<LoginKey> {
+    match leg.party()? {
+        Party::Agent(slot, epoch) => side
+            .by_slot
+            .get(&slot)
+            .copied()
+            .filter(|login| login.epoch == epoch),
+        Party::Trunk(_) => None,
+    }
+}
+
+/// A call as data that outlives its rows.
+pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
+    let legs = call.legs.iter().map(|(_, leg)| LegRecord {
+        leg: leg.leg,
+        number: leg.number().as_str().to_owned(),
+        login: login_of(side, leg),
+        party: match leg.party() {
+            Some(Party::Agent(..)) => "agent",
+            Some(Party::Trunk(_)) => "trunk",
+            None => "none",
+        },
+        location: side.location_name(leg.location()),
+        rtp_port: leg.rtp_port,
+        media: leg.media(),
+        packets_in: leg.packets_in,
+        packets_out: leg.packets_out,
+        lost: leg.lost,
+    });
+    let row = &call.row;
+    CallRecord {
+        ccb: side.ccb,
+        incarnation: row.incarnation,
+        call: call.call,
+        serial: row.serial,
+        tenant: row.tenant(),
+        cause: row.cause,
+        started_at: Instant::from_nanos(row.started_at),
+        answered_at: (row.answered_at != 0).then(|| Instant::from_nanos(row.answered_at)),
+        ended_at: Instant::from_nanos(row.ended_at),
+        legs: legs.collect(),
+    }
+}

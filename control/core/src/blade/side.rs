@@ -1,0 +1,473 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use abi::{
+    AgentRow, AgentState, Command, CommandSender, DataPlaneState, EventReceiver, LeaseState,
+    Region, Wake,
+};
+use base::{AgentSlot, CcbId, Instant, LocationId, Medium, WorkerId};
+
+use crate::calls::Calls;
+use crate::cdm::CcbStatus;
+use crate::login::LoginKey;
+use crate::message::{OpOutcome, Output};
+
+/// A data plane whose heartbeat is older than this is down (G-11: three missed).
+pub(super) const HEARTBEAT_STALE_MS: u64 = 1_500;
+/// A command that is not completed after this is given up; its completion was lost.
+const OP_LOST_MS: u64 = 10_000;
+/// Commands that wait for room in one ring at most; more fail at once.
+const BACKLOG: usize = 65_536;
+
+/// One CCB as its control process sees it.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) ccb: CcbId,
+    /// True while the link to the data plane stands.
+    pub(super) link: bool,
+    pub(super) attached: Option<Attached>,
+    pub(super) by_slot: BTreeMap<AgentSlot, LoginKey>,
+    pub(super) slots: Slots,
+    pub(super) calls: Calls,
+    pub(super) online: u32,
+    pub(super) phones: u32,
+    pub(super) counts: Counts,
+    ops: BTreeMap<u64, OpenOp>,
+    next_op: u64,
+}
+
+/// A region and our ends of its rings.
+#[derive(Debug)]
+pub(super) struct Attached {
+    pub(super) region: Arc<Region>,
+    creation: u64,
+    /// The incarnation that we have in it; another number there means other rows.
+    control: u64,
+    incarnation: u64,
+    pub(super) events: Vec<EventReceiver>,
+    commands: Vec<CommandSender>,
+    backlog: Vec<VecDeque<(Command, Vec<u8>)>>,
+}
+
+/// What happened on the rings since control started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events taken.
+    pub events: u64,
+    /// Events that the data plane could not give or that an earlier control process took; each gap
+    /// is mended from the tables.
+    pub events_missed: u64,
+    /// Records that made no sense.
+    pub events_corrupt: u64,
+    /// Media from a source that was not expected, as events.
+    pub sources_refused: u64,
+    /// Commands sent.
+    pub commands: u64,
+    /// Commands that waited for room in the ring.
+    pub commands_waited: u64,
+    /// Commands whose completion never came.
+    pub commands_lost: u64,
+    /// Completions of commands that we do not know.
+    pub completions_stray: u64,
+    /// Calls asked about and sent to a trunk.
+    pub asked_dialled: u64,
+    /// Calls asked about and rejected.
+    pub asked_rejected: u64,
+    /// Reservations that were too old and that control freed.
+    pub leases_expired: u64,
+}
+
+/// What a command was for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Purpose {
+    Answer,
+    Forget,
+    Release { reply: u64 },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct OpenOp {
+    purpose: Purpose,
+    sent_at: Instant,
+}
+
+/// Who has which row of the agents' table.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    /// Longest free first, so that a slot rests before it is used again.
+    free: VecDeque<AgentSlot>,
+    /// Rows of logins that are over, until their registration and their leases are gone.
+    leaving: BTreeMap<AgentSlot, u32>,
+}
+
+impl Slots {
+    pub(super) fn available(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(super) fn take(&mut self) -> Option<AgentSlot> {
+        self.free.pop_front()
+    }
+
+    pub(super) fn give_back(&mut self, slot: AgentSlot) {
+        self.free.push_front(slot);
+    }
+
+    pub(super) fn leave(&mut self, slot: AgentSlot, epoch: u32) {
+        self.leaving.insert(slot, epoch);
+    }
+
+    pub(super) fn reset(&mut self, free: impl Iterator<Item = AgentSlot>) {
+        self.free = free.collect();
+        self.leaving.clear();
+    }
+}
+
+impl Side {
+    pub(super) fn new(ccb: CcbId) -> Self {
+        Side {
+            ccb,
+            link: false,
+            attached: None,
+            by_slot: BTreeMap::new(),
+            slots: Slots::default(),
+            calls: Calls::default(),
+            online: 0,
+            phones: 0,
+            counts: Counts::default(),
+            ops: BTreeMap::new(),
+            next_op: 0,
+        }
+    }
+
+    pub(super) fn region(&self) -> Option<Arc<Region>> {
+        self.attached
+            .as_ref()
+            .map(|attached| attached.region.clone())
+    }
+
+    /// How the CCB does, from its header and its link.
+    pub(super) fn status(&self, now: Instant) -> CcbStatus {
+        let Some(attached) = self.attached.as_ref().filter(|_| self.link) else {
+            return CcbStatus::Down;
+        };
+        let record = attached.region.header().data_plane();
+        if now.since(record.heartbeat).as_millis() > u128::from(HEARTBEAT_STALE_MS) {
+            return CcbStatus::Down;
+        }
+        match record.state {
+            DataPlaneState::Starting => CcbStatus::Starting,
+            DataPlaneState::Running => CcbStatus::Normal,
+            DataPlaneState::Draining => CcbStatus::Draining,
+            DataPlaneState::Stopped => CcbStatus::Down,
+        }
+    }
+
+    /// The location of that name in the data plane's list.
+    pub(super) fn location(&self, name: &str) -> Option<LocationId> {
+        let attached = self.attached.as_ref()?;
+        let mut locations = attached.region.locations().iter();
+        let found = locations.find(|(_, row)| {
+            let held = row.name();
+            !held.is_empty() && held.as_bytes() == name.as_bytes()
+        });
+        found.map(|(id, _)| id)
+    }
+
+    /// The name of that location.
+    pub(super) fn location_name(&self, id: Option<LocationId>) -> String {
+        let row = id.zip(self.attached.as_ref());
+        let row = row.and_then(|(id, attached)| attached.region.locations().read(id));
+        row.map(|row| row.name().as_str().to_owned())
+            .unwrap_or_default()
+    }
+
+    /// Maps a region that was attached; true when its rows are not those we knew.
+    pub(super) fn attach(
+        &mut self,
+        now: Instant,
+        process: abi::Process,
+        region: Arc<Region>,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let header = region.header();
+        let (creation, incarnation) = (header.creation(), header.data_plane().incarnation);
+        let ours = header.control().incarnation;
+        let is_new = self
+            .attached
+            .as_ref()
+            .is_none_or(|known| (known.creation, known.control) != (creation, ours));
+        let control = if is_new {
+            header.start_control(process, now)
+        } else {
+            ours
+        };
+        if is_new {
+            // An operation of an earlier control process must not complete one of ours.
+            self.next_op = control << 32;
+        }
+        if let Some(known) = &self.attached
+            && (is_new || known.incarnation != incarnation)
+        {
+            self.fail_ops(out);
+            out.push(Output::Restarted {
+                ccb: self.ccb,
+                incarnation,
+                fresh: is_new,
+            });
+        }
+        let backlog = match self.attached.take() {
+            Some(known) if !is_new && known.incarnation == incarnation => known.backlog,
+            _ => Vec::new(),
+        };
+        let workers = region.layout().workers;
+        let mut attached = Attached {
+            creation,
+            control,
+            incarnation,
+            events: (0..workers)
+                .map(|w| region.event_receiver(WorkerId(w)))
+                .collect(),
+            commands: (0..workers)
+                .map(|w| region.command_sender(WorkerId(w)))
+                .collect(),
+            backlog,
+            region,
+        };
+        attached
+            .backlog
+            .resize_with(usize::from(workers), VecDeque::new);
+        self.attached = Some(attached);
+        self.link = true;
+        is_new
+    }
+
+    /// Takes note of a data plane that restarted while its link seemed to stand; true when it did.
+    pub(super) fn notice_restart(&mut self, out: &mut Vec<Output>) -> bool {
+        let ccb = self.ccb;
+        let Some(attached) = self.attached.as_mut() else {
+            return false;
+        };
+        let incarnation = attached.region.header().data_plane().incarnation;
+        if incarnation == attached.incarnation {
+            return false;
+        }
+        attached.incarnation = incarnation;
+        attached.backlog.iter_mut().for_each(VecDeque::clear);
+        self.fail_ops(out);
+        out.push(Output::Restarted {
+            ccb,
+            incarnation,
+            fresh: false,
+        });
+        true
+    }
+
+    /// Ends every open operation: who should complete it is gone.
+    pub(super) fn fail_ops(&mut self, out: &mut Vec<Output>) {
+        for (_, op) in std::mem::take(&mut self.ops) {
+            if let Purpose::Release { reply } = op.purpose {
+                out.push(Output::Done {
+                    reply,
+                    result: OpOutcome::Gone,
+                });
+            }
+        }
+    }
+
+    /// Sends a command, made with its new operation id, to a worker.
+    pub(super) fn send(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        purpose: Purpose,
+        blob: &[u8],
+        command: impl FnOnce(u64) -> Command,
+        out: &mut Vec<Output>,
+    ) {
+        self.next_op += 1;
+        let op = self.next_op;
+        let Some(attached) = self.attached.as_mut() else {
+            return;
+        };
+        let Some(backlog) = attached.backlog.get_mut(usize::from(worker.0)) else {
+            return;
+        };
+        if backlog.len() >= BACKLOG {
+            self.counts.commands_lost += 1;
+            if let Purpose::Release { reply } = purpose {
+                out.push(Output::Done {
+                    reply,
+                    result: OpOutcome::Lost,
+                });
+            }
+            return;
+        }
+        self.ops.insert(
+            op,
+            OpenOp {
+                purpose,
+                sent_at: now,
+            },
+        );
+        self.counts.commands += 1;
+        backlog.push_back((command(op), blob.to_vec()));
+        self.flush(worker, out);
+    }
+
+    /// Pushes what waits for that worker, as far as there is room.
+    fn flush(&mut self, worker: WorkerId, out: &mut Vec<Output>) {
+        let Some(attached) = self.attached.as_mut() else {
+            return;
+        };
+        let index = usize::from(worker.0);
+        let (sender, backlog) = (&mut attached.commands[index], &mut attached.backlog[index]);
+        while let Some((command, blob)) = backlog.front() {
+            match sender.push(command, blob) {
+                Ok(wake) => {
+                    if wake == Wake::Needed {
+                        out.push(Output::Wake {
+                            ccb: self.ccb,
+                            worker,
+                        });
+                    }
+                    backlog.pop_front();
+                }
+                Err(_) => {
+                    self.counts.commands_waited += 1;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Pushes what waits for any worker.
+    pub(super) fn flush_all(&mut self, out: &mut Vec<Output>) {
+        let workers = self
+            .attached
+            .as_ref()
+            .map_or(0, |attached| attached.commands.len());
+        for worker in 0..workers {
+            self.flush(WorkerId(worker as u8), out);
+        }
+    }
+
+    /// The one completion of an operation.
+    pub(super) fn complete(&mut self, op: u64, result: abi::OpResult, out: &mut Vec<Output>) {
+        match self.ops.remove(&op) {
+            Some(OpenOp {
+                purpose: Purpose::Release { reply },
+                ..
+            }) => {
+                out.push(Output::Done {
+                    reply,
+                    result: OpOutcome::Done(result),
+                });
+            }
+            Some(_) => {}
+            None => self.counts.completions_stray += 1,
+        }
+    }
+
+    /// How many operations are open.
+    pub(super) fn open_ops(&self) -> usize {
+        self.ops.len()
+    }
+
+    /// Gives up operations whose completion was lost.
+    pub(super) fn age_ops(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let is_old = |op: &OpenOp| now.since(op.sent_at).as_millis() >= u128::from(OP_LOST_MS);
+        let lost: Vec<u64> = self
+            .ops
+            .iter()
+            .filter(|(_, op)| is_old(op))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            self.counts.commands_lost += 1;
+            if let Some(OpenOp {
+                purpose: Purpose::Release { reply },
+                ..
+            }) = self.ops.remove(&id)
+            {
+                out.push(Output::Done {
+                    reply,
+                    result: OpOutcome::Lost,
+                });
+            }
+        }
+    }
+
+    /// Tells every worker to drop the registration of a login that is over: the one that owns the
+    /// user does, the others find nothing of theirs.
+    pub(super) fn forget(
+        &mut self,
+        now: Instant,
+        agent: AgentSlot,
+        epoch: u32,
+        out: &mut Vec<Output>,
+    ) {
+        if !self.link {
+            return;
+        }
+        let workers = self
+            .attached
+            .as_ref()
+            .map_or(0, |attached| attached.commands.len());
+        for worker in 0..workers {
+            let command = |op| Command::Forget { op, agent, epoch };
+            self.send(
+                now,
+                WorkerId(worker as u8),
+                Purpose::Forget,
+                &[],
+                command,
+                out,
+            );
+        }
+    }
+
+    /// Frees over-age reservations, and the slots that nobody is in any more.
+    pub(super) fn sweep(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let Some(region) = self.region() else { return };
+        let leases = region.leases();
+        let in_use = self.by_slot.keys().chain(self.slots.leaving.keys());
+        for slot in in_use {
+            for medium in [Medium::Voice, Medium::Chat] {
+                self.counts.leases_expired += u64::from(leases.expire(*slot, medium, now));
+            }
+        }
+        for (slot, epoch) in self.slots.leaving.clone() {
+            let registered = region
+                .registrations()
+                .read(slot)
+                .is_some_and(|row| row.is_registered());
+            if registered {
+                self.forget(now, slot, epoch, out);
+            } else if is_idle(&region, slot) {
+                region.agents().write(slot, &AgentRow::default());
+                self.slots.leaving.remove(&slot);
+                self.slots.free.push_back(slot);
+            }
+        }
+        self.age_ops(now, out);
+    }
+
+    /// Frees the slot of a row that nobody's login is in, at once or when it is idle.
+    pub(super) fn abandon(&mut self, region: &Region, slot: AgentSlot, row: &AgentRow) {
+        let mut row = *row;
+        row.state = AgentState::LoggedOut.into();
+        region.agents().write(slot, &row);
+        self.slots.leave(slot, row.login_epoch);
+    }
+}
+
+/// True when no lease of that slot is held.
+pub(super) fn is_idle(region: &Region, slot: AgentSlot) -> bool {
+    [Medium::Voice, Medium::Chat].iter().all(|medium| {
+        matches!(
+            region.leases().read(slot, *medium),
+            LeaseState::Free { .. } | LeaseState::NoSuchSlot
+        )
+    })
+}

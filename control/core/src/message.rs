@@ -1,0 +1,387 @@
+//! What goes into a blade's core and what comes out of it, all of it data.
+
+use core::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use abi::{OpResult, Region};
+use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
+
+use crate::cdm::CcbStatus;
+use crate::login::{End, LoginKey};
+use crate::routes::{Cidr, Route};
+
+/// What a blade's core is told.
+#[derive(Debug)]
+pub enum Input {
+    /// What the directory holds of tenants, trunks and routes; replaces what was there.
+    Provision(Provision),
+    /// That CCB's data plane answers and this is its region.
+    Attached {
+        /// The CCB.
+        ccb: CcbId,
+        /// Its region as it is mapped now.
+        region: Arc<Region>,
+    },
+    /// The link to that CCB's data plane ended: it died or it stops.
+    Gone {
+        /// The CCB.
+        ccb: CcbId,
+    },
+    /// Look at the rings; also done with every other input that concerns a CCB's rows.
+    Pump,
+    /// An agent that the server authenticated logs in.
+    Login {
+        /// Comes back with the answer.
+        reply: u64,
+        /// Who, where, and the fresh secrets.
+        request: Box<LoginRequest>,
+    },
+    /// A desk attaches to the CTI with the token of that login.
+    DeskAttached {
+        /// Names the WebSocket; never used twice.
+        socket: u64,
+        /// The login.
+        login: LoginKey,
+    },
+    /// That WebSocket is gone.
+    DeskLost {
+        /// The WebSocket.
+        socket: u64,
+    },
+    /// The desk says exit (S1-010).
+    DeskExit {
+        /// Its WebSocket.
+        socket: u64,
+    },
+    /// That login is to end.
+    Logout {
+        /// The login.
+        login: LoginKey,
+        /// Why.
+        end: End,
+    },
+    /// That call is to be released.
+    Release {
+        /// Comes back with the result.
+        reply: u64,
+        /// The CCB.
+        ccb: CcbId,
+        /// The call.
+        call: CallRef,
+    },
+    /// The record of that call is safe; its row may go.
+    Recorded {
+        /// The CCB.
+        ccb: CcbId,
+        /// The call.
+        call: CallRef,
+    },
+    /// The deadline has come.
+    Timeout,
+}
+
+/// What a blade's core wants done or known.
+#[derive(Debug)]
+pub enum Output {
+    /// The answer to [`Input::Login`].
+    Login {
+        /// As it was given.
+        reply: u64,
+        /// Where the agent was put, or why not.
+        result: Result<Granted, LoginRefusal>,
+    },
+    /// To be sent to the desk at that WebSocket.
+    Desk {
+        /// The WebSocket.
+        socket: u64,
+        /// What it is told.
+        message: DeskMessage,
+    },
+    /// That WebSocket is to be closed after what it was sent.
+    DeskClosed {
+        /// The WebSocket.
+        socket: u64,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// That login ended.
+    Ended {
+        /// The login.
+        login: LoginKey,
+        /// Why.
+        end: End,
+    },
+    /// A CCB does otherwise than before.
+    Ccb {
+        /// The CCB.
+        ccb: CcbId,
+        /// How it did.
+        was: CcbStatus,
+        /// How it does.
+        is: CcbStatus,
+    },
+    /// That CCB's data plane is another process than before.
+    Restarted {
+        /// The CCB.
+        ccb: CcbId,
+        /// The new one's incarnation.
+        incarnation: u64,
+        /// True when it also made a new region.
+        fresh: bool,
+    },
+    /// A call is over: to be kept, then [`Input::Recorded`].
+    Record(Box<CallRecord>),
+    /// That worker sleeps and must be woken by its eventfd.
+    Wake {
+        /// The CCB.
+        ccb: CcbId,
+        /// The worker.
+        worker: WorkerId,
+    },
+    /// The result of [`Input::Release`].
+    Done {
+        /// As it was given.
+        reply: u64,
+        /// What the data plane said.
+        result: OpOutcome,
+    },
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpOutcome {
+    /// The data plane's word.
+    Done(OpResult),
+    /// The data plane died, or is not there.
+    Gone,
+    /// No completion came in time; the ring lost it.
+    Lost,
+    /// There is no such call or CCB.
+    Unknown,
+}
+
+/// What the directory holds of tenants, trunks and routes.
+#[derive(Clone, Debug, Default)]
+pub struct Provision {
+    /// The tenants.
+    pub tenants: Vec<TenantRecord>,
+    /// Peers trusted by address.
+    pub trunks: Vec<TrunkRecord>,
+    /// Where numbers go that are no agent's.
+    pub routes: Vec<Route>,
+}
+
+/// A tenant of the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TenantRecord {
+    /// Its key.
+    pub id: TenantId,
+    /// Its name, at most 48 bytes.
+    pub name: String,
+    /// The realm of its phones, at most 64 bytes.
+    pub realm: String,
+}
+
+/// A trunk of the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrunkRecord {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Its name, at most 48 bytes.
+    pub name: String,
+    /// The addresses that are trusted.
+    pub net: Cidr,
+}
+
+/// What a region's tables hold of an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentRecord {
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The agent's key in the directory.
+    pub agent: u64,
+    /// The directory number, at most 24 bytes.
+    pub number: String,
+    /// The SIP user, unique over tenants, at most 48 bytes.
+    pub user: String,
+    /// The display name, cut to 64 bytes.
+    pub name: String,
+    /// The directory's number for voice, chat, universal or supervisor (G-26).
+    pub agent_type: u32,
+}
+
+/// The hashes that prove a phone (RFC 7616, 3.4.2); never shown.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ha1 {
+    /// By MD5.
+    pub md5: [u8; 16],
+    /// By SHA-256.
+    pub sha256: [u8; 32],
+}
+
+impl fmt::Debug for Ha1 {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Ha1(..)")
+    }
+}
+
+/// A login that was authenticated (S1-053).
+#[derive(Clone, Debug)]
+pub struct LoginRequest {
+    /// The agent.
+    pub agent: AgentRecord,
+    /// A login epoch that was never used for this agent.
+    pub epoch: u32,
+    /// The CCBs that the mapping list has addresses of for this location (S1-058).
+    pub eligible: Vec<CcbId>,
+    /// The location's name.
+    pub location: String,
+    /// True to log in although the agent's lease word is not free (G-24).
+    pub force: bool,
+    /// The hashes of a secret that was minted for this login.
+    pub ha1: Ha1,
+}
+
+/// A login that was granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The login.
+    pub login: LoginKey,
+    /// The CCB that serves it.
+    pub ccb: CcbId,
+}
+
+/// Why a login was not granted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoginRefusal {
+    /// No CCB runs normally, serves the location and has room (S1-081).
+    NoCcb,
+    /// The agent is in a call and the login was not forced (G-24).
+    InCall,
+    /// A field of the agent does not fit its row.
+    TooLong(&'static str),
+}
+
+/// Why a WebSocket is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The login is over.
+    Ended(End),
+    /// There is no such login any more.
+    NoLogin,
+    /// Another WebSocket took the session.
+    Taken,
+}
+
+/// What a desk is told; events are named after CSTA's (ECMA-269).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeskMessage {
+    /// How far the login is.
+    LoginProgress {
+        /// True when phone and desk are there, false while the phone is waited for.
+        complete: bool,
+    },
+    /// The phone registered.
+    PhoneRegistered {
+        /// Where it is.
+        address: SocketAddr,
+    },
+    /// The phone's registration is gone; the phone may register again.
+    PhoneLost,
+    /// A newer login of the same agent took over (G-24).
+    Replaced,
+    /// The login is over.
+    LoggedOut {
+        /// Why.
+        end: End,
+    },
+    /// A call of this agent changed.
+    Call {
+        /// How.
+        event: CallEvent,
+        /// The call's serial number.
+        serial: u64,
+        /// The other party's number, empty when it is not known.
+        party: String,
+        /// True when the other party called the agent.
+        incoming: bool,
+        /// Why it ended, a SIP status; 0 when it ended well or has not ended.
+        cause: u32,
+    },
+}
+
+/// How a call of an agent changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallEvent {
+    /// The agent calls.
+    Originated,
+    /// The called party rings.
+    Delivered,
+    /// They talk.
+    Established,
+    /// It is over.
+    ConnectionCleared,
+}
+
+impl CallEvent {
+    /// CSTA's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            CallEvent::Originated => "Originated",
+            CallEvent::Delivered => "Delivered",
+            CallEvent::Established => "Established",
+            CallEvent::ConnectionCleared => "ConnectionCleared",
+        }
+    }
+}
+
+/// A finished call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallRecord {
+    /// The CCB that carried it.
+    pub ccb: CcbId,
+    /// The incarnation of the data plane that it began on.
+    pub incarnation: u64,
+    /// The call.
+    pub call: CallRef,
+    /// Its serial number (G-16).
+    pub serial: u64,
+    /// Whose it was.
+    pub tenant: TenantId,
+    /// Why it ended, a SIP status; 0 when it ended well.
+    pub cause: u32,
+    /// When it began.
+    pub started_at: Instant,
+    /// When it was answered.
+    pub answered_at: Option<Instant>,
+    /// When it ended.
+    pub ended_at: Instant,
+    /// Its legs in order.
+    pub legs: Vec<LegRecord>,
+}
+
+/// A leg of a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LegRecord {
+    /// Its number in the call, from 0, the caller.
+    pub leg: u32,
+    /// The party's number.
+    pub number: String,
+    /// The agent's login when the party is an agent that is known.
+    pub login: Option<LoginKey>,
+    /// `agent`, `trunk` or `none`.
+    pub party: &'static str,
+    /// The location's name.
+    pub location: String,
+    /// Our RTP port.
+    pub rtp_port: u32,
+    /// Where the party's RTP came from.
+    pub media: Option<SocketAddr>,
+    /// RTP packets received from the party.
+    pub packets_in: u64,
+    /// RTP packets sent to the party.
+    pub packets_out: u64,
+    /// RTP packets of the party that never came.
+    pub lost: u64,
+}

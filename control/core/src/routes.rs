@@ -1,0 +1,203 @@
+//! Where numbers go that are no agent's: by the longest prefix to a trunk's address.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use base::{LocationId, TenantId};
+
+/// A network of addresses, such as `10.0.0.0/8`; an address alone is a network of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Cidr {
+    /// The network's address.
+    pub ip: IpAddr,
+    /// How many of its leading bits count, of 32 or of 128.
+    pub bits: u8,
+}
+
+impl Cidr {
+    /// How many bits count when the address is written as IPv6 (v4-mapped).
+    pub fn mapped_bits(&self) -> u32 {
+        match self.ip {
+            IpAddr::V4(_) => 96 + u32::from(self.bits),
+            IpAddr::V6(_) => u32::from(self.bits),
+        }
+    }
+}
+
+impl FromStr for Cidr {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (ip, bits) = match text.split_once('/') {
+            Some((ip, bits)) => (ip, Some(bits)),
+            None => (text, None),
+        };
+        let ip: IpAddr = ip
+            .parse()
+            .map_err(|_| format!("{text:?} holds no IP address"))?;
+        let limit = if ip.is_ipv4() { 32 } else { 128 };
+        let bits = match bits {
+            Some(bits) => bits.parse().ok().filter(|bits| *bits <= limit),
+            None => Some(limit),
+        };
+        let bits = bits.ok_or_else(|| format!("{text:?} has no length of 0 to {limit} bits"))?;
+        Ok(Cidr { ip, bits })
+    }
+}
+
+impl fmt::Display for Cidr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.ip, self.bits)
+    }
+}
+
+/// A route of the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The numbers that begin with this go there.
+    pub prefix: String,
+    /// The trunk.
+    pub address: SocketAddr,
+    /// The location whose SBC sends the call; `None` is the one nearest to the trunk's address.
+    pub location: Option<String>,
+}
+
+/// The routes of all tenants.
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    routes: Vec<Route>,
+}
+
+impl Routes {
+    /// Routes that are looked up by their longest prefix.
+    pub fn new(mut routes: Vec<Route>) -> Self {
+        routes.sort_by(|a, b| {
+            (a.tenant, b.prefix.len(), &a.prefix).cmp(&(b.tenant, a.prefix.len(), &b.prefix))
+        });
+        Routes { routes }
+    }
+
+    /// The tenant's route with the longest prefix of `number`.
+    pub fn find(&self, tenant: TenantId, number: &[u8]) -> Option<&Route> {
+        let from = self.routes.partition_point(|route| route.tenant < tenant);
+        self.routes[from..]
+            .iter()
+            .take_while(|route| route.tenant == tenant)
+            .find(|route| number.starts_with(route.prefix.as_bytes()))
+    }
+}
+
+/// The location whose address shares the most leading bits with `to`, of the same family; the first
+/// one among equals. This is the location that stands in the trunk's network, where there is one.
+pub fn nearest(
+    locations: impl Iterator<Item = (LocationId, IpAddr)>,
+    to: IpAddr,
+) -> Option<LocationId> {
+    let mut best: Option<(u32, LocationId)> = None;
+    for (id, ip) in locations {
+        let shared = match (ip, to) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+            (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+            _ => continue,
+        };
+        if best.is_none_or(|(most, _)| shared > most) {
+            best = Some((shared, id));
+        }
+    }
+    best.map(|(_, id)| id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(tenant: u32, prefix: &str, port: u16) -> Route {
+        Route {
+            tenant: TenantId(tenant),
+            prefix: prefix.into(),
+            address: SocketAddr::from(([10, 0, 0, 1], port)),
+            location: None,
+        }
+    }
+
+    #[test]
+    fn the_longest_prefix_of_the_tenant_wins() {
+        let routes = Routes::new(vec![
+            route(1, "9", 1),
+            route(1, "9123", 2),
+            route(1, "91", 3),
+            route(2, "", 4),
+            route(3, "91234", 5),
+        ]);
+        for (tenant, number, port) in [
+            (1, "9", Some(1)),
+            (1, "92", Some(1)),
+            (1, "912", Some(3)),
+            (1, "91234", Some(2)),
+            (1, "8", None),
+            (1, "", None),
+            (2, "8", Some(4)),
+            (2, "", Some(4)),
+            (3, "9123", None),
+            (0, "9", None),
+            (4, "9", None),
+        ] {
+            let found = routes.find(TenantId(tenant), number.as_bytes());
+            assert_eq!(
+                found.map(|route| route.address.port()),
+                port,
+                "{tenant} {number}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_network_is_read_as_it_is_written() {
+        for (text, mapped) in [
+            ("10.0.0.0/8", 104),
+            ("0.0.0.0/0", 96),
+            ("10.1.2.3/32", 128),
+            ("fd00::/8", 8),
+        ] {
+            let net: Cidr = text.parse().expect("it is one");
+            assert_eq!(net.to_string(), text);
+            assert_eq!(net.mapped_bits(), mapped);
+        }
+        assert_eq!("::1".parse::<Cidr>().expect("it is one").bits, 128);
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "::/129",
+            "10.0.0/8",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+        ] {
+            assert!(text.parse::<Cidr>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_location_shares_the_trunks_network() {
+        let places = ["127.0.0.1", "10.1.0.1", "10.2.0.1", "fd00::1"];
+        let nearest = |to: &str| {
+            let places = places.iter().enumerate().map(|(id, ip)| {
+                (
+                    LocationId(id as u8),
+                    ip.parse::<IpAddr>().expect("an address"),
+                )
+            });
+            super::nearest(places, to.parse().expect("an address")).map(|id| id.0)
+        };
+        assert_eq!(nearest("10.2.0.9"), Some(2));
+        assert_eq!(nearest("10.1.0.9"), Some(1));
+        assert_eq!(nearest("127.0.0.1"), Some(0));
+        assert_eq!(nearest("fd01::1"), Some(3));
+        assert_eq!(
+            super::nearest(std::iter::empty(), "::1".parse().expect("an address")),
+            None
+        );
+    }
+}

@@ -1,0 +1,87 @@
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use base::CcbId;
+
+/// What a control process is started with; the `jackfield` binary builds it from TOML.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The addresses that serve logins, the CTI WebSocket and health (S1-018: usually one a location,
+    /// each behind that location's firewall). Port 0 takes any free port.
+    pub http: Vec<SocketAddr>,
+    /// The UNIX socket of the admin API; created with mode 0600, an old one is replaced.
+    pub admin: PathBuf,
+    /// The folder for what control keeps: `calls.jsonl` and, unless `token_key` says otherwise,
+    /// `token.key`. Created with mode 0700 when it is missing.
+    pub state: PathBuf,
+    /// The directory: a path of an SQLite file, or a `sqlite:` URL. Created when it is missing.
+    pub directory: String,
+    /// The CCBs of this blade.
+    pub ccbs: Vec<CcbConfig>,
+    /// The file with the key that signs tokens (32 bytes, mode 0600, created when it is missing);
+    /// `None` is `token.key` in the state folder. Blades that share a directory share the key.
+    pub token_key: Option<PathBuf>,
+    /// How long a token may live at most; it dies earlier with its login.
+    pub token_life: Duration,
+    /// How long a phone's SIP registration may last before it must be refreshed (`phone.expires_s`).
+    pub registration_life: Duration,
+    /// The cost of password hashes that this process makes. Hashes carry their own parameters, so
+    /// those of the directory stay valid when it changes.
+    pub hash_cost: HashCost,
+    /// Logins whose password is being checked at the same time; each costs the memory of
+    /// [`HashCost`]. More wait for their turn.
+    pub parallel_password_checks: usize,
+    /// True to tell systemd of readiness and feed its watchdog (Type=notify); harmless without it.
+    pub notify: bool,
+}
+
+/// One CCB of this blade: a data plane process and the region it made.
+#[derive(Clone, Debug)]
+pub struct CcbConfig {
+    /// Its device number (S1-035), the same as in the data plane's configuration.
+    pub id: CcbId,
+    /// The region's file, normally in /dev/shm.
+    pub region: PathBuf,
+    /// The UNIX socket on which the data plane hands out its doorbells.
+    pub socket: PathBuf,
+}
+
+/// The cost of an argon2id hash (RFC 9106).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HashCost {
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes over the memory.
+    pub passes: u32,
+    /// Lanes.
+    pub lanes: u32,
+}
+
+impl HashCost {
+    /// OWASP's first choice for argon2id: 19 MiB, two passes, one lane.
+    pub const REAL: HashCost = HashCost { memory_kib: 19 * 1024, passes: 2, lanes: 1 };
+
+    /// For demonstrations, where 20,000 hashes are made at start and no password is a secret.
+    pub const DEMO: HashCost = HashCost { memory_kib: 8, passes: 1, lanes: 1 };
+}
+
+impl Config {
+    /// A configuration with the default for everything but the places; `state` is the folder that
+    /// the directory (`directory.sqlite`) and the admin socket (`control.sock`) go to.
+    pub fn new(state: PathBuf, http: Vec<SocketAddr>, ccbs: Vec<CcbConfig>) -> Self {
+        Config {
+            http,
+            admin: state.join("control.sock"),
+            directory: state.join("directory.sqlite").display().to_string(),
+            ccbs,
+            token_key: None,
+            token_life: Duration::from_secs(12 * 3600),
+            registration_life: Duration::from_secs(3600),
+            hash_cost: HashCost::REAL,
+            parallel_password_checks: 4,
+            notify: true,
+            state,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+use std::net::{IpAddr, SocketAddr};
+
+use base::{CcbId, TenantId};
+use control_core::{Cidr, Route};
+
+use super::{Address, AddressKind, Agent, Directory, DirectoryError, Parameters};
+use crate::config::HashCost;
+use crate::password;
+
+/// The employee number of the first agent; the others follow.
+const FIRST_AGENT: u32 = 1001;
+/// Keys of the agents of one tenant: its number times this, and their employee number.
+const KEYS_A_TENANT: u64 = 1_000_000_000;
+
+/// The tenant that `jackfield demo` shows: employees 1001.., password `NAME-1001`.., the directory
+/// number is the employee number, the operator `op1001`...
+#[derive(Clone, Debug)]
+pub struct DemoSpec {
+    /// The tenant's name, in the demo `demo`.
+    pub tenant: String,
+    /// The CCB that serves it.
+    pub ccb: CcbId,
+    /// How many agents it has.
+    pub agents: u32,
+    /// Its locations; the first is the default.
+    pub locations: Vec<DemoLocation>,
+    /// Peers that are trusted by address and may call any agent.
+    pub trunks: Vec<Cidr>,
+    /// Numbers that go out: a prefix, and the trunk's address.
+    pub routes: Vec<(String, SocketAddr)>,
+}
+
+/// A location and the ports that serve it.
+#[derive(Clone, Debug)]
+pub struct DemoLocation {
+    /// Its name.
+    pub name: String,
+    /// The address that its firewall and its SBC map to.
+    pub ip: IpAddr,
+    /// The port of SIP.
+    pub sip_port: u16,
+    /// The port of HTTP and of the CTI WebSocket.
+    pub http_port: u16,
+}
+
+impl Directory {
+    /// Creates the demo tenant with everything that it needs, or makes what is there equal to `spec`;
+    /// agents beyond `spec.agents` go. Password hashes are cheap ([`HashCost::DEMO`]).
+    pub async fn create_demo(&self, spec: &DemoSpec) -> Result<TenantId, DirectoryError> {
+        let names: Vec<String> = spec.locations.iter().map(|at| at.name.clone()).collect();
+        let realm = format!("{}.jackfield.local", spec.tenant);
+        let tenant = self.put_tenant(&spec.tenant, &realm, &names).await?;
+        for location in &spec.locations {
+            for (kind, port, transport) in [
+                (AddressKind::Cti, location.http_port, "ws"),
+                (AddressKind::Sbc, location.sip_port, "udp"),
+                (AddressKind::Ccb, location.http_port, "http"),
+            ] {
+                let address =
+                    Address { host: location.ip.to_string(), port, transport: transport.into() };
+                self.put_addresses(spec.ccb, &location.name, kind, &[address]).await?;
+            }
+        }
+        let (name, count) = (spec.tenant.clone(), spec.agents);
+        let agents =
+            tokio::task::spawn_blocking(move || demo_agents(&name, tenant, count)).await.map_err(
+                |_| DirectoryError::Field("the hashes of the demo's passwords".into()),
+            )?;
+        self.put_agents(tenant, &agents).await?;
+        sqlx::query("DELETE FROM agents WHERE tenant_id = ? AND id >= ?")
+            .bind(i64::from(tenant.0))
+            .bind(i64::try_from(key_of(tenant, spec.agents)).unwrap_or(i64::MAX))
+            .execute(&self.pool)
+            .await?;
+        let trunks: Vec<(String, Cidr)> =
+            spec.trunks.iter().map(|net| (net.to_string(), *net)).collect();
+        let routes: Vec<Route> = spec
+            .routes
+            .iter()
+            .map(|(prefix, address)| Route {
+                tenant,
+                prefix: prefix.clone(),
+                address: *address,
+                location: None,
+            })
+            .collect();
+        self.put_trunks(tenant, &trunks, &routes).await?;
+        Ok(tenant)
+    }
+}
+
+fn key_of(tenant: TenantId, index: u32) -> u64 {
+    u64::from(tenant.0) * KEYS_A_TENANT + u64::from(FIRST_AGENT) + u64::from(index)
+}
+
+/// The agents with their hashes, which all cores make: hashing is what takes the time.
+fn demo_agents(tenant_name: &str, tenant: TenantId, count: u32) -> Vec<Agent> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u32;
+    let share = count.div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..threads)
+            .map(|part| {
+                let indices = (part * share).min(count)..((part + 1) * share).min(count);
+                scope.spawn(move || {
+                    indices
+                        .map(|index| demo_agent(tenant_name, tenant, index))
+                        .collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        parts.into_iter().flat_map(|part| part.join().expect("hashing does not panic")).collect()
+    })
+}
+
+fn demo_agent(tenant_name: &str, tenant: TenantId, index: u32) -> Agent {
+    let employee = FIRST_AGENT + index;
+    Agent {
+        id: key_of(tenant, index),
+        agent_id: employee.to_string(),
+        operator_id: format!("op{employee}"),
+        number: employee.to_string(),
+        name: format!("Agent {employee}"),
+        password: password::hash(&format!("{tenant_name}-{employee}"), HashCost::DEMO),
+        parameters: Parameters {
+            skills: vec!["general".into()],
+            recording_path: format!("/{tenant_name}/{employee}"),
+            ..Parameters::default()
+        },
+    }
+}

@@ -1,0 +1,129 @@
+//! What agents reach: login, logout, the CTI WebSocket, the description of it all, health.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, State};
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use control_core::End;
+use serde::Deserialize;
+use utoipa::{OpenApi, ToSchema};
+
+use crate::directory::Directory;
+use crate::owner::BladeHandle;
+use crate::password::PasswordCheck;
+use crate::secret::Secret;
+use crate::token::Tokens;
+
+pub mod admin;
+mod cti;
+mod error;
+mod login;
+
+pub use error::{ApiError, ErrorBody};
+
+/// The longest body of a request.
+const BODY_BYTES: usize = 16 * 1024;
+
+/// What every request may use.
+pub type App = Arc<Parts>;
+
+/// What every request may use.
+pub struct Parts {
+    /// The directory.
+    pub directory: Directory,
+    /// Checks passwords.
+    pub passwords: PasswordCheck,
+    /// Signs and reads tokens.
+    pub tokens: Tokens,
+    /// The core.
+    pub blade: BladeHandle,
+    /// How long a SIP registration may last.
+    pub registration_life: Duration,
+    /// The number that the next WebSocket gets.
+    pub next_socket: AtomicU64,
+    /// When this process began to serve.
+    pub started_at: base::Instant,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Jackfield", description = "Agents log in here and attach their desks."),
+    paths(login::login, logout, cti::cti, health, openapi),
+    components(schemas(
+        login::LoginBody,
+        login::LoginAnswer,
+        LogoutBody,
+        ErrorBody,
+        cti::FromDesk,
+        cti::DeskText
+    ))
+)]
+struct Api;
+
+/// The router of what agents reach.
+pub fn router(app: App) -> Router {
+    Router::new()
+        .route("/v1/login", post(login::login))
+        .route("/v1/logout", post(logout))
+        .route("/v1/cti", get(cti::cti))
+        .route("/v1/openapi.json", get(openapi))
+        .route("/healthz", get(health))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+        .with_state(app)
+}
+
+/// `POST /v1/logout`: the login to end.
+#[derive(Debug, Deserialize, ToSchema)]
+pub struct LogoutBody {
+    /// The token of the login.
+    #[schema(value_type = String)]
+    token: Secret,
+}
+
+/// Ends a login; its SIP secret and its registration go with it.
+#[utoipa::path(
+    post, path = "/v1/logout", request_body = LogoutBody,
+    responses(
+        (status = 204, description = "The login is over"),
+        (status = 400, body = ErrorBody, description = "The body holds no token"),
+        (status = 401, body = ErrorBody, description = "The token is not of a login that stands"),
+    )
+)]
+async fn logout(State(app): State<App>, body: Bytes) -> Result<StatusCode, ApiError> {
+    let body: LogoutBody = serde_json::from_slice(&body)
+        .map_err(|_| ApiError::malformed(Some("token"), "token must be given, as a text"))?;
+    let claims = app.tokens.read(&body.token).ok_or_else(ApiError::unauthorized)?;
+    match app.blade.logout(claims.login(), End::Exit).await {
+        true => Ok(StatusCode::NO_CONTENT),
+        false => Err(ApiError::unauthorized()),
+    }
+}
+
+/// This description.
+#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, description = "OpenAPI")))]
+async fn openapi() -> Json<utoipa::openapi::OpenApi> {
+    Json(Api::openapi())
+}
+
+/// Whether a login would find a CCB.
+#[utoipa::path(
+    get, path = "/healthz",
+    responses(
+        (status = 200, description = "A CCB runs normally"),
+        (status = 503, description = "No CCB runs normally"),
+    )
+)]
+async fn health(State(app): State<App>) -> (StatusCode, &'static str) {
+    let normal = app.blade.look(|blade, _| {
+        blade.cdm().iter().any(|(_, ccb)| ccb.status == control_core::CcbStatus::Normal)
+    });
+    match normal.await {
+        Some(true) => (StatusCode::OK, "ok\n"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "no CCB is running normally\n"),
+    }
+}

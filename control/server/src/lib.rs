@@ -1,0 +1,213 @@
+//! A blade's control process: the AgentProxy and the CTI over HTTP, the directory, the links to the
+//! data planes, the admin socket. What it decides is decided by `control_core`; this crate carries.
+
+mod clock;
+mod config;
+mod directory;
+mod http;
+mod link;
+mod owner;
+mod password;
+mod records;
+mod secret;
+mod token;
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+pub use config::{CcbConfig, Config, HashCost};
+pub use control_core::{Cidr, Route};
+pub use directory::{
+    Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError, Identity,
+    Parameters, Tenant,
+};
+pub use password::hash as hash_password;
+pub use secret::Secret;
+
+/// How long requests that are being served may take when the process stops.
+const STOP_MS: u64 = 1_000;
+
+/// A control process that is bound and does not serve yet.
+pub struct Server {
+    config: Config,
+    http: Vec<TcpListener>,
+    admin: UnixListener,
+    app: http::App,
+    owner: owner::Owner,
+    directory: Directory,
+}
+
+/// Why a control process cannot start.
+#[derive(Debug)]
+pub enum StartError {
+    /// Names what could not be opened or bound, and why.
+    Io(String, io::Error),
+    /// The directory cannot be used.
+    Directory(DirectoryError),
+}
+
+/// Runs a control process until `stop` becomes true or its sender is dropped. It is fit to be killed
+/// at any time; a stop in order only saves the requests that are being served.
+pub async fn run(config: Config, stop: watch::Receiver<bool>) -> Result<(), StartError> {
+    Server::bind(config).await?.run(stop).await;
+    Ok(())
+}
+
+impl Server {
+    /// Opens and binds everything that `config` names.
+    pub async fn bind(config: Config) -> Result<Server, StartError> {
+        let state = &config.state;
+        let named = |what: &Path| {
+            let what = what.display().to_string();
+            move |error| StartError::Io(what, error)
+        };
+        let mut folder = std::fs::DirBuilder::new();
+        folder.recursive(true).mode(0o700).create(state).map_err(named(state))?;
+        let directory = Directory::open(&config.directory).await?;
+        let key = config.token_key.clone().unwrap_or_else(|| state.join("token.key"));
+        let tokens = token::Tokens::open(&key, config.token_life).map_err(named(&key))?;
+        let (blade, asks) = owner::channel();
+        let calls = state.join("calls.jsonl");
+        let recorder = blade.clone();
+        let records = records::start(&calls, move |ccb, call| {
+            recorder.tell_blocking(owner::Ask::Recorded { ccb, call });
+        });
+        let ccbs: Vec<_> = config.ccbs.iter().map(|ccb| ccb.id).collect();
+        let owner = owner::Owner::new(&ccbs, asks, records.map_err(named(&calls))?);
+        let mut http = Vec::new();
+        for address in &config.http {
+            let bound = TcpListener::bind(address).await;
+            http.push(bound.map_err(|why| StartError::Io(format!("http {address}"), why))?);
+        }
+        let admin = bind_admin(&config.admin).map_err(named(&config.admin))?;
+        let sample = directory.sample_hash().await?;
+        let passwords = password::PasswordCheck::new(
+            config.parallel_password_checks,
+            sample,
+            config.hash_cost,
+        );
+        let app = Arc::new(http::Parts {
+            directory: directory.clone(),
+            passwords,
+            tokens,
+            blade,
+            registration_life: config.registration_life,
+            next_socket: AtomicU64::new(1),
+            started_at: clock::now(),
+        });
+        Ok(Server { config, http, admin, app, owner, directory })
+    }
+
+    /// The addresses that serve HTTP, with the ports that were chosen.
+    pub fn http_addresses(&self) -> Vec<SocketAddr> {
+        self.http.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+    }
+
+    /// Serves until `stop` becomes true or its sender is dropped.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) {
+        let blade = self.app.blade.clone();
+        let mut background = JoinSet::new();
+        background.spawn(self.owner.run());
+        match self.directory.provision().await {
+            Ok(provision) => blade.tell(owner::Ask::Provision(provision)).await,
+            Err(error) => tracing::error!(%error, "tenants, trunks and routes cannot be read"),
+        }
+        for ccb in &self.config.ccbs {
+            background.spawn(link::keep(ccb.clone(), blade.clone()));
+        }
+        let mut serving = JoinSet::new();
+        for listener in self.http {
+            let router = http::router(self.app.clone());
+            let mut stop = stop.clone();
+            serving.spawn(async move {
+                let stopped = async move { stopped(&mut stop).await };
+                axum::serve(listener, router).with_graceful_shutdown(stopped).await
+            });
+        }
+        let router = http::admin::router(self.app.clone());
+        background.spawn(async move {
+            if let Err(error) = axum::serve(self.admin, router).await {
+                tracing::error!(%error, "the admin socket ended");
+            }
+        });
+        if self.config.notify {
+            background.spawn(watchdog(blade.clone()));
+            notify(NotifyState::Ready);
+        }
+        tracing::info!(http = ?self.config.http, ccbs = self.config.ccbs.len(), "control serves");
+        stopped(&mut stop).await;
+        notify(NotifyState::Stopping);
+        // Desks keep their WebSockets open; they come back to the next control process.
+        let ended = async { while serving.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(Duration::from_millis(STOP_MS), ended).await;
+        serving.shutdown().await;
+        background.shutdown().await;
+        self.directory.close().await;
+        let _ = std::fs::remove_file(&self.config.admin);
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A sender that is dropped means stop, too.
+    let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Feeds systemd's watchdog as long as the owner answers.
+async fn watchdog(blade: owner::BladeHandle) {
+    let Some(period) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(period / 3);
+    loop {
+        ticks.tick().await;
+        if blade.look(|_, _| ()).await.is_some() {
+            notify(NotifyState::Watchdog);
+        }
+    }
+}
+
+fn notify(state: NotifyState) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::debug!(%error, "systemd cannot be told");
+    }
+}
+
+/// Binds the admin socket under another name first, so that it is never open to anybody else.
+fn bind_admin(path: &Path) -> io::Result<UnixListener> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(".new");
+    let fresh = Path::new(&fresh);
+    match std::fs::remove_file(fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(fresh)?;
+    std::fs::set_permissions(fresh, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::rename(fresh, path)?;
+    Ok(listener)
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            StartError::Io(what, error) => write!(f, "{what}: {error}"),
+            StartError::Directory(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl From<DirectoryError> for StartError {
+    fn from(error: DirectoryError) -> Self {
+        StartError::Directory(error)
+    }
+}

@@ -1,0 +1,300 @@
+//! The one task that owns the blade's core. Everything that concerns it comes as an [`Ask`].
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use abi::{Process, Region};
+use base::{CallRef, CcbId, Instant, WorkerId};
+use control_core::{
+    Blade, CloseReason, DeskMessage, End, Granted, Input, LoginKey, LoginRefusal, LoginRequest,
+    OpOutcome, Output, Provision,
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock;
+use crate::records::RecordSender;
+
+/// Requests that wait for the owner; more wait at their sender.
+const ASKS: usize = 1_024;
+/// Messages that wait for one desk; a desk that is slower than this loses its WebSocket.
+pub const DESK_MESSAGES: usize = 256;
+/// Rounds on the rings before other requests have their turn.
+const ROUNDS: u32 = 16;
+
+/// What the owner is asked or told.
+pub enum Ask {
+    /// The directory's content.
+    Provision(Provision),
+    /// A data plane answers.
+    Attached { ccb: CcbId, region: Arc<Region>, doorbells: Vec<OwnedFd> },
+    /// A link ended.
+    Gone { ccb: CcbId },
+    /// A data plane rang.
+    Rung,
+    /// An authenticated login.
+    Login(Box<LoginRequest>, oneshot::Sender<Result<Granted, LoginRefusal>>),
+    /// A desk attaches.
+    DeskAttached { socket: u64, login: LoginKey, desk: mpsc::Sender<ToDesk> },
+    /// A desk's WebSocket is gone.
+    DeskLost { socket: u64 },
+    /// A desk says exit.
+    DeskExit { socket: u64 },
+    /// A login is to end; answers whether it stood.
+    Logout { login: LoginKey, end: End, done: oneshot::Sender<bool> },
+    /// A call is to be released.
+    Release { ccb: CcbId, call: CallRef, done: oneshot::Sender<OpOutcome> },
+    /// A call's record is written.
+    Recorded { ccb: CcbId, call: CallRef },
+    /// Somebody reads.
+    Look(Box<dyn FnOnce(&Blade, Instant) + Send>),
+}
+
+/// What a desk's WebSocket is to do.
+#[derive(Debug)]
+pub enum ToDesk {
+    /// Send this.
+    Say(DeskMessage),
+    /// Close.
+    Close(CloseReason),
+}
+
+/// Asks the owner. When the process stops, every answer is the one that refuses.
+#[derive(Clone, Debug)]
+pub struct BladeHandle {
+    asks: mpsc::Sender<Ask>,
+}
+
+/// The receiving end, for [`Owner::run`].
+pub type Asks = mpsc::Receiver<Ask>;
+
+/// A handle and what it sends to.
+pub fn channel() -> (BladeHandle, Asks) {
+    let (asks, receiver) = mpsc::channel(ASKS);
+    (BladeHandle { asks }, receiver)
+}
+
+impl BladeHandle {
+    /// Tells the owner something.
+    pub async fn tell(&self, ask: Ask) {
+        // The owner ends only when the process does.
+        let _ = self.asks.send(ask).await;
+    }
+
+    /// Tells the owner something from a thread that may block.
+    pub fn tell_blocking(&self, ask: Ask) {
+        let _ = self.asks.blocking_send(ask);
+    }
+
+    /// Puts a login on a CCB.
+    pub async fn login(&self, request: LoginRequest) -> Result<Granted, LoginRefusal> {
+        let (done, answer) = oneshot::channel();
+        self.tell(Ask::Login(Box::new(request), done)).await;
+        answer.await.unwrap_or(Err(LoginRefusal::NoCcb))
+    }
+
+    /// True while that login stands.
+    pub async fn is_alive(&self, login: LoginKey) -> bool {
+        self.look(move |blade, _| blade.is_alive(login)).await.unwrap_or(false)
+    }
+
+    /// Ends a login; false when it did not stand.
+    pub async fn logout(&self, login: LoginKey, end: End) -> bool {
+        let (done, answer) = oneshot::channel();
+        self.tell(Ask::Logout { login, end, done }).await;
+        answer.await.unwrap_or(false)
+    }
+
+    /// Releases a call.
+    pub async fn release(&self, ccb: CcbId, call: CallRef) -> OpOutcome {
+        let (done, answer) = oneshot::channel();
+        self.tell(Ask::Release { ccb, call, done }).await;
+        answer.await.unwrap_or(OpOutcome::Gone)
+    }
+
+    /// What `read` returns of the core as it is now; `None` when the process stops.
+    pub async fn look<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Blade, Instant) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (done, answer) = oneshot::channel();
+        let look = move |blade: &Blade, now: Instant| {
+            let _ = done.send(read(blade, now));
+        };
+        self.tell(Ask::Look(Box::new(look))).await;
+        answer.await.ok()
+    }
+}
+
+/// The core and who waits for its answers.
+pub struct Owner {
+    blade: Blade,
+    asks: Asks,
+    records: RecordSender,
+    doorbells: HashMap<CcbId, Vec<OwnedFd>>,
+    desks: HashMap<u64, mpsc::Sender<ToDesk>>,
+    logins: HashMap<u64, oneshot::Sender<Result<Granted, LoginRefusal>>>,
+    releases: HashMap<u64, oneshot::Sender<OpOutcome>>,
+    next_reply: u64,
+    out: Vec<Output>,
+}
+
+impl Owner {
+    /// An owner of a fresh core for these CCBs.
+    pub fn new(ccbs: &[CcbId], asks: Asks, records: RecordSender) -> Self {
+        Owner {
+            blade: Blade::new(clock::now(), Process::current(), ccbs),
+            asks,
+            records,
+            doorbells: HashMap::new(),
+            desks: HashMap::new(),
+            logins: HashMap::new(),
+            releases: HashMap::new(),
+            next_reply: 0,
+            out: Vec::new(),
+        }
+    }
+
+    /// Serves until every handle is gone.
+    pub async fn run(mut self) {
+        loop {
+            let quiet = self.pump();
+            let wait = if quiet { clock::until(self.blade.deadline()) } else { Default::default() };
+            let ask = tokio::time::timeout(wait, self.asks.recv()).await;
+            self.blade.wake_up();
+            match ask {
+                Ok(Some(ask)) => {
+                    self.take(ask);
+                    // What waits is taken in one go; the rings have their turn after it.
+                    for _ in 0..ASKS {
+                        match self.asks.try_recv() {
+                            Ok(ask) => self.take(ask),
+                            Err(_) => break,
+                        }
+                    }
+                }
+                Ok(None) => return,
+                Err(_) => self.give(Input::Timeout),
+            }
+        }
+    }
+
+    /// Empties the rings; true when they are empty and the data planes know that we sleep.
+    fn pump(&mut self) -> bool {
+        for _ in 0..ROUNDS {
+            if self.blade.fall_asleep() {
+                return true;
+            }
+            self.give(Input::Pump);
+        }
+        false
+    }
+
+    fn take(&mut self, ask: Ask) {
+        self.next_reply += 1;
+        let reply = self.next_reply;
+        match ask {
+            Ask::Provision(provision) => self.give(Input::Provision(provision)),
+            Ask::Attached { ccb, region, doorbells } => {
+                self.doorbells.insert(ccb, doorbells);
+                self.give(Input::Attached { ccb, region });
+            }
+            Ask::Gone { ccb } => {
+                self.doorbells.remove(&ccb);
+                self.give(Input::Gone { ccb });
+            }
+            Ask::Rung => self.give(Input::Pump),
+            Ask::Login(request, done) => {
+                self.logins.insert(reply, done);
+                self.give(Input::Login { reply, request });
+            }
+            Ask::DeskAttached { socket, login, desk } => {
+                self.desks.insert(socket, desk);
+                self.give(Input::DeskAttached { socket, login });
+            }
+            Ask::DeskLost { socket } => {
+                self.desks.remove(&socket);
+                self.give(Input::DeskLost { socket });
+            }
+            Ask::DeskExit { socket } => self.give(Input::DeskExit { socket }),
+            Ask::Logout { login, end, done } => {
+                let _ = done.send(self.blade.is_alive(login));
+                self.give(Input::Logout { login, end });
+            }
+            Ask::Release { ccb, call, done } => {
+                self.releases.insert(reply, done);
+                self.give(Input::Release { reply, ccb, call });
+            }
+            Ask::Recorded { ccb, call } => self.give(Input::Recorded { ccb, call }),
+            Ask::Look(look) => look(&self.blade, clock::now()),
+        }
+    }
+
+    fn give(&mut self, input: Input) {
+        let mut out = std::mem::take(&mut self.out);
+        self.blade.handle(clock::now(), input, &mut out);
+        for output in out.drain(..) {
+            self.put(output);
+        }
+        self.out = out;
+    }
+
+    fn put(&mut self, output: Output) {
+        match output {
+            Output::Login { reply, result } => {
+                if let Some(done) = self.logins.remove(&reply) {
+                    let _ = done.send(result);
+                }
+            }
+            Output::Desk { socket, message } => self.say(socket, ToDesk::Say(message)),
+            Output::DeskClosed { socket, reason } => {
+                self.say(socket, ToDesk::Close(reason));
+                self.desks.remove(&socket);
+            }
+            Output::Ended { login, end } => {
+                tracing::info!(
+                    tenant = login.tenant.0,
+                    agent = login.agent,
+                    epoch = login.epoch,
+                    end = end.name(),
+                    "a login ended"
+                );
+            }
+            Output::Ccb { ccb, was, is } => {
+                tracing::warn!(ccb = ccb.0, was = was.name(), is = is.name(), "a CCB changed");
+            }
+            Output::Restarted { ccb, incarnation, fresh } => {
+                tracing::warn!(ccb = ccb.0, incarnation, fresh, "a data plane restarted");
+            }
+            Output::Record(record) => {
+                if self.records.send(record).is_err() {
+                    tracing::error!("the thread that writes call records is gone");
+                }
+            }
+            Output::Wake { ccb, worker } => self.ring(ccb, worker),
+            Output::Done { reply, result } => {
+                if let Some(done) = self.releases.remove(&reply) {
+                    let _ = done.send(result);
+                }
+            }
+        }
+    }
+
+    /// Hands a message to a desk's task. A desk that does not keep up loses its WebSocket, and may
+    /// come back and be told how things stand.
+    fn say(&mut self, socket: u64, message: ToDesk) {
+        let Some(desk) = self.desks.get(&socket) else { return };
+        if desk.try_send(message).is_err() {
+            self.desks.remove(&socket);
+        }
+    }
+
+    fn ring(&self, ccb: CcbId, worker: WorkerId) {
+        let doorbell = self.doorbells.get(&ccb).and_then(|all| all.get(usize::from(worker.0)));
+        if let Some(doorbell) = doorbell
+            && let Err(error) = rustix::io::write(doorbell, &1_u64.to_ne_bytes())
+        {
+            tracing::debug!(ccb = ccb.0, worker = worker.0, %error, "a doorbell is gone");
+        }
+    }
+}

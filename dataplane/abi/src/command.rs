@@ -1,0 +1,195 @@
+//! What the control process tells the data plane to do.
+
+use core::net::SocketAddr;
+use std::sync::Arc;
+
+use base::{AgentSlot, CallRef, LocationId, WorkerId};
+
+use crate::bell::Wake;
+use crate::record::{MAX_BLOB_BYTES, Put, Raw, RegionRing, Take};
+use crate::region::{Region, RingKind};
+use crate::ring::{Corrupt, Full, Reader, Room, Writer};
+
+/// An order with an operation number; each is completed by one [`crate::Event::Done`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Answers [`crate::Event::Asked`]: a leg goes out to a trunk. The blob is the user part of the
+    /// Request-URI.
+    Dial {
+        /// The operation.
+        op: u64,
+        /// The question that this answers.
+        ask: u64,
+        /// The call.
+        call: CallRef,
+        /// Where to.
+        address: SocketAddr,
+        /// Through which location.
+        location: LocationId,
+    },
+    /// Answers [`crate::Event::Asked`]: the call is refused.
+    Reject {
+        /// The operation.
+        op: u64,
+        /// The question that this answers.
+        ask: u64,
+        /// The call.
+        call: CallRef,
+        /// A SIP status from 400 on.
+        status: u16,
+        /// For Retry-After, in seconds (RFC 3261, 20.33); 0 for none.
+        retry_after_s: u32,
+    },
+    /// Ends a call.
+    Release {
+        /// The operation.
+        op: u64,
+        /// The call.
+        call: CallRef,
+        /// A SIP status for its record.
+        cause: u16,
+    },
+    /// Drops the registration of a login.
+    Forget {
+        /// The operation.
+        op: u64,
+        /// Whose.
+        agent: AgentSlot,
+        /// Of which login.
+        epoch: u32,
+    },
+    /// Takes no new calls from here on, or takes them again (G-09).
+    Drain {
+        /// The operation.
+        op: u64,
+        /// Whether to drain.
+        on: bool,
+    },
+}
+
+const DIAL: u64 = 1;
+const REJECT: u64 = 2;
+const RELEASE: u64 = 3;
+const FORGET: u64 = 4;
+const DRAIN: u64 = 5;
+
+impl Command {
+    /// The operation, which the completion names.
+    pub fn op(&self) -> u64 {
+        match *self {
+            Command::Dial { op, .. }
+            | Command::Reject { op, .. }
+            | Command::Release { op, .. }
+            | Command::Forget { op, .. }
+            | Command::Drain { op, .. } => op,
+        }
+    }
+
+    pub(crate) fn encode(&self) -> Raw {
+        match *self {
+            Command::Dial { op, ask, call, address, location } => {
+                Put::new(DIAL).int(op).int(ask).call(call).address(address).location(location)
+            }
+            Command::Reject { op, ask, call, status, retry_after_s } => {
+                Put::new(REJECT).int(op).int(ask).call(call).int(status).int(retry_after_s)
+            }
+            Command::Release { op, call, cause } => Put::new(RELEASE).int(op).call(call).int(cause),
+            Command::Forget { op, agent, epoch } => Put::new(FORGET).int(op).agent(agent).int(epoch),
+            Command::Drain { op, on } => Put::new(DRAIN).int(op).int(on),
+        }
+        .done()
+    }
+
+    pub(crate) fn decode(raw: &Raw) -> Result<Command, Corrupt> {
+        let mut take = Take::new(raw);
+        let op = take.u64()?;
+        let command = match raw.kind {
+            DIAL => Command::Dial {
+                op,
+                ask: take.u64()?,
+                call: take.call()?,
+                address: take.address()?,
+                location: take.location()?,
+            },
+            REJECT => Command::Reject {
+                op,
+                ask: take.u64()?,
+                call: take.call()?,
+                status: take.int()?,
+                retry_after_s: take.int()?,
+            },
+            RELEASE => Command::Release { op, call: take.call()?, cause: take.int()? },
+            FORGET => Command::Forget { op, agent: take.agent()?, epoch: take.int()? },
+            DRAIN => {
+                let on = |number| [(0, false), (1, true)].iter().find(|e| e.0 == number).map(|e| e.1);
+                Command::Drain { op, on: take.one_of(on, "a yes or no")? }
+            }
+            _ => return Err(Corrupt { what: "the kind of a command" }),
+        };
+        take.end(command)
+    }
+}
+
+/// The control process's end of a worker's commands ring. There is one at a time for each worker;
+/// another that is made after it is gone, also in a new process, goes on where it stopped.
+#[derive(Debug)]
+pub struct CommandSender {
+    ring: Writer<RegionRing, Raw>,
+    region: Arc<Region>,
+    worker: WorkerId,
+}
+
+impl CommandSender {
+    pub(crate) fn new(region: &Arc<Region>, worker: WorkerId) -> Self {
+        let (ring, shape) = region.ring(worker, RingKind::Commands);
+        CommandSender { ring: Writer::attach(ring, shape), region: Arc::clone(region), worker }
+    }
+
+    /// Sends `command`, and says whether the worker must be woken. A blob over [`MAX_BLOB_BYTES`] is
+    /// refused.
+    #[inline]
+    pub fn push(&mut self, command: &Command, blob: &[u8]) -> Result<Wake, Full> {
+        let room = if blob.len() > MAX_BLOB_BYTES { Room::None } else { Room::All };
+        self.ring.push(&command.encode(), blob, room)?;
+        let bell = self.region.header().worker_bell(self.worker);
+        Ok(bell.map_or(Wake::NotNeeded, |bell| bell.wake()))
+    }
+}
+
+/// A worker's end of its commands ring. There is one at a time for each worker.
+#[derive(Debug)]
+pub struct CommandReceiver {
+    ring: Reader<RegionRing, Raw>,
+}
+
+impl CommandReceiver {
+    pub(crate) fn new(region: &Arc<Region>, worker: WorkerId) -> Self {
+        let (ring, shape) = region.ring(worker, RingKind::Commands);
+        CommandReceiver { ring: Reader::attach(ring, shape) }
+    }
+
+    /// The next command, and its blob in `blob`. It is consumed, so a process that is killed afterwards
+    /// does not get it again. `Err` is a record that makes no sense; it is skipped.
+    #[inline]
+    pub fn pop(&mut self, blob: &mut Vec<u8>) -> Option<Result<Command, Corrupt>> {
+        let taken = match self.ring.pop(blob)? {
+            Ok(taken) => taken,
+            Err(corrupt) => return Some(Err(corrupt)),
+        };
+        let command = Command::decode(&taken.record);
+        Some(command.map_err(|Corrupt { what }| self.ring.corrupted(what)))
+    }
+
+    /// True when there is nothing to take; the last look before sleeping.
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// How many records this end skipped because they made no sense.
+    pub fn corrupt(&self) -> u64 {
+        self.ring.corrupt()
+    }
+}
+
+#[cfg(test)]
+mod tests;

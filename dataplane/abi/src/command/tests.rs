@@ -1,0 +1,74 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::tests::{address, call, layout};
+
+fn command() -> impl Strategy<Value = Command> {
+    prop_oneof![
+        (any::<(u64, u64, u8)>(), call(), address()).prop_map(
+            |((op, ask, location), call, address)| Command::Dial {
+                op,
+                ask,
+                call,
+                address,
+                location: LocationId(location),
+            }
+        ),
+        (any::<(u64, u64, u16, u32)>(), call()).prop_map(
+            |((op, ask, status, retry_after_s), call)| Command::Reject {
+                op,
+                ask,
+                call,
+                status,
+                retry_after_s,
+            }
+        ),
+        (any::<(u64, u16)>(), call())
+            .prop_map(|((op, cause), call)| Command::Release { op, call, cause }),
+        any::<(u64, u32, u32)>().prop_map(|(op, agent, epoch)| Command::Forget {
+            op,
+            agent: AgentSlot(agent),
+            epoch,
+        }),
+        any::<(u64, bool)>().prop_map(|(op, on)| Command::Drain { op, on }),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn a_command_comes_out_as_it_went_in(command in command()) {
+        prop_assert_eq!(Command::decode(&command.encode()), Ok(command));
+    }
+
+    #[test]
+    fn any_record_is_a_command_or_corrupt(
+        kind in prop_oneof![0u64..8, any::<u64>()],
+        fields in any::<[u64; 12]>(),
+        shift in 0u32..64,
+    ) {
+        let raw = Raw { kind, fields: fields.map(|field| field >> shift) };
+        if let Ok(command) = Command::decode(&raw) {
+            prop_assert_eq!(command.encode(), raw, "what is accepted says all that was written");
+        }
+    }
+}
+
+#[test]
+fn a_command_reaches_its_worker_with_its_blob_and_rings_its_bell() {
+    let region = Region::in_memory(layout());
+    let worker = WorkerId(1);
+    let mut sender = region.command_sender(worker);
+    let mut receiver = region.command_receiver(worker);
+    let mut blob = Vec::new();
+    assert_eq!(receiver.pop(&mut blob), None);
+    region.header().worker_bell(worker).expect("it is in the layout").sleep();
+    assert!(receiver.is_empty());
+    let command = Command::Forget { op: 9, agent: AgentSlot(3), epoch: 2 };
+    assert_eq!(sender.push(&command, b"95555"), Ok(Wake::Needed));
+    assert_eq!(receiver.pop(&mut blob), Some(Ok(command)));
+    assert_eq!(blob, b"95555");
+    assert_eq!(sender.push(&command, &[0; MAX_BLOB_BYTES + 1]), Err(Full));
+    assert_eq!(sender.push(&command, &[7; MAX_BLOB_BYTES]), Ok(Wake::NotNeeded));
+    assert_eq!(receiver.pop(&mut blob), Some(Ok(command)));
+    assert_eq!(blob, [7; MAX_BLOB_BYTES]);
+}

@@ -1,0 +1,197 @@
+//! Counts that one process writes and any tool reads.
+
+use base::WorkerId;
+
+use crate::sync::Ordering;
+use crate::table::Part;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $counter:ident = $name:literal,)+) => {
+        /// What is counted. The names are those that `status` prints.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u16)]
+        pub enum Counter {
+            $($(#[$doc])* $counter,)+
+        }
+
+        impl Counter {
+            /// All of them, in the order of their words.
+            pub const ALL: &'static [Counter] = &[$(Counter::$counter,)+];
+
+            /// Its name, in lower case with underscores.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Counter::$counter => $name,)+
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// SIP datagrams that came.
+    SipReceived = "sip_received",
+    /// SIP datagrams sent.
+    SipSent = "sip_sent",
+    /// SIP messages sent again by their transaction.
+    SipRetransmitted = "sip_retransmitted",
+    /// RTP packets that came.
+    RtpReceived = "rtp_received",
+    /// RTP packets sent.
+    RtpSent = "rtp_sent",
+    /// RTCP packets that came.
+    RtcpReceived = "rtcp_received",
+    /// RTCP packets sent.
+    RtcpSent = "rtcp_sent",
+    /// Calls that began.
+    CallsStarted = "calls_started",
+    /// Calls that were answered.
+    CallsAnswered = "calls_answered",
+    /// Calls that ended without an answer.
+    CallsFailed = "calls_failed",
+    /// REGISTERs that made or renewed a registration.
+    Registrations = "registrations",
+    /// Gauge: calls that stand.
+    CallsNow = "calls_now",
+    /// Gauge: legs that stand.
+    LegsNow = "legs_now",
+    /// Gauge: port pairs in use.
+    PortsInUse = "ports_in_use",
+    /// Gauge: port pairs bound ahead.
+    PortsReady = "ports_ready",
+    /// Gauge: SIP transactions that live.
+    TransactionsNow = "transactions_now",
+    /// Gauge: leases that this worker's calls hold.
+    LeasesHeld = "leases_held",
+    /// Dropped: no SIP message.
+    DropSipMalformed = "drop_sip_malformed",
+    /// Dropped: a SIP message longer than we take.
+    DropSipTooLarge = "drop_sip_too_large",
+    /// Dropped: nothing but line ends (RFC 5626, 3.5.1).
+    DropSipKeepAlive = "drop_sip_keep_alive",
+    /// Dropped: a response that belongs to nothing.
+    DropSipNoTransaction = "drop_sip_no_transaction",
+    /// Refused: wrong digest.
+    DropSipUnauthorised = "drop_sip_unauthorised",
+    /// Refused: a request from a peer that is neither an agent nor a trunk.
+    DropSipUnknownSource = "drop_sip_unknown_source",
+    /// Refused: no room for a transaction or call.
+    DropSipFull = "drop_sip_full",
+    /// Refused: every RTP port of the location is in use.
+    PortsExhausted = "ports_exhausted",
+    /// Legs that found no row in the region's table; they work, but no tool sees them.
+    LegsUnrecorded = "legs_unrecorded",
+    /// Dropped: shorter than an RTP header.
+    DropRtpTooShort = "drop_rtp_too_short",
+    /// Dropped: a media datagram longer than an Ethernet frame carries.
+    DropRtpTooLarge = "drop_rtp_too_large",
+    /// Dropped: not version 2 of RTP.
+    DropRtpVersion = "drop_rtp_version",
+    /// Dropped: RTP not from the party's address.
+    DropRtpForeignSource = "drop_rtp_foreign_source",
+    /// Dropped: RTP from a source that has not sent enough to be believed.
+    DropRtpLearning = "drop_rtp_learning",
+    /// Dropped: RTP of a stream that is joined to no other.
+    DropRtpNoPeer = "drop_rtp_no_peer",
+    /// Dropped: RTP at a port that no call uses.
+    DropRtpUnbound = "drop_rtp_unbound",
+    /// Dropped: no RTCP packet.
+    DropRtcpMalformed = "drop_rtcp_malformed",
+    /// Dropped: RTCP not from the party's address.
+    DropRtcpForeignSource = "drop_rtcp_foreign_source",
+    /// Dropped: the ring to the worker that owns the message is full.
+    DropMeshFull = "drop_mesh_full",
+    /// Call events that found the ring full.
+    EventsLost = "events_lost",
+    /// Statistic events that left the room to call events.
+    EventsGaveWay = "events_gave_way",
+    /// Commands that made no sense.
+    CommandsCorrupt = "commands_corrupt",
+    /// Control: events that made no sense.
+    EventsCorrupt = "events_corrupt",
+    /// Records of ended calls that gave up their row before they were acknowledged.
+    RecordsEvicted = "records_evicted",
+    /// Times that no receive buffer was left.
+    BuffersExhausted = "buffers_exhausted",
+    /// Sends that the kernel refused.
+    SendFailed = "send_failed",
+    /// Binds that the kernel refused.
+    BindFailed = "bind_failed",
+    /// Digests with a nonce that was too old or used.
+    StaleNonce = "stale_nonce",
+    /// Calls refused because another has the agent.
+    LeaseDenied = "lease_denied",
+}
+
+impl Counter {
+    /// How many there are.
+    pub const COUNT: usize = Counter::ALL.len();
+
+    /// Words of one writer: whole pairs of cache lines, so that no two writers share one.
+    pub(crate) const STRIDE: usize = Counter::COUNT.next_multiple_of(16);
+}
+
+/// The counters of the workers and of the control process; each block of them has one writer.
+#[derive(Clone, Copy, Debug)]
+pub struct Counters<'a> {
+    pub(crate) part: Part<'a>,
+    pub(crate) workers: u8,
+}
+
+impl Counters<'_> {
+    /// Adds `n`, as the one writer of `worker`'s counters.
+    #[inline]
+    pub fn add(&self, worker: WorkerId, counter: Counter, n: u64) {
+        if worker.0 < self.workers {
+            self.add_at(usize::from(worker.0), counter, n);
+        }
+    }
+
+    /// Sets a gauge, as the one writer of `worker`'s counters.
+    #[inline]
+    pub fn set(&self, worker: WorkerId, counter: Counter, value: u64) {
+        if worker.0 < self.workers
+            && let Some(word) = self.part.to_write(place(usize::from(worker.0), counter))
+        {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds `n` to what the control process counts, as its one writer.
+    pub fn add_control(&self, counter: Counter, n: u64) {
+        self.add_at(usize::from(self.workers), counter, n);
+    }
+
+    /// One worker's count; 0 when there is no such worker.
+    pub fn get(&self, worker: WorkerId, counter: Counter) -> u64 {
+        if worker.0 < self.workers { self.get_at(usize::from(worker.0), counter) } else { 0 }
+    }
+
+    /// The control process's count.
+    pub fn get_control(&self, counter: Counter) -> u64 {
+        self.get_at(usize::from(self.workers), counter)
+    }
+
+    /// The sum over all workers and the control process.
+    pub fn total(&self, counter: Counter) -> u64 {
+        (0..=usize::from(self.workers))
+            .fold(0, |sum, block| sum.wrapping_add(self.get_at(block, counter)))
+    }
+
+    #[inline]
+    fn add_at(&self, block: usize, counter: Counter, n: u64) {
+        if let Some(word) = self.part.to_write(place(block, counter)) {
+            // One writer, so a load and a store are enough, and cheaper than a locked add.
+            word.store(word.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        }
+    }
+
+    fn get_at(&self, block: usize, counter: Counter) -> u64 {
+        self.part.words.get(place(block, counter)).map_or(0, |word| word.load(Ordering::Relaxed))
+    }
+}
+
+#[inline]
+fn place(block: usize, counter: Counter) -> usize {
+    block * Counter::STRIDE + counter as usize
+}

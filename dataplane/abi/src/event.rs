@@ -1,0 +1,326 @@
+//! What the data plane tells the control process.
+
+use core::net::SocketAddr;
+use std::sync::Arc;
+
+use base::{AgentSlot, CallRef, LocationId, TenantId, WorkerId};
+
+use crate::bell::Wake;
+use crate::record::{MAX_BLOB_BYTES, Put, Raw, RegionRing, Take};
+use crate::region::{Region, RingKind};
+use crate::ring::{Corrupt, Full, Reader, Room, Writer};
+use crate::row::CallState;
+
+/// Something that happened in the data plane. The rows say how things stand; an event says that one of
+/// them changed, or asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A phone registered, or renewed its registration.
+    Registered {
+        /// Whose phone.
+        agent: AgentSlot,
+        /// Of which login.
+        epoch: u32,
+        /// Through which location.
+        location: LocationId,
+        /// Where it is.
+        addr: SocketAddr,
+        /// For how long, in milliseconds.
+        expires_ms: u32,
+    },
+    /// A phone is not registered any more.
+    Unregistered {
+        /// Whose phone.
+        agent: AgentSlot,
+        /// Of which login.
+        epoch: u32,
+        /// Why.
+        cause: UnregisterCause,
+    },
+    /// A call needs an answer to where it goes: [`crate::Command::Dial`] or [`crate::Command::Reject`]
+    /// with this number as its `ask`. The blob is the called number.
+    Asked {
+        /// The question's number.
+        op: u64,
+        /// The call.
+        call: CallRef,
+        /// The caller's tenant.
+        tenant: TenantId,
+        /// Who calls.
+        caller: Party,
+        /// The location that the call came through.
+        location: LocationId,
+    },
+    /// A call's row changed.
+    CallChanged {
+        /// The call.
+        call: CallRef,
+        /// Its call serial number.
+        serial: u64,
+        /// How far it is.
+        state: CallState,
+        /// A SIP status, or 0.
+        cause: u16,
+    },
+    /// The one completion of a command.
+    Done {
+        /// The command's operation.
+        op: u64,
+        /// What became of it.
+        result: OpResult,
+    },
+    /// RTP for a leg came from an address that is not its party's. Send it as [`Class::Statistic`].
+    SourceRefused {
+        /// The call.
+        call: CallRef,
+        /// The leg's number in the call.
+        leg: u8,
+        /// Where it came from.
+        addr: SocketAddr,
+    },
+}
+
+/// Who is at the end of a leg.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Party {
+    /// An agent, and the login epoch.
+    Agent(AgentSlot, u32),
+    /// A trunk, by its row.
+    Trunk(u32),
+}
+
+/// Why a phone is not registered any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum UnregisterCause {
+    /// Its time was over.
+    Expired = 1,
+    /// The phone said so (RFC 3261, 10.2.2).
+    Removed = 2,
+    /// The control process said so.
+    Ordered = 3,
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum OpResult {
+    /// It was done.
+    Ok = 1,
+    /// The call is not there, or not any more.
+    NoSuchCall = 2,
+    /// The agent is not there, or has another login epoch.
+    NoSuchAgent = 3,
+    /// A pool is empty.
+    Full = 4,
+    /// It does not fit the state that things are in.
+    Refused = 5,
+}
+
+/// Which room of a full ring an event may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// All of it.
+    Call,
+    /// It leaves a quarter of the ring to the others.
+    Statistic,
+}
+
+/// An event with its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Numbered<T> {
+    /// Its number; numbers of one ring only grow, over the restarts of both processes.
+    pub number: u64,
+    /// How many events are missing between this one and the last one consumed: they were refused, or
+    /// lost with a process that was killed. When it is not 0, read the tables.
+    pub missed: u64,
+    /// The event.
+    pub value: T,
+}
+
+const REGISTERED: u64 = 1;
+const UNREGISTERED: u64 = 2;
+const ASKED: u64 = 3;
+const CALL_CHANGED: u64 = 4;
+const DONE: u64 = 5;
+const SOURCE_REFUSED: u64 = 6;
+
+impl Event {
+    pub(crate) fn encode(&self) -> Raw {
+        match *self {
+            Event::Registered { agent, epoch, location, addr, expires_ms } => Put::new(REGISTERED)
+                .agent(agent)
+                .int(epoch)
+                .location(location)
+                .address(addr)
+                .int(expires_ms),
+            Event::Unregistered { agent, epoch, cause } => {
+                Put::new(UNREGISTERED).agent(agent).int(epoch).int(cause as u32)
+            }
+            Event::Asked { op, call, tenant, caller, location } => {
+                Put::new(ASKED).int(op).call(call).tenant(tenant).party(caller).location(location)
+            }
+            Event::CallChanged { call, serial, state, cause } => {
+                Put::new(CALL_CHANGED).call(call).int(serial).int(state as u32).int(cause)
+            }
+            Event::Done { op, result } => Put::new(DONE).int(op).int(result as u32),
+            Event::SourceRefused { call, leg, addr } => {
+                Put::new(SOURCE_REFUSED).call(call).int(leg).address(addr)
+            }
+        }
+        .done()
+    }
+
+    pub(crate) fn decode(raw: &Raw) -> Result<Event, Corrupt> {
+        let mut take = Take::new(raw);
+        let event = match raw.kind {
+            REGISTERED => Event::Registered {
+                agent: take.agent()?,
+                epoch: take.int()?,
+                location: take.location()?,
+                addr: take.address()?,
+                expires_ms: take.int()?,
+            },
+            UNREGISTERED => Event::Unregistered {
+                agent: take.agent()?,
+                epoch: take.int()?,
+                cause: take.one_of(UnregisterCause::of, "a cause")?,
+            },
+            ASKED => Event::Asked {
+                op: take.u64()?,
+                call: take.call()?,
+                tenant: take.tenant()?,
+                caller: take.party()?,
+                location: take.location()?,
+            },
+            CALL_CHANGED => Event::CallChanged {
+                call: take.call()?,
+                serial: take.u64()?,
+                state: take.one_of(CallState::of, "a call's state")?,
+                cause: take.int()?,
+            },
+            DONE => Event::Done {
+                op: take.u64()?,
+                result: take.one_of(OpResult::of, "a result")?,
+            },
+            SOURCE_REFUSED => Event::SourceRefused {
+                call: take.call()?,
+                leg: take.int()?,
+                addr: take.address()?,
+            },
+            _ => return Err(Corrupt { what: "the kind of an event" }),
+        };
+        take.end(event)
+    }
+}
+
+impl UnregisterCause {
+    fn of(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(UnregisterCause::Expired),
+            2 => Some(UnregisterCause::Removed),
+            3 => Some(UnregisterCause::Ordered),
+            _ => None,
+        }
+    }
+}
+
+impl OpResult {
+    fn of(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(OpResult::Ok),
+            2 => Some(OpResult::NoSuchCall),
+            3 => Some(OpResult::NoSuchAgent),
+            4 => Some(OpResult::Full),
+            5 => Some(OpResult::Refused),
+            _ => None,
+        }
+    }
+}
+
+/// A worker's end of its events ring. There is one at a time for each worker; another that is made
+/// after it is gone, also in a new process, goes on where it stopped.
+#[derive(Debug)]
+pub struct EventSender {
+    ring: Writer<RegionRing, Raw>,
+    region: Arc<Region>,
+}
+
+impl EventSender {
+    pub(crate) fn new(region: &Arc<Region>, worker: WorkerId) -> Self {
+        let (ring, shape) = region.ring(worker, RingKind::Events);
+        EventSender { ring: Writer::attach(ring, shape), region: Arc::clone(region) }
+    }
+
+    /// Sends `event`, and says whether the control process must be woken. It takes the next number also
+    /// when it is refused, so the receiver sees that it is missing; a blob over [`MAX_BLOB_BYTES`] is.
+    #[inline]
+    pub fn push(&mut self, event: &Event, blob: &[u8], class: Class) -> Result<Wake, Full> {
+        let room = match class {
+            _ if blob.len() > MAX_BLOB_BYTES => Room::None,
+            Class::Call => Room::All,
+            Class::Statistic => Room::Most,
+        };
+        self.ring.push(&event.encode(), blob, room)?;
+        Ok(self.region.header().control_bell().wake())
+    }
+
+    /// The number of the last event, sent or refused; 0 when there was none.
+    pub fn number(&self) -> u64 {
+        self.ring.number()
+    }
+}
+
+/// The control process's end of a worker's events ring. There is one at a time for each worker.
+///
+/// After a restart: take [`EventReceiver::issued`], read the tables, then pop; events up to that number
+/// tell nothing that the tables did not.
+#[derive(Debug)]
+pub struct EventReceiver {
+    ring: Reader<RegionRing, Raw>,
+}
+
+impl EventReceiver {
+    pub(crate) fn new(region: &Arc<Region>, worker: WorkerId) -> Self {
+        let (ring, shape) = region.ring(worker, RingKind::Events);
+        EventReceiver { ring: Reader::attach(ring, shape) }
+    }
+
+    /// The next event, and its blob in `blob`. It is consumed, so a process that is killed afterwards
+    /// does not get it again. `Err` is a record that makes no sense; it is skipped.
+    #[inline]
+    pub fn pop(&mut self, blob: &mut Vec<u8>) -> Option<Result<Numbered<Event>, Corrupt>> {
+        let taken = match self.ring.pop(blob)? {
+            Ok(taken) => taken,
+            Err(corrupt) => return Some(Err(corrupt)),
+        };
+        Some(match Event::decode(&taken.record) {
+            Ok(value) => Ok(Numbered { number: taken.number, missed: taken.missed, value }),
+            Err(Corrupt { what }) => Err(self.ring.corrupted(what)),
+        })
+    }
+
+    /// True when there is nothing to take; the last look before sleeping.
+    pub fn is_empty(&self) -> bool {
+        self.ring.is_empty()
+    }
+
+    /// The number of the last event that was sent or refused. Rows read after this hold at least what
+    /// the events up to it tell.
+    pub fn issued(&self) -> u64 {
+        self.ring.issued()
+    }
+
+    /// The number of the last event that was consumed, by this process or by an earlier one.
+    pub fn seen(&self) -> u64 {
+        self.ring.seen()
+    }
+
+    /// How many records this end skipped because they made no sense.
+    pub fn corrupt(&self) -> u64 {
+        self.ring.corrupt()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,379 @@
+//! The lease word: the one place that both processes and all workers win by compare-and-swap.
+//!
+//! ```text
+//!  63 62 | 61   58 | 57         42 | 41      28 | 27          0
+//!  state | purpose | holder (CCB)  | time       | counter
+//!
+//! free --reserve--> reserved --bind--> bound --release--> free, counter + 1
+//!                       \--release, or RESERVED_MS pass--> free, counter + 1
+//! ```
+//!
+//! The counter tells one lease of the word from the next: each reservation has another one (until 2^28
+//! of them have passed), so a bind or a release that comes too late hits nothing. Time is counted in
+//! ticks of 128 ms that go round every 35 minutes.
+
+use core::time::Duration;
+
+use base::{CcbId, Instant};
+
+use crate::sync::{AtomicU64, Ordering};
+
+/// How long a reservation lives before anyone may take it, in milliseconds (DESIGN.md, G-02). Ticks
+/// are coarse: it is taken not before this time and at most 256 ms after it.
+pub const RESERVED_MS: u64 = 2_000;
+
+/// The bits of a counter; a counter goes on with 0 after this number.
+pub const LEASE_COUNTER_MASK: u32 = (1 << 28) - 1;
+
+const TICK_MS: u64 = 128;
+const TICKS: u64 = 1 << 14;
+/// A reservation this many ticks old has lived for `RESERVED_MS` wherever in their ticks both times lie.
+const OVER_AGE: u64 = RESERVED_MS.div_ceil(TICK_MS) + 1;
+/// A time that lies this many ticks ahead is another core's younger reading of the clock, not an age.
+const AHEAD: u64 = 8;
+
+const COUNTER_BITS: u32 = 28;
+const TIME_SHIFT: u32 = 28;
+const HOLDER_SHIFT: u32 = 42;
+const PURPOSE_SHIFT: u32 = 58;
+const STATE_SHIFT: u32 = 62;
+
+const RESERVED: u64 = 1;
+const BOUND: u64 = 2;
+
+/// What an agent's medium was won for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Purpose {
+    /// A call to the agent.
+    Call = 1,
+    /// A call that a queue gave the agent.
+    Queue = 2,
+    /// A transfer to the agent.
+    Transfer = 3,
+    /// An invitation to a conference.
+    Conference = 4,
+    /// A chat.
+    Chat = 5,
+    /// The agent's own call (G-03).
+    Outgoing = 6,
+}
+
+impl Purpose {
+    /// All of them.
+    pub const ALL: [Purpose; 6] = [
+        Purpose::Call,
+        Purpose::Queue,
+        Purpose::Transfer,
+        Purpose::Conference,
+        Purpose::Chat,
+        Purpose::Outgoing,
+    ];
+}
+
+/// When a reservation was made, in ticks of the lease clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseTime(u16);
+
+impl LeaseTime {
+    /// The tick that `now` is in.
+    pub fn of(now: Instant) -> Self {
+        LeaseTime((now.as_millis() / TICK_MS % TICKS) as u16)
+    }
+
+    /// How long ago it was, to 128 ms, as long as that is less than 34 minutes.
+    pub fn age(self, now: Instant) -> Duration {
+        Duration::from_millis(self.ticks(now) * TICK_MS)
+    }
+
+    /// True when a reservation of this time may be taken by anyone.
+    pub fn is_over_age(self, now: Instant) -> bool {
+        self.ticks(now) >= OVER_AGE
+    }
+
+    fn ticks(self, now: Instant) -> u64 {
+        let ticks = (TICKS + u64::from(Self::of(now).0) - u64::from(self.0)) % TICKS;
+        if ticks >= TICKS - AHEAD { 0 } else { ticks }
+    }
+}
+
+/// Who has an agent's medium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Nobody. `counter` is what the next reservation will have.
+    Free {
+        /// The next lease's counter.
+        counter: u32,
+    },
+    /// It is promised, until it is bound or [`RESERVED_MS`] pass.
+    Reserved {
+        /// The CCB that has it.
+        holder: CcbId,
+        /// What for.
+        purpose: Purpose,
+        /// The lease's counter.
+        counter: u32,
+        /// Since when.
+        since: LeaseTime,
+    },
+    /// A dialog has it.
+    Bound {
+        /// The CCB that has it.
+        holder: CcbId,
+        /// What for.
+        purpose: Purpose,
+        /// The lease's counter.
+        counter: u32,
+    },
+    /// There is no such agent's slot, or the region is mapped read-only.
+    NoSuchSlot,
+}
+
+impl LeaseState {
+    /// The counter of this lease or, when it is free, of the next.
+    pub fn counter(&self) -> Option<u32> {
+        match *self {
+            LeaseState::Free { counter }
+            | LeaseState::Reserved { counter, .. }
+            | LeaseState::Bound { counter, .. } => Some(counter),
+            LeaseState::NoSuchSlot => None,
+        }
+    }
+
+    /// Who has it.
+    pub fn holder(&self) -> Option<CcbId> {
+        match *self {
+            LeaseState::Reserved { holder, .. } | LeaseState::Bound { holder, .. } => Some(holder),
+            LeaseState::Free { .. } | LeaseState::NoSuchSlot => None,
+        }
+    }
+
+    #[inline]
+    fn of(word: u64) -> Self {
+        let counter = (word as u32) & LEASE_COUNTER_MASK;
+        let holder = CcbId((word >> HOLDER_SHIFT) as u16);
+        let purpose = match (word >> PURPOSE_SHIFT) & 0xf {
+            2 => Purpose::Queue,
+            3 => Purpose::Transfer,
+            4 => Purpose::Conference,
+            5 => Purpose::Chat,
+            6 => Purpose::Outgoing,
+            // A purpose of a later version is a call to this one.
+            _ => Purpose::Call,
+        };
+        match word >> STATE_SHIFT {
+            RESERVED => {
+                let since = LeaseTime(((word >> TIME_SHIFT) & (TICKS - 1)) as u16);
+                LeaseState::Reserved { holder, purpose, counter, since }
+            }
+            BOUND => LeaseState::Bound { holder, purpose, counter },
+            // State 3 is never written; who finds it may take the word.
+            _ => LeaseState::Free { counter },
+        }
+    }
+}
+
+/// The moves of one word.
+pub mod word {
+    use super::{
+        AtomicU64, BOUND, CcbId, HOLDER_SHIFT, Instant, LEASE_COUNTER_MASK, LeaseState, LeaseTime,
+        Ordering, PURPOSE_SHIFT, Purpose, RESERVED, STATE_SHIFT, TIME_SHIFT,
+    };
+
+    /// What the word says.
+    #[inline]
+    pub fn read(word: &AtomicU64) -> LeaseState {
+        LeaseState::of(word.load(Ordering::Acquire))
+    }
+
+    /// Free, or reserved for too long, becomes reserved; the lease's counter, or who has it.
+    #[inline]
+    pub fn reserve(
+        word: &AtomicU64,
+        holder: CcbId,
+        purpose: Purpose,
+        now: Instant,
+    ) -> Result<u32, LeaseState> {
+        let mut won = 0;
+        update(word, |state| {
+            won = match state {
+                LeaseState::Free { counter } => counter,
+                LeaseState::Reserved { counter, since, .. } if since.is_over_age(now) => {
+                    next(counter)
+                }
+                _ => return None,
+            };
+            Some(
+                RESERVED << STATE_SHIFT
+                    | (purpose as u64) << PURPOSE_SHIFT
+                    | u64::from(holder.0) << HOLDER_SHIFT
+                    | u64::from(LeaseTime::of(now).0) << TIME_SHIFT
+                    | u64::from(won),
+            )
+        })
+        .map(|()| won)
+    }
+
+    /// The reservation `counter` of `holder` becomes bound; false when it is not there any more.
+    #[inline]
+    pub fn bind(word: &AtomicU64, holder: CcbId, counter: u32) -> bool {
+        update(word, |state| match state {
+            LeaseState::Reserved { holder: has, purpose, counter: of, .. }
+                if (has, of) == (holder, counter) =>
+            {
+                Some(
+                    BOUND << STATE_SHIFT
+                        | (purpose as u64) << PURPOSE_SHIFT
+                        | u64::from(holder.0) << HOLDER_SHIFT
+                        | u64::from(counter),
+                )
+            }
+            _ => None,
+        })
+        .is_ok()
+    }
+
+    /// The lease `counter` of `holder` becomes free; false when it is not there any more.
+    #[inline]
+    pub fn release(word: &AtomicU64, holder: CcbId, counter: u32) -> bool {
+        update(word, |state| {
+            let is_it = state.holder() == Some(holder) && state.counter() == Some(counter);
+            is_it.then(|| u64::from(next(counter)))
+        })
+        .is_ok()
+    }
+
+    /// A reservation that is too old becomes free; false when it is not one.
+    pub fn expire(word: &AtomicU64, now: Instant) -> bool {
+        update(word, |state| match state {
+            LeaseState::Reserved { counter, since, .. } if since.is_over_age(now) => {
+                Some(u64::from(next(counter)))
+            }
+            _ => None,
+        })
+        .is_ok()
+    }
+
+    /// Whatever lease `holder` has becomes free; false when it has none.
+    pub fn free_of(word: &AtomicU64, holder: CcbId) -> bool {
+        update(word, |state| {
+            let counter = state.counter().filter(|_| state.holder() == Some(holder))?;
+            Some(u64::from(next(counter)))
+        })
+        .is_ok()
+    }
+
+    /// Swaps the word for what `to` makes of it until that succeeds or `to` refuses the state it is in.
+    /// Another's success is what makes it try again, so somebody always gets on.
+    #[inline]
+    fn update(
+        word: &AtomicU64,
+        mut to: impl FnMut(LeaseState) -> Option<u64>,
+    ) -> Result<(), LeaseState> {
+        let mut here = word.load(Ordering::Relaxed);
+        loop {
+            let state = LeaseState::of(here);
+            let new = to(state).ok_or(state)?;
+            match word.compare_exchange_weak(here, new, Ordering::AcqRel, Ordering::Relaxed) {
+                Ok(_) => return Ok(()),
+                Err(now) => here = now,
+            }
+        }
+    }
+
+    #[inline]
+    fn next(counter: u32) -> u32 {
+        counter.wrapping_add(1) & LEASE_COUNTER_MASK
+    }
+}
+
+const _: () = assert!(LEASE_COUNTER_MASK.count_ones() == COUNTER_BITS);
+
+#[cfg(not(loom))]
+pub use table::Leases;
+
+#[cfg(not(loom))]
+mod table {
+    use base::{AgentSlot, CcbId, Instant, Medium};
+
+    use super::{LeaseState, Purpose, word};
+    use crate::sync::AtomicU64;
+    use crate::table::Part;
+
+    /// The lease words of all agents and media (DESIGN.md, Leases).
+    #[derive(Clone, Copy, Debug)]
+    pub struct Leases<'a> {
+        pub(crate) part: Part<'a>,
+    }
+
+    impl<'a> Leases<'a> {
+        /// The word of `slot` and `medium` to win; None outside the table or when mapped read-only.
+        #[inline]
+        pub fn word(&self, slot: AgentSlot, medium: Medium) -> Option<&'a AtomicU64> {
+            self.part.to_write(place(slot, medium))
+        }
+
+        /// Promises the agent's medium to `holder`: the lease's counter, or who has it. A reservation
+        /// older than [`super::RESERVED_MS`] is taken over.
+        #[inline]
+        pub fn reserve(
+            &self,
+            slot: AgentSlot,
+            medium: Medium,
+            holder: CcbId,
+            purpose: Purpose,
+            now: Instant,
+        ) -> Result<u32, LeaseState> {
+            let word = self.word(slot, medium).ok_or(LeaseState::NoSuchSlot)?;
+            word::reserve(word, holder, purpose, now)
+        }
+
+        /// The reservation becomes bound; false when it is not `holder`'s any more.
+        #[inline]
+        pub fn bind(&self, slot: AgentSlot, medium: Medium, holder: CcbId, counter: u32) -> bool {
+            self.word(slot, medium).is_some_and(|word| word::bind(word, holder, counter))
+        }
+
+        /// The lease ends, reserved or bound; false when it is not `holder`'s any more.
+        #[inline]
+        pub fn release(&self, slot: AgentSlot, medium: Medium, holder: CcbId, counter: u32) -> bool {
+            self.word(slot, medium).is_some_and(|word| word::release(word, holder, counter))
+        }
+
+        /// Who has the agent's medium.
+        #[inline]
+        pub fn read(&self, slot: AgentSlot, medium: Medium) -> LeaseState {
+            match self.part.words.get(place(slot, medium)) {
+                Some(word) => word::read(word),
+                None => LeaseState::NoSuchSlot,
+            }
+        }
+
+        /// Frees a reservation that is too old; false when it is not one.
+        pub fn expire(&self, slot: AgentSlot, medium: Medium, now: Instant) -> bool {
+            self.word(slot, medium).is_some_and(|word| word::expire(word, now))
+        }
+
+        /// Frees all leases of a CCB whose calls are gone, and returns how many.
+        pub fn free_all_of(&self, holder: CcbId) -> u32 {
+            if !self.part.writable {
+                return 0;
+            }
+            self.part.words.iter().map(|word| u32::from(word::free_of(word, holder))).sum()
+        }
+
+        /// How many leases are not free.
+        pub fn held(&self) -> u32 {
+            let held = |word: &&AtomicU64| word::read(word).holder().is_some();
+            self.part.words.iter().filter(held).count() as u32
+        }
+    }
+
+    #[inline]
+    fn place(slot: AgentSlot, medium: Medium) -> usize {
+        (slot.0 as usize).saturating_mul(Medium::COUNT).saturating_add(medium as usize)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

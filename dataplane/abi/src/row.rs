@@ -1,0 +1,630 @@
+//! The rows: fixed integers and bytes, for which any bit pattern is a value.
+
+use core::fmt;
+use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
+
+use base::{AgentSlot, CallRef, LocationId, TenantId, Text};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
+
+use crate::event::Party;
+use crate::table::Row;
+
+/// Declares a row: its bytes are plain, and a row of zeros is its default.
+macro_rules! row {
+    ($(#[$doc:meta])* pub struct $name:ident: $key:ty {
+        $($(#[$field_doc:meta])* pub $field:ident: $ty:ty,)+
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+        #[repr(C)]
+        pub struct $name {
+            $($(#[$field_doc])* pub $field: $ty,)+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::new_zeroed()
+            }
+        }
+
+        impl Row for $name {
+            type Key = $key;
+        }
+    };
+}
+
+/// Declares a closed set of states that a `u32` of a row holds; 0 is the default.
+macro_rules! states {
+    ($(#[$doc:meta])* pub enum $name:ident {
+        $($(#[$state_doc:meta])* $state:ident = $value:literal,)+
+    }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum $name {
+            $($(#[$state_doc])* $state = $value,)+
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self::ALL[0]
+            }
+        }
+
+        impl $name {
+            /// All of them.
+            pub const ALL: &'static [$name] = &[$($name::$state,)+];
+
+            /// The state of a row's field; None for a number that means nothing.
+            pub const fn of(number: u32) -> Option<Self> {
+                match number {
+                    $($value => Some($name::$state),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl From<$name> for u32 {
+            fn from(state: $name) -> u32 {
+                state as u32
+            }
+        }
+    };
+}
+
+states! {
+    /// What an agent's row is; the control process sets it.
+    pub enum AgentState {
+        /// Nobody's.
+        Empty = 0,
+        /// Logged in.
+        LoggedIn = 1,
+        /// Still there, but takes no new call or registration (G-09).
+        Draining = 2,
+        /// The login is over; the row may be used for another after a while.
+        LoggedOut = 3,
+    }
+}
+
+states! {
+    /// What the control process knows of the agent's CTI session (S1-010).
+    pub enum CtiState {
+        /// There was none yet.
+        None = 0,
+        /// Its WebSocket stands.
+        Connected = 1,
+        /// It lost its WebSocket.
+        Lost = 2,
+    }
+}
+
+states! {
+    /// How far a call is.
+    pub enum CallState {
+        /// The row is nobody's.
+        Free = 0,
+        /// It waits for the control process to say where to.
+        Asked = 1,
+        /// The callee was sent an INVITE.
+        Calling = 2,
+        /// The callee rings.
+        Ringing = 3,
+        /// The parties talk.
+        Answered = 4,
+        /// It is over; the row stays until the control process acknowledged it.
+        Ended = 5,
+    }
+}
+
+states! {
+    /// How far a leg is.
+    pub enum LegState {
+        /// The row is nobody's.
+        Free = 0,
+        /// An INVITE was sent or received.
+        Calling = 1,
+        /// The party rings.
+        Ringing = 2,
+        /// It stands.
+        Answered = 3,
+        /// It is over.
+        Ended = 4,
+    }
+}
+
+row! {
+    /// An agent (S1-032); its writer is the control process.
+    #[derive(Debug)]
+    pub struct AgentRow: AgentSlot {
+        /// An [`AgentState`].
+        pub state: u32,
+        /// Grows with each login of this row (G-24).
+        pub login_epoch: u32,
+        /// The tenant (S1-031).
+        pub tenant: u32,
+        /// The location that the agent logged in from, as a [`LocationId`].
+        pub location: u32,
+        /// The row of the directory.
+        pub agent_id: u64,
+        /// The directory number, unique in the tenant; zeros behind it.
+        pub number: [u8; 24],
+        /// The SIP user, unique in the region; zeros behind it.
+        pub user: [u8; 48],
+        /// The display name; zeros behind it.
+        pub name: [u8; 64],
+        /// When the login was granted, ns of the clock.
+        pub granted_at: u64,
+        /// A [`CtiState`].
+        pub cti_state: u32,
+        /// The directory's number for voice, chat, universal or supervisor (G-26).
+        pub agent_type: u32,
+        /// Since when `cti_state` holds, ns of the clock.
+        pub cti_since: u64,
+    }
+}
+
+impl AgentRow {
+    /// What the row is; [`AgentState::Empty`] when the number means nothing.
+    pub fn state(&self) -> AgentState {
+        AgentState::of(self.state).unwrap_or_default()
+    }
+
+    /// What is known of the CTI session.
+    pub fn cti_state(&self) -> CtiState {
+        CtiState::of(self.cti_state).unwrap_or_default()
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> TenantId {
+        TenantId(self.tenant)
+    }
+
+    /// The location; None when no location has that number.
+    pub fn location(&self) -> Option<LocationId> {
+        u8::try_from(self.location).ok().map(LocationId)
+    }
+
+    /// The directory number.
+    pub fn number(&self) -> Text<24> {
+        text(&self.number)
+    }
+
+    /// Sets the directory number.
+    pub fn set_number(&mut self, number: Text<24>) {
+        self.number = field(number);
+    }
+
+    /// The SIP user.
+    pub fn user(&self) -> Text<48> {
+        text(&self.user)
+    }
+
+    /// Sets the SIP user.
+    pub fn set_user(&mut self, user: Text<48>) {
+        self.user = field(user);
+    }
+
+    /// The display name.
+    pub fn name(&self) -> Text<64> {
+        text(&self.name)
+    }
+
+    /// Sets the display name.
+    pub fn set_name(&mut self, name: Text<64>) {
+        self.name = field(name);
+    }
+}
+
+row! {
+    /// What proves an agent's phone, H(user:realm:secret) (RFC 7616, 3.4.2); its writer is the control
+    /// process, and it lies in the secrets file.
+    pub struct SecretRow: AgentSlot {
+        /// The login that it was minted for; 0 is none.
+        pub epoch: u32,
+        /// For a whole number of words.
+        pub reserved: u32,
+        /// By MD5.
+        pub ha1_md5: [u8; 16],
+        /// By SHA-256.
+        pub ha1_sha256: [u8; 32],
+    }
+}
+
+impl fmt::Debug for SecretRow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretRow").field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+row! {
+    /// Where an agent's phone is (RFC 3261, 10.3); its writer is the worker that owns the user.
+    #[derive(Debug)]
+    pub struct RegistrationRow: AgentSlot {
+        /// 0 none, 1 registered.
+        pub state: u32,
+        /// The login that it belongs to.
+        pub epoch: u32,
+        /// The location that it came through, as a [`LocationId`].
+        pub location: u32,
+        /// The CSeq of the REGISTER.
+        pub cseq: u32,
+        /// A hash of its Call-ID.
+        pub call_id_hash: u64,
+        /// When it ends, ns of the clock.
+        pub expires_at: u64,
+        /// Where the REGISTER came from, and where INVITEs go.
+        pub address: Address,
+        /// The URI of its Contact; zeros behind it.
+        pub contact: [u8; 160],
+    }
+}
+
+impl RegistrationRow {
+    /// The value of `state` for a phone that is registered.
+    pub const REGISTERED: u32 = 1;
+
+    /// True when a phone is registered, whether or not in time.
+    pub fn is_registered(&self) -> bool {
+        self.state == Self::REGISTERED
+    }
+
+    /// The location; None when no location has that number.
+    pub fn location(&self) -> Option<LocationId> {
+        u8::try_from(self.location).ok().map(LocationId)
+    }
+
+    /// Where the phone is.
+    pub fn addr(&self) -> SocketAddr {
+        self.address.get()
+    }
+
+    /// Sets where the phone is.
+    pub fn set_addr(&mut self, addr: SocketAddr) {
+        self.address = Address::new(addr);
+    }
+
+    /// The URI of the Contact.
+    pub fn contact(&self) -> Text<160> {
+        text(&self.contact)
+    }
+
+    /// Sets the URI of the Contact.
+    pub fn set_contact(&mut self, contact: Text<160>) {
+        self.contact = field(contact);
+    }
+}
+
+row! {
+    /// A tenant (S1-031); its writer is the control process.
+    #[derive(Debug)]
+    pub struct TenantRow: u32 {
+        /// The tenant; 0 is none.
+        pub tenant: u32,
+        /// 0 none, 1 in service.
+        pub state: u32,
+        /// The name; zeros behind it.
+        pub name: [u8; 48],
+        /// The realm of its phones' digest; zeros behind it.
+        pub realm: [u8; 64],
+    }
+}
+
+impl TenantRow {
+    /// The name.
+    pub fn name(&self) -> Text<48> {
+        text(&self.name)
+    }
+
+    /// Sets the name.
+    pub fn set_name(&mut self, name: Text<48>) {
+        self.name = field(name);
+    }
+
+    /// The realm.
+    pub fn realm(&self) -> Text<64> {
+        text(&self.realm)
+    }
+
+    /// Sets the realm.
+    pub fn set_realm(&mut self, realm: Text<64>) {
+        self.realm = field(realm);
+    }
+}
+
+row! {
+    /// A network whose SIP peers are trusted by address; its writer is the control process.
+    #[derive(Debug)]
+    pub struct TrunkRow: u32 {
+        /// 0 none, 1 in service.
+        pub state: u32,
+        /// The tenant it belongs to.
+        pub tenant: u32,
+        /// The network, IPv4 as `::ffff:a.b.c.d`.
+        pub net: [u8; 16],
+        /// How many of the 128 bits of `net` count.
+        pub prefix_bits: u32,
+        /// For a whole number of words.
+        pub reserved: u32,
+        /// The name; zeros behind it.
+        pub name: [u8; 48],
+    }
+}
+
+impl TrunkRow {
+    /// The network as an address and the number of bits that count, of 32 for IPv4 and 128 for IPv6.
+    pub fn network(&self) -> (IpAddr, u32) {
+        match Ipv6Addr::from(self.net).to_canonical() {
+            ip @ IpAddr::V4(_) if self.prefix_bits >= 96 => (ip, (self.prefix_bits - 96).min(32)),
+            _ => (IpAddr::V6(Ipv6Addr::from(self.net)), self.prefix_bits.min(128)),
+        }
+    }
+
+    /// Sets the network; `bits` of 32 for IPv4 and of 128 for IPv6.
+    pub fn set_network(&mut self, ip: IpAddr, bits: u32) {
+        (self.net, self.prefix_bits) = match ip {
+            IpAddr::V4(ip) => (ip.to_ipv6_mapped().octets(), 96 + bits.min(32)),
+            IpAddr::V6(ip) => (ip.octets(), bits.min(128)),
+        };
+    }
+
+    /// True when the row is in service and its network has `ip`.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let ip = match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+            IpAddr::V6(ip) => ip,
+        };
+        let differing = u128::from(ip) ^ u128::from_be_bytes(self.net);
+        self.state == 1 && (differing.leading_zeros() >= self.prefix_bits.min(128))
+    }
+
+    /// The name.
+    pub fn name(&self) -> Text<48> {
+        text(&self.name)
+    }
+
+    /// Sets the name.
+    pub fn set_name(&mut self, name: Text<48>) {
+        self.name = field(name);
+    }
+}
+
+row! {
+    /// A location that the data plane serves (S1-036); its writer is the data plane at its start.
+    #[derive(Debug)]
+    pub struct LocationRow: LocationId {
+        /// The name; zeros behind it. An empty one is no location.
+        pub name: [u8; 48],
+        /// The address and the SIP port.
+        pub address: Address,
+    }
+}
+
+impl LocationRow {
+    /// The name.
+    pub fn name(&self) -> Text<48> {
+        text(&self.name)
+    }
+
+    /// Sets the name.
+    pub fn set_name(&mut self, name: Text<48>) {
+        self.name = field(name);
+    }
+
+    /// The address and port that SIP is spoken on.
+    pub fn sip(&self) -> SocketAddr {
+        self.address.get()
+    }
+
+    /// Sets the address and port that SIP is spoken on.
+    pub fn set_sip(&mut self, sip: SocketAddr) {
+        self.address = Address::new(sip);
+    }
+}
+
+row! {
+    /// A call; its writer is the worker that owns it. The slots of all workers count through.
+    #[derive(Debug)]
+    pub struct CallRow: u32 {
+        /// A [`CallState`].
+        pub state: u32,
+        /// Tells the calls of one slot apart.
+        pub generation: u32,
+        /// The call serial number (G-16).
+        pub serial: u64,
+        /// The tenant.
+        pub tenant: u32,
+        /// Why it ended, a SIP status; 0 when it ended well or has not ended.
+        pub cause: u32,
+        /// When it began, ns of the clock.
+        pub started_at: u64,
+        /// When it was answered, ns of the clock; 0 when it was not.
+        pub answered_at: u64,
+        /// When it ended, ns of the clock; 0 when it has not.
+        pub ended_at: u64,
+        /// The data plane's incarnation that it belongs to.
+        pub incarnation: u64,
+        /// How many legs it has.
+        pub legs: u32,
+        /// For a whole number of words.
+        pub reserved: u32,
+        /// The number that was called; zeros behind it.
+        pub called: [u8; 32],
+    }
+}
+
+impl CallRow {
+    /// The number that was called, whether or not anybody has it.
+    pub fn called(&self) -> Text<32> {
+        text(&self.called)
+    }
+
+    /// Sets the number that was called.
+    pub fn set_called(&mut self, called: Text<32>) {
+        self.called = field(called);
+    }
+
+    /// How far it is; [`CallState::Free`] when the number means nothing.
+    pub fn state(&self) -> CallState {
+        CallState::of(self.state).unwrap_or_default()
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> TenantId {
+        TenantId(self.tenant)
+    }
+}
+
+row! {
+    /// A leg of a call; its writer is the worker that owns the call.
+    #[derive(Debug)]
+    pub struct LegRow: u32 {
+        /// A [`LegState`].
+        pub state: u32,
+        /// The slot of its call.
+        pub call_slot: u32,
+        /// The generation of its call.
+        pub call_generation: u32,
+        /// Its number in the call, from 0.
+        pub leg: u32,
+        /// The bridge of the call that it is joined to.
+        pub bridge: u32,
+        /// A [`base::Medium`].
+        pub medium: u32,
+        /// 0 none, 1 an agent, 2 a trunk.
+        pub party_kind: u32,
+        /// The agent's slot, or the trunk's row.
+        pub party: u32,
+        /// The agent's login epoch.
+        pub epoch: u32,
+        /// The location that it goes through, as a [`LocationId`].
+        pub location: u32,
+        /// Our RTP port.
+        pub rtp_port: u32,
+        /// The counter of the lease that it holds (see [`base::Fence`]).
+        pub fence_counter: u32,
+        /// The party's number; zeros behind it.
+        pub number: [u8; 32],
+        /// Where the party's RTP comes from.
+        pub media: Address,
+        /// RTP packets received from the party.
+        pub packets_in: u64,
+        /// RTP packets sent to the party.
+        pub packets_out: u64,
+        /// RTP bytes received from the party.
+        pub bytes_in: u64,
+        /// RTP packets of the party that never came.
+        pub lost: u64,
+    }
+}
+
+impl LegRow {
+    /// How far it is; [`LegState::Free`] when the number means nothing.
+    pub fn state(&self) -> LegState {
+        LegState::of(self.state).unwrap_or_default()
+    }
+
+    /// The call it belongs to.
+    pub fn call(&self) -> CallRef {
+        CallRef { slot: self.call_slot, generation: self.call_generation }
+    }
+
+    /// Sets the call it belongs to.
+    pub fn set_call(&mut self, call: CallRef) {
+        (self.call_slot, self.call_generation) = (call.slot, call.generation);
+    }
+
+    /// Who is at its end; None when nobody is.
+    pub fn party(&self) -> Option<Party> {
+        match self.party_kind {
+            1 => Some(Party::Agent(AgentSlot(self.party), self.epoch)),
+            2 => Some(Party::Trunk(self.party)),
+            _ => None,
+        }
+    }
+
+    /// Sets who is at its end.
+    pub fn set_party(&mut self, party: Party) {
+        (self.party_kind, self.party, self.epoch) = match party {
+            Party::Agent(slot, epoch) => (1, slot.0, epoch),
+            Party::Trunk(row) => (2, row, 0),
+        };
+    }
+
+    /// The location; None when no location has that number.
+    pub fn location(&self) -> Option<LocationId> {
+        u8::try_from(self.location).ok().map(LocationId)
+    }
+
+    /// The party's number.
+    pub fn number(&self) -> Text<32> {
+        text(&self.number)
+    }
+
+    /// Sets the party's number.
+    pub fn set_number(&mut self, number: Text<32>) {
+        self.number = field(number);
+    }
+
+    /// Where the party's RTP comes from; None before that is known.
+    pub fn media(&self) -> Option<SocketAddr> {
+        (self.media.port != 0).then(|| self.media.get())
+    }
+
+    /// Sets where the party's RTP comes from.
+    pub fn set_media(&mut self, media: Option<SocketAddr>) {
+        self.media = media.map_or(Address::default(), Address::new);
+    }
+}
+
+/// An address and a port; IPv4 is kept as `::ffff:a.b.c.d`. An IPv6 flow label is not kept.
+#[derive(Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+pub struct Address {
+    /// The address in network byte order.
+    pub ip: [u8; 16],
+    /// The IPv6 scope.
+    pub scope: u32,
+    /// The port; 0 in an address that was never set.
+    pub port: u16,
+    /// For a whole number of words.
+    pub reserved: u16,
+}
+
+impl Address {
+    /// The address of `addr`.
+    pub fn new(addr: SocketAddr) -> Self {
+        let (ip, scope) = match addr {
+            SocketAddr::V4(v4) => (v4.ip().to_ipv6_mapped(), 0),
+            SocketAddr::V6(v6) => (*v6.ip(), v6.scope_id()),
+        };
+        Address { ip: ip.octets(), scope, port: addr.port(), reserved: 0 }
+    }
+
+    /// The address, IPv4 where it is one.
+    pub fn get(&self) -> SocketAddr {
+        let ip = Ipv6Addr::from(self.ip);
+        match ip.to_ipv4_mapped() {
+            Some(v4) => SocketAddr::from((v4, self.port)),
+            None => SocketAddrV6::new(ip, self.port, 0, self.scope).into(),
+        }
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+/// The bytes of a field for `text`, zeros behind it.
+fn field<const N: usize>(text: Text<N>) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes[..text.as_bytes().len()].copy_from_slice(text.as_bytes());
+    bytes
+}
+
+/// The text of a field; zeros end it.
+fn text<const N: usize>(field: &[u8; N]) -> Text<N> {
+    let len = field.iter().rposition(|&byte| byte != 0).map_or(0, |last| last + 1);
+    Text::new(&field[..len]).unwrap_or(Text::EMPTY)
+}

@@ -1,0 +1,138 @@
+//! Buffers that the kernel fills by itself: a group of equal buffers and the ring that offers them.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+
+const PAGE: usize = 4096;
+
+/// A group of provided buffers, registered with one io_uring.
+///
+/// Each buffer is at any time either the kernel's (offered in the ring) or ours (named by a completion
+/// and not yet given back); `ours` keeps the account, and only ours are ever turned into slices.
+#[derive(Debug)]
+pub struct Buffers {
+    ring: Pages,
+    memory: Pages,
+    size: usize,
+    mask: u16,
+    tail: u16,
+    ours: Vec<bool>,
+}
+
+/// Zeroed memory that begins at a page.
+#[derive(Debug)]
+struct Pages {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Buffers {
+    /// Registers `count` buffers (a power of two up to 32,768) of `size` bytes as `group` of the ring.
+    ///
+    /// # Safety
+    ///
+    /// The caller drops the `Buffers` only when no request of that ring can write to them any more, or
+    /// not at all.
+    pub unsafe fn register(
+        submitter: &Submitter<'_>,
+        group: u16,
+        count: u16,
+        size: usize,
+    ) -> io::Result<Self> {
+        assert!(count.is_power_of_two(), "the ring's mask needs a power of two");
+        let entries = usize::from(count);
+        let ring = Pages::zeroed(entries * size_of::<BufRingEntry>());
+        let memory = Pages::zeroed(entries * size);
+        let mut buffers =
+            Buffers { ring, memory, size, mask: count - 1, tail: 0, ours: vec![true; entries] };
+        // SAFETY: the ring's pages hold `count` entries and, as the caller promises, live as long as
+        // the kernel may look at them.
+        unsafe {
+            submitter.register_buf_ring_with_flags(
+                buffers.ring.start.as_ptr() as u64,
+                count,
+                group,
+                0,
+            )?;
+        }
+        for number in 0..count {
+            buffers.give_back(number);
+        }
+        buffers.publish();
+        Ok(buffers)
+    }
+
+    /// Takes a buffer that a completion named out of the kernel's hands. False if it is not the
+    /// kernel's, which would be a fault of the kernel or ours.
+    #[must_use]
+    pub fn take(&mut self, number: u16) -> bool {
+        match self.ours.get_mut(usize::from(number)) {
+            Some(ours) => !std::mem::replace(ours, true),
+            None => false,
+        }
+    }
+
+    /// A buffer that is ours, to read and change.
+    pub fn bytes_mut(&mut self, number: u16) -> &mut [u8] {
+        assert!(self.ours[usize::from(number)], "the kernel may be writing to it");
+        // SAFETY: `ours` has an entry for each buffer, so the buffer lies within `memory`; it is ours,
+        // so the kernel does not write to it; `&mut self` keeps other slices away.
+        unsafe {
+            std::slice::from_raw_parts_mut(
+                self.memory.start.as_ptr().add(usize::from(number) * self.size),
+                self.size,
+            )
+        }
+    }
+
+    /// Offers a buffer to the kernel again, from the next [`Buffers::publish`] on.
+    pub fn give_back(&mut self, number: u16) {
+        let ours = std::mem::replace(&mut self.ours[usize::from(number)], false);
+        assert!(ours, "a buffer is given back once");
+        let place = usize::from(self.tail & self.mask);
+        let addr = self.memory.start.as_ptr() as u64 + (usize::from(number) * self.size) as u64;
+        // SAFETY: `place` is below the number of entries that the ring's pages hold. The kernel reads
+        // an entry only once the tail has passed it; this one it has not.
+        let entry = unsafe { &mut *self.ring.start.as_ptr().cast::<BufRingEntry>().add(place) };
+        entry.set_addr(addr);
+        entry.set_len(self.size as u32);
+        entry.set_bid(number);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Lets the kernel see what was given back.
+    pub fn publish(&self) {
+        // SAFETY: the ring's first entry lies at its start, so `tail` points at the word that the
+        // kernel reads as the ring's tail; it is two bytes wide and aligned within the page, and
+        // nobody but this line writes it.
+        let tail = unsafe {
+            let tail = BufRingEntry::tail(self.ring.start.as_ptr().cast_const().cast());
+            AtomicU16::from_ptr(tail.cast_mut())
+        };
+        tail.store(self.tail, Ordering::Release);
+    }
+}
+
+impl Pages {
+    fn zeroed(bytes: usize) -> Self {
+        let layout = Layout::from_size_align(bytes.next_multiple_of(PAGE), PAGE)
+            .expect("buffer groups are far smaller than the address space");
+        assert!(layout.size() > 0, "a group has buffers");
+        // SAFETY: the size is not zero, as asserted above.
+        let start = unsafe { alloc_zeroed(layout) };
+        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        Pages { start, layout }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: `start` came from `alloc_zeroed` with this layout, and is freed here only.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}

@@ -1,0 +1,415 @@
+//! One worker's thread: a duty cycle of bounded drains.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::{Counter, Region};
+use base::{Instant, LocationId, WorkerId};
+use media::{Packet, PairId, SocketSlot, Verdict};
+use worker::{Effect, Input, Worker};
+
+use crate::mesh::{Link, Mesh};
+use crate::ring_io::{Completion, Ring};
+use crate::sockets::{Ended, MediaSockets, bind_pair};
+use crate::token::Token;
+use crate::{DriverError, clock};
+
+/// Completions taken in one cycle: about 2 ms of work, which the timers can wait.
+const COMPLETIONS_A_CYCLE: usize = 1_024;
+/// Datagrams of other workers taken in one cycle.
+const PASSED_A_CYCLE: usize = 256;
+/// Pairs bound in one cycle: eight system calls each, which delay the packets behind them.
+const BINDS_A_CYCLE: usize = 4;
+/// How often a worker says that it lives, in milliseconds; also the longest that it sleeps.
+const HEARTBEAT_MS: u64 = 50;
+/// Receives that fail in a row, without one that succeeds, before the worker gives up: the error is
+/// none that goes away.
+const FAILED_RECEIVES: u32 = 10_000;
+
+/// What a worker's thread works with.
+pub struct Duty {
+    id: WorkerId,
+    locations: Vec<worker::Location>,
+    region: Arc<Region>,
+    mesh: Arc<Mesh>,
+    worker: Worker,
+    ring: Ring,
+    sockets: MediaSockets,
+    completions: Vec<Completion>,
+    effects: Vec<Effect>,
+    link: Link,
+    beaten: Instant,
+    failed_receives: u32,
+}
+
+impl Duty {
+    /// Opens the worker's ring with its SIP sockets, and receives on them. Called on the worker's own
+    /// thread, which alone may use the ring.
+    pub fn begin(
+        config: worker::Config,
+        region: Arc<Region>,
+        mesh: Arc<Mesh>,
+        sip: Vec<OwnedFd>,
+        files: u32,
+    ) -> Result<Self, DriverError> {
+        let id = config.id;
+        let locations = config.locations.clone();
+        let mut ring = Ring::open(files).map_err(DriverError::Ring)?;
+        ring.put_files(0, &sip).map_err(|source| DriverError::Io {
+            what: "SIP sockets into the ring's table of files".to_owned(),
+            source,
+        })?;
+        for location in 0..sip.len() {
+            ring.receive_sip(location as u8);
+        }
+        ring.listen(mesh.bell(id).as_fd());
+        let worker = Worker::new(config, Arc::clone(&region), clock::now());
+        let now = clock::now();
+        region.header().beat_worker(id, now);
+        Ok(Duty {
+            id,
+            locations,
+            region,
+            mesh,
+            worker,
+            ring,
+            sockets: MediaSockets::new(sip.len() as u32, files),
+            completions: Vec::with_capacity(COMPLETIONS_A_CYCLE),
+            effects: Vec::new(),
+            link: Link::default(),
+            beaten: now,
+            failed_receives: 0,
+        })
+    }
+
+    /// Serves until the process stops.
+    pub fn run(mut self) -> Result<(), DriverError> {
+        while !self.mesh.is_stopping() {
+            self.cycle()?;
+        }
+        Ok(())
+    }
+
+    fn cycle(&mut self) -> Result<(), DriverError> {
+        let now = clock::now();
+        self.beat(now);
+        self.drain_completions(now)?;
+        self.drain_mesh(now);
+        self.follow_link(now);
+        self.drain_binds(now);
+        self.turn(now);
+        let wait = self.may_sleep();
+        let submitted = self.ring.submit(wait);
+        if wait.is_some() {
+            self.bell(|bell| bell.awake());
+        }
+        submitted.map_err(|source| DriverError::Io { what: "io_uring_enter".to_owned(), source })
+    }
+
+    fn beat(&mut self, now: Instant) {
+        if now.since(self.beaten) >= Duration::from_millis(HEARTBEAT_MS) {
+            self.beaten = now;
+            self.region.header().beat_worker(self.id, now);
+        }
+    }
+
+    /// Commands and timers that are due. Control does not ring while the worker is awake, so each cycle
+    /// looks at the ring of commands.
+    fn turn(&mut self, now: Instant) {
+        self.worker.handle(now, Input::Commands, &mut self.effects);
+        self.carry_out(now);
+    }
+
+    /// How long to sleep, or none when there is something to do. What came in before the bell was told
+    /// is seen by the last look; what comes in after it rings.
+    fn may_sleep(&mut self) -> Option<Duration> {
+        if self.is_busy(clock::now()) {
+            return None;
+        }
+        self.bell(|bell| bell.sleep());
+        let now = clock::now();
+        self.turn(now);
+        if self.is_busy(now) {
+            self.bell(|bell| bell.awake());
+            return None;
+        }
+        let longest = Duration::from_millis(HEARTBEAT_MS);
+        Some(self.worker.deadline().map_or(longest, |deadline| deadline.since(now).min(longest)))
+    }
+
+    fn is_busy(&mut self, now: Instant) -> bool {
+        self.worker.deadline().is_some_and(|deadline| deadline <= now)
+            || self.sockets.is_wanting()
+            || !self.mesh.is_empty(self.id)
+            || self.ring.has_completions()
+            || self.mesh.is_stopping()
+    }
+
+    fn drain_completions(&mut self, now: Instant) -> Result<(), DriverError> {
+        let mut completions = std::mem::take(&mut self.completions);
+        self.ring.completions(COMPLETIONS_A_CYCLE, &mut completions);
+        for completion in completions.drain(..) {
+            match completion.token {
+                Token::MediaReceive(socket, generation) => {
+                    self.on_media(now, socket, generation, completion)?;
+                }
+                Token::MediaSend(buffer) => {
+                    self.ring.give_back_media(buffer);
+                    self.check_send(completion.result);
+                }
+                Token::SipReceive(location) => self.on_sip(now, location, completion)?,
+                Token::SipSend(place) => {
+                    self.ring.sip_sent(place);
+                    self.check_send(completion.result);
+                }
+                Token::Bell => self.ring.listen(self.mesh.bell(self.id).as_fd()),
+                Token::Cancel => {}
+            }
+        }
+        self.completions = completions;
+        Ok(())
+    }
+
+    fn on_sip(
+        &mut self,
+        now: Instant,
+        location: u8,
+        completion: Completion,
+    ) -> Result<(), DriverError> {
+        if let Some(buffer) = completion.buffer {
+            match self.ring.sip_datagram(buffer, completion.result) {
+                Some((datagram, _)) if datagram.truncated => self.count(Counter::DropSipTooLarge),
+                Some((datagram, bytes)) => {
+                    let (location, from) = (LocationId(location), datagram.from);
+                    let datagram = &bytes[datagram.range];
+                    let input = Input::Sip { location, from, datagram };
+                    self.worker.handle(now, input, &mut self.effects);
+                }
+                None => self.count(Counter::DropSipMalformed),
+            }
+            self.ring.give_back_sip(buffer);
+            self.carry_out(now);
+        }
+        self.check_receive(completion.result)?;
+        if !completion.more {
+            self.ring.receive_sip(location);
+        }
+        Ok(())
+    }
+
+    fn on_media(
+        &mut self,
+        now: Instant,
+        socket: SocketSlot,
+        generation: u32,
+        completion: Completion,
+    ) -> Result<(), DriverError> {
+        if let Some(buffer) = completion.buffer
+            && !self.relay(now, socket, generation, buffer, completion.result)
+        {
+            self.ring.give_back_media(buffer);
+        }
+        self.check_receive(completion.result)?;
+        if !completion.more {
+            match self.sockets.ended(socket, generation) {
+                Ended::Again(file) => self.ring.receive_media(socket, generation, file),
+                Ended::Clear(file) => {
+                    self.ring.clear_pair(file).map_err(|source| DriverError::Io {
+                        what: "sockets out of the ring's table of files".to_owned(),
+                        source,
+                    })?;
+                }
+                Ended::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Relays the packet in `buffer`; true when its send has the buffer.
+    fn relay(
+        &mut self,
+        now: Instant,
+        socket: SocketSlot,
+        generation: u32,
+        buffer: u16,
+        result: i32,
+    ) -> bool {
+        if !self.sockets.hears(socket, generation) {
+            self.count(Counter::DropRtpUnbound);
+            return false;
+        }
+        let Some((datagram, bytes)) = self.ring.media_datagram(buffer, result) else {
+            self.count(Counter::DropRtpTooShort);
+            return false;
+        };
+        if datagram.truncated {
+            self.count(Counter::DropRtpTooLarge);
+            return false;
+        }
+        let mut packet = Packet::new(bytes, datagram.range);
+        match self.worker.forward(now, socket, datagram.from, &mut packet) {
+            Verdict::Send { socket, to } => {
+                let range = packet.range();
+                // The peer's pair may be closing in this very cycle.
+                let Some(file) = self.sockets.file(socket) else {
+                    self.count(Counter::SendFailed);
+                    return false;
+                };
+                self.ring.send_media(buffer, range, file, to);
+                true
+            }
+            Verdict::Consume | Verdict::Drop(_) => false,
+        }
+    }
+
+    fn drain_mesh(&mut self, now: Instant) {
+        for _ in 0..PASSED_A_CYCLE {
+            let Some(passed) = self.mesh.take(self.id) else {
+                return;
+            };
+            self.worker.handle(now, Input::Mesh(passed), &mut self.effects);
+            self.carry_out(now);
+        }
+    }
+
+    /// Tells the worker when control came or went. One that was replaced went first.
+    fn follow_link(&mut self, now: Instant) {
+        let link = self.mesh.link();
+        if link == self.link {
+            return;
+        }
+        let was_attached = self.link.is_attached();
+        self.link = link;
+        if was_attached {
+            self.worker.handle(now, Input::ControlGone, &mut self.effects);
+        }
+        if link.is_attached() {
+            self.worker.handle(now, Input::ControlHere, &mut self.effects);
+        }
+        self.carry_out(now);
+    }
+
+    fn drain_binds(&mut self, now: Instant) {
+        for _ in 0..BINDS_A_CYCLE {
+            let Some((pair, location, port)) = self.sockets.next_wanted() else {
+                return;
+            };
+            let ok = match self.bind(pair, location, port) {
+                Ok(()) => true,
+                Err(error) => {
+                    let ip = self.locations.get(usize::from(location.0)).map(|place| place.ip);
+                    tracing::debug!(%error, ?ip, port, "a pair of RTP ports could not be bound");
+                    self.count(Counter::BindFailed);
+                    false
+                }
+            };
+            self.worker.handle(now, Input::Bound { pair, ok }, &mut self.effects);
+            self.carry_out(now);
+        }
+    }
+
+    fn bind(
+        &mut self,
+        pair: PairId,
+        location: LocationId,
+        port: u16,
+    ) -> Result<(), std::io::Error> {
+        if self.sockets.is_open(pair) {
+            return Ok(());
+        }
+        let location = self.locations.get(usize::from(location.0));
+        let ip = location.ok_or(std::io::ErrorKind::InvalidInput)?.ip;
+        let file = self.sockets.take_place().ok_or(std::io::ErrorKind::QuotaExceeded)?;
+        let put = bind_pair(ip, port).and_then(|sockets| self.ring.put_files(file, &sockets));
+        if let Err(error) = put {
+            self.sockets.give_place_back(file);
+            return Err(error);
+        }
+        let generation = self.sockets.open(pair, file);
+        self.ring.receive_media(pair.rtp(), generation, file);
+        self.ring.receive_media(pair.rtcp(), generation, file + 1);
+        Ok(())
+    }
+
+    fn carry_out(&mut self, now: Instant) {
+        while !self.effects.is_empty() {
+            let mut effects = std::mem::take(&mut self.effects);
+            for effect in effects.drain(..) {
+                self.carry_out_one(now, effect);
+            }
+            // What carrying out brought about is next; otherwise the vector's room is kept.
+            if self.effects.is_empty() {
+                self.effects = effects;
+                return;
+            }
+        }
+    }
+
+    fn carry_out_one(&mut self, now: Instant, effect: Effect) {
+        match effect {
+            Effect::Sip { location, to, datagram } => self.send_sip(location, to, datagram),
+            Effect::Mesh { to, passed } if to == self.id => {
+                self.worker.handle(now, Input::Mesh(passed), &mut self.effects);
+            }
+            Effect::Mesh { to, passed } => {
+                if self.mesh.pass(&self.region, to, passed).is_err() {
+                    self.count(Counter::DropMeshFull);
+                }
+            }
+            Effect::Bind { pair, location, port } => self.sockets.want(pair, location, port),
+            Effect::Close { pair } => {
+                if let Some(generation) = self.sockets.close(pair) {
+                    self.ring.cancel(Token::MediaReceive(pair.rtp(), generation));
+                    self.ring.cancel(Token::MediaReceive(pair.rtcp(), generation));
+                }
+            }
+            Effect::WakeControl => self.mesh.control_bell().ring(),
+        }
+    }
+
+    fn send_sip(&mut self, location: LocationId, to: SocketAddr, datagram: std::rc::Rc<[u8]>) {
+        let known = usize::from(location.0) < self.locations.len();
+        if !known || !self.ring.send_sip(location.0, to, datagram) {
+            self.count(Counter::SendFailed);
+        }
+    }
+
+    fn check_send(&self, result: i32) {
+        if result < 0 {
+            self.count(Counter::SendFailed);
+        }
+    }
+
+    /// Counts what a receive failed for. Only one that fails for ever is an error.
+    fn check_receive(&mut self, result: i32) -> Result<(), DriverError> {
+        match -result {
+            ..=0 => self.failed_receives = 0,
+            libc::ECANCELED => {}
+            libc::ENOBUFS => self.count(Counter::BuffersExhausted),
+            errno => {
+                self.failed_receives += 1;
+                tracing::trace!(errno, "a receive failed");
+                if self.failed_receives > FAILED_RECEIVES {
+                    let source = std::io::Error::from_raw_os_error(errno);
+                    return Err(DriverError::Io {
+                        what: "receive from sockets".to_owned(),
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, counter: Counter) {
+        self.region.counters().add(self.id, counter, 1);
+    }
+
+    fn bell(&self, tell: impl FnOnce(abi::Bell<'_>)) {
+        if let Some(bell) = self.region.header().worker_bell(self.id) {
+            tell(bell);
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! The I/O of a data plane: threads, cores, sockets, io_uring, the clock and the mapping of the region.
+//!
+//! [`run`] starts one thread for each worker, pinned to its core. Each thread has a ring of its own and
+//! goes through its duty cycle; the calling thread minds the socket to control. Nothing above this crate
+//! knows a socket or a clock.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod addr;
+mod buffers;
+mod clock;
+mod doorbell;
+mod duty;
+mod error;
+mod link;
+mod mesh;
+mod pin;
+mod ring_io;
+mod run;
+mod sockets;
+mod token;
+
+use std::path::PathBuf;
+
+use abi::Layout;
+use base::CcbId;
+
+pub use error::DriverError;
+pub use ring_io::RingError;
+pub use run::{Notice, run, run_telling};
+
+/// What a data plane is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The CCB's device number.
+    pub ccb: CcbId,
+    /// The file of the region, in /dev/shm. Beside it lie `.secrets` and `.lock`.
+    pub region: PathBuf,
+    /// The UNIX socket that control connects to.
+    pub socket: PathBuf,
+    /// The core of each worker: as many workers as cores are named.
+    pub cores: Vec<usize>,
+    /// The addresses to listen on, in the order of their [`base::LocationId`].
+    pub locations: Vec<worker::Location>,
+    /// The lowest and the highest RTP port.
+    pub rtp_ports: (u16, u16),
+    /// How many rows the region's tables have.
+    pub sizes: Sizes,
+    /// Bounds of each worker's own tables.
+    pub limits: worker::Limits,
+}
+
+/// The sizes of a region's tables; other sizes make another region, and registrations start anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Agents that can be logged in.
+    pub agents: u32,
+    /// Calls that one worker can have.
+    pub calls_per_worker: u32,
+    /// Legs that one worker can have.
+    pub legs_per_worker: u32,
+    /// Records in each ring, a power of two.
+    pub ring_slots: u32,
+    /// Bytes of each ring's blob ring, a power of two.
+    pub blob_bytes: u32,
+    /// Tenants.
+    pub tenants: u32,
+    /// Trunks.
+    pub trunks: u32,
+}
+
+impl Default for Sizes {
+    /// A large CCB: 20,000 agents, and as many calls on each worker as half of the RTP ports allow.
+    fn default() -> Self {
+        Sizes {
+            agents: 32_768,
+            calls_per_worker: 8_192,
+            legs_per_worker: 16_384,
+            ring_slots: 16_384,
+            blob_bytes: 1 << 20,
+            tenants: 1_024,
+            trunks: 1_024,
+        }
+    }
+}
+
+/// Rows for locations: more than are configured today, so that one more does not make a new region.
+const LOCATION_ROWS: u8 = 64;
+
+impl Config {
+    /// The layout of the region that this data plane makes.
+    pub fn layout(&self) -> Layout {
+        Layout {
+            ccb: self.ccb,
+            workers: u8::try_from(self.cores.len()).unwrap_or(u8::MAX),
+            agents: self.sizes.agents,
+            calls_per_worker: self.sizes.calls_per_worker,
+            legs_per_worker: self.sizes.legs_per_worker,
+            ring_slots: self.sizes.ring_slots,
+            blob_bytes: self.sizes.blob_bytes,
+            tenants: self.sizes.tenants,
+            trunks: self.sizes.trunks,
+            locations: LOCATION_ROWS,
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! One worker's io_uring: all its datagrams in and out, and its doorbell.
+//!
+//! Receives are multishot and draw on two groups of buffers that the kernel fills by itself, small ones
+//! for media and ones that hold any datagram for SIP. A media packet is sent out of the buffer that it
+//! came in; the buffer is offered again when that send completes.
+
+use std::collections::VecDeque;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::time::Duration;
+
+use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use media::SocketSlot;
+
+use crate::addr::{self, KernelAddr, NAME_LEN};
+use crate::buffers::Buffers;
+use crate::token::Token;
+
+/// Requests between two submissions; more are submitted in between.
+const SUBMISSIONS: u32 = 1_024;
+/// Completions that the kernel can leave without its slow overflow list: a burst on every socket.
+const COMPLETIONS: u32 = 16_384;
+
+/// Media buffers: a second of 40 streams that all came at once, or 2 ms of 1,000,000 packets a second.
+const MEDIA_BUFFERS: u16 = 2_048;
+/// An Ethernet frame's datagram with its address, and room for what a relay adds.
+const MEDIA_BUFFER_BYTES: usize = 2_048;
+const MEDIA_GROUP: u16 = 0;
+
+/// SIP buffers: they are given back within the cycle that took them.
+const SIP_BUFFERS: u16 = 64;
+/// The largest UDP datagram, 65,507 bytes, with its address.
+const SIP_BUFFER_BYTES: usize = 66 * 1_024;
+const SIP_GROUP: u16 = 1;
+
+/// SIP datagrams on their way at a time; more wait in a queue.
+const SIP_SENDS: usize = 1_024;
+/// SIP datagrams that wait for a place: what 1,000 calls that end at once have to say, and again.
+const SIP_SENDS_WAITING: usize = 16_384;
+
+/// How long the end of a worker waits for the kernel to let go of its memory.
+const QUIESCE_MS: u64 = 1_000;
+
+/// Where a datagram begins in its buffer: behind the kernel's four words and the sender's name.
+const DATAGRAM_AT: usize = 16 + NAME_LEN;
+
+/// The rings of one worker. It belongs to the thread that opened it (`IORING_SETUP_SINGLE_ISSUER`).
+pub struct Ring {
+    uring: IoUring,
+    /// What the kernel may read and write; freed only when it has let go.
+    memory: ManuallyDrop<Box<Memory>>,
+    sip_waiting: VecDeque<(u8, KernelAddr, Rc<[u8]>)>,
+    sip_free: Vec<u32>,
+    /// Requests whose last completion has not been seen.
+    in_flight: usize,
+}
+
+struct Memory {
+    media: Buffers,
+    /// Where the packet in each media buffer is being sent.
+    media_to: Vec<KernelAddr>,
+    sip: Buffers,
+    sip_sends: Vec<SipSend>,
+    /// The shape of a received message: a name, no control data. Only its lengths are read.
+    shape: libc::msghdr,
+    rings: u64,
+}
+
+struct SipSend {
+    to: KernelAddr,
+    datagram: Option<Rc<[u8]>>,
+}
+
+/// A completed request, or one of the many completions of a multishot one.
+#[derive(Clone, Copy, Debug)]
+pub struct Completion {
+    /// What it belongs to.
+    pub token: Token,
+    /// The result, or the error as a negative errno.
+    pub result: i32,
+    /// False for a request's last completion.
+    pub more: bool,
+    /// The buffer that now is ours.
+    pub buffer: Option<u16>,
+}
+
+/// A received datagram in its buffer.
+#[derive(Clone, Debug)]
+pub struct Datagram {
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// Where in the buffer it lies.
+    pub range: Range<usize>,
+    /// It was longer than the buffer.
+    pub truncated: bool,
+}
+
+/// io_uring is not there, or cannot do what is needed.
+#[derive(Debug)]
+pub struct RingError {
+    /// What is missing.
+    pub missing: &'static str,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+impl Ring {
+    /// Opens a ring with a table of `files` places for sockets.
+    pub fn open(files: u32) -> Result<Self, RingError> {
+        let missing = |missing| move |source| RingError { missing, source };
+        let uring: IoUring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_coop_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)
+            .map_err(|source| RingError { missing: why_no_ring(&source), source })?;
+        let submitter = uring.submitter();
+        submitter.register_files_sparse(files).map_err(missing(
+            "a table of files in the ring (is RLIMIT_NOFILE below the sockets that are needed?)",
+        ))?;
+        let buffers = "rings of provided buffers (Linux 5.19 or later)";
+        // SAFETY: both groups live in `Memory`, which `Ring::drop` frees only when no request of this
+        // ring is in flight any more, and leaks otherwise.
+        let (media, sip) = unsafe {
+            (
+                Buffers::register(&submitter, MEDIA_GROUP, MEDIA_BUFFERS, MEDIA_BUFFER_BYTES)
+                    .map_err(missing(buffers))?,
+                Buffers::register(&submitter, SIP_GROUP, SIP_BUFFERS, SIP_BUFFER_BYTES)
+                    .map_err(missing(buffers))?,
+            )
+        };
+        // SAFETY: a msghdr of zeros is one without name, data and control: null pointers, no lengths.
+        let mut shape: libc::msghdr = unsafe { std::mem::zeroed() };
+        shape.msg_namelen = NAME_LEN as u32;
+        let sip_sends = (0..SIP_SENDS).map(|_| SipSend { to: KernelAddr::NONE, datagram: None });
+        let memory = Memory {
+            media,
+            media_to: vec![KernelAddr::NONE; usize::from(MEDIA_BUFFERS)],
+            sip,
+            sip_sends: sip_sends.collect(),
+            shape,
+            rings: 0,
+        };
+        Ok(Ring {
+            uring,
+            memory: ManuallyDrop::new(Box::new(memory)),
+            sip_waiting: VecDeque::new(),
+            sip_free: (0..SIP_SENDS as u32).rev().collect(),
+            in_flight: 0,
+        })
+    }
+
+    /// Puts sockets into consecutive places of the table of files; the ring holds them from here on.
+    pub fn put_files(&mut self, first: u32, sockets: &[OwnedFd]) -> io::Result<()> {
+        let raw: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        self.uring.submitter().register_files_update(first, &raw).map(drop)
+    }
+
+    /// Empties two consecutive places; the sockets close when nothing of them is in flight.
+    pub fn clear_pair(&mut self, first: u32) -> io::Result<()> {
+        self.uring.submitter().register_files_update(first, &[-1, -1]).map(drop)
+    }
+
+    /// Receives SIP on the socket at `location`'s place, until its completion says that no more come.
+    pub fn receive_sip(&mut self, location: u8) {
+        let shape = &raw const self.memory.shape;
+        let entry = opcode::RecvMsgMulti::new(Fixed(u32::from(location)), shape, SIP_GROUP).build();
+        self.push(entry, Token::SipReceive(location));
+    }
+
+    /// Receives media on the socket at place `file`, until its completion says that no more come.
+    pub fn receive_media(&mut self, socket: SocketSlot, generation: u32, file: u32) {
+        let shape = &raw const self.memory.shape;
+        let entry = opcode::RecvMsgMulti::new(Fixed(file), shape, MEDIA_GROUP).build();
+        self.push(entry, Token::MediaReceive(socket, generation));
+    }
+
+    /// Waits for the doorbell; it completes once.
+    pub fn listen(&mut self, bell: BorrowedFd<'_>) {
+        let to = (&raw mut self.memory.rings).cast();
+        let fd = io_uring::types::Fd(bell.as_raw_fd());
+        self.push(opcode::Read::new(fd, to, 8).build(), Token::Bell);
+    }
+
+    /// Ends the request of `token`; its last completion follows.
+    pub fn cancel(&mut self, token: Token) {
+        self.push(opcode::AsyncCancel::new(token.encode()).build(), Token::Cancel);
+    }
+
+    /// Sends a SIP datagram from a location's socket. False when too many wait already.
+    #[must_use]
+    pub fn send_sip(&mut self, location: u8, to: SocketAddr, datagram: Rc<[u8]>) -> bool {
+        if self.sip_waiting.len() >= SIP_SENDS_WAITING {
+            return false;
+        }
+        self.sip_waiting.push_back((location, KernelAddr::new(to), datagram));
+        self.start_sip_sends();
+        true
+    }
+
+    /// The SIP datagram at `place` is on its way or refused; the next one may have its place.
+    pub fn sip_sent(&mut self, place: u32) {
+        self.memory.sip_sends[place as usize].datagram = None;
+        self.sip_free.push(place);
+        self.start_sip_sends();
+    }
+
+    /// Sends what lies in `range` of a media buffer that is ours from the socket at place `file`. The
+    /// buffer is to be given back when the send completes.
+    pub fn send_media(&mut self, buffer: u16, range: Range<usize>, file: u32, to: SocketAddr) {
+        let memory = &mut **self.memory;
+        let bytes = &memory.media.bytes_mut(buffer)[range];
+        let place = &mut memory.media_to[usize::from(buffer)];
+        *place = KernelAddr::new(to);
+        // A full socket drops the packet: late media is worth less than its buffer.
+        let entry = opcode::Send::new(Fixed(file), bytes.as_ptr(), bytes.len() as u32)
+            .flags(libc::MSG_DONTWAIT)
+            .dest_addr(place.as_ptr())
+            .dest_addr_len(place.len())
+            .build();
+        self.push(entry, Token::MediaSend(buffer));
+    }
+
+    /// Takes up to `limit` completions.
+    pub fn completions(&mut self, limit: usize, out: &mut Vec<Completion>) {
+        for entry in self.uring.completion().take(limit) {
+            let more = cqueue::more(entry.flags());
+            self.in_flight -= usize::from(!more);
+            let Some(token) = Token::decode(entry.user_data()) else {
+                continue;
+            };
+            let buffer = cqueue::buffer_select(entry.flags()).filter(|&number| match token {
+                Token::SipReceive(_) => self.memory.sip.take(number),
+                _ => self.memory.media.take(number),
+            });
+            out.push(Completion { token, result: entry.result(), more, buffer });
+        }
+    }
+
+    /// The SIP datagram of a receive's completion, and its buffer.
+    pub fn sip_datagram(&mut self, buffer: u16, result: i32) -> Option<(Datagram, &mut [u8])> {
+        let memory = &mut **self.memory;
+        let bytes = memory.sip.bytes_mut(buffer);
+        Some((datagram(&memory.shape, bytes, result)?, bytes))
+    }
+
+    /// The packet of a receive's completion, and its buffer.
+    pub fn media_datagram(&mut self, buffer: u16, result: i32) -> Option<(Datagram, &mut [u8])> {
+        let memory = &mut **self.memory;
+        let bytes = memory.media.bytes_mut(buffer);
+        Some((datagram(&memory.shape, bytes, result)?, bytes))
+    }
+
+    /// Offers a SIP buffer to the kernel again, with the next submission.
+    pub fn give_back_sip(&mut self, buffer: u16) {
+        self.memory.sip.give_back(buffer);
+    }
+
+    /// Offers a media buffer to the kernel again, with the next submission.
+    pub fn give_back_media(&mut self, buffer: u16) {
+        self.memory.media.give_back(buffer);
+    }
+
+    /// True when a completion waits to be taken.
+    pub fn has_completions(&mut self) -> bool {
+        !self.uring.completion().is_empty()
+    }
+
+    /// Submits what was asked for; with `wait`, sleeps until something completes or the time is over.
+    pub fn submit(&mut self, wait: Option<Duration>) -> io::Result<()> {
+        self.memory.media.publish();
+        self.memory.sip.publish();
+        let result = match wait {
+            Some(wait) => {
+                let time = Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos());
+                let args = SubmitArgs::new().timespec(&time);
+                self.uring.submitter().submit_with_args(1, &args)
+            }
+            None => {
+                let queue = self.uring.submission();
+                let nothing = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
+                drop(queue);
+                if nothing { Ok(0) } else { self.uring.submit() }
+            }
+        };
+        match result {
+            Ok(_) => Ok(()),
+            // Nothing completed in time, a signal came, or completions must be taken first.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn start_sip_sends(&mut self) {
+        while let Some(place) = self.sip_free.pop() {
+            let Some((location, to, datagram)) = self.sip_waiting.pop_front() else {
+                self.sip_free.push(place);
+                return;
+            };
+            let send = &mut self.memory.sip_sends[place as usize];
+            send.to = to;
+            let bytes = send.datagram.insert(datagram);
+            let file = Fixed(u32::from(location));
+            let entry = opcode::Send::new(file, bytes.as_ptr(), bytes.len() as u32)
+                .dest_addr(send.to.as_ptr())
+                .dest_addr_len(send.to.len())
+                .build();
+            self.push(entry, Token::SipSend(place));
+        }
+    }
+
+    fn push(&mut self, entry: squeue::Entry, token: Token) {
+        let entry = entry.user_data(token.encode());
+        if self.uring.submission().is_full() {
+            // The queue is emptied by every submission; what could not be started completes with an
+            // error of its own (IORING_SETUP_SUBMIT_ALL).
+            let _ = self.uring.submit();
+        }
+        // SAFETY: everything that the entries of this file point at lies in `Memory`, behind a Box that
+        // does not move: the shape and the counter of rings in place; media buffers and `media_to`,
+        // `sip_sends` in vectors that never grow. A SIP datagram is kept by its place until
+        // `sip_sent`, a media buffer is not given back before its send completes, and `Ring::drop`
+        // leaks `Memory` if a request may still be in flight.
+        let pushed = unsafe { self.uring.submission().push(&entry) };
+        if pushed.is_ok() {
+            self.in_flight += 1;
+        } else {
+            tracing::error!(?token, "the submission queue stays full");
+        }
+    }
+
+    /// Ends all requests and waits for their last completions. True when none is left.
+    fn quiesce(&mut self) -> bool {
+        let step = Duration::from_millis(10);
+        let mut last = Vec::new();
+        for _ in 0..QUIESCE_MS / 10 {
+            let _ = self.submit(None);
+            // What is not found has completed; any other failure shows in the count below.
+            let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::any().all());
+            last.clear();
+            self.completions(usize::MAX, &mut last);
+            if self.in_flight == 0 {
+                return true;
+            }
+            let _ = self.submit(Some(step));
+        }
+        false
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.sip_waiting.clear();
+        if self.quiesce() {
+            // SAFETY: no request is in flight, so none reads or writes the memory; the buffer groups
+            // are only drawn on by requests, and `self.uring` takes none any more. It is not used after.
+            unsafe { ManuallyDrop::drop(&mut self.memory) }
+        } else {
+            tracing::error!(in_flight = self.in_flight, "the ring did not come to rest");
+        }
+        // At once, so that the next process finds the ports free; the ring itself is torn down later.
+        let _ = self.uring.submitter().unregister_files();
+    }
+}
+
+fn datagram(shape: &libc::msghdr, buffer: &[u8], result: i32) -> Option<Datagram> {
+    let received = buffer.get(..usize::try_from(result).ok()?)?;
+    let message = RecvMsgOut::parse(received, shape).ok()?;
+    Some(Datagram {
+        from: addr::parse(message.name_data())?,
+        range: DATAGRAM_AT..DATAGRAM_AT + message.payload_data().len(),
+        truncated: message.is_payload_truncated(),
+    })
+}
+
+fn why_no_ring(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::ENOSYS) => "io_uring (this kernel is built without it)",
+        Some(libc::EPERM) => {
+            "the permission to use io_uring (sysctl kernel.io_uring_disabled, or a seccomp filter)"
+        }
+        Some(libc::EINVAL) => "io_uring with SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1 or later)",
+        Some(libc::ENOMEM) => "memory for the rings (RLIMIT_MEMLOCK, or the cgroup's limit)",
+        _ => "a working io_uring",
+    }
+}
+
+#[cfg(test)]
+mod tests;

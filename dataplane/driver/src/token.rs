@@ -1,0 +1,79 @@
+//! What a completion belongs to, in the 64 bits of `user_data`.
+//!
+//! ```text
+//! 63      56 55                32 31                 0
+//! |  kind   |     generation     |        index       |
+//! ```
+
+use media::SocketSlot;
+
+/// What a completion belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// The multishot receive of a location's SIP socket.
+    SipReceive(u8),
+    /// A SIP datagram sent from a place in the pool of sends.
+    SipSend(u32),
+    /// The multishot receive of an RTP or RTCP socket, in one use of its pair.
+    MediaReceive(SocketSlot, u32),
+    /// A packet sent out of the receive buffer of that number.
+    MediaSend(u16),
+    /// The read of this worker's doorbell.
+    Bell,
+    /// A cancellation; what it cancelled completes by itself.
+    Cancel,
+}
+
+/// Generations are told apart modulo this.
+pub const GENERATIONS: u32 = 1 << 24;
+
+impl Token {
+    /// The token as `user_data`.
+    pub fn encode(self) -> u64 {
+        let (kind, generation, index) = match self {
+            Token::SipReceive(location) => (1, 0, u32::from(location)),
+            Token::SipSend(place) => (2, 0, place),
+            Token::MediaReceive(socket, generation) => (3, generation % GENERATIONS, socket.0),
+            Token::MediaSend(buffer) => (4, 0, u32::from(buffer)),
+            Token::Bell => (5, 0, 0),
+            Token::Cancel => (6, 0, 0),
+        };
+        kind << 56 | u64::from(generation) << 32 | u64::from(index)
+    }
+
+    /// The token in `user_data`; none when we never made it.
+    pub fn decode(user_data: u64) -> Option<Token> {
+        let (generation, index) = ((user_data >> 32) as u32 % GENERATIONS, user_data as u32);
+        match user_data >> 56 {
+            1 => Some(Token::SipReceive(index as u8)),
+            2 => Some(Token::SipSend(index)),
+            3 => Some(Token::MediaReceive(SocketSlot(index), generation)),
+            4 => Some(Token::MediaSend(index as u16)),
+            5 => Some(Token::Bell),
+            6 => Some(Token::Cancel),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_survives() {
+        for token in [
+            Token::SipReceive(255),
+            Token::SipSend(u32::MAX),
+            Token::MediaReceive(SocketSlot(u32::MAX), GENERATIONS - 1),
+            Token::MediaReceive(SocketSlot(0), 0),
+            Token::MediaSend(u16::MAX),
+            Token::Bell,
+            Token::Cancel,
+        ] {
+            assert_eq!(Token::decode(token.encode()), Some(token));
+        }
+        assert_eq!(Token::decode(0), None);
+        assert_eq!(Token::decode(u64::MAX), None);
+    }
+}

@@ -1,0 +1,176 @@
+//! Who a stream listens to, and whom it answers.
+//!
+//! ```text
+//!            signal            a packet from the signalled address, or
+//!  Silent ----------> Learning ---- LEARN_PACKETS consistent ones -----> Locked
+//!                                   from one other source                |    ^
+//!                                                        signal, changed |    | as above, or the old
+//!                                                                        v    | source after RELEARN_MS
+//!                                                                      Relearning
+//! ```
+//!
+//! Silent hears nobody: a port that was handed out but whose peer is not yet known is the widest door
+//! for RTP Bleed. Locked hears one source and learns none. Relearning goes on hearing the old source for
+//! a while, since a phone behind a NAT signals an address that never sends.
+
+use std::time::Duration;
+
+use base::Instant;
+
+use crate::Endpoint;
+
+/// How many packets of one source, one SSRC and consecutive sequence numbers lock a stream to a source
+/// other than the signalled one (a phone behind a NAT): 60 ms of speech, and beyond a blind guess.
+pub const LEARN_PACKETS: u8 = 3;
+
+/// How long after a changed address was signalled another source may be learned, in milliseconds: a
+/// phone sends from its new address within its answer's round trip.
+pub const RELEARN_MS: u64 = 2_000;
+
+/// The source lock of one stream.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Latch {
+    phase: Phase,
+    signalled: Endpoint,
+    candidate: Candidate,
+    muted: bool,
+}
+
+/// What a packet's source is to a [`Latch`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// The peer.
+    Peer,
+    /// Perhaps the peer; not to be relayed yet.
+    Candidate,
+    /// Somebody else.
+    Foreign,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Silent,
+    Learning,
+    Locked(Endpoint),
+    Relearning {
+        old: Endpoint,
+        until: Instant,
+        /// The old source was not where its signalling said.
+        natted: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Candidate {
+    source: Endpoint,
+    ssrc: u32,
+    next_sequence: u16,
+    packets: u8,
+}
+
+impl Latch {
+    /// Tells the peer's address as signalled (SDP). A changed one opens the lock again; the same one does
+    /// nothing. `0.0.0.0` or port 0 keeps the lock and only stops sending (RFC 3264, 8.4, the old hold).
+    pub fn signal(&mut self, now: Instant, signalled: Endpoint) {
+        self.muted = !signalled.is_somewhere();
+        if self.muted || signalled == self.signalled {
+            return;
+        }
+        let old_signalled = std::mem::replace(&mut self.signalled, signalled);
+        self.candidate = Candidate::default();
+        let until = now + Duration::from_millis(RELEARN_MS);
+        self.phase = match self.phase {
+            Phase::Silent | Phase::Learning => Phase::Learning,
+            Phase::Locked(source) | Phase::Relearning { old: source, .. }
+                if source == signalled =>
+            {
+                Phase::Locked(source)
+            }
+            Phase::Locked(old) => Phase::Relearning {
+                old,
+                until,
+                natted: old != old_signalled,
+            },
+            Phase::Relearning { old, natted, .. } => Phase::Relearning { old, until, natted },
+        };
+    }
+
+    /// Judges the source of a valid RTP packet, and locks to it when the conditions hold.
+    pub fn see(&mut self, now: Instant, from: Endpoint, ssrc: u32, sequence: u16) -> Seen {
+        match self.phase {
+            Phase::Silent => return Seen::Foreign,
+            Phase::Locked(source) if source == from => return Seen::Peer,
+            Phase::Locked(_) => return Seen::Foreign,
+            _ if from == self.signalled => {}
+            Phase::Relearning { old, until, .. } if old == from => {
+                if now < until {
+                    return Seen::Peer;
+                }
+            }
+            Phase::Relearning { until, .. } if now >= until => return Seen::Foreign,
+            Phase::Learning | Phase::Relearning { .. } => {
+                if self.candidate.count(from, ssrc, sequence) < LEARN_PACKETS {
+                    return Seen::Candidate;
+                }
+            }
+        }
+        self.phase = Phase::Locked(from);
+        Seen::Peer
+    }
+
+    /// The address signalled last; nowhere before the first.
+    pub fn signalled(&self) -> Endpoint {
+        self.signalled
+    }
+
+    /// The source that the stream is locked to.
+    pub fn locked(&self) -> Option<Endpoint> {
+        match self.phase {
+            Phase::Locked(source) => Some(source),
+            _ => None,
+        }
+    }
+
+    /// True when the source that is heard, locked or old, is on the host `ip`.
+    pub fn hears_host(&self, ip: u128) -> bool {
+        match self.phase {
+            Phase::Locked(source) | Phase::Relearning { old: source, .. } => source.ip == ip,
+            _ => false,
+        }
+    }
+
+    /// Where to send: to the locked source, else to the signalled address. While relearning, a peer
+    /// that was not where its signalling said is behind a NAT, and goes on to be sent to where it was.
+    pub fn target(&self) -> Option<Endpoint> {
+        let target = match self.phase {
+            Phase::Silent => return None,
+            Phase::Learning => self.signalled,
+            Phase::Locked(source) => source,
+            Phase::Relearning {
+                old, natted: true, ..
+            } => old,
+            Phase::Relearning { natted: false, .. } => self.signalled,
+        };
+        (!self.muted).then_some(target)
+    }
+}
+
+impl Candidate {
+    /// Counts the packet when it goes on where the last one stopped, else starts again with it.
+    fn count(&mut self, source: Endpoint, ssrc: u32, sequence: u16) -> u8 {
+        let goes_on = self.packets > 0
+            && (self.source, self.ssrc, self.next_sequence) == (source, ssrc, sequence);
+        let packets = if goes_on { self.packets + 1 } else { 1 };
+        *self = Candidate {
+            source,
+            ssrc,
+            next_sequence: sequence.wrapping_add(1),
+            packets,
+        };
+        packets
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,23 @@
+//! Media of one worker: what an RTP packet says, where it may come from and where it goes.
+//!
+//! Pure: packets, addresses and the time come in, [`Verdict`]s go out. [`PortPool`] decides which port
+//! pairs are bound, [`Streams`] relays between them, and a [`Latch`] per pair makes sure that only the
+//! peer of the signalling is ever heard or answered (RTP Bleed, CVE-2017-14099 and its relatives).
+
+mod endpoint;
+pub mod g711;
+mod latch;
+mod packet;
+mod port;
+mod stream;
+pub mod tone;
+pub mod wire;
+
+pub use endpoint::Endpoint;
+pub use latch::{LEARN_PACKETS, Latch, RELEARN_MS, Seen};
+pub use packet::{DropReason, Packet, Verdict};
+pub use port::{
+    BIND_PAUSE_MS, BINDS_PER_PLAN, FAILURES_BEFORE_PAUSE, PairId, PortPool, READY_LOW_WATER,
+    REUSE_AFTER_MS, SocketSlot,
+};
+pub use stream::{StreamStats, Streams};

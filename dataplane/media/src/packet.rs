@@ -1,0 +1,113 @@
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use crate::SocketSlot;
+
+/// A datagram in a larger buffer: there is room before and behind it for what a relay adds.
+#[derive(Debug)]
+pub struct Packet<'a> {
+    buffer: &'a mut [u8],
+    start: usize,
+    end: usize,
+}
+
+impl<'a> Packet<'a> {
+    /// The datagram that fills `range` of `buffer`; a range beyond the buffer is cut to it.
+    pub fn new(buffer: &'a mut [u8], range: Range<usize>) -> Self {
+        let end = range.end.min(buffer.len());
+        let start = range.start.min(end);
+        Packet { buffer, start, end }
+    }
+
+    /// The datagram.
+    #[inline]
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start..self.end]
+    }
+
+    /// The datagram, to be changed in place.
+    #[inline]
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buffer[self.start..self.end]
+    }
+
+    /// Where in the buffer the datagram lies.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.end
+    }
+
+    /// How many bytes are free before the datagram.
+    pub fn headroom(&self) -> usize {
+        self.start
+    }
+
+    /// How many bytes are free behind the datagram.
+    pub fn tailroom(&self) -> usize {
+        self.buffer.len() - self.end
+    }
+}
+
+/// What becomes of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send the packet from `socket` to `to`.
+    Send {
+        /// The socket of the other leg.
+        socket: SocketSlot,
+        /// The other leg's peer.
+        to: SocketAddr,
+    },
+    /// It has done its work here.
+    Consume,
+    /// It goes no further, and why.
+    Drop(DropReason),
+}
+
+/// Why a packet is dropped; each reason has a counter of the same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// Shorter than an RTP header, or than its header says.
+    RtpTooShort,
+    /// Not version 2 of RTP (RFC 3550, 5.1).
+    RtpVersion,
+    /// Not from the source that the stream is locked to, or the stream expects nobody yet.
+    RtpForeignSource,
+    /// From a source that has not yet sent enough to be locked to.
+    RtpLearning,
+    /// The stream has nobody to send to: no bridge, or the other side's address is not known.
+    RtpNoPeer,
+    /// No stream is open on that port.
+    RtpUnbound,
+    /// Not a valid compound packet (RFC 3550, A.2).
+    RtcpMalformed,
+    /// RTCP that comes neither from the signalled address nor from the host of the locked source.
+    RtcpForeignSource,
+}
+
+impl DropReason {
+    /// All the reasons.
+    pub const ALL: [DropReason; 8] = [
+        DropReason::RtpTooShort,
+        DropReason::RtpVersion,
+        DropReason::RtpForeignSource,
+        DropReason::RtpLearning,
+        DropReason::RtpNoPeer,
+        DropReason::RtpUnbound,
+        DropReason::RtcpMalformed,
+        DropReason::RtcpForeignSource,
+    ];
+
+    /// The reason's name in counters and logs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DropReason::RtpTooShort => "rtp_too_short",
+            DropReason::RtpVersion => "rtp_version",
+            DropReason::RtpForeignSource => "rtp_foreign_source",
+            DropReason::RtpLearning => "rtp_learning",
+            DropReason::RtpNoPeer => "rtp_no_peer",
+            DropReason::RtpUnbound => "rtp_unbound",
+            DropReason::RtcpMalformed => "rtcp_malformed",
+            DropReason::RtcpForeignSource => "rtcp_foreign_source",
+        }
+    }
+}

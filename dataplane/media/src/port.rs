@@ -1,0 +1,280 @@
+//! The port pairs of one worker: an even port for RTP, the odd one above it for RTCP (RFC 3550, 11).
+//!
+//! ```text
+//! Free --plan--> Binding --bound--> Ready --take--> InUse --release--> Cooling --REUSE_AFTER_MS--> Free
+//!                   \------------ bind failed --------------------------^
+//! ```
+//!
+//! Each list is first in, first out, so that a port rests as long as the range allows: a late packet of
+//! the last call must not reach the next one.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use base::{Instant, LocationId, WorkerId};
+
+/// How long a pair rests after a call or a failed bind, in milliseconds: longer than packets of the old
+/// call are under way.
+pub const REUSE_AFTER_MS: u64 = 1_000;
+
+/// How many pairs of a location are kept bound ahead: the legs that set up within the time of a bind at
+/// some 1,000 calls a second.
+pub const READY_LOW_WATER: usize = 64;
+
+/// How many binds one call of [`PortPool::plan`] asks for, over all locations: they are system calls.
+pub const BINDS_PER_PLAN: usize = 16;
+
+/// After so many failed binds in a row a location waits for [`BIND_PAUSE_MS`]: something is wrong with
+/// the address or the descriptors run out, and the next port fails as well.
+pub const FAILURES_BEFORE_PAUSE: u32 = 16;
+
+/// The wait after failures, in milliseconds.
+pub const BIND_PAUSE_MS: u64 = 100;
+
+/// A port pair of one worker; counts through its locations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PairId(pub u32);
+
+/// A socket of one worker: `2 * pair` for RTP, `2 * pair + 1` for RTCP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketSlot(pub u32);
+
+impl PairId {
+    /// The RTP socket.
+    pub const fn rtp(self) -> SocketSlot {
+        SocketSlot(self.0 * 2)
+    }
+
+    /// The RTCP socket.
+    pub const fn rtcp(self) -> SocketSlot {
+        SocketSlot(self.0 * 2 + 1)
+    }
+
+    /// The pair's place in a table.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl SocketSlot {
+    /// The pair that the socket is of.
+    pub const fn pair(self) -> PairId {
+        PairId(self.0 / 2)
+    }
+
+    /// True for the odd port, RTCP's.
+    pub const fn is_rtcp(self) -> bool {
+        self.0 % 2 == 1
+    }
+}
+
+/// The port pairs of one worker over its locations.
+#[derive(Debug)]
+pub struct PortPool {
+    pairs: Vec<Pair>,
+    locations: Vec<Location>,
+    cooling: VecDeque<(Instant, PairId)>,
+    in_use: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pair {
+    port: u16,
+    location: LocationId,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Free,
+    Binding,
+    Ready,
+    InUse,
+    Cooling,
+}
+
+#[derive(Debug, Default)]
+struct Location {
+    free: VecDeque<PairId>,
+    ready: VecDeque<PairId>,
+    binding: usize,
+    failures: u32,
+    paused_until: Instant,
+}
+
+impl PortPool {
+    /// The share of `worker`, one of `workers`, of the pairs in `ports` (low and high, both included) at
+    /// each location's address. Locations with the same address share its ports.
+    pub fn new(worker: WorkerId, workers: u8, locations: &[IpAddr], ports: (u16, u16)) -> Self {
+        let (low, high) = (u32::from(ports.0).next_multiple_of(2), u32::from(ports.1));
+        let count = (high + 1).saturating_sub(low) / 2;
+        let share = |number: u32| low + count * number / u32::from(workers.max(1)) * 2;
+        let (first, end) = (share(u32::from(worker.0)), share(u32::from(worker.0) + 1));
+        let mut pool = PortPool {
+            pairs: Vec::new(),
+            locations: Vec::with_capacity(locations.len()),
+            cooling: VecDeque::new(),
+            in_use: 0,
+        };
+        for (number, ip) in locations.iter().enumerate() {
+            let sharers = locations.iter().filter(|other| *other == ip).count();
+            let rank = locations[..number]
+                .iter()
+                .filter(|other| *other == ip)
+                .count();
+            let mut location = Location::default();
+            for port in (first..end).step_by(2).skip(rank).step_by(sharers) {
+                location.free.push_back(PairId(pool.pairs.len() as u32));
+                pool.pairs.push(Pair {
+                    port: port as u16,
+                    location: LocationId(number as u8),
+                    state: State::Free,
+                });
+            }
+            pool.locations.push(location);
+        }
+        pool
+    }
+
+    /// How many pairs there are; their ids are below it.
+    pub fn pairs(&self) -> u32 {
+        self.pairs.len() as u32
+    }
+
+    /// Asks by `bind` for the sockets that are to be bound now, so that [`READY_LOW_WATER`] pairs of each
+    /// location are ready; each is answered by [`PortPool::bound`].
+    pub fn plan(&mut self, now: Instant, bind: &mut impl FnMut(PairId, LocationId, u16)) {
+        while let Some(&(until, pair)) = self.cooling.front() {
+            if until > now {
+                break;
+            }
+            self.cooling.pop_front();
+            let Pair {
+                location,
+                ref mut state,
+                ..
+            } = self.pairs[pair.index()];
+            debug_assert_eq!(*state, State::Cooling);
+            *state = State::Free;
+            self.locations[usize::from(location.0)].free.push_back(pair);
+        }
+        let mut asked = 0;
+        for location in &mut self.locations {
+            while asked < BINDS_PER_PLAN
+                && now >= location.paused_until
+                && location.ready.len() + location.binding < READY_LOW_WATER
+            {
+                let Some(pair) = location.free.pop_front() else {
+                    break;
+                };
+                location.binding += 1;
+                asked += 1;
+                let entry = &mut self.pairs[pair.index()];
+                entry.state = State::Binding;
+                bind(pair, entry.location, entry.port);
+            }
+        }
+    }
+
+    /// When [`PortPool::plan`] has something to ask for next, if nothing else changes.
+    pub fn deadline(&self) -> Option<Instant> {
+        let cooled = self.cooling.front().map(|&(until, _)| until);
+        let wanting = self
+            .locations
+            .iter()
+            .filter(|location| location.ready.len() + location.binding < READY_LOW_WATER);
+        wanting
+            .filter_map(|location| {
+                if location.free.is_empty() {
+                    cooled
+                } else {
+                    Some(location.paused_until)
+                }
+            })
+            .min()
+    }
+
+    /// The answer to a bind that was asked for; others are ignored.
+    pub fn bound(&mut self, pair: PairId, ok: bool, now: Instant) {
+        let Some(entry) = self.pairs.get_mut(pair.index()) else {
+            return;
+        };
+        if entry.state != State::Binding {
+            return;
+        }
+        let location = &mut self.locations[usize::from(entry.location.0)];
+        location.binding -= 1;
+        if ok {
+            location.failures = 0;
+            location.ready.push_back(pair);
+            entry.state = State::Ready;
+            return;
+        }
+        location.failures += 1;
+        if location.failures >= FAILURES_BEFORE_PAUSE {
+            location.failures = 0;
+            location.paused_until = now + Duration::from_millis(BIND_PAUSE_MS);
+        }
+        self.cool(pair, now);
+    }
+
+    /// A bound pair of `location`, or none when all are in use.
+    pub fn take(&mut self, location: LocationId) -> Option<PairId> {
+        let pair = self
+            .locations
+            .get_mut(usize::from(location.0))?
+            .ready
+            .pop_front()?;
+        self.pairs[pair.index()].state = State::InUse;
+        self.in_use += 1;
+        Some(pair)
+    }
+
+    /// Gives a pair back that was taken; true when its sockets are to be closed. A pair that is not in
+    /// use stays as it is.
+    pub fn release(&mut self, pair: PairId, now: Instant) -> bool {
+        if self
+            .pairs
+            .get(pair.index())
+            .is_none_or(|entry| entry.state != State::InUse)
+        {
+            return false;
+        }
+        self.in_use -= 1;
+        self.cool(pair, now);
+        true
+    }
+
+    /// The pair's RTP port; RTCP's is the next. Panics for a pair of another pool.
+    pub fn port(&self, pair: PairId) -> u16 {
+        self.pairs[pair.index()].port
+    }
+
+    /// The pair's location. Panics for a pair of another pool.
+    pub fn location(&self, pair: PairId) -> LocationId {
+        self.pairs[pair.index()].location
+    }
+
+    /// How many pairs calls use.
+    pub fn in_use(&self) -> u32 {
+        self.in_use
+    }
+
+    /// How many pairs are bound and wait for a call.
+    pub fn ready(&self) -> u32 {
+        self.locations
+            .iter()
+            .map(|location| location.ready.len() as u32)
+            .sum()
+    }
+
+    fn cool(&mut self, pair: PairId, now: Instant) {
+        self.pairs[pair.index()].state = State::Cooling;
+        self.cooling
+            .push_back((now + Duration::from_millis(REUSE_AFTER_MS), pair));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+use std::collections::{HashMap, HashSet};
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn at(ms: u64) -> Instant {
+    Instant::from_nanos(ms * 1_000_000)
+}
+
+fn planned(pool: &mut PortPool, now: Instant) -> Vec<(PairId, LocationId, u16)> {
+    let mut binds = Vec::new();
+    pool.plan(now, &mut |pair, location, port| {
+        binds.push((pair, location, port))
+    });
+    binds
+}
+
+fn ips(texts: &[&str]) -> Vec<IpAddr> {
+    texts
+        .iter()
+        .map(|text| text.parse().expect("an address"))
+        .collect()
+}
+
+#[test]
+fn shares_cover_the_range_once() {
+    for (ports, workers, locations, pairs_each) in [
+        ((30_000, 60_000), 2, &["127.0.0.1", "127.0.0.2"][..], 15_000),
+        ((30_001, 30_008), 1, &["127.0.0.1"], 3),
+        ((30_000, 30_000), 1, &["127.0.0.1"], 0),
+        ((30_000, 30_001), 3, &["127.0.0.1"], 1),
+        ((65_534, 65_535), 1, &["::1"], 1),
+        (
+            (30_000, 30_019),
+            3,
+            &["127.0.0.1", "127.0.0.1", "127.0.0.2"],
+            10,
+        ),
+        ((30_010, 30_000), 1, &["127.0.0.1"], 0),
+    ] {
+        let ips = ips(locations);
+        let mut seen = HashSet::new();
+        for worker in 0..workers {
+            let pool = PortPool::new(WorkerId(worker), workers, &ips, ports);
+            for pair in (0..pool.pairs()).map(PairId) {
+                let port = pool.port(pair);
+                assert!(port.is_multiple_of(2) && port >= ports.0 && port < ports.1);
+                assert!(seen.insert((ips[usize::from(pool.location(pair).0)], port)));
+            }
+        }
+        let addresses = ips.iter().collect::<HashSet<_>>().len();
+        assert_eq!(
+            seen.len(),
+            pairs_each * addresses,
+            "{ports:?} {workers} {locations:?}"
+        );
+    }
+}
+
+#[test]
+fn a_pair_rests_before_it_is_used_again() {
+    let mut pool = PortPool::new(WorkerId(0), 1, &ips(&["127.0.0.1"]), (30_000, 30_001));
+    let here = LocationId(0);
+    assert_eq!(pool.take(here), None);
+    assert_eq!(pool.deadline(), Some(Instant::ZERO));
+    let binds = planned(&mut pool, at(5));
+    assert_eq!(binds, [(PairId(0), here, 30_000)]);
+    assert_eq!(pool.take(here), None, "it is not bound yet");
+    pool.bound(PairId(0), true, at(6));
+    pool.bound(PairId(0), false, at(6));
+    pool.bound(PairId(7), true, at(6));
+    assert_eq!((pool.ready(), pool.in_use()), (1, 0));
+    assert!(!pool.release(PairId(0), at(7)), "nobody took it");
+    assert_eq!(pool.take(here), Some(PairId(0)));
+    assert_eq!(pool.take(here), None);
+    assert_eq!((pool.ready(), pool.in_use()), (0, 1));
+    assert!(pool.release(PairId(0), at(100)));
+    assert!(!pool.release(PairId(0), at(100)), "it was given back");
+    assert_eq!(pool.deadline(), Some(at(100 + REUSE_AFTER_MS)));
+    assert_eq!(planned(&mut pool, at(99 + REUSE_AFTER_MS)), []);
+    assert_eq!(
+        planned(&mut pool, at(100 + REUSE_AFTER_MS)),
+        [(PairId(0), here, 30_000)]
+    );
+}
+
+#[test]
+fn failing_binds_pause() {
+    let mut pool = PortPool::new(WorkerId(0), 1, &ips(&["127.0.0.1"]), (30_000, 60_000));
+    let first = planned(&mut pool, at(0));
+    assert_eq!(first.len(), BINDS_PER_PLAN);
+    for (pair, ..) in first {
+        pool.bound(pair, false, at(0));
+    }
+    assert_eq!(planned(&mut pool, at(BIND_PAUSE_MS - 1)), []);
+    assert_eq!(pool.deadline(), Some(at(BIND_PAUSE_MS)));
+    assert_eq!(planned(&mut pool, at(BIND_PAUSE_MS)).len(), BINDS_PER_PLAN);
+}
+
+proptest! {
+    /// No pair is in two hands, none is lost, each rests, and the longest rested comes first.
+    #[test]
+    fn pairs_go_round(steps in prop::collection::vec((0u8..5, 0usize..64, 0u64..400), 1..300)) {
+        let ips = ips(&["127.0.0.1", "127.0.0.2"]);
+        let mut pool = PortPool::new(WorkerId(0), 1, &ips, (30_000, 30_023));
+        let (mut binding, mut taken) = (Vec::<PairId>::new(), Vec::<PairId>::new());
+        let mut given_back: HashMap<PairId, Instant> = HashMap::new();
+        let mut now = at(1);
+        for (step, choice, wait_ms) in steps {
+            match step {
+                0 | 1 => now = now + Duration::from_millis(wait_ms),
+                2 => for (pair, ..) in planned(&mut pool, now) {
+                    prop_assert!(!binding.contains(&pair) && !taken.contains(&pair));
+                    if let Some(when) = given_back.get(&pair) {
+                        prop_assert!(now.since(*when) >= Duration::from_millis(REUSE_AFTER_MS));
+                    }
+                    binding.push(pair);
+                },
+                3 if !binding.is_empty() => {
+                    let pair = binding.swap_remove(choice % binding.len());
+                    let ok = choice % 4 != 0;
+                    pool.bound(pair, ok, now);
+                    if !ok { given_back.insert(pair, now); }
+                }
+                4 => if choice % 2 == 0 {
+                    if let Some(pair) = pool.take(LocationId((choice / 2 % 2) as u8)) {
+                        prop_assert!(!taken.contains(&pair) && !binding.contains(&pair));
+                        taken.push(pair);
+                    }
+                } else if !taken.is_empty() {
+                    let pair = taken.swap_remove(choice % taken.len());
+                    prop_assert!(pool.release(pair, now));
+                    given_back.insert(pair, now);
+                },
+                _ => {}
+            }
+            prop_assert_eq!(pool.in_use() as usize, taken.len());
+        }
+        // Everything comes home: all 24 pairs can be ready at the end.
+        for pair in taken { pool.release(pair, now); }
+        for pair in binding { pool.bound(pair, true, now); }
+        for _ in 0..10 {
+            now = now + Duration::from_millis(REUSE_AFTER_MS);
+            for (pair, ..) in planned(&mut pool, now) { pool.bound(pair, true, now); }
+        }
+        prop_assert_eq!(pool.ready(), 24);
+    }
+}

@@ -1,0 +1,11 @@
+//! SIP and SDP as pure state and bytes: the wire format, transactions, dialogs, registrations.
+//!
+//! Pure: no socket, no clock, no source of entropy. Datagrams, [`base::Instant`]s and random words
+//! come in as arguments; datagrams to send come out as data.
+
+pub mod dialog;
+pub mod digest;
+pub mod registrar;
+pub mod sdp;
+pub mod transaction;
+pub mod wire;

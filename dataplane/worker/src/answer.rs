@@ -1,0 +1,292 @@
+//! Answers: what those whom we invited say, and what we say to those who invited us.
+
+use std::rc::Rc;
+
+use abi::{CallState, Counter};
+use base::Instant;
+use sip::dialog::{Dialog, Outgoing};
+use sip::transaction::{ClientKey, Sent};
+use sip::wire::{self, Message, Method, reason_phrase};
+
+use crate::call::{Invited, Inviting, LegRef, Phase};
+use crate::intake::ALLOW;
+use crate::refusal::Refusal;
+use crate::worker::{Flow, Worker};
+
+impl Worker {
+    pub(crate) fn on_response(
+        &mut self,
+        now: Instant,
+        key: ClientKey,
+        leg: LegRef,
+        message: &Message<'_>,
+    ) {
+        let (Some(status), Ok(cseq)) = (message.status(), message.cseq()) else {
+            return;
+        };
+        match cseq.method {
+            Method::Invite => self.on_invite_response(now, key, leg, status, message),
+            Method::Bye if status >= 200 => self.leg_gone(leg),
+            _ => {}
+        }
+    }
+
+    fn on_invite_response(
+        &mut self,
+        now: Instant,
+        key: ClientKey,
+        leg: LegRef,
+        status: u16,
+        message: &Message<'_>,
+    ) {
+        let Some(entry) = self.calls.leg(leg) else {
+            return;
+        };
+        let is_current = entry.inviting.as_ref().is_some_and(|inviting| inviting.key == key);
+        match (status, entry.phase) {
+            (100, _) => {}
+            (101..=199, Phase::Outgoing) if is_current => {
+                self.on_progress(now, leg, status, message)
+            }
+            (200..=299, _) if !is_current => self.on_repeated_answer(now, leg, message),
+            (200..=299, Phase::Outgoing) => self.on_answered(now, leg, message),
+            (200..=299, Phase::Established) => self.on_reinvite_answered(now, leg, message),
+            (200..=299, _) => self.on_answered_too_late(now, leg, message),
+            (300..=699, Phase::Outgoing) if is_current => self.on_refused(now, leg, status),
+            (300..=699, Phase::Established) if is_current => {
+                self.on_reinvite_refused(now, leg, status)
+            }
+            (300..=699, Phase::Leaving) if is_current => self.leg_gone(leg),
+            _ => {}
+        }
+    }
+
+    /// It rings, or sends early media (RFC 3261, 13.2.2.1).
+    fn on_progress(&mut self, now: Instant, leg: LegRef, status: u16, message: &Message<'_>) {
+        let Some(call) = self.calls.find_mut(leg.call) else {
+            return;
+        };
+        let Some(peer) = call.peer_of(leg.leg) else {
+            return;
+        };
+        let peer = LegRef { leg: peer, ..leg };
+        if call.state == CallState::Calling {
+            call.state = CallState::Ringing;
+            self.note_call(leg.call);
+        }
+        let sdp = self.pass_sdp(now, leg, peer, message.body());
+        self.answer(now, peer, status, sdp);
+    }
+
+    fn on_answered(&mut self, now: Instant, leg: LegRef, message: &Message<'_>) {
+        let Some(inviting) = self.establish(leg, message) else {
+            // An answer that makes no dialog (no tag, no usable Contact) cannot even be acknowledged.
+            return self.end_call(now, leg.call, &Refusal::status(502));
+        };
+        let Some(call) = self.calls.find_mut(leg.call) else {
+            return;
+        };
+        let peer = call.peer_of(leg.leg);
+        call.state = CallState::Answered;
+        call.answered_at = now;
+        let Some(peer) = peer.map(|peer| LegRef { leg: peer, ..leg }) else {
+            return;
+        };
+        let sdp = self.pass_sdp(now, leg, peer, message.body());
+        self.finish_handshake(leg, &inviting, message);
+        self.count(Counter::CallsAnswered);
+        self.note_call(leg.call);
+        if sdp.is_none() {
+            // RFC 3261, 13.2.1: the answer, or the offer, must be in the 2xx.
+            return self.end_call(now, leg.call, &Refusal::status(488));
+        }
+        self.answer(now, peer, 200, sdp);
+    }
+
+    /// The call was given up while its answer was under way (RFC 3261, 9.1): ACK, then BYE.
+    fn on_answered_too_late(&mut self, now: Instant, leg: LegRef, message: &Message<'_>) {
+        let Some(inviting) = self.establish(leg, message) else {
+            return self.leg_gone(leg);
+        };
+        self.finish_handshake(leg, &inviting, message);
+        self.say_goodbye(now, leg);
+    }
+
+    fn on_refused(&mut self, now: Instant, leg: LegRef, status: u16) {
+        self.leg_gone(leg);
+        // What concerns only us and the other leg is not the caller's business: redirections and
+        // challenges that we do not follow.
+        let told = if matches!(status, 300..=399 | 401 | 407) { 480 } else { status };
+        self.end_call(now, leg.call, &Refusal::status(told));
+    }
+
+    /// A 2xx for an INVITE that has had its final answer: again the same, which wants its ACK again, or
+    /// another fork's, which is let go (RFC 3261, 13.2.2.4).
+    fn on_repeated_answer(&mut self, now: Instant, leg: LegRef, message: &Message<'_>) {
+        let Some(entry) = self.calls.leg(leg) else {
+            return;
+        };
+        let tag = message.to().ok().and_then(|to| to.tag());
+        let is_same = entry.dialog.as_ref().is_some_and(|dialog| tag == Some(dialog.remote_tag()));
+        if is_same {
+            if let Some((flow, bytes)) = entry.last_ack.clone() {
+                self.sent.push(Sent { flow, bytes });
+            }
+            return;
+        }
+        self.decline_fork(now, leg, message);
+    }
+
+    /// Makes the dialog of an answered INVITE.
+    fn establish(&mut self, leg: LegRef, message: &Message<'_>) -> Option<Inviting> {
+        let entry = self.calls.leg_mut(leg)?;
+        let inviting = entry.inviting.take()?;
+        entry.dialog = Some(Dialog::uac(message).ok()?);
+        if entry.phase == Phase::Outgoing {
+            entry.phase = Phase::Established;
+        }
+        Some(inviting)
+    }
+
+    /// Sends the ACK, unless it must carry an answer that is still to come.
+    pub(crate) fn finish_handshake(
+        &mut self,
+        leg: LegRef,
+        inviting: &Inviting,
+        answer: &Message<'_>,
+    ) {
+        if inviting.offered {
+            self.send_ack(leg, answer, None);
+        } else if let (Some(entry), Ok(cseq)) = (self.calls.leg_mut(leg), answer.cseq()) {
+            entry.owes_ack = Some(cseq.number);
+        }
+    }
+
+    /// The ACK of a 2xx of ours has come (RFC 3261, 13.3.1.4).
+    pub(crate) fn on_ack(&mut self, now: Instant, message: &Message<'_>) {
+        let Some(leg) = self.leg_of(message) else {
+            return self.count(Counter::DropSipNoTransaction);
+        };
+        let Some(entry) = self.calls.leg_mut(leg) else {
+            return;
+        };
+        let Some(key) = entry.unacknowledged.take() else {
+            return;
+        };
+        let is_leaving = entry.phase == Phase::Leaving;
+        self.transactions.acked(key);
+        if is_leaving {
+            return self.say_goodbye(now, leg);
+        }
+        let Some(peer) = self.peer_of(leg) else {
+            return;
+        };
+        let Some(cseq) = self.calls.leg_mut(peer).and_then(|peer| peer.owes_ack.take()) else {
+            return;
+        };
+        match self.pass_sdp(now, leg, peer, message.body()) {
+            Some(sdp) => self.send_late_ack(peer, cseq, Some(&sdp)),
+            None => {
+                // RFC 3261, 13.2.1: an offer in the 2xx MUST have its answer in the ACK.
+                self.send_late_ack(peer, cseq, None);
+                self.end_call(now, leg.call, &Refusal::status(488));
+            }
+        }
+    }
+
+    /// The leg at the other side of the bridge.
+    pub(crate) fn peer_of(&self, leg: LegRef) -> Option<LegRef> {
+        let peer = self.calls.find(leg.call)?.peer_of(leg.leg)?;
+        Some(LegRef { leg: peer, ..leg })
+    }
+
+    /// Answers the INVITE of a leg: 100, progress or 2xx.
+    pub(crate) fn answer(&mut self, now: Instant, leg: LegRef, status: u16, sdp: Option<Vec<u8>>) {
+        let Some(entry) = self.calls.leg(leg) else {
+            return;
+        };
+        let Some(Invited { key, bytes, from }) = &entry.invited else {
+            return;
+        };
+        let (key, from) = (*key, *from);
+        let Ok(request) = wire::lex(bytes) else {
+            return;
+        };
+        let contact = self.contact(leg, entry.flow.location);
+        let all: &[(&str, &[u8])] = &[("Contact", &contact), ("Allow", ALLOW)];
+        let (tag, extra) =
+            if status == 100 { (None, &all[..0]) } else { (Some(entry.local_tag.as_str()), all) };
+        let body = sdp.as_deref().map(|sdp| ("application/sdp", sdp));
+        let answer =
+            wire::response(&request, status, reason_phrase(status), tag, from, extra, body);
+        if status >= 200
+            && let Some(entry) = self.calls.leg_mut(leg)
+        {
+            entry.invited = None;
+            entry.unacknowledged = Some(key);
+            entry.phase = Phase::Established;
+        }
+        self.transactions.respond(now, key, status, answer, &mut self.sent);
+    }
+
+    /// Refuses the INVITE of a leg.
+    pub(crate) fn answer_no(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
+        let Some(entry) = self.calls.leg_mut(leg) else {
+            return;
+        };
+        let Some(Invited { key, bytes, from }) = entry.invited.take() else {
+            return;
+        };
+        let Ok(request) = wire::lex(&bytes) else {
+            return;
+        };
+        let answer = refusal.response(&request, Some(&entry.local_tag), from);
+        self.transactions.respond(now, key, refusal.status, answer, &mut self.sent);
+    }
+
+    fn send_ack(&mut self, leg: LegRef, answer: &Message<'_>, sdp: Option<&[u8]>) {
+        let Ok(cseq) = answer.cseq() else { return };
+        self.send_late_ack(leg, cseq.number, sdp);
+    }
+
+    /// Sends the ACK of the 2xx with that CSeq and keeps it for the 2xx's repetitions.
+    pub(crate) fn send_late_ack(&mut self, leg: LegRef, cseq: u32, sdp: Option<&[u8]>) {
+        let branch = self.fresh_branch();
+        let Some(entry) = self.calls.leg(leg) else {
+            return;
+        };
+        let Some(dialog) = entry.dialog.as_ref() else {
+            return;
+        };
+        let address = self.address_of(entry.flow.location).to_string();
+        let built = dialog.ack(
+            cseq,
+            &Outgoing {
+                branch: branch.as_bytes(),
+                sent_by: address.as_bytes(),
+                contact: None,
+                extra: &[],
+                body: sdp.map(|sdp| ("application/sdp", sdp)),
+            },
+        );
+        let flow = self.way_to(leg, &built.next_hop).unwrap_or(entry.flow);
+        let bytes: Rc<[u8]> = built.bytes.into();
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.last_ack = Some((flow, bytes.clone()));
+        }
+        self.sent.push(Sent { flow, bytes });
+    }
+
+    /// Where a request within a leg's dialog goes: to a trunk's next hop; to a phone on the way that it
+    /// registered by, for its Contact may be an address behind a NAT.
+    pub(crate) fn way_to(&self, leg: LegRef, next_hop: &[u8]) -> Option<Flow> {
+        let entry = self.calls.leg(leg)?;
+        if entry.agent().is_some() {
+            return Some(entry.flow);
+        }
+        // A host name is not ours to resolve; the peer is also where its INVITE came from.
+        let uri = wire::Uri::parse(next_hop).ok();
+        let address = uri.and_then(|uri| Some((uri.host_ip()?, uri.port.unwrap_or(5060))));
+        Some(address.map_or(entry.flow, |address| Flow { peer: address.into(), ..entry.flow }))
+    }
+}

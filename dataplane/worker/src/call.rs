@@ -1,0 +1,210 @@
+//! A call: legs, and the bridges that join them.
+//!
+//! ```text
+//! Worker --has--> Calls --slot--> Call --has--> Leg --has--> Dialog (SIP), PairId (media), Lease
+//!                                      --has--> Bridge --names--> two legs
+//! ```
+//! A call owns its legs; nobody else holds a leg. Everything outside names a leg by [`LegRef`], which
+//! dies with the call's generation.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use abi::{CallState, Party};
+use base::{AgentSlot, CallRef, Instant, TenantId, Text};
+use media::PairId;
+use sip::dialog::Dialog;
+use sip::transaction::{ClientKey, ServerKey};
+
+use crate::worker::Flow;
+
+/// A directory number, as dialled.
+pub type Number = Text<32>;
+
+/// One leg of one call, for those outside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LegRef {
+    /// The call.
+    pub call: CallRef,
+    /// The leg's number in it.
+    pub leg: u8,
+}
+
+impl LegRef {
+    /// The word that a transaction carries back to us.
+    pub fn to_word(self) -> u64 {
+        u64::from(self.call.slot) << 40 | u64::from(self.call.generation) << 8 | u64::from(self.leg)
+    }
+
+    /// The leg of such a word. Slots stay below 2^24: [`crate::calls::MAX_SLOTS`].
+    pub fn from_word(word: u64) -> Self {
+        let call = CallRef { slot: (word >> 40) as u32, generation: (word >> 8) as u32 };
+        LegRef { call, leg: word as u8 }
+    }
+}
+
+/// A call with everything that belongs to it.
+#[derive(Debug)]
+pub struct Call {
+    pub id: CallRef,
+    /// The call serial number (S4-006): 18 digits that nobody can guess.
+    pub serial: u64,
+    pub tenant: TenantId,
+    pub state: CallState,
+    /// The SIP status that ended it, 0 before and after a normal end.
+    pub cause: u16,
+    pub started_at: Instant,
+    pub answered_at: Instant,
+    pub ended_at: Instant,
+    pub legs: Vec<Leg>,
+    pub bridges: Vec<Bridge>,
+    /// Operation id of the question that control has not answered yet.
+    pub asked: Option<u64>,
+    /// The number that was called.
+    pub called: Number,
+}
+
+/// Joins two legs: what one sends, in SIP and in media, the other gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bridge {
+    pub a: u8,
+    pub b: u8,
+}
+
+/// Our side of one dialog with one phone or trunk, and its media.
+#[derive(Debug)]
+pub struct Leg {
+    pub number: u8,
+    pub party: Party,
+    /// Who is at the other end: directory number or calling number.
+    pub who: Number,
+    /// Where its SIP goes, and from which of our addresses: the registration's flow, or the way that
+    /// its INVITE came.
+    pub flow: Flow,
+    pub phase: Phase,
+    /// Our tag in its dialog.
+    pub local_tag: String,
+    pub call_id: Vec<u8>,
+    pub dialog: Option<Dialog>,
+    /// An INVITE from the other end that has no final answer of ours yet.
+    pub invited: Option<Invited>,
+    /// An INVITE of ours that has no final answer yet.
+    pub inviting: Option<Inviting>,
+    /// The 2xx of ours that waits for its ACK.
+    pub unacknowledged: Option<ServerKey>,
+    /// CSeq of a 2xx to us whose ACK must bring the answer that the peer's ACK brings (RFC 3264).
+    pub owes_ack: Option<u32>,
+    /// The ACK that we sent for the last 2xx, for its retransmissions (RFC 3261, 13.2.2.4).
+    pub last_ack: Option<(Flow, Rc<[u8]>)>,
+    pub pair: Option<PairId>,
+    pub lease: Option<Lease>,
+    pub sdp_version: u64,
+}
+
+/// An INVITE that we have not answered.
+#[derive(Debug)]
+pub struct Invited {
+    pub key: ServerKey,
+    /// As it came, for the answers to be made from.
+    pub bytes: Box<[u8]>,
+    pub from: SocketAddr,
+}
+
+/// An INVITE of ours that has no final answer.
+#[derive(Debug)]
+pub struct Inviting {
+    pub key: ClientKey,
+    /// It carried an offer; else the 2xx brings one, and the ACK the answer (RFC 3264).
+    pub offered: bool,
+}
+
+/// Where a leg is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// It invited us; we have not answered.
+    Incoming,
+    /// We invited it; no final answer yet.
+    Outgoing,
+    /// The dialog stands.
+    Established,
+    /// We cancelled or said goodbye, and wait for the end of the transaction.
+    Leaving,
+    /// Nothing of it is left but its row.
+    Gone,
+}
+
+/// An agent's lease word that this leg holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    pub agent: AgentSlot,
+    pub counter: u32,
+}
+
+impl Call {
+    /// The leg that a bridge joins to `leg`.
+    pub fn peer_of(&self, leg: u8) -> Option<u8> {
+        self.bridges.iter().find_map(|bridge| match (bridge.a == leg, bridge.b == leg) {
+            (true, _) => Some(bridge.b),
+            (_, true) => Some(bridge.a),
+            _ => None,
+        })
+    }
+
+    /// The leg of that number.
+    pub fn leg(&self, number: u8) -> Option<&Leg> {
+        self.legs.get(usize::from(number))
+    }
+
+    /// The leg of that number.
+    pub fn leg_mut(&mut self, number: u8) -> Option<&mut Leg> {
+        self.legs.get_mut(usize::from(number))
+    }
+
+    /// True when no leg has anything left to do.
+    pub fn is_over(&self) -> bool {
+        self.legs.iter().all(|leg| leg.phase == Phase::Gone)
+    }
+}
+
+impl Leg {
+    /// A leg at its first INVITE.
+    pub fn new(number: u8, party: Party, who: Number, flow: Flow, phase: Phase) -> Leg {
+        Leg {
+            number,
+            party,
+            who,
+            flow,
+            phase,
+            local_tag: String::new(),
+            call_id: Vec::new(),
+            dialog: None,
+            invited: None,
+            inviting: None,
+            unacknowledged: None,
+            owes_ack: None,
+            last_ack: None,
+            pair: None,
+            lease: None,
+            sdp_version: 0,
+        }
+    }
+
+    /// The agent at the other end.
+    pub fn agent(&self) -> Option<AgentSlot> {
+        match self.party {
+            Party::Agent(agent, _) => Some(agent),
+            Party::Trunk(..) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leg_survives_its_word() {
+        let leg = LegRef { call: CallRef { slot: 0xab_cdef, generation: u32::MAX }, leg: 7 };
+        assert_eq!(LegRef::from_word(leg.to_word()), leg);
+    }
+}

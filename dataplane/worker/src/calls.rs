@@ -1,0 +1,168 @@
+//! The calls of one worker and the slots that name them.
+
+use std::collections::VecDeque;
+
+use base::CallRef;
+
+use crate::call::{Call, Leg, LegRef};
+
+/// Slots of a region stay below this, so that a leg's name fits a word.
+pub const MAX_SLOTS: u32 = 1 << 24;
+
+/// How many ended calls are looked at for one whose record control has taken.
+const LOOK_AHEAD: usize = 16;
+
+/// The calls of one worker: a share of the region's slots.
+#[derive(Debug)]
+pub struct Calls {
+    first: u32,
+    live: Vec<Option<Box<Call>>>,
+    generations: Vec<u32>,
+    /// Slots without a living call, the longest idle first.
+    idle: VecDeque<u32>,
+    count: usize,
+}
+
+/// Where a new call goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The new call's name.
+    pub call: CallRef,
+    /// True when an ended call's record had to make room before control took it.
+    pub evicted: bool,
+}
+
+impl Calls {
+    /// The share `first..first + generations.len()`; each slot was last used with its generation.
+    pub fn new(first: u32, generations: Vec<u32>) -> Calls {
+        let slots = generations.len() as u32;
+        assert!(u64::from(first) + u64::from(slots) <= u64::from(MAX_SLOTS), "slots fit a word");
+        Calls {
+            first,
+            live: generations.iter().map(|_| None).collect(),
+            generations,
+            idle: (first..first + slots).collect(),
+            count: 0,
+        }
+    }
+
+    /// How many calls live.
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Picks a slot whose last call's record `taken` says is no longer needed; when none of the
+    /// longest idle is, the longest idle of all gives way. None when every slot has a living call.
+    pub fn take_place(&mut self, taken: impl Fn(CallRef) -> bool) -> Option<Place> {
+        let is_free = |slot: &u32| {
+            let generation = self.generations[(*slot - self.first) as usize];
+            generation == 0 || taken(CallRef { slot: *slot, generation })
+        };
+        let found = self.idle.iter().take(LOOK_AHEAD).position(is_free);
+        let slot = self.idle.remove(found.unwrap_or(0))?;
+        let index = (slot - self.first) as usize;
+        // Generation 0 means never used, so it is left out when the count wraps.
+        self.generations[index] = self.generations[index].checked_add(1).unwrap_or(1);
+        let call = CallRef { slot, generation: self.generations[index] };
+        Some(Place { call, evicted: found.is_none() })
+    }
+
+    /// Puts a call into the place that was taken for it.
+    pub fn insert(&mut self, call: Call) {
+        let index = (call.id.slot - self.first) as usize;
+        assert!(self.live[index].is_none(), "the place was taken for this call");
+        self.live[index] = Some(Box::new(call));
+        self.count += 1;
+    }
+
+    /// The living call of that name.
+    pub fn find(&self, call: CallRef) -> Option<&Call> {
+        let index = call.slot.checked_sub(self.first)? as usize;
+        self.live.get(index)?.as_deref().filter(|live| live.id == call)
+    }
+
+    /// The living call of that name.
+    pub fn find_mut(&mut self, call: CallRef) -> Option<&mut Call> {
+        let index = call.slot.checked_sub(self.first)? as usize;
+        self.live.get_mut(index)?.as_deref_mut().filter(|live| live.id == call)
+    }
+
+    /// A leg of a living call.
+    pub fn leg(&self, leg: LegRef) -> Option<&Leg> {
+        self.find(leg.call)?.leg(leg.leg)
+    }
+
+    /// A leg of a living call.
+    pub fn leg_mut(&mut self, leg: LegRef) -> Option<&mut Leg> {
+        self.find_mut(leg.call)?.leg_mut(leg.leg)
+    }
+
+    /// Ends the life of a call; its slot rests until others have been used.
+    pub fn remove(&mut self, call: CallRef) -> Option<Box<Call>> {
+        let index = call.slot.checked_sub(self.first)? as usize;
+        let place = self.live.get_mut(index)?;
+        if place.as_ref()?.id != call {
+            return None;
+        }
+        self.idle.push_back(call.slot);
+        self.count -= 1;
+        place.take()
+    }
+
+    /// The living calls in the order of their slots.
+    pub fn iter(&self) -> impl Iterator<Item = &Call> {
+        self.live.iter().filter_map(|call| call.as_deref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use abi::CallState;
+    use base::{Instant, TenantId};
+
+    fn call(id: CallRef) -> Call {
+        Call {
+            id,
+            serial: 1,
+            tenant: TenantId(1),
+            state: CallState::Calling,
+            cause: 0,
+            started_at: Instant::ZERO,
+            answered_at: Instant::ZERO,
+            ended_at: Instant::ZERO,
+            legs: Vec::new(),
+            bridges: Vec::new(),
+            asked: None,
+            called: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_record_waits_for_control_while_there_is_room() {
+        let mut calls = Calls::new(10, vec![0, 0]);
+        let first = calls.take_place(|_| false).expect("room").call;
+        calls.insert(call(first));
+        calls.remove(first).expect("it lives");
+        let second = calls.take_place(|_| false).expect("room");
+        assert_eq!((second.call.slot, second.evicted), (11, false));
+        calls.insert(call(second.call));
+        let third = calls.take_place(|_| false).expect("room");
+        assert!(third.evicted, "the first call's record had to give way");
+        assert_eq!(third.call, CallRef { slot: 10, generation: 2 });
+        assert_eq!(calls.take_place(|_| true), None, "every slot has a call");
+        assert!(calls.find(first).is_none(), "a name dies with its generation");
+    }
+
+    #[test]
+    fn a_taken_record_is_reused_first() {
+        let mut calls = Calls::new(0, vec![0; 3]);
+        for _ in 0..3 {
+            let place = calls.take_place(|_| false).expect("room");
+            calls.insert(call(place.call));
+            calls.remove(place.call);
+        }
+        let place = calls.take_place(|old| old.slot == 1).expect("room");
+        assert_eq!((place.call.slot, place.evicted), (1, false));
+    }
+}

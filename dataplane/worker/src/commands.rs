@@ -1,0 +1,112 @@
+//! What control orders. Each command has one completion, [`Event::Done`] with its operation id.
+
+use abi::{Command, Event, OpResult, Party, UnregisterCause};
+use base::{CallRef, Instant};
+
+use crate::call::Number;
+use crate::dial::Target;
+use crate::refusal::Refusal;
+use crate::worker::{Flow, Worker};
+
+/// The row of a trunk that is called by address only.
+const NO_ROW: u32 = u32::MAX;
+
+impl Worker {
+    pub(crate) fn obey(&mut self, now: Instant, command: Command, blob: &[u8]) {
+        let (op, result) = match command {
+            Command::Dial { op, ask, call, address, location } => {
+                (op, self.on_dial(now, call, ask, Flow { location, peer: address }, blob))
+            }
+            Command::Reject { op, ask, call, status, retry_after_s } => {
+                (op, self.on_reject(now, call, ask, status, retry_after_s))
+            }
+            Command::Release { op, call, cause } => (op, self.on_release(now, call, cause)),
+            Command::Forget { op, agent, epoch } => {
+                let registration = self.region.registrations().read(agent);
+                let is_this =
+                    registration.is_some_and(|row| row.is_registered() && row.epoch == epoch);
+                let forgotten = is_this && self.unregister(agent, UnregisterCause::Ordered);
+                (op, if forgotten { OpResult::Ok } else { OpResult::NoSuchAgent })
+            }
+            Command::Drain { op, on } => {
+                self.draining = on;
+                (op, OpResult::Ok)
+            }
+        };
+        self.tell(Event::Done { op, result });
+    }
+
+    /// Control says where a call goes that we asked about.
+    fn on_dial(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        ask: u64,
+        flow: Flow,
+        number: &[u8],
+    ) -> OpResult {
+        if !self.take_question(call, ask) {
+            return OpResult::NoSuchCall;
+        }
+        let is_ours = usize::from(flow.location.0) < self.config.locations.len();
+        let (Ok(number), true) = (Number::new(number), is_ours) else {
+            self.end_call(now, call, &Refusal::status(404));
+            return OpResult::Refused;
+        };
+        let uri = format!("sip:{number}@{}", flow.peer).into_bytes();
+        let trunk = self.trunk_of(flow.peer.ip()).map_or(NO_ROW, |(row, _)| row);
+        let target = Target { party: Party::Trunk(trunk), number, flow, uri };
+        match self.dial(now, call, target) {
+            Ok(()) => OpResult::Ok,
+            Err(refusal) => {
+                self.end_call(now, call, &refusal);
+                OpResult::Full
+            }
+        }
+    }
+
+    fn on_reject(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        ask: u64,
+        status: u16,
+        retry_after_s: u32,
+    ) -> OpResult {
+        if !self.take_question(call, ask) {
+            return OpResult::NoSuchCall;
+        }
+        // Whatever the other process says, a refusal is a refusal.
+        let status = if (300..700).contains(&status) { status } else { 500 };
+        let refusal = match retry_after_s {
+            0 => Refusal::status(status),
+            wait => Refusal::status(status).with("Retry-After", wait.to_string().as_bytes()),
+        };
+        self.end_call(now, call, &refusal);
+        OpResult::Ok
+    }
+
+    fn on_release(&mut self, now: Instant, call: CallRef, cause: u16) -> OpResult {
+        if self.calls.find(call).is_none() {
+            return OpResult::NoSuchCall;
+        }
+        if (300..700).contains(&cause) {
+            self.end_call(now, call, &Refusal::status(cause));
+        } else {
+            self.hang_up(now, call);
+        }
+        OpResult::Ok
+    }
+
+    /// The call waits for the answer to this very question.
+    fn take_question(&mut self, call: CallRef, ask: u64) -> bool {
+        let Some(entry) = self.calls.find_mut(call) else {
+            return false;
+        };
+        if entry.asked != Some(ask) {
+            return false;
+        }
+        entry.asked = None;
+        true
+    }
+}

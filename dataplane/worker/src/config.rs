@@ -1,0 +1,48 @@
+use std::net::IpAddr;
+
+use base::{CcbId, WorkerId};
+
+/// What a worker is told at its start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which worker of the data plane this is.
+    pub id: WorkerId,
+    /// How many workers the data plane has.
+    pub workers: u8,
+    /// The CCB's device number; leases are won in its name.
+    pub ccb: CcbId,
+    /// The SBC-mapped addresses, in the order of their [`base::LocationId`] (S1-036).
+    pub locations: Vec<Location>,
+    /// The lowest and the highest RTP port of the whole data plane; the workers share them out.
+    pub rtp_ports: (u16, u16),
+    /// Seeds tags, branches and call serial numbers; each worker has another.
+    pub seed: [u8; 32],
+    /// Signs digest nonces; the workers of a data plane have the same.
+    pub nonce_key: [u8; 32],
+    /// Bounds of the tables.
+    pub limits: Limits,
+}
+
+/// An address at which one location's agents and trunks reach this CCB (S1-018, S1-036).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The location's name; several addresses of one location carry the same.
+    pub name: String,
+    /// The address that the data plane listens on and advertises.
+    pub ip: IpAddr,
+    /// The SIP port.
+    pub sip_port: u16,
+}
+
+/// Bounds of a worker's tables; a full one answers 503.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// SIP transactions at a time: a call has six, each lives up to 32 s.
+    pub transactions: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { transactions: 131_072 }
+    }
+}

@@ -1,0 +1,160 @@
+//! We call somebody: a leg of ours to a phone or a trunk.
+
+use std::time::Duration;
+
+use abi::{CallState, Counter, Party, Purpose};
+use base::{CallRef, Instant, owner};
+use sip::wire::{self, Method, RequestWriter};
+
+use crate::call::{Bridge, Inviting, Leg, LegRef, Number, Phase};
+use crate::intake::ALLOW;
+use crate::invite::{CALLER, RETRY_AFTER_S};
+use crate::refusal::Refusal;
+use crate::worker::{Flow, Timer, Worker};
+
+/// How long a leg may ring, in milliseconds (RFC 3261, 16.6: timer C "MUST be larger than 3 minutes").
+const RING_LIMIT_MS: u64 = 181_000;
+
+/// Whom to call, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub party: Party,
+    pub number: Number,
+    pub flow: Flow,
+    /// The Request-URI: a phone's Contact, or a number at a trunk.
+    pub uri: Vec<u8>,
+}
+
+impl Worker {
+    /// Adds a leg to `target`, bridged to the caller's, and invites it with the caller's offer.
+    pub(crate) fn dial(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        target: Target,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = self.calls.find_mut(call) else {
+            return Err(Refusal::status(481));
+        };
+        let leg = LegRef { call, leg: entry.legs.len() as u8 };
+        let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
+        new.call_id = self.owned_call_id();
+        new.local_tag = self.leg_tag(leg);
+        let Some(entry) = self.calls.find_mut(call) else {
+            return Err(Refusal::status(481));
+        };
+        entry.legs.push(new);
+        entry.bridges.push(Bridge { a: CALLER, b: leg.leg });
+        entry.state = CallState::Calling;
+        if let Party::Agent(agent, _) = target.party {
+            self.win_lease(now, leg, agent, Purpose::Call)?;
+        }
+        self.open_media(leg)?;
+        self.join_media(call, CALLER, leg.leg);
+        self.send_invite(now, leg, &target)
+    }
+
+    fn send_invite(&mut self, now: Instant, leg: LegRef, target: &Target) -> Result<(), Refusal> {
+        let offer = self.offer_for(leg)?;
+        let caller =
+            self.calls.leg(LegRef { leg: CALLER, ..leg }).map_or(Number::EMPTY, |leg| leg.who);
+        let hops = self.hops_left(leg);
+        let branch = self.fresh_branch();
+        let address = self.address_of(target.flow.location);
+        let Some(new) = self.calls.leg(leg) else {
+            return Err(Refusal::status(481));
+        };
+        let mut writer = RequestWriter::new(b"INVITE", &target.uri)
+            .header_fmt("Via", format_args!("SIP/2.0/UDP {address};branch={branch};rport"))
+            .header_fmt("Max-Forwards", format_args!("{hops}"))
+            .header_fmt("From", format_args!("<sip:{caller}@{address}>;tag={}", new.local_tag))
+            .header_fmt("To", format_args!("<sip:{}@{}>", target.number, target.flow.peer))
+            .header("Call-ID", &new.call_id)
+            .header("CSeq", "1 INVITE")
+            .header("Contact", self.contact(leg, target.flow.location))
+            .header("Allow", ALLOW);
+        if let Some(user_to_user) = self.passed_on(leg) {
+            // RFC 7433: carried across the B2BUA untouched.
+            writer = writer.header("User-to-User", user_to_user);
+        }
+        let bytes = writer.finish(offer.as_deref().map(|sdp| ("application/sdp", sdp)));
+        let key = self.transactions.request(
+            now,
+            Method::Invite,
+            bytes,
+            branch.as_bytes(),
+            target.flow,
+            leg.to_word(),
+            &mut self.sent,
+        );
+        let Ok(key) = key else {
+            self.count(Counter::DropSipFull);
+            return Err(Refusal::unavailable(RETRY_AFTER_S));
+        };
+        if let Some(new) = self.calls.leg_mut(leg) {
+            new.phase = Phase::Outgoing;
+            new.inviting = Some(Inviting { key, offered: offer.is_some() });
+        }
+        self.timers.set(now + Duration::from_millis(RING_LIMIT_MS), Timer::Ring(leg));
+        self.note_call(leg.call);
+        Ok(())
+    }
+
+    pub(crate) fn on_ring_limit(&mut self, now: Instant, leg: LegRef) {
+        if self.calls.leg(leg).is_some_and(|leg| leg.phase == Phase::Outgoing) {
+            self.end_call(now, leg.call, &Refusal::status(480));
+        }
+    }
+
+    /// A Call-ID of ours, which hashes to this worker, so that all its messages find their way home.
+    fn owned_call_id(&mut self) -> Vec<u8> {
+        loop {
+            let call_id = format!("{:016x}{:016x}", self.rng.next_u64(), self.rng.next_u64());
+            if owner(call_id.as_bytes(), self.config.workers) == self.config.id {
+                return call_id.into_bytes();
+            }
+        }
+    }
+
+    /// RFC 3261, 8.1.1.7: "The branch ID inserted by an element compliant with this specification MUST
+    /// always begin with the characters "z9hG4bK"".
+    pub(crate) fn fresh_branch(&mut self) -> String {
+        format!("z9hG4bK{:016x}", self.rng.next_u64())
+    }
+
+    /// Our SIP address at a location, as it stands in Via and Contact: the only one its peers see.
+    pub(crate) fn address_of(&self, location: base::LocationId) -> std::net::SocketAddr {
+        let location = &self.config.locations[usize::from(location.0)];
+        std::net::SocketAddr::new(location.ip, location.sip_port)
+    }
+
+    /// Our Contact for a leg; it names the call, so that a restart can find it.
+    pub(crate) fn contact(&self, leg: LegRef, location: base::LocationId) -> Vec<u8> {
+        let CallRef { slot, generation } = leg.call;
+        format!("<sip:{slot:x}.{generation:x}@{}>", self.address_of(location)).into_bytes()
+    }
+
+    /// The caller's Max-Forwards less one (RFC 3261, 16.6, step 3, which a B2BUA does well to keep).
+    fn hops_left(&self, leg: LegRef) -> u8 {
+        self.caller_invite(leg, |message| message.max_forwards().ok().flatten())
+            .flatten()
+            .map_or(70, |hops| hops.saturating_sub(1))
+    }
+
+    fn passed_on(&self, leg: LegRef) -> Option<Vec<u8>> {
+        self.caller_invite(leg, |message| {
+            message.header(wire::Header::UserToUser).map(<[u8]>::to_vec)
+        })?
+    }
+
+    /// Reads the caller's INVITE while it is not answered.
+    pub(crate) fn caller_invite<T>(
+        &self,
+        leg: LegRef,
+        read: impl FnOnce(&wire::Message<'_>) -> T,
+    ) -> Option<T> {
+        let caller = self.calls.leg(LegRef { leg: CALLER, ..leg })?;
+        let invited = caller.invited.as_ref()?;
+        wire::lex(&invited.bytes).ok().map(|message| read(&message))
+    }
+}

@@ -1,0 +1,214 @@
+//! How calls end: BYE, CANCEL, refusals, silence.
+
+use std::time::Duration;
+
+use abi::{CallState, Counter};
+use base::{CallRef, Instant};
+use sip::transaction::{ClientKey, ServerKey};
+use sip::wire::{self, Method};
+
+use crate::call::{LegRef, Phase};
+use crate::intake::Arrival;
+use crate::refusal::Refusal;
+use crate::worker::{Timer, Worker};
+
+/// An agent whose phone does not answer a BYE or a CANCEL is free after this time, in milliseconds.
+const GOODBYE_LIMIT_MS: u64 = 2_000;
+
+impl Worker {
+    pub(crate) fn on_bye(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
+        // RFC 3261, 15.1.2: no dialog: 481.
+        let leg = self.leg_of(arrival.message).ok_or_else(|| Refusal::status(481))?;
+        self.accept_within(leg, arrival)?;
+        let bytes = wire::response(arrival.message, 200, "OK", None, arrival.from, &[], None);
+        self.transactions.respond(now, arrival.key, 200, bytes, &mut self.sent);
+        // RFC 3261, 15.1.2: "The UAS MUST still respond to any pending requests received for that
+        // dialog. It is RECOMMENDED that a 487 (Request Terminated) response be generated".
+        self.answer_no(now, leg, &Refusal::status(487));
+        if let Some(key) = self.calls.leg_mut(leg).and_then(|leg| leg.unacknowledged.take()) {
+            self.transactions.acked(key);
+        }
+        self.leg_gone(leg);
+        self.hang_up(now, leg.call);
+        Ok(())
+    }
+
+    /// RFC 3261, 9.2: 200 to the CANCEL whatever it finds, 487 to what it cancels.
+    pub(crate) fn on_cancel(
+        &mut self,
+        now: Instant,
+        arrival: Arrival<'_>,
+        invite: Option<ServerKey>,
+    ) {
+        let Some(invite) = invite else {
+            return self.refuse(now, arrival, Refusal::status(481));
+        };
+        let bytes = wire::response(arrival.message, 200, "OK", None, arrival.from, &[], None);
+        self.transactions.respond(now, arrival.key, 200, bytes, &mut self.sent);
+        let Some(leg) = self.transactions.user(invite).map(LegRef::from_word) else {
+            return;
+        };
+        let Some(entry) = self.calls.leg(leg) else {
+            return;
+        };
+        if entry.invited.as_ref().is_none_or(|invited| invited.key != invite) {
+            return;
+        }
+        match entry.phase {
+            Phase::Incoming => self.end_call(now, leg.call, &Refusal::status(487)),
+            _ => self.cancel_reinvite(now, leg),
+        }
+    }
+
+    /// Ends a call that nobody is to blame for.
+    pub(crate) fn hang_up(&mut self, now: Instant, call: CallRef) {
+        self.finish(now, call, 0, &Refusal::status(487));
+    }
+
+    /// Ends a call with a refusal to who still waits for an answer.
+    pub(crate) fn end_call(&mut self, now: Instant, call: CallRef, refusal: &Refusal) {
+        self.finish(now, call, refusal.status, refusal);
+    }
+
+    fn finish(&mut self, now: Instant, call: CallRef, cause: u16, refusal: &Refusal) {
+        let Some(entry) = self.calls.find_mut(call) else {
+            return;
+        };
+        if entry.state != CallState::Ended {
+            if entry.state != CallState::Answered {
+                self.region.counters().add(self.config.id, Counter::CallsFailed, 1);
+            }
+            entry.state = CallState::Ended;
+            entry.cause = cause;
+            entry.ended_at = now;
+            entry.asked = None;
+            self.note_call(call);
+        }
+        let legs = self.calls.find(call).map_or(0, |entry| entry.legs.len());
+        let legs = (0..legs).map(|leg| LegRef { call, leg: leg as u8 });
+        // The call may be forgotten with its last leg, so that nothing may be left to do by then.
+        for leg in legs.clone() {
+            self.close_media(now, leg);
+        }
+        for leg in legs {
+            self.part_leg(now, leg, refusal);
+        }
+        self.forget_if_over(call);
+    }
+
+    /// Lets one leg go, as far as it has come.
+    fn part_leg(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
+        let Some(entry) = self.calls.leg(leg) else {
+            return;
+        };
+        match entry.phase {
+            Phase::Incoming => {
+                self.answer_no(now, leg, refusal);
+                self.leg_gone(leg);
+            }
+            Phase::Outgoing => {
+                self.cancel_invite(now, leg);
+                self.leave(now, leg);
+            }
+            Phase::Established => {
+                self.answer_no(now, leg, &Refusal::status(487));
+                self.cancel_invite(now, leg);
+                self.leave(now, leg);
+                // RFC 3261, 15: the callee's side "MUST NOT send a BYE on a confirmed dialog until it
+                // has received an ACK for its 2xx response or until the server transaction times out".
+                if self.calls.leg(leg).is_some_and(|leg| leg.unacknowledged.is_none()) {
+                    self.say_goodbye(now, leg);
+                }
+            }
+            Phase::Leaving => {}
+            // It never came to an INVITE, but may hold a lease.
+            Phase::Gone => self.release_lease(leg),
+        }
+    }
+
+    fn cancel_invite(&mut self, now: Instant, leg: LegRef) {
+        let inviting = self.calls.leg(leg).and_then(|leg| leg.inviting.as_ref());
+        if let Some(key) = inviting.map(|inviting| inviting.key) {
+            self.transactions.cancel(now, key, &mut self.sent);
+        }
+    }
+
+    fn leave(&mut self, now: Instant, leg: LegRef) {
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.phase = Phase::Leaving;
+        }
+        self.timers.set(now + Duration::from_millis(GOODBYE_LIMIT_MS), Timer::Goodbye(leg));
+    }
+
+    /// Sends the BYE of a leg that is leaving.
+    pub(crate) fn say_goodbye(&mut self, now: Instant, leg: LegRef) {
+        if let Some(cseq) = self.calls.leg_mut(leg).and_then(|leg| leg.owes_ack.take()) {
+            self.send_late_ack(leg, cseq, None);
+        }
+        if self.send_within(now, leg, Method::Bye, None).is_none() {
+            self.leg_gone(leg);
+            self.forget_if_over(leg.call);
+        }
+    }
+
+    /// Nothing of the leg is left at its peer: its lease is free, its row says so.
+    pub(crate) fn leg_gone(&mut self, leg: LegRef) {
+        self.release_lease(leg);
+        let Some(entry) = self.calls.leg_mut(leg) else {
+            return;
+        };
+        entry.phase = Phase::Gone;
+        entry.inviting = None;
+        self.note_leg(leg);
+        self.forget_if_over(leg.call);
+    }
+
+    fn forget_if_over(&mut self, call: CallRef) {
+        let is_over = self
+            .calls
+            .find(call)
+            .is_some_and(|entry| entry.state == CallState::Ended && entry.is_over());
+        if is_over {
+            self.calls.remove(call);
+        }
+    }
+
+    /// RFC 3261, 13.3.1.4: no ACK: "the dialog is confirmed, but the session SHOULD be terminated. This
+    /// is accomplished with a BYE".
+    pub(crate) fn on_no_ack(&mut self, now: Instant, key: ServerKey, leg: LegRef) {
+        let Some(entry) = self.calls.leg_mut(leg) else {
+            return;
+        };
+        if entry.unacknowledged != Some(key) {
+            return;
+        }
+        entry.unacknowledged = None;
+        let is_leaving = entry.phase == Phase::Leaving;
+        if is_leaving {
+            self.say_goodbye(now, leg);
+        } else {
+            self.end_call(now, leg.call, &Refusal::status(408));
+        }
+    }
+
+    /// A request of ours was never answered (RFC 3261, 8.1.3.1: as if by 408).
+    pub(crate) fn on_client_timeout(&mut self, now: Instant, key: ClientKey, leg: LegRef) {
+        let Some(entry) = self.calls.leg_mut(leg) else {
+            return;
+        };
+        let was_invite = entry.inviting.as_ref().is_some_and(|inviting| inviting.key == key);
+        match entry.phase {
+            Phase::Leaving => self.leg_gone(leg),
+            Phase::Outgoing if was_invite => {
+                self.leg_gone(leg);
+                self.end_call(now, leg.call, &Refusal::status(408));
+            }
+            // RFC 3261, 12.2.1.2: a request within a dialog that gets no answer ends the dialog.
+            Phase::Established if was_invite => {
+                entry.inviting = None;
+                self.end_call(now, leg.call, &Refusal::status(408));
+            }
+            _ => {}
+        }
+    }
+}

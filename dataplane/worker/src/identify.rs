@@ -1,0 +1,175 @@
+//! Who sends a request: an agent who proves it by digest, or a trunk known by its address.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::Ordering;
+
+use abi::{AgentRow, AgentState, Counter, Party, TrunkRow};
+use base::{AgentSlot, Instant, LocationId, TenantId, Text};
+use sip::digest::{self, Algorithm, Credentials, Verdict, Verifier};
+use sip::wire::{Header, Message, Method};
+
+use crate::call::Number;
+use crate::intake::Arrival;
+use crate::refusal::Refusal;
+use crate::worker::Worker;
+
+/// Who stands behind a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub tenant: TenantId,
+    pub party: Party,
+    /// The directory number of an agent; what a trunk says of its caller.
+    pub number: Number,
+}
+
+impl Worker {
+    /// The trunk whose network `from` lies in, else the agent that the credentials prove; a challenge
+    /// when they do not.
+    pub(crate) fn identify(
+        &mut self,
+        now: Instant,
+        arrival: Arrival<'_>,
+    ) -> Result<Identity, Refusal> {
+        if let Some(identity) = self.trunk_at(arrival.from, arrival.message) {
+            return Ok(identity);
+        }
+        let (agent, row) = self.prove_agent(now, arrival)?;
+        if !self.serves(arrival.location, &row) {
+            // The secret was minted for one location (G-13).
+            self.count(Counter::DropSipUnknownSource);
+            return Err(Refusal::status(403));
+        }
+        let number = Number::new(row.number().as_bytes()).unwrap_or_default();
+        let party = Party::Agent(agent, row.login_epoch);
+        Ok(Identity { tenant: TenantId(row.tenant), party, number })
+    }
+
+    fn trunk_at(&self, from: SocketAddr, message: &Message<'_>) -> Option<Identity> {
+        let (index, row) = self.trunk_of(from.ip())?;
+        let user = message.from().ok()?.parsed_uri().ok().map_or(&b""[..], |uri| uri.user);
+        let number = Number::new(user).unwrap_or_default();
+        Some(Identity { tenant: TenantId(row.tenant), party: Party::Trunk(index), number })
+    }
+
+    /// The logged-in agent that the Authorization header proves (RFC 3261, 22; RFC 8760).
+    ///
+    /// Who is unknown is challenged and refused exactly as who is wrong, at the same cost.
+    pub(crate) fn prove_agent(
+        &mut self,
+        now: Instant,
+        arrival: Arrival<'_>,
+    ) -> Result<(AgentSlot, AgentRow), Refusal> {
+        let message = arrival.message;
+        let mut given = message.headers(Header::Authorization).peekable();
+        if given.peek().is_none() {
+            return Err(self.challenge(now, message, false));
+        }
+        let Some(credentials) = given.find_map(|value| Credentials::parse(value).ok()) else {
+            return Err(Refusal::status(400));
+        };
+        let found = self.region.agents().find_user(credentials.username);
+        let known = found.filter(|(_, row)| row.state() == AgentState::LoggedIn);
+        let secret = known.and_then(|(agent, row)| {
+            self.region.secrets().read(agent).filter(|secret| secret.epoch == row.login_epoch)
+        });
+        let realm = self.realm_of(known.map(|(_, row)| row.tenant()));
+        // Nobody's secret is all zeros, so who is unknown fails after the same work.
+        let secret = secret.unwrap_or_default();
+        let ha1: &[u8] = match credentials.algorithm {
+            Algorithm::Md5 => &secret.ha1_md5,
+            Algorithm::Sha256 => &secret.ha1_sha256,
+        };
+        let method = message.method().map_or(&b""[..], |method| method.as_bytes());
+        let verifier = Verifier { key: &self.nonces, realm: realm.as_bytes(), now };
+        let verdict = verifier.verify(&credentials, method, ha1);
+        let is_known = secret.epoch != 0;
+        match (verdict, known) {
+            (Verdict::Ok { nonce_time, nc }, Some((agent, row))) if is_known => {
+                if !credentials.is_for(message.request_uri().unwrap_or_default()) {
+                    // RFC 7616, 3.4.6: a digest for another request.
+                    self.count(Counter::DropSipUnauthorised);
+                    return Err(Refusal::status(400));
+                }
+                if self.admit_nonce(agent, nonce_time, nc) {
+                    return Ok((agent, row));
+                }
+                self.count(Counter::StaleNonce);
+                Err(self.challenge(now, message, true))
+            }
+            (Verdict::Stale, Some(_)) if is_known => {
+                self.count(Counter::StaleNonce);
+                Err(self.challenge(now, message, true))
+            }
+            _ => {
+                self.count(Counter::DropSipUnauthorised);
+                Err(self.challenge(now, message, false))
+            }
+        }
+    }
+
+    /// Takes a nonce count that was not used before (RFC 7616, 3.4). One word an agent says which was
+    /// the last, so that a replay fails on every worker.
+    fn admit_nonce(&self, agent: AgentSlot, nonce_time: u64, count: u32) -> bool {
+        let Some(word) = self.region.agents().nonce_word(agent) else {
+            return false;
+        };
+        let mut last = word.load(Ordering::Acquire);
+        while let Some(next) = digest::admit(last, nonce_time, count) {
+            match word.compare_exchange(last, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return true,
+                Err(newer) => last = newer,
+            }
+        }
+        false
+    }
+
+    /// A 401 in the realm of the tenant that the request seems to be of.
+    fn challenge(&mut self, now: Instant, message: &Message<'_>, stale: bool) -> Refusal {
+        let tenant = self.agent_of_address(message).map(|(_, row)| row.tenant());
+        let realm = self.realm_of(tenant);
+        let [sha256, md5] = digest::challenge(&self.nonces, now, realm.as_str(), stale);
+        // RFC 8760, 2.4: the strongest comes first.
+        Refusal::status(401).with("WWW-Authenticate", &sha256).with("WWW-Authenticate", &md5)
+    }
+
+    /// The agent whose address of record a request is from (REGISTER: for): a SIP user, or a directory
+    /// number at the tenant's realm.
+    pub(crate) fn agent_of_address(&self, message: &Message<'_>) -> Option<(AgentSlot, AgentRow)> {
+        let is_register = message.method() == Some(Method::Register);
+        let address = if is_register { message.to() } else { message.from() }.ok()?;
+        let uri = address.parsed_uri().ok()?;
+        let agents = self.region.agents();
+        agents.find_user(uri.user).or_else(|| {
+            let tenants = self.region.tenants();
+            let (_, tenant) = tenants.iter().find(|(_, row)| {
+                row.tenant != 0 && row.realm().as_bytes().eq_ignore_ascii_case(uri.host)
+            })?;
+            agents.find_number(TenantId(tenant.tenant), uri.user)
+        })
+    }
+
+    /// The realm of a tenant; that of the first tenant for who is unknown, so that strangers learn
+    /// nothing from a challenge.
+    fn realm_of(&self, tenant: Option<TenantId>) -> Text<64> {
+        let tenants = self.region.tenants();
+        let mut rows = tenants.iter().filter(|(_, row)| row.tenant != 0);
+        let found = rows.find(|(_, row)| tenant.is_none_or(|tenant| row.tenant == tenant.0));
+        found.map_or(Text::EMPTY, |(_, row)| row.realm())
+    }
+
+    /// The trunk with the most specific network around an address.
+    pub(crate) fn trunk_of(&self, ip: IpAddr) -> Option<(u32, TrunkRow)> {
+        let trunks = self.region.trunks();
+        trunks.iter().filter(|(_, row)| row.contains(ip)).max_by_key(|(_, row)| row.prefix_bits)
+    }
+
+    /// True when the login of `row` is for the location that `at` is an address of.
+    pub(crate) fn serves(&self, at: LocationId, row: &AgentRow) -> bool {
+        let locations = &self.config.locations;
+        let name = |id: usize| locations.get(id).map(|location| location.name.as_str());
+        match (name(usize::from(at.0)), name(row.location as usize)) {
+            (Some(here), Some(there)) => here == there,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! From a datagram to the part of the worker that it concerns.
+
+use std::net::SocketAddr;
+
+use abi::Counter;
+use base::{CallRef, Instant, LocationId, WorkerId, owner};
+use sip::transaction::{Fired, Received, Sent, ServerKey};
+use sip::wire::{self, Header, Message, Method, Start};
+
+use crate::call::LegRef;
+use crate::refusal::Refusal;
+use crate::worker::{Flow, Worker};
+use crate::{Effect, Passed};
+
+/// Methods that we answer otherwise than by 405 (RFC 3261, 20.5).
+pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER";
+
+/// A request at the start of its server transaction.
+#[derive(Clone, Copy)]
+pub(crate) struct Arrival<'m> {
+    pub key: ServerKey,
+    pub message: &'m Message<'m>,
+    /// The location whose address it came to.
+    pub location: LocationId,
+    /// The address it came from.
+    pub from: SocketAddr,
+}
+
+impl Worker {
+    /// Takes a datagram from a socket of ours and passes it on if another worker owns it.
+    pub(crate) fn intake(
+        &mut self,
+        now: Instant,
+        location: LocationId,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) {
+        self.count(Counter::SipReceived);
+        if is_keep_alive(datagram) {
+            return self.count(Counter::DropSipKeepAlive);
+        }
+        let message = match wire::lex(datagram) {
+            Ok(message) => message,
+            Err(_) => return self.count(Counter::DropSipMalformed),
+        };
+        let to = self.owner_of(&message);
+        if to == self.config.id {
+            return self.consider(now, location, from, &message);
+        }
+        let passed = Passed { location, from, datagram: datagram.into() };
+        self.effects.push(Effect::Mesh { to, passed });
+    }
+
+    /// Takes a datagram that another worker passed on to us.
+    pub(crate) fn intake_owned(
+        &mut self,
+        now: Instant,
+        location: LocationId,
+        from: SocketAddr,
+        datagram: &[u8],
+    ) {
+        match wire::lex(datagram) {
+            Ok(message) => self.consider(now, location, from, &message),
+            Err(_) => self.count(Counter::DropSipMalformed),
+        }
+    }
+
+    /// Which worker a message belongs to: a registration to the agent's, all else to the call's.
+    fn owner_of(&self, message: &Message<'_>) -> WorkerId {
+        let is_register =
+            matches!(message.start(), Start::Request { method: Method::Register, .. });
+        let agent = if is_register { self.agent_of_address(message) } else { None };
+        match (agent, message.call_id()) {
+            (Some((_, row)), _) => owner(row.user().as_bytes(), self.config.workers),
+            (None, Ok(call_id)) => owner(call_id, self.config.workers),
+            (None, Err(_)) => self.config.id,
+        }
+    }
+
+    fn consider(
+        &mut self,
+        now: Instant,
+        location: LocationId,
+        from: SocketAddr,
+        message: &Message<'_>,
+    ) {
+        let peer = message.via().map_or(from, |via| via.response_address(from));
+        let flow = Flow { location, peer };
+        if message.check().is_err() {
+            return self.refuse_malformed(flow, message, from);
+        }
+        match self.transactions.receive(now, message, flow, &mut self.sent) {
+            Received::Request(key) => {
+                self.on_request(now, Arrival { key, message, location, from });
+            }
+            Received::Cancel { server, invite } => {
+                self.on_cancel(now, Arrival { key: server, message, location, from }, invite);
+            }
+            Received::Ack => self.on_ack(now, message),
+            Received::Response { key, user } => {
+                self.on_response(now, key, LegRef::from_word(user), message);
+            }
+            Received::StrayResponse => self.count(Counter::DropSipNoTransaction),
+            Received::Absorbed => {}
+            Received::Malformed => self.count(Counter::DropSipMalformed),
+            Received::Full => {
+                self.count(Counter::DropSipFull);
+                self.answer_statelessly(flow, message, from, 503);
+            }
+        }
+    }
+
+    fn on_request(&mut self, now: Instant, arrival: Arrival<'_>) {
+        let Start::Request { method, .. } = arrival.message.start() else {
+            return;
+        };
+        let is_within = arrival.message.to().is_ok_and(|to| to.tag().is_some());
+        let result = match method {
+            Method::Register => self.on_register(now, arrival),
+            Method::Options => self.on_options(now, arrival),
+            Method::Invite if is_within => self.on_reinvite(now, arrival),
+            Method::Invite => self.on_invite(now, arrival),
+            Method::Bye => self.on_bye(now, arrival),
+            // RFC 3261, 8.2.1: "If the UAS recognizes but does not support the method of a request, it
+            // MUST generate a 405 (Method Not Allowed) response. [...] The UAS MUST also add an Allow
+            // header field to the 405".
+            _ => Err(Refusal::status(405).with("Allow", ALLOW)),
+        };
+        if let Err(refusal) = result {
+            self.refuse(now, arrival, refusal);
+        }
+    }
+
+    /// RFC 3261, 11.2: OPTIONS is answered as an INVITE would be, without making anything.
+    fn on_options(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
+        if let Some(required) = arrival.message.header(Header::Require) {
+            return Err(Refusal::status(420).with("Unsupported", required));
+        }
+        let extra: &[(&str, &[u8])] =
+            &[("Allow", ALLOW), ("Accept", b"application/sdp"), ("Accept-Encoding", b"identity")];
+        let tag = self.fresh_tag();
+        let bytes =
+            wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, extra, None);
+        self.transactions.respond(now, arrival.key, 200, bytes, &mut self.sent);
+        Ok(())
+    }
+
+    /// Answers a request that will not be served.
+    pub(crate) fn refuse(&mut self, now: Instant, arrival: Arrival<'_>, refusal: Refusal) {
+        let tag = self.fresh_tag();
+        let bytes = refusal.response(arrival.message, Some(&tag), arrival.from);
+        self.transactions.respond(now, arrival.key, refusal.status, bytes, &mut self.sent);
+    }
+
+    fn refuse_malformed(&mut self, flow: Flow, message: &Message<'_>, from: SocketAddr) {
+        self.count(Counter::DropSipMalformed);
+        self.answer_statelessly(flow, message, from, 400);
+    }
+
+    /// One answer without memory of it (RFC 3261, 8.2.7). An ACK and a response get none.
+    fn answer_statelessly(
+        &mut self,
+        flow: Flow,
+        message: &Message<'_>,
+        from: SocketAddr,
+        status: u16,
+    ) {
+        match message.start() {
+            Start::Request { method: Method::Ack, .. } | Start::Response { .. } => {}
+            Start::Request { .. } => {
+                // Without a Via and a From nobody could match the answer.
+                if message.via().is_err() || message.from().is_err() {
+                    return;
+                }
+                let bytes = Refusal::status(status).response(message, None, from);
+                self.sent.push(Sent { flow, bytes: bytes.into() });
+            }
+        }
+    }
+
+    pub(crate) fn on_fired(&mut self, now: Instant, event: Fired) {
+        match event {
+            Fired::ClientTimeout { key, user } => {
+                self.on_client_timeout(now, key, LegRef::from_word(user));
+            }
+            Fired::NoAck { key, user } => self.on_no_ack(now, key, LegRef::from_word(user)),
+            // The peer has its answer or will never; every request is answered at once.
+            Fired::RefusalNotAcked { .. } | Fired::Unanswered { .. } => {}
+        }
+    }
+
+    /// The leg that a request names by our tag in its To header, when the rest fits as well.
+    pub(crate) fn leg_of(&self, message: &Message<'_>) -> Option<LegRef> {
+        let tag = message.to().ok()?.tag()?;
+        let found = parse_tag(tag)?;
+        let leg = self.calls.leg(found)?;
+        let call_id = message.call_id().ok()?;
+        (leg.local_tag.as_bytes() == tag && leg.call_id == call_id).then_some(found)
+    }
+
+    /// A tag for an answer that makes no dialog (RFC 3261, 19.3: at least 32 bits of randomness).
+    pub(crate) fn fresh_tag(&mut self) -> String {
+        format!("{:016x}", self.rng.next_u64())
+    }
+
+    /// A tag that names the leg and cannot be guessed.
+    pub(crate) fn leg_tag(&mut self, leg: LegRef) -> String {
+        let CallRef { slot, generation } = leg.call;
+        format!("{slot:x}.{generation:x}.{:x}.{:016x}", leg.leg, self.rng.next_u64())
+    }
+}
+
+/// The leg named by a tag of ours.
+fn parse_tag(tag: &[u8]) -> Option<LegRef> {
+    let tag = std::str::from_utf8(tag).ok()?;
+    let mut parts = tag.splitn(4, '.');
+    let slot = u32::from_str_radix(parts.next()?, 16).ok()?;
+    let generation = u32::from_str_radix(parts.next()?, 16).ok()?;
+    let leg = u8::from_str_radix(parts.next()?, 16).ok()?;
+    parts.next()?;
+    Some(LegRef { call: CallRef { slot, generation }, leg })
+}
+
+/// Keep-alives of RFC 5626 (CRLF) and what phones send to hold a NAT open: nothing or a few bytes.
+fn is_keep_alive(datagram: &[u8]) -> bool {
+    datagram.len() <= 4 && datagram.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0 | b' '))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_tag_names_its_leg() {
+        let leg = LegRef { call: CallRef { slot: 0x1f, generation: 3 }, leg: 1 };
+        assert_eq!(parse_tag(b"1f.3.1.0123456789abcdef"), Some(leg));
+        for foreign in
+            [&b""[..], b"abc", b"1f.3", b"1f.3.1", b"1f.3.100.a", b"x.3.1.a", b"\xff.1.1.1"]
+        {
+            assert_eq!(parse_tag(foreign), None, "{foreign:?}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! A call comes in: who calls, whom, and may they.
+
+use std::time::Duration;
+
+use abi::{AgentRow, AgentState, CallState, Counter, Event, Purpose};
+use base::{AgentSlot, CallRef, Instant, TenantId};
+use sip::dialog::Dialog;
+use sip::wire::{self, Header, Message, Uri, unescape};
+
+use crate::call::{Call, Invited, Lease, Leg, LegRef, Number, Phase};
+use crate::dial::Target;
+use crate::identify::Identity;
+use crate::intake::Arrival;
+use crate::refusal::Refusal;
+use crate::worker::{Flow, Timer, Worker};
+
+/// How long control may take to say where a call goes, in milliseconds; then the call is answered 503.
+const ASK_LIMIT_MS: u64 = 2_000;
+/// What a refused caller is told to wait when something is full or away, in seconds.
+pub(crate) const RETRY_AFTER_S: u32 = 2;
+/// The caller's leg is the first of a call.
+pub(crate) const CALLER: u8 = 0;
+
+impl Worker {
+    pub(crate) fn on_invite(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
+        let caller = self.identify(now, arrival)?;
+        let called = self.screen(arrival.message)?;
+        let call = self.begin_call(now, arrival, caller, called)?;
+        if let Err(refusal) = self.route(now, call, caller, called) {
+            self.end_call(now, call, &refusal);
+        }
+        Ok(())
+    }
+
+    /// What can be refused without a call: RFC 3261, 8.2 in its order, then the offer (RFC 3264).
+    fn screen(&self, message: &Message<'_>) -> Result<Number, Refusal> {
+        if self.draining {
+            return Err(Refusal::unavailable(RETRY_AFTER_S));
+        }
+        if message.max_forwards().ok().flatten() == Some(0) {
+            return Err(Refusal::status(483));
+        }
+        if let Some(required) = message.header(Header::Require) {
+            // RFC 3261, 8.2.2.3: "the UAS MUST respond [...] with 420 (Bad Extension). The UAS MUST add
+            // an Unsupported header field, and list in it those options it does not understand".
+            return Err(Refusal::status(420).with("Unsupported", required));
+        }
+        if !message.body().is_empty() {
+            let content = message.content_type().unwrap_or_default();
+            if !wire::same_token(
+                content.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii(),
+                b"application/sdp",
+            ) {
+                return Err(Refusal::status(415).with("Accept", b"application/sdp"));
+            }
+            self.check_offer(message.body())?;
+        }
+        let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
+        let Some(uri) = uri.filter(|uri| wire::same_token(uri.scheme, b"sip")) else {
+            // RFC 3261, 8.2.2.1: a scheme that we do not serve.
+            return Err(Refusal::status(416));
+        };
+        dialled(uri.user).filter(|number| !number.is_empty()).ok_or_else(|| Refusal::status(404))
+    }
+
+    /// Makes the call with its first leg, and answers 100.
+    fn begin_call(
+        &mut self,
+        now: Instant,
+        arrival: Arrival<'_>,
+        caller: Identity,
+        called: Number,
+    ) -> Result<CallRef, Refusal> {
+        let region = self.region.clone();
+        let taken = |old| region.calls().is_acknowledged(old);
+        let Some(place) = self.calls.take_place(taken) else {
+            self.count(Counter::DropSipFull);
+            return Err(Refusal::unavailable(RETRY_AFTER_S));
+        };
+        if place.evicted {
+            self.count(Counter::RecordsEvicted);
+        }
+        self.leg_rows.free(&self.region, place.call.slot);
+        let flow =
+            Flow { location: arrival.location, peer: self.request_address(arrival, &caller) };
+        let mut leg = Leg::new(CALLER, caller.party, caller.number, flow, Phase::Incoming);
+        leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER });
+        leg.call_id = arrival.message.call_id().unwrap_or_default().to_vec();
+        leg.dialog = Dialog::uas(arrival.message, leg.local_tag.as_bytes()).ok();
+        leg.invited = Some(Invited {
+            key: arrival.key,
+            bytes: arrival.message.bytes().into(),
+            from: arrival.from,
+        });
+        let serial = 100_000_000_000_000_000 + self.rng.below(900_000_000_000_000_000);
+        self.transactions.set_user(arrival.key, LegRef { call: place.call, leg: CALLER }.to_word());
+        self.calls.insert(Call {
+            id: place.call,
+            serial,
+            tenant: caller.tenant,
+            state: CallState::Calling,
+            cause: 0,
+            started_at: now,
+            answered_at: Instant::ZERO,
+            ended_at: Instant::ZERO,
+            legs: vec![leg],
+            bridges: Vec::new(),
+            asked: None,
+            called,
+        });
+        self.count(Counter::CallsStarted);
+        self.note_call(place.call);
+        self.answer(now, LegRef { call: place.call, leg: CALLER }, 100, None);
+        Ok(place.call)
+    }
+
+    /// Where requests to the caller go: an agent's phone may sit behind a NAT, so the way it came from;
+    /// a trunk says in Via where it listens.
+    fn request_address(&self, arrival: Arrival<'_>, caller: &Identity) -> std::net::SocketAddr {
+        match caller.party {
+            abi::Party::Agent(..) => arrival.from,
+            abi::Party::Trunk(..) => {
+                arrival.message.via().map_or(arrival.from, |via| via.response_address(arrival.from))
+            }
+        }
+    }
+
+    /// Finds the way to who is called: from the tables if they know the number, else control is asked.
+    fn route(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        caller: Identity,
+        called: Number,
+    ) -> Result<(), Refusal> {
+        let from = LegRef { call, leg: CALLER };
+        self.open_media(from)?;
+        if let Some(agent) = self.calls.leg(from).and_then(Leg::agent) {
+            self.win_lease(now, from, agent, Purpose::Outgoing)?;
+        }
+        match self.agent_called(caller.tenant, &called) {
+            Some((agent, row)) => {
+                let target = self.reach_agent(now, agent, &row)?;
+                self.dial(now, call, target)
+            }
+            None if self.control_here => {
+                self.ask(now, call, caller, called);
+                Ok(())
+            }
+            None => Err(Refusal::unavailable(RETRY_AFTER_S)),
+        }
+    }
+
+    fn agent_called(&self, tenant: TenantId, called: &Number) -> Option<(AgentSlot, AgentRow)> {
+        let agents = self.region.agents();
+        agents.find_number(tenant, called.as_bytes()).or_else(|| {
+            agents.find_user(called.as_bytes()).filter(|(_, row)| row.tenant == tenant.0)
+        })
+    }
+
+    fn reach_agent(
+        &mut self,
+        now: Instant,
+        agent: AgentSlot,
+        row: &AgentRow,
+    ) -> Result<Target, Refusal> {
+        if row.state() != AgentState::LoggedIn {
+            return Err(Refusal::status(480));
+        }
+        let Some((flow, registration)) = self.registered(now, agent, row) else {
+            return Err(Refusal::status(480));
+        };
+        Ok(Target {
+            party: abi::Party::Agent(agent, row.login_epoch),
+            number: Number::new(row.number().as_bytes()).unwrap_or_default(),
+            flow,
+            uri: registration.contact().as_bytes().to_vec(),
+        })
+    }
+
+    fn ask(&mut self, now: Instant, call: CallRef, caller: Identity, called: Number) {
+        let operation = self.next_operation();
+        let Some(entry) = self.calls.find_mut(call) else {
+            return;
+        };
+        entry.asked = Some(operation);
+        entry.state = CallState::Asked;
+        let location = entry.legs[usize::from(CALLER)].flow.location;
+        self.note_call(call);
+        let asked = Event::Asked {
+            op: operation,
+            call,
+            tenant: caller.tenant,
+            caller: caller.party,
+            location,
+        };
+        self.tell_with(asked, called.as_bytes());
+        let limit = now + Duration::from_millis(ASK_LIMIT_MS);
+        self.timers.set(limit, Timer::Asked(call, operation));
+    }
+
+    pub(crate) fn on_ask_limit(&mut self, now: Instant, call: CallRef, operation: u64) {
+        if self.calls.find(call).is_some_and(|entry| entry.asked == Some(operation)) {
+            self.end_call(now, call, &Refusal::unavailable(RETRY_AFTER_S));
+        }
+    }
+
+    /// Control is gone: questions that it has not answered get no answer any more.
+    pub(crate) fn lose_control(&mut self, now: Instant) {
+        self.control_here = false;
+        let asked: Vec<CallRef> =
+            self.calls.iter().filter(|call| call.asked.is_some()).map(|call| call.id).collect();
+        for call in asked {
+            self.end_call(now, call, &Refusal::unavailable(RETRY_AFTER_S));
+        }
+    }
+
+    /// Wins the agent's lease word for a leg; 486 when somebody else has it (G-01).
+    pub(crate) fn win_lease(
+        &mut self,
+        now: Instant,
+        leg: LegRef,
+        agent: AgentSlot,
+        purpose: Purpose,
+    ) -> Result<(), Refusal> {
+        let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
+        let leases = self.region.leases();
+        let won = leases.reserve(agent, medium, ccb, purpose, now);
+        let Some(counter) = won.ok().filter(|counter| leases.bind(agent, medium, ccb, *counter))
+        else {
+            self.count(Counter::LeaseDenied);
+            return Err(Refusal::status(486));
+        };
+        self.leases_held += 1;
+        if let Some(leg) = self.calls.leg_mut(leg) {
+            leg.lease = Some(Lease { agent, counter });
+        }
+        Ok(())
+    }
+
+    /// Frees the lease word that a leg holds, once.
+    pub(crate) fn release_lease(&mut self, leg: LegRef) {
+        let Some(lease) = self.calls.leg_mut(leg).and_then(|leg| leg.lease.take()) else {
+            return;
+        };
+        self.leases_held -= 1;
+        let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
+        self.region.leases().release(lease.agent, medium, ccb, lease.counter);
+    }
+}
+
+/// The number in the user part of a Request-URI, without its parameters (RFC 3261, 19.1.1 escapes).
+fn dialled(user: &[u8]) -> Option<Number> {
+    let bare = user.split(|byte| *byte == b';').next().unwrap_or_default();
+    Number::new(&unescape(bare)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_is_what_stands_before_the_parameters() {
+        let cases: [(&[u8], Option<&str>); 5] = [
+            (b"1002", Some("1002")),
+            (b"1002;phone-context=x", Some("1002")),
+            (b"%31002", Some("1002")),
+            (b"", Some("")),
+            (b"123456789012345678901234567890123", None),
+        ];
+        for (user, number) in cases {
+            assert_eq!(dialled(user).as_ref().map(Number::as_str), number, "{user:?}");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! One core's whole state: SIP transactions, calls, registrations, media streams and ports.
+//!
+//! This crate does no I/O. Datagrams, the time and the answers of the operating system come in as
+//! [`Input`]; what is to be sent, bound or woken goes out as [`Effect`]. Media packets do not queue:
+//! [`Worker::forward`] gives a verdict on the spot. The shared-memory region is memory, so the worker
+//! reads and writes its tables and rings directly, and a simulation runs it on a region in memory.
+
+mod answer;
+mod call;
+mod calls;
+mod commands;
+mod config;
+mod dial;
+mod goodbye;
+mod identify;
+mod intake;
+mod invite;
+mod io;
+mod media_path;
+mod refusal;
+mod register;
+mod reinvite;
+mod snapshot;
+mod worker;
+
+pub use config::{Config, Limits, Location};
+pub use io::{Effect, Input, Passed};
+pub use media::{Packet, PairId, SocketSlot, Verdict};
+pub use snapshot::recover;
+pub use worker::Worker;

@@ -1,0 +1,108 @@
+//! The media of legs: their ports, whom they hear, and what SDP says of it.
+
+use base::Instant;
+use sip::sdp;
+
+use crate::Effect;
+use crate::call::LegRef;
+use crate::invite::{CALLER, RETRY_AFTER_S};
+use crate::refusal::Refusal;
+use crate::worker::Worker;
+
+impl Worker {
+    /// Takes a port pair at the leg's location and opens its stream.
+    pub(crate) fn open_media(&mut self, leg: LegRef) -> Result<(), Refusal> {
+        let Some(entry) = self.calls.leg_mut(leg) else {
+            return Err(Refusal::status(481));
+        };
+        let Some(pair) = self.ports.take(entry.flow.location) else {
+            self.count(abi::Counter::PortsExhausted);
+            return Err(Refusal::unavailable(RETRY_AFTER_S));
+        };
+        entry.pair = Some(pair);
+        self.streams.open(pair, None);
+        Ok(())
+    }
+
+    /// What one leg sends, the other gets from here on.
+    pub(crate) fn join_media(&mut self, call: base::CallRef, a: u8, b: u8) {
+        let pair = |leg| self.calls.leg(LegRef { call, leg }).and_then(|leg| leg.pair);
+        if let (Some(a), Some(b)) = (pair(a), pair(b)) {
+            self.streams.bridge(a, b);
+        }
+    }
+
+    /// Gives the leg's ports back; its row keeps what was counted.
+    pub(crate) fn close_media(&mut self, now: Instant, leg: LegRef) {
+        self.note_leg(leg);
+        let Some(pair) = self.calls.leg_mut(leg).and_then(|leg| leg.pair.take()) else {
+            return;
+        };
+        self.streams.close(pair);
+        if self.ports.release(pair, now) {
+            self.effects.push(Effect::Close { pair });
+        }
+    }
+
+    /// Refuses an offer that we could not relay (RFC 3261, 21.4.26).
+    pub(crate) fn check_offer(&self, offer: &[u8]) -> Result<(), Refusal> {
+        sdp::parse(offer).and_then(|sdp| sdp::audio(&sdp).map(|_| ())).map_err(|error| {
+            // RFC 3261, 20.43: 399 is "a warning not intended for automated processing".
+            let warning = format!("399 jackfield \"{}\"", error.name());
+            Refusal::status(error.status()).with("Warning", warning.as_bytes())
+        })
+    }
+
+    /// The caller's offer as the called leg gets it; none when the caller makes no offer.
+    pub(crate) fn offer_for(&mut self, leg: LegRef) -> Result<Option<Vec<u8>>, Refusal> {
+        let offer = self.caller_invite(leg, |message| message.body().to_vec()).unwrap_or_default();
+        if offer.is_empty() {
+            return Ok(None);
+        }
+        self.learn_remote(Instant::ZERO, LegRef { leg: CALLER, ..leg }, &offer);
+        self.sdp_for(leg, &offer).map(Some).ok_or_else(|| Refusal::status(488))
+    }
+
+    /// Takes what `from` says of its media, and says it to `to` with our address for it. None when it
+    /// says nothing that we understand.
+    pub(crate) fn pass_sdp(
+        &mut self,
+        now: Instant,
+        from: LegRef,
+        to: LegRef,
+        body: &[u8],
+    ) -> Option<Vec<u8>> {
+        if body.is_empty() {
+            return None;
+        }
+        self.learn_remote(now, from, body);
+        self.sdp_for(to, body)
+    }
+
+    /// From now on the leg's media goes to, and is expected from, where its SDP says.
+    pub(crate) fn learn_remote(&mut self, now: Instant, leg: LegRef, body: &[u8]) {
+        let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) else {
+            return;
+        };
+        let Ok(sdp) = sdp::parse(body) else { return };
+        let Ok(audio) = sdp::audio(&sdp) else { return };
+        self.streams.set_remote(now, pair, audio.address);
+        self.streams.set_rtcp(pair, audio.rtcp);
+    }
+
+    /// A description of another leg's media as if it were at this leg's address (topology hiding).
+    pub(crate) fn sdp_for(&mut self, leg: LegRef, body: &[u8]) -> Option<Vec<u8>> {
+        let sdp = sdp::parse(body).ok()?;
+        let serial = self.calls.find(leg.call)?.serial;
+        let entry = self.calls.leg_mut(leg)?;
+        let pair = entry.pair?;
+        entry.sdp_version += 1;
+        let rewrite = sdp::Rewrite {
+            address: self.config.locations[usize::from(entry.flow.location.0)].ip,
+            port: self.ports.port(pair),
+            session_id: serial + u64::from(leg.leg),
+            version: entry.sdp_version,
+        };
+        sdp::rewrite(&sdp, rewrite).ok()
+    }
+}

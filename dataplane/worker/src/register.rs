@@ -1,0 +1,169 @@
+//! Phones register here (S1-061, S1-062; RFC 3261, 10.3). An agent has one binding: the phone that
+//! the login is for.
+
+use abi::{AgentRow, Counter, Event, RegistrationRow, UnregisterCause};
+use base::{AgentSlot, Instant, LocationId, owner};
+use sip::registrar::{self, Binding, Decision, Limits};
+use sip::wire;
+
+use crate::intake::Arrival;
+use crate::refusal::Refusal;
+use crate::worker::{Flow, Timer, Worker};
+
+impl Worker {
+    pub(crate) fn on_register(
+        &mut self,
+        now: Instant,
+        arrival: Arrival<'_>,
+    ) -> Result<(), Refusal> {
+        let (agent, row) = self.prove_agent(now, arrival)?;
+        let addressed = self.agent_of_address(arrival.message);
+        if addressed.is_none_or(|(slot, _)| slot != agent) || !self.serves(arrival.location, &row) {
+            // RFC 3261, 10.3, step 4: "If the authenticated user is not authorized to modify bindings,
+            // the registrar MUST return a 403 (Forbidden)".
+            self.count(Counter::DropSipUnknownSource);
+            return Err(Refusal::status(403));
+        }
+        let current = self.binding(now, agent, &row);
+        match registrar::register(
+            arrival.message,
+            now,
+            arrival.from,
+            current.as_ref(),
+            Limits::default(),
+        ) {
+            Decision::Update(binding) => {
+                self.bind(now, agent, &row, arrival.location, &binding);
+                self.accept_register(now, arrival, Some(&binding));
+            }
+            Decision::Remove => {
+                self.unregister(agent, UnregisterCause::Removed);
+                self.accept_register(now, arrival, None);
+            }
+            Decision::Query => self.accept_register(now, arrival, current.as_ref()),
+            Decision::IntervalTooBrief(least_s) => {
+                return Err(
+                    Refusal::status(423).with("Min-Expires", least_s.to_string().as_bytes())
+                );
+            }
+            Decision::Refused(status) => return Err(Refusal::status(status)),
+        }
+        Ok(())
+    }
+
+    /// The address at which the agent's phone is registered for the current login.
+    pub(crate) fn registered(
+        &self,
+        now: Instant,
+        agent: AgentSlot,
+        row: &AgentRow,
+    ) -> Option<(Flow, RegistrationRow)> {
+        let registration = self.region.registrations().read(agent)?;
+        let lives = registration.is_registered()
+            && registration.epoch == row.login_epoch
+            && registration.expires_at > now.as_nanos();
+        let location = registration.location()?;
+        lives.then(|| (Flow { location, peer: registration.addr() }, registration))
+    }
+
+    fn binding(&self, now: Instant, agent: AgentSlot, row: &AgentRow) -> Option<Binding> {
+        let (flow, registration) = self.registered(now, agent, row)?;
+        Some(Binding {
+            contact: registration.contact(),
+            source: flow.peer,
+            call_id_hash: registration.call_id_hash,
+            cseq: registration.cseq,
+            expires_at: Instant::from_nanos(registration.expires_at),
+        })
+    }
+
+    fn bind(
+        &mut self,
+        now: Instant,
+        agent: AgentSlot,
+        row: &AgentRow,
+        at: LocationId,
+        binding: &Binding,
+    ) {
+        let before = self.registered(now, agent, row).map(|(flow, _)| flow);
+        let mut registration = RegistrationRow {
+            state: RegistrationRow::REGISTERED,
+            epoch: row.login_epoch,
+            location: u32::from(at.0),
+            cseq: binding.cseq,
+            call_id_hash: binding.call_id_hash,
+            expires_at: binding.expires_at.as_nanos(),
+            ..RegistrationRow::default()
+        };
+        registration.set_addr(binding.source);
+        registration.set_contact(binding.contact);
+        self.region.registrations().write(agent, &registration);
+        self.timers.set(binding.expires_at, Timer::Registration(agent, binding.expires_at));
+        self.count(Counter::Registrations);
+        if before != Some(Flow { location: at, peer: binding.source }) {
+            let lasts = binding.expires_at.since(now);
+            self.tell(Event::Registered {
+                agent,
+                epoch: row.login_epoch,
+                location: at,
+                addr: binding.source,
+                expires_ms: u32::try_from(lasts.as_millis()).unwrap_or(u32::MAX),
+            });
+        }
+    }
+
+    /// Ends a registration that lives; control hears why.
+    pub(crate) fn unregister(&mut self, agent: AgentSlot, cause: UnregisterCause) -> bool {
+        let Some(registration) = self.region.registrations().read(agent) else {
+            return false;
+        };
+        if !registration.is_registered() {
+            return false;
+        }
+        self.region.registrations().write(agent, &RegistrationRow::default());
+        self.tell(Event::Unregistered { agent, epoch: registration.epoch, cause });
+        true
+    }
+
+    pub(crate) fn on_registration_limit(
+        &mut self,
+        now: Instant,
+        agent: AgentSlot,
+        expires_at: Instant,
+    ) {
+        let Some(registration) = self.region.registrations().read(agent) else {
+            return;
+        };
+        // A refresh has set a later timer of its own.
+        let is_this = registration.expires_at == expires_at.as_nanos();
+        if registration.is_registered() && is_this && expires_at <= now {
+            self.unregister(agent, UnregisterCause::Expired);
+        }
+    }
+
+    /// Watches over the registrations that an earlier incarnation left to this worker.
+    pub(crate) fn take_over_registrations(&mut self) {
+        let region = self.region.clone();
+        for (agent, registration) in region.registrations().iter() {
+            let Some(row) = region.agents().read(agent) else {
+                continue;
+            };
+            let is_ours = owner(row.user().as_bytes(), self.config.workers) == self.config.id;
+            if registration.is_registered() && is_ours {
+                let expires_at = Instant::from_nanos(registration.expires_at);
+                self.timers.set(expires_at, Timer::Registration(agent, expires_at));
+            }
+        }
+    }
+
+    /// RFC 3261, 10.3, step 8: the 200 lists the current binding with its time left.
+    fn accept_register(&mut self, now: Instant, arrival: Arrival<'_>, binding: Option<&Binding>) {
+        let contact = binding.map(|binding| binding.contact_value(now));
+        let extra: Vec<(&str, &[u8])> =
+            contact.iter().map(|value| ("Contact", value.as_slice())).collect();
+        let tag = self.fresh_tag();
+        let bytes =
+            wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, &extra, None);
+        self.transactions.respond(now, arrival.key, 200, bytes, &mut self.sent);
+    }
+}

@@ -1,0 +1,201 @@
+//! What the region knows of calls: rows, written before a peer hears of a change, and events.
+
+use std::collections::{HashMap, VecDeque};
+
+use abi::{CallRow, CallState, Class, Counter, Event, LegRow, LegState, Region, Wake};
+use base::{CallRef, Instant, Medium, WorkerId};
+
+use crate::Config;
+use crate::call::{Call, Leg, LegRef, Phase};
+use crate::worker::Worker;
+
+/// The rows of legs: each call slot has those of its last call until it is used again.
+#[derive(Debug)]
+pub struct LegRows {
+    idle: VecDeque<u32>,
+    of_slot: HashMap<u32, Vec<u32>>,
+}
+
+impl LegRows {
+    /// The share of `worker`.
+    pub fn new(region: &Region, worker: WorkerId) -> LegRows {
+        LegRows { idle: region.legs().range(worker).collect(), of_slot: HashMap::new() }
+    }
+
+    /// Empties the rows of the slot's last call.
+    pub fn free(&mut self, region: &Region, slot: u32) {
+        for row in self.of_slot.remove(&slot).unwrap_or_default() {
+            region.legs().write(row, &LegRow::default());
+            self.idle.push_back(row);
+        }
+    }
+
+    /// The row of a call's leg; None when the table is full, and then the leg goes unrecorded.
+    fn row(&mut self, leg: LegRef) -> Option<u32> {
+        let rows = self.of_slot.entry(leg.call.slot).or_default();
+        while rows.len() <= usize::from(leg.leg) {
+            rows.push(self.idle.pop_front()?);
+        }
+        rows.get(usize::from(leg.leg)).copied()
+    }
+}
+
+/// Ends in the region what an earlier incarnation of this data plane left: its calls are over, their
+/// lease words are free. Runs once, before the first worker is made.
+pub fn recover(region: &Region, config: &Config, now: Instant) {
+    region.leases().free_all_of(config.ccb);
+    for (slot, mut row) in region.calls().iter() {
+        if matches!(row.state(), CallState::Free | CallState::Ended) {
+            continue;
+        }
+        row.state = CallState::Ended.into();
+        row.cause = u32::from(LOST_WITH_DATA_PLANE);
+        row.ended_at = now.as_nanos();
+        region.calls().write(slot, &row);
+    }
+    for (place, row) in region.legs().iter() {
+        if row.state() == LegState::Free {
+            continue;
+        }
+        let call = region.calls().find(row.call());
+        if call.is_none_or(|_| region.calls().is_acknowledged(row.call())) {
+            region.legs().write(place, &LegRow::default());
+        } else {
+            region.legs().write(place, &LegRow { state: LegState::Ended.into(), ..row });
+        }
+    }
+}
+
+/// The cause of a call that its data plane took along (RFC 3261, 21.5.1).
+const LOST_WITH_DATA_PLANE: u16 = 500;
+
+impl Worker {
+    /// Writes a call and its legs, and tells control of its state.
+    pub(crate) fn note_call(&mut self, call: CallRef) {
+        let Some(entry) = self.calls.find(call) else {
+            return;
+        };
+        let row = call_row(entry, self.incarnation);
+        let legs = entry.legs.len();
+        let changed = Event::CallChanged {
+            call,
+            serial: entry.serial,
+            state: entry.state,
+            cause: entry.cause,
+        };
+        for leg in 0..legs {
+            self.note_leg(LegRef { call, leg: leg as u8 });
+        }
+        self.region.calls().write(call.slot, &row);
+        self.tell(changed);
+    }
+
+    /// Writes a leg's row with what its stream has counted so far.
+    pub(crate) fn note_leg(&mut self, leg: LegRef) {
+        let Some(place) = self.leg_rows.row(leg) else {
+            return self.count(Counter::LegsUnrecorded);
+        };
+        let Some(call) = self.calls.find(leg.call) else {
+            return;
+        };
+        let Some(entry) = call.leg(leg.leg) else {
+            return;
+        };
+        let mut row = leg_row(call, entry);
+        match entry.pair {
+            Some(pair) => {
+                let stats = self.streams.stats(pair);
+                row.rtp_port = u32::from(self.ports.port(pair));
+                row.set_media(stats.locked);
+                row.packets_in = stats.packets;
+                row.packets_out = stats.sent;
+                row.bytes_in = stats.bytes;
+                row.lost = stats.lost;
+            }
+            // Its stream is closed, and its last counts stand in the row.
+            None => {
+                if let Some(last) =
+                    self.region.legs().read(place).filter(|last| last.call() == leg.call)
+                {
+                    row.rtp_port = last.rtp_port;
+                    row.media = last.media;
+                    row.packets_in = last.packets_in;
+                    row.packets_out = last.packets_out;
+                    row.bytes_in = last.bytes_in;
+                    row.lost = last.lost;
+                }
+            }
+        }
+        self.region.legs().write(place, &row);
+    }
+
+    /// Writes the counts of all standing calls.
+    pub(crate) fn publish_calls(&mut self) {
+        let standing: Vec<LegRef> = self
+            .calls
+            .iter()
+            .filter(|call| call.state == CallState::Answered)
+            .flat_map(|call| call.legs.iter().map(|leg| LegRef { call: call.id, leg: leg.number }))
+            .collect();
+        for leg in standing {
+            self.note_leg(leg);
+        }
+    }
+
+    /// Tells control something that it must know.
+    pub(crate) fn tell(&mut self, event: Event) {
+        self.tell_with(event, &[]);
+    }
+
+    /// The same, with what does not fit a record.
+    pub(crate) fn tell_with(&mut self, event: Event, blob: &[u8]) {
+        match self.events.push(&event, blob, Class::Call) {
+            Ok(Wake::Needed) => self.wake_control = true,
+            Ok(Wake::NotNeeded) => {}
+            // The numbers of events tell control that one is missing; it reads the tables then.
+            Err(_) => self.count(Counter::EventsLost),
+        }
+    }
+}
+
+fn call_row(call: &Call, incarnation: u64) -> CallRow {
+    let mut row = CallRow {
+        state: call.state.into(),
+        generation: call.id.generation,
+        serial: call.serial,
+        tenant: call.tenant.0,
+        cause: u32::from(call.cause),
+        started_at: call.started_at.as_nanos(),
+        answered_at: call.answered_at.as_nanos(),
+        ended_at: call.ended_at.as_nanos(),
+        incarnation,
+        legs: call.legs.len() as u32,
+        ..CallRow::default()
+    };
+    row.set_called(call.called);
+    row
+}
+
+fn leg_row(call: &Call, leg: &Leg) -> LegRow {
+    let state = match (leg.phase, call.state) {
+        (Phase::Leaving | Phase::Gone, _) | (_, CallState::Ended) => LegState::Ended,
+        (Phase::Established, _) => LegState::Answered,
+        (Phase::Incoming | Phase::Outgoing, CallState::Ringing) => LegState::Ringing,
+        (Phase::Incoming | Phase::Outgoing, _) => LegState::Calling,
+    };
+    let bridge =
+        call.bridges.iter().position(|bridge| bridge.a == leg.number || bridge.b == leg.number);
+    let mut row = LegRow {
+        state: state.into(),
+        leg: u32::from(leg.number),
+        bridge: bridge.map_or(u32::MAX, |bridge| bridge as u32),
+        medium: Medium::Voice as u32,
+        location: u32::from(leg.flow.location.0),
+        fence_counter: leg.lease.map_or(0, |lease| lease.counter),
+        ..LegRow::default()
+    };
+    row.set_call(call.id);
+    row.set_party(leg.party);
+    row.set_number(leg.who);
+    row
+}

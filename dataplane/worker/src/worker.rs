@@ -1,0 +1,295 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::{CommandReceiver, Counter, EventSender, Region};
+use base::{AgentSlot, CallRef, Instant, LocationId, Rng, Timers};
+use media::{DropReason, Packet, PortPool, SocketSlot, Streams, Verdict};
+use sip::digest::NonceKey;
+use sip::transaction::{Fired, Sent, Transactions};
+
+use crate::call::LegRef;
+use crate::calls::Calls;
+use crate::snapshot::LegRows;
+use crate::{Config, Effect, Input};
+
+/// How many commands one turn takes, so that packets are not kept waiting.
+const COMMANDS_A_TURN: usize = 64;
+/// How often gauges and the packet counts of standing calls are published.
+const PUBLISH_MS: u64 = 500;
+
+/// Where a SIP message goes: from the address of a location to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub location: LocationId,
+    pub peer: SocketAddr,
+}
+
+/// What a worker waits for besides the transactions' own timers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Timer {
+    /// An INVITE of ours has rung long enough (RFC 3261, timer C).
+    Ring(LegRef),
+    /// Control has had time enough to say where a call goes.
+    Asked(CallRef, u64),
+    /// A leg that said goodbye is free now, whether its peer answered or not.
+    Goodbye(LegRef),
+    /// A registration runs out; the epoch and the time tell it from a later one.
+    Registration(AgentSlot, Instant),
+    /// Ports are to be bound, and gauges to be published.
+    Publish,
+}
+
+/// One core's whole state. It owns its calls, their legs and streams, and its share of the ports; it
+/// is the only writer of its rows in the region.
+pub struct Worker {
+    pub(crate) config: Config,
+    pub(crate) region: Arc<Region>,
+    pub(crate) rng: Rng,
+    pub(crate) nonces: NonceKey,
+    pub(crate) transactions: Transactions<Flow>,
+    pub(crate) calls: Calls,
+    pub(crate) streams: Streams,
+    pub(crate) ports: PortPool,
+    pub(crate) timers: Timers<Timer>,
+    pub(crate) events: EventSender,
+    pub(crate) commands: CommandReceiver,
+    pub(crate) control_here: bool,
+    pub(crate) draining: bool,
+    pub(crate) incarnation: u64,
+    pub(crate) operations: u64,
+    pub(crate) leg_rows: LegRows,
+    pub(crate) sent: Vec<Sent<Flow>>,
+    pub(crate) fired: Vec<Fired>,
+    pub(crate) effects: Vec<Effect>,
+    pub(crate) wake_control: bool,
+    /// The last turn left commands in the ring; the next one takes them without waiting for a bell.
+    more_commands: bool,
+    pub(crate) leases_held: u64,
+}
+
+impl Worker {
+    /// A worker over its share of `region`, where [`crate::recover`] has ended what an earlier
+    /// incarnation left.
+    pub fn new(config: Config, region: Arc<Region>, now: Instant) -> Worker {
+        let slots = region.calls().range(config.id);
+        let first = slots.start;
+        let generations =
+            slots.map(|slot| region.calls().read(slot).map_or(0, |row| row.generation)).collect();
+        let mut rng = Rng::from_seed(config.seed);
+        let addresses: Vec<_> = config.locations.iter().map(|location| location.ip).collect();
+        let ports = PortPool::new(config.id, config.workers, &addresses, config.rtp_ports);
+        let mut worker = Worker {
+            nonces: NonceKey::new(config.nonce_key),
+            transactions: Transactions::new(config.limits.transactions, rng.next_u64()),
+            calls: Calls::new(first, generations),
+            streams: Streams::new(ports.pairs()),
+            ports,
+            timers: Timers::default(),
+            events: region.event_sender(config.id),
+            commands: region.command_receiver(config.id),
+            control_here: false,
+            draining: false,
+            incarnation: region.header().data_plane().incarnation,
+            operations: 0,
+            leg_rows: LegRows::new(&region, config.id),
+            sent: Vec::new(),
+            fired: Vec::new(),
+            effects: Vec::new(),
+            wake_control: false,
+            more_commands: false,
+            leases_held: 0,
+            rng,
+            region,
+            config,
+        };
+        worker.take_over_registrations();
+        worker.timers.set(now, Timer::Publish);
+        worker
+    }
+
+    /// Takes one input and says what is to be done about it. Rows and events are written before the
+    /// effects are handed out, so what a peer hears of is known to the next incarnation.
+    pub fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Effect>) {
+        match input {
+            Input::Sip { location, from, datagram } => self.intake(now, location, from, datagram),
+            Input::Mesh(passed) => {
+                self.intake_owned(now, passed.location, passed.from, &passed.datagram);
+            }
+            Input::Bound { pair, ok } => self.ports.bound(pair, ok, now),
+            Input::Commands => self.take_commands(now),
+            Input::ControlHere => self.control_here = true,
+            Input::ControlGone => self.lose_control(now),
+            Input::Timeout if self.more_commands => self.take_commands(now),
+            Input::Timeout => {}
+        }
+        self.run_timers(now);
+        self.hand_out(now, out);
+    }
+
+    /// The verdict on one media packet; to be carried out at once, in this order.
+    pub fn forward(
+        &mut self,
+        now: Instant,
+        socket: SocketSlot,
+        from: SocketAddr,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
+        let verdict = self.streams.forward(now, socket, from, packet);
+        let (received, sent) = match socket.is_rtcp() {
+            false => (Counter::RtpReceived, Counter::RtpSent),
+            true => (Counter::RtcpReceived, Counter::RtcpSent),
+        };
+        let counters = self.region.counters();
+        counters.add(self.config.id, received, 1);
+        match verdict {
+            Verdict::Send { .. } => counters.add(self.config.id, sent, 1),
+            Verdict::Consume => {}
+            Verdict::Drop(reason) => counters.add(self.config.id, counter_of(reason), 1),
+        }
+        verdict
+    }
+
+    /// When [`Input::Timeout`] is due.
+    pub fn deadline(&self) -> Option<Instant> {
+        if self.more_commands {
+            return Some(Instant::ZERO);
+        }
+        [self.timers.deadline(), self.transactions.deadline(), self.ports.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The region that this worker reads and writes.
+    pub fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    /// True when nothing of any call is left: no call, leg, port or lease.
+    pub fn is_idle(&self) -> bool {
+        self.calls.len() == 0 && self.ports.in_use() == 0 && self.leases_held == 0
+    }
+
+    /// What is left, in words.
+    pub fn load(&self) -> String {
+        let (calls, ports) = (self.calls.len(), self.ports.in_use());
+        format!("{calls} calls, {ports} port pairs, {} leases", self.leases_held)
+    }
+
+    /// How many SIP transactions live.
+    pub fn transactions(&self) -> usize {
+        self.transactions.len()
+    }
+
+    pub(crate) fn count(&self, counter: Counter) {
+        self.region.counters().add(self.config.id, counter, 1);
+    }
+
+    /// A number for an operation that is unique in this incarnation of this worker.
+    pub(crate) fn next_operation(&mut self) -> u64 {
+        self.operations += 1;
+        self.operations
+    }
+
+    fn take_commands(&mut self, now: Instant) {
+        self.more_commands = false;
+        let mut blob = Vec::new();
+        for _ in 0..COMMANDS_A_TURN {
+            match self.commands.pop(&mut blob) {
+                Some(Ok(command)) => self.obey(now, command, &blob),
+                Some(Err(_)) => self.count(Counter::CommandsCorrupt),
+                None => return,
+            }
+        }
+        self.more_commands = true;
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.transactions.timeouts(now, &mut self.sent, &mut fired);
+        for event in fired.drain(..) {
+            self.on_fired(now, event);
+        }
+        self.fired = fired;
+        while let Some((at, timer)) = self.timers.due(now) {
+            match timer {
+                Timer::Ring(leg) => self.on_ring_limit(now, leg),
+                Timer::Asked(call, operation) => self.on_ask_limit(now, call, operation),
+                Timer::Goodbye(leg) => self.release_lease(leg),
+                Timer::Registration(agent, expires_at) => {
+                    self.on_registration_limit(now, agent, expires_at);
+                }
+                Timer::Publish => self.publish(at),
+            }
+        }
+    }
+
+    /// Publishes gauges and the packet counts of standing calls.
+    fn publish(&mut self, at: Instant) {
+        self.timers.set(at + Duration::from_millis(PUBLISH_MS), Timer::Publish);
+        self.publish_calls();
+        self.publish_gauges();
+    }
+
+    fn publish_gauges(&mut self) {
+        let gauges = [
+            (Counter::CallsNow, self.calls.len() as u64),
+            (Counter::LegsNow, self.calls.iter().map(|call| call.legs.len() as u64).sum()),
+            (Counter::PortsInUse, u64::from(self.ports.in_use())),
+            (Counter::PortsReady, u64::from(self.ports.ready())),
+            (Counter::TransactionsNow, self.transactions.len() as u64),
+            (Counter::LeasesHeld, self.leases_held),
+            (Counter::SipRetransmitted, self.transactions.retransmissions()),
+        ];
+        for (counter, value) in gauges {
+            self.region.counters().set(self.config.id, counter, value);
+        }
+    }
+
+    /// Hands out what this turn wants done: SIP in the order it was decided, ports bound ahead of the
+    /// calls to come, and one ring of control's bell however many events there are.
+    fn hand_out(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let mut sent = std::mem::take(&mut self.sent);
+        self.region.counters().add(self.config.id, Counter::SipSent, sent.len() as u64);
+        out.extend(sent.drain(..).map(|Sent { flow, bytes }| Effect::Sip {
+            location: flow.location,
+            to: flow.peer,
+            datagram: bytes,
+        }));
+        self.sent = sent;
+        self.ports.plan(now, &mut |pair, location, port| {
+            self.effects.push(Effect::Bind { pair, location, port });
+        });
+        out.append(&mut self.effects);
+        if std::mem::take(&mut self.wake_control) {
+            out.push(Effect::WakeControl);
+        }
+    }
+}
+
+/// The counter that has a drop reason's name.
+fn counter_of(reason: DropReason) -> Counter {
+    match reason {
+        DropReason::RtpTooShort => Counter::DropRtpTooShort,
+        DropReason::RtpVersion => Counter::DropRtpVersion,
+        DropReason::RtpForeignSource => Counter::DropRtpForeignSource,
+        DropReason::RtpLearning => Counter::DropRtpLearning,
+        DropReason::RtpNoPeer => Counter::DropRtpNoPeer,
+        DropReason::RtpUnbound => Counter::DropRtpUnbound,
+        DropReason::RtcpMalformed => Counter::DropRtcpMalformed,
+        DropReason::RtcpForeignSource => Counter::DropRtcpForeignSource,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drop_reason_and_its_counter_have_one_name() {
+        for reason in DropReason::ALL {
+            assert_eq!(counter_of(reason).name(), format!("drop_{}", reason.name()));
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! One worker on a region in memory, and peers made of text.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::{
+    AgentRow, AgentState, CallState, Command, Event, Key, Layout, OpResult, Region,
+    RegistrationRow, SecretRow, TenantRow, TrunkRow,
+};
+use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, TenantId, Text, WorkerId};
+use sip::digest::{Algorithm, ha1};
+use sip::wire;
+use worker::{Config, Effect, Input, Limits, Location, Worker, recover};
+
+pub const TRUNK: &str = "10.9.0.1:5060";
+pub const AGENT_A: &str = "192.0.2.1:5070";
+pub const AGENT_B: &str = "192.0.2.2:5070";
+pub const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 203.0.113.9\r\ns=-\r\nc=IN IP4 203.0.113.9\r\nt=0 0\r\n\
+                         m=audio 4000 RTP/AVP 0 8\r\na=rtpmap:0 PCMU/8000\r\na=sendrecv\r\n";
+
+pub struct House {
+    region: Arc<Region>,
+    worker: Worker,
+    now: Instant,
+    sent: VecDeque<(SocketAddr, String)>,
+    agents: u32,
+}
+
+impl House {
+    pub fn new() -> House {
+        let layout = Layout {
+            ccb: CcbId(1),
+            workers: 1,
+            agents: 16,
+            calls_per_worker: 8,
+            legs_per_worker: 24,
+            ring_slots: 256,
+            blob_bytes: 65_536,
+            tenants: 4,
+            trunks: 4,
+            locations: 1,
+        };
+        let region = Region::in_memory(layout);
+        let mut tenant = TenantRow { tenant: 1, state: 1, ..TenantRow::default() };
+        tenant.set_name(Text::new(b"demo").expect("fits"));
+        tenant.set_realm(Text::new(b"demo.test").expect("fits"));
+        region.tenants().write(0, &tenant);
+        let mut trunk = TrunkRow { state: 1, tenant: 1, ..TrunkRow::default() };
+        trunk.set_network("10.9.0.0".parse().expect("an address"), 16);
+        region.trunks().write(0, &trunk);
+        let config = Config {
+            id: WorkerId(0),
+            workers: 1,
+            ccb: CcbId(1),
+            locations: vec![Location {
+                name: "local".into(),
+                ip: "127.0.0.1".parse().expect("an address"),
+                sip_port: 5060,
+            }],
+            rtp_ports: (30_000, 30_019),
+            seed: [7; 32],
+            nonce_key: [9; 32],
+            limits: Limits::default(),
+        };
+        let now = Instant::from_nanos(1_000_000_000);
+        recover(&region, &config, now);
+        let worker = Worker::new(config, region.clone(), now);
+        let mut house = House { region, worker, now, sent: VecDeque::new(), agents: 0 };
+        house.input(Input::Timeout);
+        house
+    }
+
+    /// Logs an agent in whose phone has that secret.
+    pub fn log_in(&mut self, number: &str, secret: &str) -> AgentSlot {
+        let slot = AgentSlot(self.agents);
+        self.agents += 1;
+        let user = format!("{number}.demo");
+        let mut row = AgentRow {
+            state: AgentState::LoggedIn.into(),
+            login_epoch: 5,
+            tenant: 1,
+            ..AgentRow::default()
+        };
+        row.set_number(Text::new(number.as_bytes()).expect("fits"));
+        row.set_user(Text::new(user.as_bytes()).expect("fits"));
+        let agents = self.region.agents();
+        agents.write(slot, &row);
+        let by_number = Key::Number { tenant: TenantId(1), number: number.as_bytes() };
+        agents.index_insert(Key::User(user.as_bytes()), slot).expect("room");
+        agents.index_insert(by_number, slot).expect("room");
+        let hash = |algorithm| ha1(algorithm, user.as_bytes(), b"demo.test", secret.as_bytes());
+        let secret = SecretRow {
+            epoch: 5,
+            ha1_md5: hash(Algorithm::Md5).as_bytes().try_into().expect("16 bytes"),
+            ha1_sha256: hash(Algorithm::Sha256).as_bytes().try_into().expect("32 bytes"),
+            ..SecretRow::default()
+        };
+        self.region.secrets().write(slot, &secret);
+        slot
+    }
+
+    /// Logs an agent in whose phone is registered.
+    pub fn register(&mut self, number: &str, phone: &str) {
+        let slot = self.log_in(number, "secret");
+        let mut row = RegistrationRow {
+            state: RegistrationRow::REGISTERED,
+            epoch: 5,
+            expires_at: self.now.as_nanos() + 3_600_000_000_000,
+            ..RegistrationRow::default()
+        };
+        row.set_addr(phone.parse().expect("an address"));
+        row.set_contact(Text::new(format!("sip:phone@{phone}").as_bytes()).expect("fits"));
+        self.region.registrations().write(slot, &row);
+    }
+
+    pub fn attach_control(&mut self) {
+        self.input(Input::ControlHere);
+    }
+
+    pub fn command(&mut self, command: Command, blob: &[u8]) {
+        let _wake = self.region.command_sender(WorkerId(0)).push(&command, blob).expect("room");
+        self.input(Input::Commands);
+    }
+
+    pub fn send(&mut self, from: &str, text: &str) {
+        let from = from.parse().expect("an address");
+        self.input(Input::Sip { location: LocationId(0), from, datagram: text.as_bytes() });
+    }
+
+    fn input(&mut self, input: Input<'_>) {
+        let mut effects = Vec::new();
+        self.worker.handle(self.now, input, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Sip { to, datagram, .. } => {
+                    let text = String::from_utf8(datagram.to_vec()).expect("we write text");
+                    wire::lex(text.as_bytes()).expect("we write SIP");
+                    self.sent.push_back((to, text));
+                }
+                Effect::Bind { pair, .. } => self.input(Input::Bound { pair, ok: true }),
+                Effect::Close { .. } | Effect::WakeControl => {}
+                Effect::Mesh { .. } => panic!("there is one worker"),
+            }
+        }
+    }
+
+    pub fn pass_ms(&mut self, ms: u64) {
+        let until = self.now + Duration::from_millis(ms);
+        while let Some(deadline) = self.worker.deadline().filter(|deadline| *deadline <= until) {
+            self.now = self.now.max(deadline);
+            self.input(Input::Timeout);
+        }
+        self.now = until;
+    }
+
+    /// Lets every timer run out.
+    pub fn run_out(&mut self) {
+        self.pass_ms(70_000);
+        self.sent.clear();
+    }
+
+    pub fn next_to(&mut self, peer: &str) -> String {
+        let peer: SocketAddr = peer.parse().expect("an address");
+        let found = self.sent.iter().position(|(to, _)| *to == peer);
+        let found = found.unwrap_or_else(|| panic!("nothing for {peer}, only {:#?}", self.sent));
+        self.sent.remove(found).expect("found").1
+    }
+
+    pub fn drain_to(&mut self, peer: &str) -> Vec<String> {
+        let peer: SocketAddr = peer.parse().expect("an address");
+        let (to, rest) = self.sent.drain(..).partition::<Vec<_>, _>(|(to, _)| *to == peer);
+        self.sent = rest.into();
+        to.into_iter().map(|(_, text)| text).collect()
+    }
+
+    pub fn events(&mut self) -> Vec<Event> {
+        let mut receiver = self.region.event_receiver(WorkerId(0));
+        let mut blob = Vec::new();
+        let mut events = Vec::new();
+        while let Some(event) = receiver.pop(&mut blob) {
+            events.push(event.expect("sane").value);
+        }
+        events
+    }
+
+    pub fn states(&mut self) -> Vec<CallState> {
+        let of = |event| match event {
+            Event::CallChanged { state, .. } => Some(state),
+            _ => None,
+        };
+        self.events().into_iter().filter_map(of).collect()
+    }
+
+    pub fn asked(&mut self, number: &str) -> (u64, CallRef) {
+        let mut receiver = self.region.event_receiver(WorkerId(0));
+        let mut blob = Vec::new();
+        while let Some(event) = receiver.pop(&mut blob) {
+            if let Event::Asked { op, call, .. } = event.expect("sane").value {
+                assert_eq!(blob, number.as_bytes());
+                return (op, call);
+            }
+        }
+        panic!("control was not asked");
+    }
+
+    pub fn done(&mut self) -> Vec<(u64, OpResult)> {
+        let of = |event| match event {
+            Event::Done { op, result } => Some((op, result)),
+            _ => None,
+        };
+        self.events().into_iter().filter_map(of).collect()
+    }
+
+    /// No call, port, lease or registration of a call is left, and each ended call has a whole row.
+    pub fn expect_nothing_left(&mut self) {
+        assert!(self.worker.is_idle(), "something is left: {}", self.worker.load());
+        assert_eq!(self.region.leases().held(), 0, "a lease word is held");
+        for (_, row) in self.region.calls().iter() {
+            assert!(
+                matches!(row.state(), CallState::Free | CallState::Ended),
+                "a call's row lives"
+            );
+        }
+        if let Some((to, text)) = self.sent.front() {
+            panic!("unexpected, to {to}: {text}");
+        }
+    }
+
+    // What peers say.
+
+    pub fn invite(&self, number: &str, call_id: &str, sdp: Option<&str>) -> String {
+        let sdp = sdp.unwrap_or("");
+        let content = if sdp.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+        format!(
+            "INVITE sip:{number}@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP {TRUNK};branch=z9hG4bK{call_id};rport\r\n\
+             From: <sip:0301@10.9.0.1>;tag=f{call_id}\r\nTo: <sip:{number}@127.0.0.1>\r\nCall-ID: {call_id}\r\n\
+             CSeq: 1 INVITE\r\nContact: <sip:trunk@10.9.0.1>\r\nMax-Forwards: 70\r\n{content}\
+             Content-Length: {}\r\n\r\n{sdp}",
+            sdp.len()
+        )
+    }
+
+    pub fn ack_refusal(&self, refusal: &str, number: &str, call_id: &str) -> String {
+        format!(
+            "ACK sip:{number}@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP {TRUNK};branch=z9hG4bK{call_id};rport\r\n\
+             From: {}\r\nTo: {}\r\nCall-ID: {call_id}\r\nCSeq: 1 ACK\r\nMax-Forwards: 70\r\n\
+             Content-Length: 0\r\n\r\n",
+            header(refusal, "From: "),
+            header(refusal, "To: ")
+        )
+    }
+
+    /// Answers a request of ours.
+    pub fn reply(&mut self, from: &str, request: &str, status: u16, tag: &str, sdp: Option<&str>) {
+        let message = wire::lex(request.as_bytes()).expect("SIP");
+        let tag = if tag.is_empty() { "t1" } else { tag };
+        let contact = format!("<sip:{}@{from}>", if from == TRUNK { "trunk" } else { "phone" });
+        let body = sdp.map(|sdp| ("application/sdp", sdp.as_bytes()));
+        let source = "127.0.0.1:5060".parse().expect("an address");
+        let contact: &[(&str, &[u8])] = &[("Contact", contact.as_bytes())];
+        let bytes = wire::response(&message, status, "Reason", Some(tag), source, contact, body);
+        self.send(from, std::str::from_utf8(&bytes).expect("text"));
+    }
+
+    /// A request within the dialog that `seen` made: a response of ours to the peer's INVITE, or our
+    /// INVITE, which the peer answered with the tag t1.
+    pub fn within(
+        &self,
+        method: &str,
+        seen: &str,
+        call_id: &str,
+        cseq: u32,
+        sdp: Option<&str>,
+    ) -> String {
+        let is_ours = seen.starts_with("INVITE");
+        let (from, to, peer) = match is_ours {
+            true => (
+                format!("{};tag=t1", header(seen, "To: ")),
+                header(seen, "From: ").to_owned(),
+                AGENT_A,
+            ),
+            false => (header(seen, "From: ").to_owned(), header(seen, "To: ").to_owned(), TRUNK),
+        };
+        let call_id = if is_ours { header(seen, "Call-ID: ") } else { call_id };
+        let target = header(seen, "Contact: ").trim_matches(['<', '>']);
+        let sdp = sdp.unwrap_or("");
+        let content = if sdp.is_empty() { "" } else { "Content-Type: application/sdp\r\n" };
+        let user = if peer == TRUNK { "trunk" } else { "phone" };
+        format!(
+            "{method} {target} SIP/2.0\r\nVia: SIP/2.0/UDP {peer};branch=z9hG4bK{method}{cseq}{call_id};rport\r\n\
+             From: {from}\r\nTo: {to}\r\nCall-ID: {call_id}\r\nCSeq: {cseq} {method}\r\n\
+             Contact: <sip:{user}@{peer}>\r\nMax-Forwards: 70\r\n{content}Content-Length: {}\r\n\r\n{sdp}",
+            sdp.len()
+        )
+    }
+
+    pub fn ack(&mut self, from: &str, ok: &str, call_id: &str) {
+        let ack = self.within("ACK", ok, call_id, 1, None);
+        self.send(from, &ack);
+    }
+
+    /// A whole call from the trunk: our INVITE to the phone, and our 200 to the trunk.
+    pub fn call_through(&mut self, number: &str, phone: &str, call_id: &str) -> (String, String) {
+        self.send(TRUNK, &self.invite(number, call_id, Some(OFFER)));
+        self.next_to(TRUNK);
+        let invite = self.next_to(phone);
+        self.reply(phone, &invite, 200, "t1", Some(OFFER));
+        assert!(self.next_to(phone).starts_with("ACK "));
+        let ok = self.next_to(TRUNK);
+        assert!(ok.starts_with("SIP/2.0 200 "), "{ok}");
+        self.ack(TRUNK, &ok, call_id);
+        (invite, ok)
+    }
+}
+
+/// The value of the first header line of that name.
+pub fn header<'a>(message: &'a str, name: &str) -> &'a str {
+    let line = message.lines().find(|line| line.starts_with(name));
+    &line.unwrap_or_else(|| panic!("no {name} in {message}"))[name.len()..]
+}

@@ -1,0 +1,64 @@
+//! The whole of two CCBs and their control in one thread, in virtual time, from one seed.
+//!
+//! `SIM_SEED=N cargo test --release -p house-tests --test sim` runs that one seed.
+
+mod ccb;
+mod network;
+mod world;
+
+use world::{Outcome, Plant, run};
+
+const SEEDS: u64 = 256;
+
+fn seeds() -> std::ops::Range<u64> {
+    match std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok()) {
+        Some(seed) => seed..seed + 1,
+        None => 0..SEEDS,
+    }
+}
+
+/// Every call ends, no port or lease leaks, counters balance, whatever dies and whatever is lost.
+#[test]
+fn every_seed_comes_to_rest() {
+    let mut sum = Outcome::default();
+    let mut failed = Vec::new();
+    for seed in seeds() {
+        match run(seed, Plant::Nothing) {
+            Ok(outcome) => {
+                sum.calls += outcome.calls;
+                sum.answered += outcome.answered;
+                sum.rtp_sent += outcome.rtp_sent;
+                sum.rtp_received += outcome.rtp_received;
+                sum.deaths += outcome.deaths;
+                for (cause, times) in outcome.causes {
+                    *sum.causes.entry(cause).or_default() += times;
+                }
+            }
+            Err(what) => failed.push(format!("seed {seed}: {what}")),
+        }
+    }
+    println!("{sum:?}");
+    assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
+    assert!(sum.answered > 4 * seeds().count() as u64, "too little happened: {sum:?}");
+    // What the network loses twice (up to 10 % each way), and what flies while a process is dead.
+    assert!(sum.rtp_received * 10 > sum.rtp_sent * 7, "media does not flow: {sum:?}");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in seeds().take(4) {
+        let first = run(seed, Plant::Nothing).map(|outcome| outcome.trace);
+        let second = run(seed, Plant::Nothing).map(|outcome| outcome.trace);
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
+
+/// The checks would find what they look for.
+#[test]
+fn planted_bugs_are_caught() {
+    for plant in [Plant::ForgetsToRecover, Plant::KeepsALease] {
+        let caught = seeds().find_map(|seed| run(seed, plant).err().map(|what| (seed, what)));
+        let (seed, what) = caught.unwrap_or_else(|| panic!("{plant:?} went unseen"));
+        println!("{plant:?} is caught by seed {seed}: {what}");
+    }
+}

@@ -1,0 +1,696 @@
+//! One thread, one seed: two CCBs of two workers, a control core, phones with desks, a trunk, a bad
+//! network, and processes that die and come back.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use abi::{CallState, Counter, Process};
+use base::{CcbId, Instant, Medium, Rng, TenantId, WorkerId};
+use control_core::{
+    AgentRecord, Blade, CcbStatus, Ha1, Input as ControlInput, LoginKey, LoginRequest,
+    Output as ControlOutput, Provision, Route, TenantRecord, TrunkRecord,
+};
+use sip::digest::{Algorithm, ha1};
+use softphone::{Input as PhoneInput, Order, Output as PhoneOutput, Phone, PhoneConfig};
+use worker::{Input, Passed};
+
+use crate::ccb::{Ccb, Out, WORKERS};
+use crate::network::Network;
+
+const PHONES: usize = 8;
+const REALM: &str = "demo.test";
+const TENANT: TenantId = TenantId(1);
+const TRUNK: &str = "10.9.0.1:5060";
+/// People talk, and processes die, until then.
+const BUSY: Duration = Duration::from_secs(30);
+/// Then everything must come to rest: 64*T1 for the transactions, twice, for a BYE after a lost ACK.
+const REST: Duration = Duration::from_secs(110);
+
+/// A fault of ours that the checks must find.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    Nothing,
+    /// A data plane that comes back leaves what its predecessor had as it was.
+    ForgetsToRecover,
+    /// Somebody wins a lease word and never lets go.
+    KeepsALease,
+}
+
+/// What a run came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// A hash of all that happened, in its order.
+    pub trace: u64,
+    pub calls: u64,
+    pub answered: u64,
+    pub rtp_sent: u64,
+    pub rtp_received: u64,
+    pub deaths: u64,
+    /// How many calls ended with which cause.
+    pub causes: BTreeMap<u32, u64>,
+}
+
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Act {
+    Login(usize),
+    Attach(usize),
+    Person(usize),
+    KillDataPlane(usize),
+    StartDataPlane(usize),
+    KillControl,
+    StartControl,
+    Link(usize),
+    Cut(IpAddr),
+    Heal(IpAddr),
+    Beat,
+    Commands(usize, u8),
+    Pump,
+    Recorded(u16, u32, u32),
+    Mesh(usize, u8, u64),
+    Garbage,
+    Steal,
+    Rest,
+}
+
+struct Desk {
+    number: String,
+    ccb: usize,
+    location: usize,
+    secret: String,
+    epoch: u32,
+    login: Option<LoginKey>,
+    socket: Option<u64>,
+    phone: Phone,
+    ip: IpAddr,
+}
+
+pub struct World {
+    now: Instant,
+    rng: Rng,
+    plant: Plant,
+    network: Network,
+    ccbs: Vec<Ccb>,
+    blade: Option<Blade>,
+    desks: Vec<Desk>,
+    /// Serial numbers of the calls that control has a record of, and how often it wrote one.
+    records: BTreeMap<u64, u32>,
+    acts: BinaryHeap<Reverse<(Instant, u64, Act)>>,
+    passed: BTreeMap<u64, Passed>,
+    sequence: u64,
+    resting: bool,
+    outcome: Outcome,
+}
+
+/// Runs the world of `seed` to its end; an error says what does not hold.
+pub fn run(seed: u64, plant: Plant) -> Result<Outcome, String> {
+    let mut world = World::new(seed, plant);
+    world.play();
+    world.check()
+}
+
+impl World {
+    fn new(seed: u64, plant: Plant) -> World {
+        let mut rng = Rng::from_number(seed);
+        let fork = |rng: &mut Rng| Rng::from_number(rng.next_u64());
+        let network = Network::new(fork(&mut rng));
+        let ccbs = (1..=2).map(|id| Ccb::new(CcbId(id), fork(&mut rng))).collect();
+        let desks = (0..=PHONES).map(|index| desk(index, fork(&mut rng))).collect();
+        let mut world = World {
+            now: Instant::from_nanos(1_000_000_000_000),
+            rng,
+            plant,
+            network,
+            ccbs,
+            blade: None,
+            desks,
+            records: BTreeMap::new(),
+            acts: BinaryHeap::new(),
+            passed: BTreeMap::new(),
+            sequence: 0,
+            resting: false,
+            outcome: Outcome { trace: 0xcbf2_9ce4_8422_2325, ..Outcome::default() },
+        };
+        world.schedule();
+        world
+    }
+
+    /// All that the seed decides beforehand.
+    fn schedule(&mut self) {
+        self.after_ms(0, Act::StartDataPlane(0));
+        self.after_ms(0, Act::StartDataPlane(1));
+        self.after_ms(1, Act::StartControl);
+        self.after_ms(50, Act::Beat);
+        for desk in 0..PHONES {
+            let at = 100 + self.rng.below(500);
+            self.after_ms(at, Act::Login(desk));
+        }
+        for desk in 0..=PHONES {
+            let at = 2_000 + self.rng.below(2_000);
+            self.after_ms(at, Act::Person(desk));
+        }
+        let busy = BUSY.as_millis() as u64;
+        let within = |world: &mut World| 3_000 + world.rng.below(busy - 8_000);
+        for _ in 0..self.rng.below(3) {
+            let (at, ccb) = (within(self), self.rng.below(2) as usize);
+            self.after_ms(at, Act::KillDataPlane(ccb));
+        }
+        for _ in 0..self.rng.below(3) {
+            let at = within(self);
+            self.after_ms(at, Act::KillControl);
+        }
+        for _ in 0..self.rng.below(3) {
+            let (at, host) = (within(self), self.rng.below(PHONES as u64) as usize);
+            let ip = self.desks[host].ip;
+            self.after_ms(at, Act::Cut(ip));
+        }
+        for _ in 0..10 {
+            let at = within(self);
+            self.after_ms(at, Act::Garbage);
+        }
+        if self.plant == Plant::KeepsALease {
+            self.after_ms(busy / 2, Act::Steal);
+        }
+        self.after_ms(busy, Act::Rest);
+    }
+
+    fn after_ms(&mut self, ms: u64, act: Act) {
+        self.sequence += 1;
+        self.acts.push(Reverse((self.now + Duration::from_millis(ms), self.sequence, act)));
+    }
+
+    fn play(&mut self) {
+        let end = self.now + BUSY + REST;
+        while let Some(next) = self.next_at().filter(|next| *next <= end) {
+            self.now = self.now.max(next);
+            if let Some(datagram) = self.network.take(self.now) {
+                self.trace(&[1, datagram.to.port() as u8], &datagram.bytes);
+                self.deliver(datagram.from, datagram.to, &datagram.bytes);
+            } else if self.acts.peek().is_some_and(|Reverse((at, ..))| *at <= self.now) {
+                let Reverse((_, _, act)) = self.acts.pop().expect("peeked");
+                self.trace(format!("{act:?}").as_bytes(), &[]);
+                self.act(act);
+            } else {
+                self.run_timers();
+            }
+        }
+        self.now = end;
+    }
+
+    fn next_at(&self) -> Option<Instant> {
+        let acts = self.acts.peek().map(|Reverse((at, ..))| *at);
+        let phones = self.desks.iter().filter_map(|desk| desk.phone.deadline()).min();
+        let ccbs = self.ccbs.iter().filter_map(Ccb::deadline).min();
+        let control = self.blade.as_ref().map(Blade::deadline);
+        [acts, phones, ccbs, control, self.network.next_at()].into_iter().flatten().min()
+    }
+
+    fn run_timers(&mut self) {
+        for desk in 0..self.desks.len() {
+            if self.desks[desk].phone.deadline().is_some_and(|at| at <= self.now) {
+                self.phone(desk, PhoneInput::Timeout);
+            }
+        }
+        for ccb in 0..self.ccbs.len() {
+            for worker in (0..self.ccbs[ccb].workers.len()).map(|worker| WorkerId(worker as u8)) {
+                let deadline = self.ccbs[ccb].workers[usize::from(worker.0)].deadline();
+                if deadline.is_some_and(|at| at <= self.now) {
+                    self.worker(ccb, worker, Input::Timeout);
+                }
+            }
+        }
+        if self.blade.as_ref().is_some_and(|blade| blade.deadline() <= self.now) {
+            self.control(ControlInput::Timeout);
+        }
+    }
+
+    fn act(&mut self, act: Act) {
+        match act {
+            Act::Login(desk) => self.log_in(desk),
+            Act::Attach(desk) => self.attach(desk),
+            Act::Person(desk) => self.person(desk),
+            Act::KillDataPlane(ccb) => self.kill_data_plane(ccb),
+            Act::StartDataPlane(ccb) => self.start_data_plane(ccb),
+            Act::KillControl => self.kill_control(),
+            Act::StartControl => self.start_control(),
+            Act::Link(ccb) => self.link(ccb),
+            Act::Cut(ip) => {
+                self.network.cut(ip);
+                let ms = 200 + self.rng.below(3_000);
+                self.after_ms(ms, Act::Heal(ip));
+            }
+            Act::Heal(ip) => self.network.heal(ip),
+            Act::Beat => {
+                for ccb in self.ccbs.iter().filter(|ccb| ccb.is_up()) {
+                    (0..WORKERS)
+                        .for_each(|id| ccb.region.header().beat_worker(WorkerId(id), self.now));
+                }
+                self.after_ms(100, Act::Beat);
+            }
+            Act::Commands(ccb, worker) => self.worker(ccb, WorkerId(worker), Input::Commands),
+            Act::Pump => self.control(ControlInput::Pump),
+            Act::Recorded(ccb, slot, generation) => {
+                let call = base::CallRef { slot, generation };
+                self.control(ControlInput::Recorded { ccb: CcbId(ccb), call });
+            }
+            Act::Mesh(ccb, worker, number) => {
+                let passed = self.passed.remove(&number).expect("scheduled once");
+                self.worker(ccb, WorkerId(worker), Input::Mesh(passed));
+            }
+            Act::Garbage => self.throw_garbage(),
+            Act::Steal => {
+                let leases = self.ccbs[0].region.leases();
+                for agent in (0..16).map(base::AgentSlot) {
+                    let (holder, medium) = (CcbId(9), Medium::Voice);
+                    let won = leases.reserve(agent, medium, holder, abi::Purpose::Call, self.now);
+                    if let Ok(counter) = won {
+                        leases.bind(agent, medium, holder, counter);
+                        break;
+                    }
+                }
+            }
+            Act::Rest => self.resting = true,
+        }
+    }
+
+    // The people.
+
+    fn person(&mut self, desk: usize) {
+        let is_trunk = desk == PHONES;
+        let is_busy = self.desks[desk].phone.is_busy();
+        let order = match (self.resting, is_busy, self.rng.below(10)) {
+            (true, true, _) | (false, true, 0..=3) => Some(Order::HangUp),
+            (true, false, _) | (false, true, 8..) => None,
+            (false, true, 4..=5) => Some(Order::Hold),
+            (false, true, _) => Some(Order::Resume),
+            (false, false, 0) if !is_trunk => {
+                // An agent goes home, and comes back.
+                if let Some(socket) = self.desks[desk].socket {
+                    self.control(ControlInput::DeskExit { socket });
+                }
+                None
+            }
+            (false, false, _) => Some(Order::Call(self.whom_to_call(desk))),
+        };
+        if let Some(order) = order {
+            self.phone(desk, PhoneInput::Order(order));
+        }
+        let ms = 200 + self.rng.below(3_000);
+        self.after_ms(ms, Act::Person(desk));
+    }
+
+    fn whom_to_call(&mut self, desk: usize) -> String {
+        let is_trunk = desk == PHONES;
+        match self.rng.below(10) {
+            0 => "4711".into(),
+            1 | 2 if !is_trunk => "95555".into(),
+            _ => self.desks[self.rng.below(PHONES as u64) as usize].number.clone(),
+        }
+    }
+
+    fn phone(&mut self, desk: usize, input: PhoneInput<'_>) {
+        let mut out = Vec::new();
+        self.desks[desk].phone.handle(self.now, input, &mut out);
+        let ip = self.desks[desk].ip;
+        for output in out {
+            let (port, to, bytes) = match output {
+                PhoneOutput::Sip { to, datagram } => (5060, to, datagram.to_vec()),
+                PhoneOutput::Rtp { to, packet, .. } => (4000, to, packet),
+                PhoneOutput::Rtcp { to, packet } => (4001, to, packet),
+                PhoneOutput::Event(_) => continue,
+            };
+            self.network.send(self.now, SocketAddr::new(ip, port), to, bytes);
+        }
+    }
+
+    fn log_in(&mut self, desk: usize) {
+        let entry = &mut self.desks[desk];
+        entry.epoch += 1;
+        entry.secret = format!("secret-{desk}-{}", entry.epoch);
+        let user = format!("{}.demo", entry.number);
+        let hash =
+            |algorithm| ha1(algorithm, user.as_bytes(), REALM.as_bytes(), entry.secret.as_bytes());
+        let request = LoginRequest {
+            agent: AgentRecord {
+                tenant: TENANT,
+                agent: desk as u64 + 1,
+                number: entry.number.clone(),
+                user: user.clone(),
+                name: user.clone(),
+                agent_type: 1,
+            },
+            epoch: entry.epoch,
+            eligible: vec![CcbId(entry.ccb as u16 + 1)],
+            location: if entry.location == 0 { "local".into() } else { "west".into() },
+            force: false,
+            ha1: Ha1 {
+                md5: hash(Algorithm::Md5).as_bytes().try_into().expect("16 bytes"),
+                sha256: hash(Algorithm::Sha256).as_bytes().try_into().expect("32 bytes"),
+            },
+        };
+        if self.blade.is_none() {
+            return self.after_ms(500, Act::Login(desk));
+        }
+        self.control(ControlInput::Login { reply: desk as u64, request: Box::new(request) });
+    }
+
+    /// The desk's WebSocket stands again, with the token that it has.
+    fn attach(&mut self, desk: usize) {
+        let Some(login) = self.desks[desk].login else { return };
+        if self.blade.is_none() || self.desks[desk].socket.is_some() {
+            return;
+        }
+        self.sequence += 1;
+        let socket = self.sequence;
+        self.desks[desk].socket = Some(socket);
+        self.control(ControlInput::DeskAttached { socket, login });
+    }
+
+    // The processes.
+
+    fn worker(&mut self, ccb: usize, worker: WorkerId, input: Input<'_>) {
+        if !self.ccbs[ccb].is_up() {
+            return;
+        }
+        let region = self.ccbs[ccb].region.clone();
+        let header = region.header();
+        let bell = header.worker_bell(worker).expect("it exists");
+        bell.awake();
+        let mut out = Vec::new();
+        self.ccbs[ccb].input(self.now, worker, input, &mut out);
+        bell.sleep();
+        self.carry_out(ccb, out);
+    }
+
+    fn carry_out(&mut self, ccb: usize, out: Vec<Out>) {
+        for out in out {
+            match out {
+                Out::Send { from, to, bytes } => self.network.send(self.now, from, to, bytes),
+                Out::Mesh { to, passed } => {
+                    self.sequence += 1;
+                    let number = self.sequence;
+                    self.passed.insert(number, passed);
+                    self.after_ms(0, Act::Mesh(ccb, to.0, number));
+                }
+                Out::WakeControl => self.after_ms(0, Act::Pump),
+            }
+        }
+    }
+
+    fn deliver(&mut self, from: SocketAddr, to: SocketAddr, bytes: &[u8]) {
+        if let Some(ccb) = self.ccbs.iter().position(|ccb| ccb.has(to.ip())) {
+            if self.ccbs[ccb].is_up() {
+                let mut out = Vec::new();
+                self.ccbs[ccb].receive(self.now, from, to, bytes, &mut out);
+                self.carry_out(ccb, out);
+            }
+            return;
+        }
+        let Some(desk) = self.desks.iter().position(|desk| desk.ip == to.ip()) else { return };
+        match to.port() {
+            5060 => self.phone(desk, PhoneInput::Sip { from, datagram: bytes }),
+            4000 => self.phone(desk, PhoneInput::Rtp(bytes)),
+            4001 => self.phone(desk, PhoneInput::Rtcp(bytes)),
+            _ => {}
+        }
+    }
+
+    fn kill_data_plane(&mut self, ccb: usize) {
+        if !self.ccbs[ccb].is_up() {
+            return;
+        }
+        self.outcome.deaths += 1;
+        self.ccbs[ccb].kill();
+        self.control(ControlInput::Gone { ccb: CcbId(ccb as u16 + 1) });
+        let ms = 50 + self.rng.below(2_000);
+        self.after_ms(ms, Act::StartDataPlane(ccb));
+    }
+
+    fn start_data_plane(&mut self, ccb: usize) {
+        let recovers = self.plant != Plant::ForgetsToRecover;
+        self.ccbs[ccb].start(self.now, recovers);
+        (0..WORKERS).for_each(|worker| self.worker(ccb, WorkerId(worker), Input::Timeout));
+        let ms = self.rng.below(50);
+        self.after_ms(ms, Act::Link(ccb));
+    }
+
+    fn kill_control(&mut self) {
+        if self.blade.take().is_none() {
+            return;
+        }
+        self.outcome.deaths += 1;
+        for desk in &mut self.desks {
+            desk.socket = None;
+        }
+        for ccb in 0..self.ccbs.len() {
+            (0..WORKERS).for_each(|worker| self.worker(ccb, WorkerId(worker), Input::ControlGone));
+        }
+        let ms = 100 + self.rng.below(4_000);
+        self.after_ms(ms, Act::StartControl);
+    }
+
+    fn start_control(&mut self) {
+        let process = Process { pid: 2, start_time: 2 };
+        self.blade = Some(Blade::new(self.now, process, &[CcbId(1), CcbId(2)]));
+        self.control(ControlInput::Provision(provision()));
+        for ccb in 0..self.ccbs.len() {
+            self.after_ms(5, Act::Link(ccb));
+        }
+        for desk in 0..PHONES {
+            let ms = 100 + self.rng.below(2_000);
+            self.after_ms(ms, Act::Attach(desk));
+        }
+    }
+
+    /// Control and a data plane find each other.
+    fn link(&mut self, ccb: usize) {
+        if self.blade.is_none() || !self.ccbs[ccb].is_up() {
+            return;
+        }
+        let region = self.ccbs[ccb].region.clone();
+        self.control(ControlInput::Attached { ccb: CcbId(ccb as u16 + 1), region });
+        (0..WORKERS).for_each(|worker| self.worker(ccb, WorkerId(worker), Input::ControlHere));
+    }
+
+    fn control(&mut self, input: ControlInput) {
+        let Some(blade) = &mut self.blade else { return };
+        let mut out = Vec::new();
+        blade.wake_up();
+        blade.handle(self.now, input, &mut out);
+        if !blade.fall_asleep() {
+            self.after_ms(0, Act::Pump);
+        }
+        for output in out {
+            self.trace(format!("{output:?}").as_bytes(), &[]);
+            self.on_control(output);
+        }
+    }
+
+    fn on_control(&mut self, output: ControlOutput) {
+        match output {
+            ControlOutput::Login { reply, result } => {
+                self.on_login(reply as usize, result.ok().map(|it| it.login))
+            }
+            ControlOutput::DeskClosed { socket, .. } => {
+                let desk = self.desks.iter().position(|desk| desk.socket == Some(socket));
+                if let Some(desk) = desk {
+                    self.desks[desk].socket = None;
+                    self.after_ms(300, Act::Attach(desk));
+                }
+            }
+            ControlOutput::Ended { login, .. } => {
+                let desk = self.desks.iter().position(|desk| desk.login == Some(login));
+                if let Some(desk) = desk {
+                    self.desks[desk].login = None;
+                    let ms = 500 + self.rng.below(1_000);
+                    self.after_ms(ms, Act::Login(desk));
+                }
+            }
+            ControlOutput::Record(record) => {
+                let times = self.records.entry(record.serial).or_default();
+                *times += 1;
+                if *times == 1 {
+                    *self.outcome.causes.entry(record.cause).or_default() += 1;
+                }
+                let ms = self.rng.below(3);
+                let (slot, generation) = (record.call.slot, record.call.generation);
+                self.after_ms(ms, Act::Recorded(record.ccb.0, slot, generation));
+            }
+            ControlOutput::Wake { ccb, worker } => {
+                self.after_ms(0, Act::Commands(usize::from(ccb.0) - 1, worker.0));
+            }
+            _ => {}
+        }
+    }
+
+    fn on_login(&mut self, desk: usize, login: Option<LoginKey>) {
+        if login.is_none() {
+            return self.after_ms(500, Act::Login(desk));
+        }
+        let entry = &mut self.desks[desk];
+        entry.login = login;
+        entry.socket = None;
+        let ccb = &self.ccbs[entry.ccb];
+        let registrar = SocketAddr::new(ccb.locations[entry.location].ip, 5060);
+        let user = format!("{}.demo", entry.number);
+        let mut config = phone_config(&user, registrar, entry.ip, desk);
+        config.realm = REALM.into();
+        config.secret = entry.secret.clone();
+        entry.phone = Phone::new(config, Rng::from_number(self.rng.next_u64()));
+        self.phone(desk, PhoneInput::Order(Order::Register));
+        let ms = self.rng.below(1_000);
+        self.after_ms(ms, Act::Attach(desk));
+    }
+
+    fn throw_garbage(&mut self) {
+        let mut bytes = vec![0; self.rng.below(1_500) as usize];
+        self.rng.fill(&mut bytes);
+        if self.rng.chance(50) {
+            let text = b"REGISTER sip:10.0.1.1 SIP/2.0\r\nVia: SIP/2.0/UDP 10.66.0.1;branch=z9hG4bKx\r\nFrom: <sip:1001.demo@x>;tag=1\r\n";
+            let cut = self.rng.below(text.len() as u64) as usize;
+            bytes = text[..cut].to_vec();
+        }
+        let ccb = self.rng.below(2) as usize;
+        let port = if self.rng.chance(50) { 5060 } else { 30_000 + self.rng.below(80) as u16 };
+        let to = SocketAddr::new(self.ccbs[ccb].locations[0].ip, port);
+        self.network.send(self.now, "10.66.0.1:6666".parse().expect("an address"), to, bytes);
+    }
+
+    fn trace(&mut self, kind: &[u8], bytes: &[u8]) {
+        let now = self.now.as_nanos().to_le_bytes();
+        for byte in now.iter().chain(kind).chain(bytes) {
+            self.outcome.trace =
+                (self.outcome.trace ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    // What must hold when all has come to rest.
+
+    fn check(mut self) -> Result<Outcome, String> {
+        for ccb in &self.ccbs {
+            for (id, worker) in ccb.workers.iter().enumerate() {
+                expect(worker.is_idle(), || {
+                    format!("CCB {} worker {id} has {}", ccb.id, worker.load())
+                })?;
+                // Registrations are renewed for ever: a REGISTER, its challenge and its repetition each
+                // keep a transaction for 64*T1.
+                let transactions = worker.transactions();
+                expect(transactions <= 2 * PHONES, || {
+                    format!("CCB {} worker {id}: {transactions} transactions", ccb.id)
+                })?;
+            }
+            let held = ccb.region.leases().held();
+            expect(held == 0, || format!("CCB {}: {held} lease words are held", ccb.id))?;
+            for (slot, row) in ccb.region.calls().iter() {
+                let over = matches!(row.state(), CallState::Free | CallState::Ended);
+                expect(over, || format!("CCB {}: call {slot} is still {:?}", ccb.id, row.state()))?;
+            }
+        }
+        self.check_records()?;
+        self.check_control()?;
+        for desk in &self.desks {
+            let report = desk.phone.report();
+            expect(!desk.phone.is_busy(), || format!("phone {} is in a call", desk.number))?;
+            self.outcome.rtp_sent += report.rtp_sent;
+            self.outcome.rtp_received += report.rtp_received;
+        }
+        Ok(self.outcome)
+    }
+
+    /// Every call that began has its record, and none has two.
+    fn check_records(&mut self) -> Result<(), String> {
+        let total =
+            |counter| self.ccbs.iter().map(|ccb| ccb.region.counters().total(counter)).sum::<u64>();
+        let (started, evicted) = (total(Counter::CallsStarted), total(Counter::RecordsEvicted));
+        self.outcome.calls = started;
+        self.outcome.answered = total(Counter::CallsAnswered);
+        let records = self.records.len() as u64;
+        expect(records + evicted == started, || {
+            format!("{started} calls began, {records} have a record and {evicted} lost theirs")
+        })
+    }
+
+    /// The counts of the CDM, the desks and the registrar agree: everybody is back at work.
+    fn check_control(&self) -> Result<(), String> {
+        let blade = self.blade.as_ref().ok_or("control is away")?;
+        for (index, ccb) in self.ccbs.iter().enumerate() {
+            let known = blade.cdm().ccb(ccb.id).ok_or("the CDM forgot a CCB")?;
+            expect(known.status == CcbStatus::Normal, || {
+                format!("CCB {} is {:?}", ccb.id, known.status)
+            })?;
+            let here = self.desks[..PHONES].iter().filter(|desk| desk.ccb == index).count() as u32;
+            expect(known.online == here, || {
+                format!("CCB {}: {} of {here} online", ccb.id, known.online)
+            })?;
+            let standing = blade
+                .calls(ccb.id)
+                .into_iter()
+                .filter(|(state, _)| *state != CallState::Ended)
+                .count();
+            expect(standing == 0, || {
+                format!("control believes in {standing} calls of CCB {}", ccb.id)
+            })?;
+            let registered =
+                ccb.region.registrations().iter().filter(|(_, row)| row.is_registered()).count();
+            expect(registered == here as usize, || {
+                format!("CCB {}: {registered} of {here} registered", ccb.id)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+fn expect(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what()) }
+}
+
+fn desk(index: usize, rng: Rng) -> Desk {
+    let is_trunk = index == PHONES;
+    let ip = if is_trunk {
+        IpAddr::from([10, 9, 0, 1])
+    } else {
+        IpAddr::from([10, 1, 0, index as u8 + 1])
+    };
+    let (number, user) = match is_trunk {
+        true => ("trunk".to_owned(), "0301".to_owned()),
+        false => (format!("{}", 1001 + index), format!("{}.demo", 1001 + index)),
+    };
+    let registrar = if is_trunk { "10.0.1.1:5060" } else { "10.0.0.0:5060" };
+    let config = phone_config(&user, registrar.parse().expect("an address"), ip, index);
+    Desk {
+        number,
+        ccb: index % 2,
+        location: index / 2 % 2,
+        secret: String::new(),
+        epoch: 0,
+        login: None,
+        socket: None,
+        phone: Phone::new(config, rng),
+        ip,
+    }
+}
+
+fn phone_config(user: &str, registrar: SocketAddr, ip: IpAddr, index: usize) -> PhoneConfig {
+    let mut config =
+        PhoneConfig::new(user, registrar, SocketAddr::new(ip, 5060), SocketAddr::new(ip, 4000));
+    // One phone is never answered by itself, the others after a while.
+    config.ring = (index != 3).then(|| Duration::from_millis(index as u64 * 150));
+    config.expires_s = 60;
+    config.frames = Some(25);
+    config.listen = false;
+    config
+}
+
+fn provision() -> Provision {
+    let trunk = TRUNK.parse().expect("an address");
+    Provision {
+        tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: REALM.into() }],
+        trunks: vec![TrunkRecord {
+            tenant: TENANT,
+            name: "carrier".into(),
+            net: "10.9.0.0/16".parse().expect("a network"),
+        }],
+        routes: vec![Route { tenant: TENANT, prefix: "9".into(), address: trunk, location: None }],
+    }
+}

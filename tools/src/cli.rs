@@ -1,0 +1,307 @@
+//! The command line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use control_server::Cidr;
+
+use crate::config;
+
+/// Jackfield, a cloud contact centre.
+#[derive(Debug, Parser)]
+#[command(name = "jackfield", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the data plane of one CCB
+    Dataplane(Dataplane),
+    /// Run the control process
+    Control(Control),
+    /// Run a whole demo on this machine: control, one CCB, a demo tenant
+    Demo(Box<Demo>),
+    /// Show the CCBs, their workers and what they count
+    Status(View),
+    /// Show who is logged in
+    Agents(View),
+    /// Show the calls in progress
+    Calls(View),
+    /// Watch it live
+    Top(Top),
+    /// Work on configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Log agents in, register their phones and let them call each other
+    Load(Load),
+}
+
+/// `config ...`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Read FILE, print what it means or all that is wrong with it
+    Check {
+        /// The configuration file
+        file: PathBuf,
+    },
+}
+
+/// `dataplane`
+#[derive(Debug, Args)]
+pub struct Dataplane {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The device number of the CCB to run; needed when the file has several
+    #[arg(long, value_name = "NUMBER")]
+    pub ccb: Option<u16>,
+    /// Stop when the process with this id, the parent, is gone.
+    #[arg(long, hide = true, value_name = "PID")]
+    pub die_with_parent: Option<u32>,
+}
+
+/// `control`
+#[derive(Debug, Args)]
+pub struct Control {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Stop when the process with this id, the parent, is gone.
+    #[arg(long, hide = true, value_name = "PID")]
+    pub die_with_parent: Option<u32>,
+}
+
+/// Where a running Jackfield is found.
+#[derive(Debug, Clone, Args)]
+pub struct Where {
+    /// The folder with jackfield.toml [default: the demo's, else /etc/jackfield]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+}
+
+/// `status`, `agents`, `calls`
+#[derive(Debug, Args)]
+pub struct View {
+    /// Where it runs.
+    #[command(flatten)]
+    pub at: Where,
+    /// Print what control answers, as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `top`
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Where it runs.
+    #[command(flatten)]
+    pub at: Where,
+    /// Milliseconds between two looks
+    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    pub every: u64,
+}
+
+/// `demo`
+#[derive(Debug, Clone, Args)]
+pub struct Demo {
+    /// The address of HTTP and of the first location, `local`
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    pub bind: IpAddr,
+    /// Employees 1001, 1002 ... with passwords demo-1001 ...
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    pub agents: u32,
+    /// One more location with an SBC address of its own; may be repeated
+    #[arg(long, value_name = "NAME=IP", value_parser = parse_location)]
+    pub location: Vec<DemoLocation>,
+    /// SIP peers of the demo tenant, trusted by address; may be repeated
+    #[arg(long, value_name = "CIDR")]
+    pub trunk: Vec<Cidr>,
+    /// Numbers that go out to a trunk; may be repeated
+    #[arg(long, value_name = "PREFIX=IP:PORT", value_parser = parse_route)]
+    pub route: Vec<Route>,
+    /// How many cores the data plane uses [default: half of them]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub cores: Option<u16>,
+    /// The TCP port of the AgentProxy and the CTI WebSocket
+    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    pub http: u16,
+    /// The UDP port of SIP at every location
+    #[arg(long, value_name = "PORT", default_value_t = config::SIP_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    pub sip: u16,
+    /// The UDP ports of RTP and RTCP at every location
+    #[arg(long, value_name = "LOW-HIGH", default_value = "30000-60000", value_parser = parse_rtp_ports)]
+    pub rtp_ports: (u16, u16),
+    /// The folder of the demo's state [default: in $XDG_RUNTIME_DIR or the system's folder for temporary files]
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Let two built-in phones log in and call each other for 5 s, print a table and exit
+    #[arg(long)]
+    pub call: bool,
+}
+
+/// A location of the demo.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DemoLocation {
+    /// Its name.
+    pub name: String,
+    /// Its SBC address.
+    pub ip: IpAddr,
+}
+
+/// Numbers that begin with a prefix, and the trunk they go to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The first digits.
+    pub prefix: String,
+    /// The SIP peer.
+    pub address: SocketAddr,
+}
+
+/// `load`
+#[derive(Debug, Clone, Args)]
+pub struct Load {
+    /// Where it runs.
+    #[command(flatten)]
+    pub at: Where,
+    /// The AgentProxy's address [default: control.http of the configuration]
+    #[arg(long, value_name = "IP:PORT")]
+    pub http: Option<SocketAddr>,
+    /// The tenant that the agents belong to
+    #[arg(long, default_value = "demo")]
+    pub tenant: String,
+    /// The first employee; the others count up from it
+    #[arg(long, value_name = "NUMBER", default_value_t = 1001)]
+    pub first: u32,
+    /// The passwords, with {} for the employee's number
+    #[arg(long, value_name = "TEXT", default_value = "demo-{}")]
+    pub password: String,
+    /// How many agents log in and register
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    pub agents: u32,
+    /// The locations that they log in at, in turn; may be repeated
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    pub location: Vec<String>,
+    /// How many calls are made
+    #[arg(long, value_name = "M", default_value_t = 100)]
+    pub calls: u32,
+    /// Calls started per second
+    #[arg(long, value_name = "R", default_value_t = 10.0, value_parser = parse_rate)]
+    pub rate: f64,
+    /// Seconds from answer to hang-up
+    #[arg(long, value_name = "S", default_value_t = 5.0, value_parser = parse_rate)]
+    pub duration: f64,
+    /// Milliseconds that a phone rings before it answers
+    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    pub ring: u64,
+    /// Send 20 ms G.711 both ways in every call
+    #[arg(long)]
+    pub rtp: bool,
+    /// Logins in progress at a time
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub logins: u16,
+}
+
+fn parse_rtp_ports(text: &str) -> Result<(u16, u16), String> {
+    config::parse_rtp_ports(text).ok_or_else(|| config::RTP_PORTS_RULE.to_owned())
+}
+
+fn parse_location(text: &str) -> Result<DemoLocation, String> {
+    let (name, ip) = text.split_once('=').ok_or("must be NAME=IP")?;
+    if !config::valid_location_name(name) {
+        return Err("NAME must be 1 to 48 letters, digits, dots, dashes or underscores".into());
+    }
+    let ip: IpAddr = ip.parse().map_err(|_| format!("{ip:?} is no IP address"))?;
+    if ip.is_unspecified() || ip.is_multicast() {
+        return Err(format!("{ip} is no address that a phone could reach"));
+    }
+    Ok(DemoLocation { name: name.to_owned(), ip })
+}
+
+fn parse_route(text: &str) -> Result<Route, String> {
+    let (prefix, address) = text.split_once('=').ok_or("must be PREFIX=IP:PORT")?;
+    let digits = prefix.strip_prefix('+').unwrap_or(prefix);
+    let dialled = digits.bytes().all(|b| b.is_ascii_digit() || b == b'*' || b == b'#');
+    if prefix.is_empty() || prefix.len() > 24 || !dialled {
+        return Err("PREFIX must be 1 to 24 digits, stars or hashes, or + and digits".into());
+    }
+    let address: SocketAddr =
+        address.parse().map_err(|_| format!("{address:?} must be IP:PORT"))?;
+    if address.port() == 0 {
+        return Err("the port must not be 0".into());
+    }
+    Ok(Route { prefix: prefix.to_owned(), address })
+}
+
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate: f64 = text.parse().map_err(|_| "must be a number".to_owned())?;
+    if rate.is_finite() && rate > 0.0 && rate <= 100_000.0 {
+        Ok(rate)
+    } else {
+        Err("must be above 0 and at most 100000".into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_flags_of_demo_keep_their_names() {
+        let line = "jackfield demo --bind 127.0.0.1 --agents 20000 --location east=127.0.0.2 \
+                    --location west=::1 --trunk 10.0.0.0/8 --trunk 192.0.2.7 \
+                    --route 9=127.0.0.9:5060 --cores 2 --http 8081 --sip 5070 \
+                    --rtp-ports 40000-41000 --dir /tmp/x --call";
+        let Command::Demo(demo) = parse(line).unwrap() else { panic!() };
+        assert_eq!(demo.location[1], DemoLocation { name: "west".into(), ip: "::1".parse().unwrap() });
+        assert_eq!(demo.trunk[0].to_string(), "10.0.0.0/8");
+        assert_eq!(demo.trunk[1].bits, 32);
+        assert_eq!(demo.route[0].address, "127.0.0.9:5060".parse().unwrap());
+        assert_eq!((demo.agents, demo.cores, demo.http, demo.sip), (20_000, Some(2), 8081, 5070));
+        assert_eq!(demo.rtp_ports, (40_000, 41_000));
+        assert!(demo.call);
+    }
+
+    #[test]
+    fn the_defaults_of_demo() {
+        let Command::Demo(demo) = parse("jackfield demo").unwrap() else { panic!() };
+        assert_eq!((demo.http, demo.sip, demo.rtp_ports), (8080, 5060, (30_000, 60_000)));
+        assert_eq!(demo.bind, IpAddr::from([127, 0, 0, 1]));
+        assert!(!demo.call && demo.location.is_empty());
+    }
+
+    #[test]
+    fn wrong_values_are_refused() {
+        for line in [
+            "jackfield demo --rtp-ports 60000-30000",
+            "jackfield demo --rtp-ports 80-90",
+            "jackfield demo --location east",
+            "jackfield demo --location =127.0.0.1",
+            "jackfield demo --location east=0.0.0.0",
+            "jackfield demo --trunk 10.0.0.0/33",
+            "jackfield demo --route 9=127.0.0.1",
+            "jackfield demo --route x=127.0.0.1:5060",
+            "jackfield demo --cores 0",
+            "jackfield load --rate 0",
+            "jackfield load --rate inf",
+            "jackfield config",
+            "jackfield dataplane",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,424 @@
+//! The configuration file: one for the control process and for every CCB of a blade.
+
+mod read;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use base::CcbId;
+use driver::Sizes;
+use toml::de::DeTable;
+
+pub use read::Faults;
+use read::{Found, Report, Table};
+
+/// SIP's port (RFC 3261, 19.1.2).
+pub const SIP_PORT: u16 = 5060;
+/// The default range of RTP and RTCP ports of each location.
+pub const RTP_PORTS: (u16, u16) = (30_000, 60_000);
+/// The lowest port that RTP may use: those below belong to well-known services.
+const LOWEST_RTP_PORT: u16 = 1024;
+/// One worker a core, and a worker's number is a byte in every row.
+const MAX_WORKERS: usize = 64;
+/// A location's place is a byte, and each worker holds a SIP socket for each.
+const MAX_LOCATIONS: usize = 16;
+
+/// What the file says, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The blade's control process.
+    pub control: Control,
+    /// Its CCBs, at least one.
+    pub ccbs: Vec<Ccb>,
+}
+
+/// `[control]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Control {
+    /// Where the AgentProxy and the CTI WebSocket listen, at least one address.
+    pub http: Vec<SocketAddr>,
+    /// The UNIX socket of the command line tools.
+    pub admin: PathBuf,
+    /// The SQLite directory.
+    pub directory: PathBuf,
+    /// What must survive a restart of control, such as the key of its tokens.
+    pub state: PathBuf,
+}
+
+/// `[[ccb]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ccb {
+    /// The CCB's device number (S1-035).
+    pub number: CcbId,
+    /// The file of the shared memory.
+    pub region: PathBuf,
+    /// The UNIX socket between control and this data plane.
+    pub socket: PathBuf,
+    /// The cores, one worker each.
+    pub cores: Vec<usize>,
+    /// The lowest and the highest port for RTP and RTCP.
+    pub rtp_ports: (u16, u16),
+    /// The sizes of the region.
+    pub sizes: Sizes,
+    /// The SBC addresses, at least one.
+    pub locations: Vec<Location>,
+}
+
+/// `[[ccb.location]]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location {
+    /// The name that agents log in with (S1-036).
+    pub name: String,
+    /// The address that the location's phones reach, for SIP and RTP.
+    pub ip: IpAddr,
+    /// The port of SIP over UDP.
+    pub sip_port: u16,
+}
+
+impl Config {
+    /// Reads `file`.
+    pub fn load(file: &Path) -> Result<Config, String> {
+        let name = file.display().to_string();
+        let text = std::fs::read_to_string(file).map_err(|error| format!("{name}: {error}"))?;
+        Config::parse(&name, &text).map_err(|faults| faults.to_string())
+    }
+
+    /// Reads `text`, which came from the file `name`, and reports all that is wrong with it.
+    pub fn parse(name: &str, text: &str) -> Result<Config, Faults> {
+        let report = Report::new(text);
+        let (document, errors) = DeTable::parse_recoverable(text);
+        for error in &errors {
+            report.fault(&error.span().unwrap_or(0..0), "", error.message().replace('\n', "; "));
+        }
+        // What a broken document still holds is guesswork; its fields are checked once it is TOML.
+        let config = if errors.is_empty() {
+            let root = Table::new(&report, document.get_ref(), document.span(), String::new());
+            read_config(&root)
+        } else {
+            None
+        };
+        let faults = report.finish();
+        match config {
+            Some(config) if faults.is_empty() => Ok(config),
+            _ => Err(Faults { file: name.to_owned(), faults }),
+        }
+    }
+
+    /// The CCB with that device number, or the only one when no number is given.
+    pub fn ccb(&self, number: Option<u16>) -> Result<&Ccb, String> {
+        let numbers = || {
+            let numbers: Vec<_> = self.ccbs.iter().map(|ccb| ccb.number.to_string()).collect();
+            numbers.join(", ")
+        };
+        match (number, self.ccbs.as_slice()) {
+            (None, [only]) => Ok(only),
+            (None, _) => Err(format!("which CCB? name one with --ccb: {}", numbers())),
+            (Some(number), ccbs) => ccbs
+                .iter()
+                .find(|ccb| ccb.number.0 == number)
+                .ok_or_else(|| format!("no CCB {number} in the configuration, only {}", numbers())),
+        }
+    }
+
+    /// What the file means, for people.
+    pub fn summary(&self) -> String {
+        let http: Vec<_> = self.control.http.iter().map(|at| format!("http://{at}")).collect();
+        let mut text = format!(
+            "control: AgentProxy and CTI at {}, directory {}, state {}, admin socket {}",
+            http.join(" and "),
+            self.control.directory.display(),
+            self.control.state.display(),
+            self.control.admin.display(),
+        );
+        for ccb in &self.ccbs {
+            let _ = write!(
+                text,
+                "\nccb {}: {} worker{} on cores {:?}, RTP ports {}-{}, {} agents, region {}",
+                ccb.number,
+                ccb.cores.len(),
+                if ccb.cores.len() == 1 { "" } else { "s" },
+                ccb.cores,
+                ccb.rtp_ports.0,
+                ccb.rtp_ports.1,
+                ccb.sizes.agents,
+                ccb.region.display(),
+            );
+            for location in &ccb.locations {
+                let sip = SocketAddr::new(location.ip, location.sip_port);
+                let _ = write!(text, "\n  location {}: SIP udp {sip}", location.name);
+            }
+        }
+        text
+    }
+
+    /// The file that says this; [`Config::parse`] reads it back.
+    pub fn to_toml(&self) -> String {
+        let quote = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+        let http: Vec<_> = self.control.http.iter().map(SocketAddr::to_string).collect();
+        let mut text = format!(
+            "[control]\nhttp = {:?}\nadmin = {}\ndirectory = {}\nstate = {}\n",
+            http,
+            quote(&self.control.admin),
+            quote(&self.control.directory),
+            quote(&self.control.state),
+        );
+        for ccb in &self.ccbs {
+            let sizes = &ccb.sizes;
+            let _ = write!(
+                text,
+                "\n[[ccb]]\nnumber = {}\nregion = {}\nsocket = {}\ncores = {:?}\n\
+                 rtp_ports = \"{}-{}\"\nagents = {}\ncalls_per_worker = {}\n\
+                 legs_per_worker = {}\nring_slots = {}\nblob_bytes = {}\ntenants = {}\n\
+                 trunks = {}\n",
+                ccb.number,
+                quote(&ccb.region),
+                quote(&ccb.socket),
+                ccb.cores,
+                ccb.rtp_ports.0,
+                ccb.rtp_ports.1,
+                sizes.agents,
+                sizes.calls_per_worker,
+                sizes.legs_per_worker,
+                sizes.ring_slots,
+                sizes.blob_bytes,
+                sizes.tenants,
+                sizes.trunks,
+            );
+            for location in &ccb.locations {
+                let _ = write!(
+                    text,
+                    "\n[[ccb.location]]\nname = {}\nip = \"{}\"\nsip_port = {}\n",
+                    toml::Value::from(location.name.as_str()),
+                    location.ip,
+                    location.sip_port,
+                );
+            }
+        }
+        text
+    }
+}
+
+/// Parses `LOW-HIGH`, as in the file and in `demo --rtp-ports`.
+pub fn parse_rtp_ports(text: &str) -> Option<(u16, u16)> {
+    let (low, high) = text.split_once('-')?;
+    let (low, high): (u16, u16) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
+    (low >= LOWEST_RTP_PORT && low < high).then_some((low, high))
+}
+
+/// The rule of [`parse_rtp_ports`].
+pub const RTP_PORTS_RULE: &str = "must be LOW-HIGH with LOW < HIGH, both 1024..65535";
+
+fn read_config(root: &Table<'_, '_>) -> Option<Config> {
+    let control = root.table("control").and_then(|table| read_control(&table));
+    let tables = root.tables("ccb");
+    let ccbs: Vec<Option<Ccb>> = tables.iter().map(read_ccb).collect();
+    root.finish();
+    let mut seen = Seen::default();
+    for (table, ccb) in tables.iter().zip(&ccbs) {
+        if let Some(ccb) = ccb {
+            seen.check(table, ccb);
+        }
+    }
+    Some(Config { control: control?, ccbs: ccbs.into_iter().collect::<Option<Vec<_>>>()? })
+}
+
+fn read_control(table: &Table<'_, '_>) -> Option<Control> {
+    let http = table.required_parsed_list(
+        "http",
+        "must be ADDRESS:PORT, as in 192.0.2.1:8080",
+        |text| text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0),
+    );
+    let admin = absolute(table, "admin");
+    let directory = absolute(table, "directory");
+    let state = absolute(table, "state");
+    table.finish();
+    Some(Control {
+        http: http?.value,
+        admin: admin?.value,
+        directory: directory?.value,
+        state: state?.value,
+    })
+}
+
+fn read_ccb(table: &Table<'_, '_>) -> Option<Ccb> {
+    let number = table.required_number("number", 1..65_536);
+    let default_region = number.as_ref().map_or(0, |number| number.value);
+    let default_region = PathBuf::from(format!("/dev/shm/jackfield-{default_region}"));
+    let region = table.parsed("region", ABSOLUTE_RULE, parse_absolute);
+    let region = table.or("region", region, default_region);
+    let socket = absolute(table, "socket");
+    let cores = read_cores(table);
+    let ports = table.parsed("rtp_ports", RTP_PORTS_RULE, parse_rtp_ports);
+    let ports = table.or("rtp_ports", ports, RTP_PORTS);
+    if let (Some((low, high)), Some(cores)) = (ports, &cores) {
+        // Each worker needs at least one even port and the odd one after it.
+        let pairs = (usize::from(high) + 1 - usize::from(low.next_multiple_of(2))) / 2;
+        if pairs < cores.len() {
+            let rule = format!("{pairs} port pairs are too few for {} workers", cores.len());
+            table.report().fault(table.span(), table.name("rtp_ports"), rule);
+        }
+    }
+    let sizes = read_sizes(table);
+    let locations = read_locations(table);
+    table.finish();
+    Some(Ccb {
+        number: CcbId(u16::try_from(number?.value).ok()?),
+        region: region?,
+        socket: socket?.value,
+        cores: cores?,
+        rtp_ports: ports?,
+        sizes: sizes?,
+        locations: locations?,
+    })
+}
+
+fn read_cores(table: &Table<'_, '_>) -> Option<Vec<usize>> {
+    let cores = table.required_numbers("cores", 0..1024)?;
+    let fault = |rule: &str| {
+        table.report().fault(&cores.span, cores.field.clone(), rule);
+        None
+    };
+    let distinct: HashSet<u64> = cores.value.iter().copied().collect();
+    if cores.value.is_empty() || cores.value.len() > MAX_WORKERS {
+        return fault("must name 1 to 64 cores, one worker each");
+    }
+    if distinct.len() != cores.value.len() {
+        return fault("must name each core once");
+    }
+    cores.value.iter().map(|core| usize::try_from(*core).ok()).collect()
+}
+
+fn read_sizes(table: &Table<'_, '_>) -> Option<Sizes> {
+    let default = Sizes::default();
+    let size = |field: &'static str, otherwise: u32, limit: u64| {
+        let found = table.number(field, 1..limit + 1);
+        table.or(field, found, otherwise.into()).and_then(|size| u32::try_from(size).ok())
+    };
+    let power = |field: &'static str, otherwise: u32, limit: u64| {
+        let value = size(field, otherwise, limit)?;
+        if value.is_power_of_two() {
+            return Some(value);
+        }
+        table.report().fault(&table.field_span(field), table.name(field), "must be a power of two");
+        None
+    };
+    let agents = size("agents", default.agents, 1 << 20);
+    let calls = size("calls_per_worker", default.calls_per_worker, 1 << 20);
+    let legs = size("legs_per_worker", default.legs_per_worker, 1 << 22);
+    let ring_slots = power("ring_slots", default.ring_slots, 1 << 20);
+    let blob_bytes = power("blob_bytes", default.blob_bytes, 1 << 28);
+    let tenants = size("tenants", default.tenants, 1 << 20);
+    let trunks = size("trunks", default.trunks, 1 << 20);
+    Some(Sizes {
+        agents: agents?,
+        calls_per_worker: calls?,
+        legs_per_worker: legs?,
+        ring_slots: ring_slots?,
+        blob_bytes: blob_bytes?,
+        tenants: tenants?,
+        trunks: trunks?,
+    })
+}
+
+fn read_locations(ccb: &Table<'_, '_>) -> Option<Vec<Location>> {
+    let tables = ccb.tables("location");
+    let locations: Vec<Option<Location>> = tables.iter().map(read_location).collect();
+    if let Some(table) = tables.get(MAX_LOCATIONS) {
+        ccb.report().fault(table.span(), ccb.name("location"), "at most 16 locations a CCB");
+    }
+    let mut names = HashSet::new();
+    for (table, location) in tables.iter().zip(&locations) {
+        let Some(location) = location else { continue };
+        if !names.insert(location.name.clone()) {
+            let rule = format!("{:?} is another location's name", location.name);
+            ccb.report().fault(&table.field_span("name"), table.name("name"), rule);
+        }
+    }
+    locations.into_iter().collect::<Option<Vec<_>>>().filter(|locations| !locations.is_empty())
+}
+
+fn read_location(table: &Table<'_, '_>) -> Option<Location> {
+    let name = table.required_parsed(
+        "name",
+        "must be 1 to 48 letters, digits, dots, dashes or underscores",
+        |text| valid_location_name(text).then(|| text.to_owned()),
+    );
+    let ip = table.required_parsed(
+        "ip",
+        "must be the one IPv4 or IPv6 address that phones reach, not a wildcard",
+        |text| text.parse::<IpAddr>().ok().filter(|ip| !ip.is_unspecified() && !ip.is_multicast()),
+    );
+    let sip_port = table.number("sip_port", 1..65_536);
+    let sip_port = table.or("sip_port", sip_port, SIP_PORT.into());
+    table.finish();
+    Some(Location { name: name?.value, ip: ip?.value, sip_port: u16::try_from(sip_port?).ok()? })
+}
+
+/// True for a name that `[[ccb.location]]` and `demo --location` accept.
+pub fn valid_location_name(name: &str) -> bool {
+    (1..=48).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
+}
+
+/// What no two CCBs of a blade may share.
+#[derive(Default)]
+struct Seen {
+    numbers: HashSet<u16>,
+    paths: HashSet<PathBuf>,
+    sip: HashSet<SocketAddr>,
+    cores: HashSet<usize>,
+    ports: Vec<(IpAddr, u16, u16)>,
+}
+
+impl Seen {
+    fn check(&mut self, table: &Table<'_, '_>, ccb: &Ccb) {
+        let fault = |field: &str, rule: String| {
+            table.report().fault(&table.field_span(field), table.name(field), rule);
+        };
+        if !self.numbers.insert(ccb.number.0) {
+            fault("number", format!("{} is another CCB's number", ccb.number));
+        }
+        for (field, path) in [("region", &ccb.region), ("socket", &ccb.socket)] {
+            if !self.paths.insert(path.clone()) {
+                fault(field, format!("{} is in use by another field", path.display()));
+            }
+        }
+        for core in &ccb.cores {
+            if !self.cores.insert(*core) {
+                fault("cores", format!("core {core} runs a worker of another CCB"));
+            }
+        }
+        let (low, high) = ccb.rtp_ports;
+        let mut ips = HashSet::new();
+        for location in &ccb.locations {
+            let sip = SocketAddr::new(location.ip, location.sip_port);
+            if !self.sip.insert(sip) {
+                fault("location", format!("{sip} is another location's SIP address"));
+            }
+            if (low..=high).contains(&location.sip_port) {
+                let rule = format!("SIP port {} lies within rtp_ports {low}-{high}", sip.port());
+                fault("location", rule);
+            }
+            if ips.insert(location.ip)
+                && self.ports.iter().any(|(ip, l, h)| *ip == location.ip && *l <= high && low <= *h)
+            {
+                fault("rtp_ports", format!("overlap another CCB's on {}", location.ip));
+            }
+        }
+        self.ports.extend(ips.into_iter().map(|ip| (ip, low, high)));
+    }
+}
+
+const ABSOLUTE_RULE: &str = "must be an absolute path";
+
+fn absolute(table: &Table<'_, '_>, field: &'static str) -> Option<Found<PathBuf>> {
+    table.required_parsed(field, ABSOLUTE_RULE, parse_absolute)
+}
+
+fn parse_absolute(text: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(text)).filter(|path| path.is_absolute())
+}

@@ -1,0 +1,144 @@
+use super::*;
+
+const GOOD: &str = r#"
+[control]
+http = "127.0.0.1:8080"
+admin = "/run/jackfield/admin.sock"
+directory = "/var/lib/jackfield/directory.sqlite"
+state = "/var/lib/jackfield"
+
+[[ccb]]
+number = 1
+socket = "/run/jackfield/ccb-1.sock"
+cores = [0, 1]
+rtp_ports = "30000-40000"
+
+[[ccb.location]]
+name = "local"
+ip = "127.0.0.1"
+
+[[ccb.location]]
+name = "branch"
+ip = "::1"
+sip_port = 5070
+"#;
+
+fn faults(text: &str) -> Vec<String> {
+    let Err(faults) = Config::parse("jackfield.toml", text) else { return Vec::new() };
+    faults.to_string().lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_good_file_is_read_with_its_defaults() {
+    let config = Config::parse("jackfield.toml", GOOD).unwrap();
+    let ccb = config.ccb(None).unwrap();
+    assert_eq!(ccb.region, Path::new("/dev/shm/jackfield-1"));
+    assert_eq!(ccb.rtp_ports, (30_000, 40_000));
+    assert_eq!(ccb.sizes, Sizes::default());
+    assert_eq!(ccb.locations[0].sip_port, 5060);
+    assert_eq!(config.control.http, ["127.0.0.1:8080".parse().unwrap()]);
+    assert!(config.summary().contains("location branch: SIP udp [::1]:5070"));
+}
+
+#[test]
+fn what_is_written_reads_back_the_same() {
+    let mut config = Config::parse("jackfield.toml", GOOD).unwrap();
+    config.control.state = PathBuf::from("/a \"quoted\" \\ place");
+    config.ccbs[0].sizes.agents = 77;
+    config.control.http.push("[::1]:80".parse().unwrap());
+    assert_eq!(Config::parse("again.toml", &config.to_toml()), Ok(config));
+}
+
+#[test]
+fn a_fault_names_file_line_field_and_rule() {
+    let text = GOOD.replace("30000-40000", "60000-30000");
+    assert_eq!(
+        faults(&text),
+        [
+            "jackfield.toml:12: ccb[0].rtp_ports: \"60000-30000\" must be LOW-HIGH with LOW < HIGH, \
+          both 1024..65535"
+        ]
+    );
+}
+
+#[test]
+fn all_faults_are_reported_in_the_order_of_lines() {
+    let text = GOOD
+        .replace("127.0.0.1:8080", "127.0.0.1")
+        .replace("admin = ", "admim = ")
+        .replace("cores = [0, 1]", "cores = [0, 0]")
+        .replace("\"::1\"", "\"0.0.0.0\"")
+        .replace("sip_port = 5070", "sip_port = \"5070\"");
+    let faults = faults(&text);
+    let expected = [
+        "jackfield.toml:2: control.admin: must be there",
+        "jackfield.toml:3: control.http: \"127.0.0.1\" must be ADDRESS:PORT, as in 192.0.2.1:8080",
+        "jackfield.toml:4: control.admim: unknown field; known are http, admin, directory, state",
+        "jackfield.toml:11: ccb[0].cores: must name each core once",
+        "jackfield.toml:20: ccb[0].location[1].ip: \"0.0.0.0\" must be the one IPv4 or IPv6 \
+         address that phones reach, not a wildcard",
+        "jackfield.toml:21: ccb[0].location[1].sip_port: must be a whole number in 1..=65535",
+    ];
+    assert_eq!(faults, expected);
+}
+
+#[test]
+fn a_missing_part_is_named() {
+    assert_eq!(
+        faults("[control]\n"),
+        [
+            "jackfield.toml:1: control.http: must be there",
+            "jackfield.toml:1: control.admin: must be there",
+            "jackfield.toml:1: control.directory: must be there",
+            "jackfield.toml:1: control.state: must be there",
+            "jackfield.toml:1: ccb: at least one [[ccb]] must be there",
+        ]
+    );
+    let text = GOOD.replace("[[ccb.location]]", "[[ccb.place]]");
+    let faults = faults(&text);
+    assert!(faults.contains(
+        &"jackfield.toml:8: ccb[0].location: at least one [[ccb.location]] must be there".into()
+    ));
+    assert!(faults.iter().any(|fault| fault.contains("ccb[0].place: unknown field")));
+}
+
+#[test]
+fn what_is_no_toml_is_named_by_its_line() {
+    let faults = faults("[control]\nhttp = \nadmin = \"/a\n");
+    assert!(faults[0].starts_with("jackfield.toml:2: "), "{faults:?}");
+    assert!(faults.iter().any(|fault| fault.starts_with("jackfield.toml:3: ")), "{faults:?}");
+}
+
+#[test]
+fn two_ccbs_must_not_share_anything() {
+    let second = GOOD[GOOD.find("[[ccb]]").unwrap()..].to_owned();
+    let faults = faults(&format!("{GOOD}{second}"));
+    let rules: Vec<_> = faults.iter().map(|fault| fault.split(": ").nth(1).unwrap()).collect();
+    for field in ["ccb[1].number", "ccb[1].region", "ccb[1].socket", "ccb[1].cores"] {
+        assert!(rules.contains(&field), "{field} in {faults:?}");
+    }
+    assert!(faults.iter().any(|fault| fault.contains("overlap another CCB's on 127.0.0.1")));
+}
+
+#[test]
+fn sizes_have_rules() {
+    let text = GOOD.replace("cores = [0, 1]", "cores = [0, 1]\nring_slots = 1000\nagents = 0");
+    assert_eq!(
+        faults(&text),
+        [
+            "jackfield.toml:12: ccb[0].ring_slots: must be a power of two",
+            "jackfield.toml:13: ccb[0].agents: must be a whole number in 1..=1048576",
+        ]
+    );
+}
+
+#[test]
+fn one_of_several_ccbs_must_be_named() {
+    let mut config = Config::parse("jackfield.toml", GOOD).unwrap();
+    assert_eq!(config.ccb(Some(2)).unwrap_err(), "no CCB 2 in the configuration, only 1");
+    let mut second = config.ccbs[0].clone();
+    second.number = CcbId(2);
+    config.ccbs.push(second);
+    assert_eq!(config.ccb(None).unwrap_err(), "which CCB? name one with --ccb: 1, 2");
+    assert_eq!(config.ccb(Some(2)).unwrap().number, CcbId(2));
+}

@@ -1,0 +1,41 @@
+//! `jackfield control`: the blade's control process.
+
+use tokio::sync::watch;
+
+use crate::cli;
+use crate::config::Config;
+use crate::process::{self, StopSignals};
+
+/// Runs it until SIGTERM or SIGINT.
+pub fn run(options: &cli::Control) -> Result<(), String> {
+    process::die_with_parent(options.die_with_parent)?;
+    process::raise_open_files();
+    let config = Config::load(&options.config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("the runtime: {error}"))?;
+    runtime.block_on(async {
+        let signals = StopSignals::new().map_err(|error| format!("signals: {error}"))?;
+        let (stop, stopped) = watch::channel(false);
+        tokio::spawn(async move {
+            signals.wait().await;
+            let _ = stop.send(true);
+        });
+        control_server::run(server_config(&config), stopped).await.map_err(|error| error.to_string())
+    })
+}
+
+fn server_config(config: &Config) -> control_server::Config {
+    let ccbs = config.ccbs.iter().map(|ccb| control_server::CcbConfig {
+        id: ccb.number,
+        region: ccb.region.clone(),
+        socket: ccb.socket.clone(),
+    });
+    let control = &config.control;
+    control_server::Config {
+        admin: control.admin.clone(),
+        directory: control.directory.display().to_string(),
+        ..control_server::Config::new(control.state.clone(), control.http.clone(), ccbs.collect())
+    }
+}

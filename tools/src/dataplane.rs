@@ -1,0 +1,81 @@
+//! `jackfield dataplane`: one CCB's data plane, told to systemd.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use driver::Notice;
+use sd_notify::NotifyState;
+
+use crate::cli;
+use crate::config::{Ccb, Config};
+use crate::process;
+
+/// Runs it until SIGTERM or SIGINT.
+pub fn run(options: &cli::Dataplane) -> Result<(), String> {
+    process::die_with_parent(options.die_with_parent)?;
+    let config = Config::load(&options.config)?;
+    let ccb = config.ccb(options.ccb)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let told = Arc::clone(&stop);
+    process::on_stop_signal(move || {
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        told.store(true, Ordering::Release);
+    })?;
+    let mut supervisor = Supervisor::new();
+    driver::run_telling(driver_config(ccb), stop, |notice| supervisor.tell(notice))
+        .map_err(|error| error.to_string())
+}
+
+fn driver_config(ccb: &Ccb) -> driver::Config {
+    let location = |location: &crate::config::Location| worker::Location {
+        name: location.name.clone(),
+        ip: location.ip,
+        sip_port: location.sip_port,
+    };
+    driver::Config {
+        ccb: ccb.number,
+        region: ccb.region.clone(),
+        socket: ccb.socket.clone(),
+        cores: ccb.cores.clone(),
+        locations: ccb.locations.iter().map(location).collect(),
+        rtp_ports: ccb.rtp_ports,
+        sizes: ccb.sizes,
+        limits: worker::Limits::default(),
+    }
+}
+
+/// systemd's watchdog, when there is one (Type=notify, WatchdogSec).
+///
+/// The driver says [`Notice::Alive`] only while every worker goes through its duty cycle, so a worker that
+/// hangs starves the watchdog though the process lives.
+struct Supervisor {
+    interval: Option<Duration>,
+    last: Option<Instant>,
+}
+
+impl Supervisor {
+    fn new() -> Self {
+        // Twice as often as systemd recommends, for the notices come in steps of their own.
+        Supervisor { interval: sd_notify::watchdog_enabled().map(|limit| limit / 4), last: None }
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        // Without systemd there is nobody to tell.
+        match notice {
+            Notice::Running => {
+                let _ = sd_notify::notify(&[
+                    NotifyState::Ready,
+                    NotifyState::Status("running normally"),
+                ]);
+            }
+            Notice::Alive => {
+                let due = |last: Instant| self.interval.is_some_and(|i| last.elapsed() >= i);
+                if self.interval.is_some() && self.last.is_none_or(due) {
+                    let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+                    self.last = Some(Instant::now());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! `jackfield demo`: everything on this machine, with a tenant to play with.
+
+mod call;
+mod plan;
+
+use std::ffi::OsString;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use crate::cli;
+use crate::config::Config;
+use crate::http::{self, Server};
+use crate::place::{CONFIG_FILE, DemoDir, demo_dir};
+use crate::process::StopSignals;
+use crate::supervise::{Program, supervise};
+use crate::view;
+
+/// How long the processes may take until the CCB runs normally.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// How often they are asked.
+const ASK_EVERY: Duration = Duration::from_millis(20);
+
+/// Runs the demo until Ctrl-C, or until the call of `--call` is over.
+pub fn run(options: &cli::Demo) -> Result<ExitCode, String> {
+    // One thread: the children are told by the kernel when the thread that started them ends.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    runtime.block_on(demo(options))
+}
+
+async fn demo(options: &cli::Demo) -> Result<ExitCode, String> {
+    let mut signals = StopSignals::new().map_err(|error| error.to_string())?;
+    let dir = DemoDir::claim(&options.dir.clone().unwrap_or_else(demo_dir))?;
+    let config = plan::config(options, &dir)?;
+    check_ports(&config)?;
+    let file = dir.file(CONFIG_FILE);
+    std::fs::write(&file, config.to_toml()).map_err(|error| format!("{}: {error}", file.display()))?;
+    // What a demo left that was killed.
+    remove_region(&config);
+    tokio::select! {
+        made = plan::create_tenant(options, &config) => made?,
+        () = signals.next() => return Ok(ExitCode::from(130)),
+    }
+    let processes = Processes::start(&file)?;
+    let result = tokio::select! {
+        result = serve(options, &config, &dir) => result,
+        () = signals.next() => Ok(if options.call { ExitCode::from(130) } else { ExitCode::SUCCESS }),
+    };
+    processes.stop().await;
+    remove_region(&config);
+    result
+}
+
+async fn serve(options: &cli::Demo, config: &Config, dir: &DemoDir) -> Result<ExitCode, String> {
+    wait_until_it_runs(config).await?;
+    if options.call {
+        return call::run(config).await;
+    }
+    println!("{}", plan::guide(options, config, dir.path()));
+    std::future::pending().await
+}
+
+/// Waits until the data plane serves and control says so too.
+async fn wait_until_it_runs(config: &Config) -> Result<(), String> {
+    let admin = Server::Unix(config.control.admin.clone());
+    let begun = Instant::now();
+    loop {
+        let missing = match what_is_missing(config, &admin).await {
+            None => return Ok(()),
+            Some(missing) => missing,
+        };
+        if begun.elapsed() > START_LIMIT {
+            return Err(format!("not ready after {} s: {missing}", START_LIMIT.as_secs()));
+        }
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
+async fn what_is_missing(config: &Config, admin: &Server) -> Option<String> {
+    for ccb in &config.ccbs {
+        let region = match view::open(ccb) {
+            Ok(region) => region,
+            Err(error) => return Some(format!("the data plane: {error}")),
+        };
+        let data_plane = view::data_plane(&region);
+        if data_plane.state != "running" || !data_plane.alive {
+            return Some(format!("the data plane is {}", data_plane.state));
+        }
+    }
+    crate::admin::not_running(admin).await
+}
+
+/// The two child processes.
+struct Processes {
+    stop: watch::Sender<bool>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Processes {
+    fn start(config: &Path) -> Result<Processes, String> {
+        let executable = std::env::current_exe().map_err(|error| error.to_string())?;
+        let (stop, stopped) = watch::channel(false);
+        let mut tasks = Vec::new();
+        for name in ["dataplane", "control"] {
+            let arguments: Vec<OsString> = vec![
+                name.into(),
+                "--config".into(),
+                config.into(),
+                "--die-with-parent".into(),
+                std::process::id().to_string().into(),
+            ];
+            let program = Program { name, executable: executable.clone(), arguments };
+            let (pids, _) = watch::channel(None);
+            tasks.push(tokio::spawn(supervise(program, stopped.clone(), pids)));
+        }
+        Ok(Processes { stop, tasks })
+    }
+
+    /// Stops both and waits for their end.
+    async fn stop(self) {
+        let _ = self.stop.send(true);
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+/// The processes would say it too, but not as plainly.
+fn check_ports(config: &Config) -> Result<(), String> {
+    for http in &config.control.http {
+        if let Err(error) = TcpListener::bind(http) {
+            return Err(port_taken("TCP", *http, "--http", &error));
+        }
+    }
+    for location in config.ccbs.iter().flat_map(|ccb| &ccb.locations) {
+        let sip = SocketAddr::new(location.ip, location.sip_port);
+        if let Err(error) = UdpSocket::bind(sip) {
+            return Err(port_taken("UDP", sip, "--sip", &error));
+        }
+    }
+    Ok(())
+}
+
+fn port_taken(kind: &str, at: SocketAddr, flag: &str, error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            format!("{kind} port {} at {} is in use; choose another with {flag}", at.port(), at.ip())
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            format!("{} is no address of this machine", at.ip())
+        }
+        _ => format!("{kind} port {} at {}: {error}", at.port(), at.ip()),
+    }
+}
+
+/// The region and the files that lie beside it.
+fn remove_region(config: &Config) {
+    for ccb in &config.ccbs {
+        for suffix in ["", ".secrets", ".lock"] {
+            let mut file = ccb.region.clone().into_os_string();
+            file.push(suffix);
+            let _ = std::fs::remove_file(file);
+        }
+        let _ = std::fs::remove_file(&ccb.socket);
+    }
+}

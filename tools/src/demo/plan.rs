@@ -1,0 +1,145 @@
+//! What a demo consists of: its configuration, its tenant, and what it tells the user.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use base::CcbId;
+
+use crate::cli;
+use crate::config::{Ccb, Config, Control, Location};
+use crate::place::{DemoDir, demo_dir};
+
+/// The demo's tenant; its passwords begin with it.
+pub const TENANT: &str = "demo";
+/// The first employee.
+pub const FIRST_AGENT: u32 = 1001;
+/// The location at `--bind`.
+const LOCAL: &str = "local";
+
+/// The configuration of both processes.
+pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
+    let mut locations =
+        vec![Location { name: LOCAL.to_owned(), ip: options.bind, sip_port: options.sip }];
+    for more in &options.location {
+        let location =
+            Location { name: more.name.clone(), ip: more.ip, sip_port: options.sip };
+        locations.push(location);
+    }
+    let mut ips = HashSet::new();
+    let mut names = HashSet::new();
+    for location in &locations {
+        if !names.insert(&location.name) {
+            return Err(format!("--location {}: that name is taken already", location.name));
+        }
+        if !ips.insert(location.ip) {
+            return Err(format!(
+                "--location {}={}: that address is another location's already",
+                location.name, location.ip
+            ));
+        }
+    }
+    let sizes = driver::Sizes {
+        agents: options.agents.max(1_024).next_power_of_two(),
+        ..driver::Sizes::default()
+    };
+    let config = Config {
+        control: Control {
+            // Each location's agents reach the CTI at their own address (S1-018).
+            http: locations.iter().map(|at| SocketAddr::new(at.ip, options.http)).collect(),
+            admin: dir.file("admin.sock"),
+            directory: dir.file("directory.sqlite"),
+            state: dir.path().to_owned(),
+        },
+        ccbs: vec![Ccb {
+            number: CcbId(1),
+            region: dir.region(),
+            socket: dir.file("ccb-1.sock"),
+            cores: cores(options.cores)?,
+            rtp_ports: options.rtp_ports,
+            sizes,
+            locations,
+        }],
+    };
+    // The flags are checked one by one; this checks them against each other.
+    Config::parse("demo", &config.to_toml()).map_err(|faults| faults.to_string())
+}
+
+/// The last cores that this process may run on: the first serve interrupts on most machines.
+fn cores(wanted: Option<u16>) -> Result<Vec<usize>, String> {
+    let set = rustix::thread::sched_getaffinity(None)
+        .map_err(|error| format!("cannot ask for the cores: {error}"))?;
+    let allowed: Vec<usize> =
+        (0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect();
+    let wanted = wanted.map_or((allowed.len() / 2).max(1), usize::from);
+    if wanted > allowed.len() {
+        return Err(format!("--cores {wanted}: this process may use {}", allowed.len()));
+    }
+    Ok(allowed[allowed.len() - wanted..].to_vec())
+}
+
+/// Writes the directory: the tenant, its agents, locations, trunks and routes.
+pub async fn create_tenant(options: &cli::Demo, config: &Config) -> Result<(), String> {
+    let ccb = &config.ccbs[0];
+    let locations = ccb.locations.iter().map(|at| control_server::DemoLocation {
+        name: at.name.clone(),
+        ip: at.ip,
+        sip_port: at.sip_port,
+        http_port: options.http,
+    });
+    let spec = control_server::DemoSpec {
+        tenant: TENANT.to_owned(),
+        ccb: ccb.number,
+        agents: options.agents,
+        locations: locations.collect(),
+        trunks: options.trunk.clone(),
+        routes: options.route.iter().map(|r| (r.prefix.clone(), r.address)).collect(),
+    };
+    let file = config.control.directory.display().to_string();
+    let failed = |error: control_server::DirectoryError| format!("{file}: {error}");
+    let directory = control_server::Directory::open(&file).await.map_err(failed)?;
+    directory.create_demo(&spec).await.map_err(failed)?;
+    directory.close().await;
+    Ok(())
+}
+
+/// Where to log in and what to type into a phone.
+pub fn guide(options: &cli::Demo, config: &Config, dir: &Path) -> String {
+    let ccb = &config.ccbs[0];
+    let last = FIRST_AGENT + options.agents - 1;
+    let http = config.control.http[0];
+    let mut text = format!(
+        "Jackfield runs. Tenant {TENANT}, agents {FIRST_AGENT} to {last}, passwords \
+         {TENANT}-{FIRST_AGENT} to {TENANT}-{last}.\n\n\
+         Log an agent in:\n  curl -s http://{http}/v1/login -d '{{\"tenant\":\"{TENANT}\",\
+         \"agent\":\"{FIRST_AGENT}\",\"password\":\"{TENANT}-{FIRST_AGENT}\",\
+         \"location\":\"{}\"}}'\n\n\
+         The answer's \"phone\" is what to type into a phone:\n  \
+         address {FIRST_AGENT}.{TENANT}@{}, user \"user\", password \"secret\", realm \"realm\"\n\
+         The agent is online once \"cti\".\"url\" is open with the \"token\", for example:\n  \
+         websocat -H 'Authorization: Bearer TOKEN' URL\n\
+         Then call {} from {FIRST_AGENT}.\n\nLocations:\n",
+        ccb.locations[0].name,
+        SocketAddr::new(ccb.locations[0].ip, ccb.locations[0].sip_port),
+        FIRST_AGENT + 1,
+    );
+    for location in &ccb.locations {
+        let sip = SocketAddr::new(location.ip, location.sip_port);
+        let _ = writeln!(text, "  {:<12} SIP udp {sip}", location.name);
+    }
+    for route in &options.route {
+        let _ = writeln!(text, "Numbers {}... go to {}.", route.prefix, route.address);
+    }
+    let flag = if dir.canonicalize().ok() == demo_dir().canonicalize().ok() {
+        String::new()
+    } else {
+        format!(" --dir {}", dir.display())
+    };
+    let _ = write!(
+        text,
+        "\nThe API: http://{http}/v1/openapi.json\n\
+         Look at it: jackfield status{flag}, and agents, calls, top likewise. Ctrl-C stops it.",
+    );
+    text
+}

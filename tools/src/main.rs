@@ -1,0 +1,72 @@
+//! The one `jackfield` binary: the data plane and the control process, and the tools around them.
+
+mod admin;
+mod cli;
+mod clock;
+mod config;
+mod control;
+mod dataplane;
+mod delays;
+mod demo;
+mod desk;
+mod fleet;
+mod http;
+mod log;
+mod place;
+mod process;
+mod show;
+mod supervise;
+mod top;
+mod view;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Command, ConfigCommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let cli = cli::Cli::parse();
+    // The tools print what they find; their log is for what they did not expect.
+    let tool = !matches!(cli.command, Command::Dataplane(_) | Command::Control(_) | Command::Demo(_));
+    log::start(if tool { "warn" } else { "info" });
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(why) => {
+            eprintln!("jackfield: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, String> {
+    match command {
+        Command::Dataplane(options) => dataplane::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Control(options) => control::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::Demo(options) => demo::run(&options),
+        Command::Status(options) => show::status(&options),
+        Command::Agents(options) => show::agents(&options),
+        Command::Calls(options) => show::calls(&options),
+        Command::Top(options) => top::run(&options),
+        Command::Config(ConfigCommand::Check { file }) => Ok(check(&file)),
+        Command::Load(options) => Err(format!("{options:?}")),
+    }
+}
+
+/// `config check`
+fn check(file: &Path) -> ExitCode {
+    match config::Config::load(file) {
+        Ok(config) => {
+            println!("{}: good\n{}", file.display(), config.summary());
+            ExitCode::SUCCESS
+        }
+        Err(faults) => {
+            eprintln!("{faults}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Where a Jackfield keeps its files, and how the tools find it.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::cli::Where;
+use crate::config::Config;
+
+/// The file's name in every folder that the tools look at.
+pub const CONFIG_FILE: &str = "jackfield.toml";
+/// Where an installed Jackfield has it.
+const INSTALLED: &str = "/etc/jackfield";
+
+/// The demo's folder when the user names none.
+pub fn demo_dir() -> PathBuf {
+    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_dir()) {
+        Some(dir) => PathBuf::from(dir).join("jackfield-demo"),
+        None => {
+            let uid = rustix::process::getuid().as_raw();
+            std::env::temp_dir().join(format!("jackfield-demo-{uid}"))
+        }
+    }
+}
+
+/// The configuration of the Jackfield that the user means.
+pub fn find(at: &Where) -> Result<Config, String> {
+    let dirs = match &at.dir {
+        Some(dir) => vec![dir.clone()],
+        None => vec![demo_dir(), PathBuf::from(INSTALLED)],
+    };
+    for dir in &dirs {
+        let file = dir.join(CONFIG_FILE);
+        if file.exists() {
+            return Config::load(&file);
+        }
+    }
+    let looked: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
+    Err(format!("no {CONFIG_FILE} in {}; name its folder with --dir", looked.join(" or in ")))
+}
+
+/// A demo's folder, locked for as long as this lives.
+pub struct DemoDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl DemoDir {
+    /// Makes the folder with mode 0700 and takes its lock, or says who has it.
+    pub fn claim(path: &Path) -> Result<DemoDir, String> {
+        let shown = path.display();
+        let say = |what: &str, error: std::io::Error| format!("{shown}: {what}: {error}");
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .map_err(|error| say("cannot make the folder", error))?;
+        let path = path.canonicalize().map_err(|error| say("cannot resolve", error))?;
+        let meta = fs::metadata(&path).map_err(|error| say("cannot look at it", error))?;
+        if meta.uid() != rustix::process::getuid().as_raw() {
+            return Err(format!("{shown}: belongs to another user; name a folder with --dir"));
+        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700))
+            .map_err(|error| say("cannot set mode 0700", error))?;
+        let mut lock = File::options()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path.join("lock"))
+            .map_err(|error| say("cannot open its lock", error))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut owner = String::new();
+            let _ = lock.read_to_string(&mut owner);
+            return Err(format!(
+                "{shown}: a demo with pid {} runs there already; stop it, or name another folder \
+                 with --dir",
+                owner.trim()
+            ));
+        }
+        lock.set_len(0)
+            .and_then(|()| lock.rewind())
+            .and_then(|()| writeln!(lock, "{}", std::process::id()))
+            .map_err(|error| say("cannot write its lock", error))?;
+        Ok(DemoDir { path, _lock: lock })
+    }
+
+    /// The folder, without symbolic links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A file in the folder.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
+    /// The file of the demo's region: in memory, under a name that no other folder's demo has.
+    pub fn region(&self) -> PathBuf {
+        let shm = Path::new("/dev/shm");
+        let name = format!("jackfield-demo-{:016x}", fnv1a(self.path.as_os_str().as_encoded_bytes()));
+        if shm.is_dir() { shm.join(name) } else { self.path.join("region") }
+    }
+}
+
+/// FNV-1a: the same name for the same folder in every version of the program.
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_claimed_once() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("deep/demo");
+        let dir = DemoDir::claim(&path).unwrap();
+        assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        let error = DemoDir::claim(&path).map(|_| ()).unwrap_err();
+        assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        drop(dir);
+        assert!(DemoDir::claim(&path).is_ok());
+    }
+
+    #[test]
+    fn two_folders_have_two_regions() {
+        let temp = tempfile::tempdir().unwrap();
+        let one = DemoDir::claim(&temp.path().join("one")).unwrap();
+        let two = DemoDir::claim(&temp.path().join("two")).unwrap();
+        assert_ne!(one.region(), two.region());
+    }
+
+    #[test]
+    fn a_folder_without_a_configuration_is_named() {
+        let temp = tempfile::tempdir().unwrap();
+        let error = find(&Where { dir: Some(temp.path().into()) }).unwrap_err();
+        assert!(error.contains(&temp.path().display().to_string()), "{error}");
+    }
+}
