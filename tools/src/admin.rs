@@ -41,7 +41,10 @@ pub async fn wait_online(server: &Server, agents: usize, limit: Duration) -> Res
             return Ok(());
         }
         if begun.elapsed() > limit {
-            return Err(format!("{online} of {agents} agents are online after {} s", limit.as_secs()));
+            return Err(format!(
+                "{online} of {agents} agents are online after {} s",
+                limit.as_secs()
+            ));
         }
         tokio::time::sleep(ASK_EVERY).await;
     }

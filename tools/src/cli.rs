@@ -102,7 +102,12 @@ pub struct Top {
     #[command(flatten)]
     pub at: Where,
     /// Milliseconds between two looks
-    #[arg(long, value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(50..=60_000))]
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 500,
+        value_parser = clap::value_parser!(u64).range(50..=60_000),
+    )]
     pub every: u64,
 }
 
@@ -113,7 +118,12 @@ pub struct Demo {
     #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
     pub bind: IpAddr,
     /// Employees 1001, 1002 ... with passwords demo-1001 ...
-    #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u32).range(1..=100_000),
+    )]
     pub agents: u32,
     /// One more location with an SBC address of its own; may be repeated
     #[arg(long, value_name = "NAME=IP", value_parser = parse_location)]
@@ -128,15 +138,31 @@ pub struct Demo {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub cores: Option<u16>,
     /// The TCP port of the AgentProxy and the CTI WebSocket
-    #[arg(long, value_name = "PORT", default_value_t = 8080, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = 8080,
+        value_parser = clap::value_parser!(u16).range(1..),
+    )]
     pub http: u16,
     /// The UDP port of SIP at every location
-    #[arg(long, value_name = "PORT", default_value_t = config::SIP_PORT, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long,
+        value_name = "PORT",
+        default_value_t = config::SIP_PORT,
+        value_parser = clap::value_parser!(u16).range(1..),
+    )]
     pub sip: u16,
     /// The UDP ports of RTP and RTCP at every location
-    #[arg(long, value_name = "LOW-HIGH", default_value = "30000-60000", value_parser = parse_rtp_ports)]
+    #[arg(
+        long,
+        value_name = "LOW-HIGH",
+        default_value = "30000-60000",
+        value_parser = parse_rtp_ports,
+    )]
     pub rtp_ports: (u16, u16),
-    /// The folder of the demo's state [default: in $XDG_RUNTIME_DIR or the system's folder for temporary files]
+    /// The folder of the demo's state [default: in $XDG_RUNTIME_DIR or the system's folder for
+    /// temporary files]
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     /// Let two built-in phones log in and call each other for 5 s, print a table and exit
@@ -181,7 +207,12 @@ pub struct Load {
     #[arg(long, value_name = "TEXT", default_value = "demo-{}")]
     pub password: String,
     /// How many agents log in and register
-    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u32).range(2..=100_000),
+    )]
     pub agents: u32,
     /// The locations that they log in at, in turn; may be repeated
     #[arg(long, value_name = "NAME", default_value = "local")]
@@ -196,13 +227,23 @@ pub struct Load {
     #[arg(long, value_name = "S", default_value_t = 5.0, value_parser = parse_rate)]
     pub duration: f64,
     /// Milliseconds that a phone rings before it answers
-    #[arg(long, value_name = "MS", default_value_t = 100, value_parser = clap::value_parser!(u64).range(0..=60_000))]
+    #[arg(
+        long,
+        value_name = "MS",
+        default_value_t = 100,
+        value_parser = clap::value_parser!(u64).range(0..=60_000),
+    )]
     pub ring: u64,
     /// Send 20 ms G.711 both ways in every call
     #[arg(long)]
     pub rtp: bool,
     /// Logins in progress at a time
-    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 16,
+        value_parser = clap::value_parser!(u16).range(1..=1024),
+    )]
     pub logins: u16,
 }
 
@@ -267,7 +308,10 @@ mod tests {
                     --route 9=127.0.0.9:5060 --cores 2 --http 8081 --sip 5070 \
                     --rtp-ports 40000-41000 --dir /tmp/x --call";
         let Command::Demo(demo) = parse(line).unwrap() else { panic!() };
-        assert_eq!(demo.location[1], DemoLocation { name: "west".into(), ip: "::1".parse().unwrap() });
+        assert_eq!(
+            demo.location[1],
+            DemoLocation { name: "west".into(), ip: "::1".parse().unwrap() }
+        );
         assert_eq!(demo.trunk[0].to_string(), "10.0.0.0/8");
         assert_eq!(demo.trunk[1].bits, 32);
         assert_eq!(demo.route[0].address, "127.0.0.9:5060".parse().unwrap());

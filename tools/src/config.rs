@@ -227,11 +227,10 @@ fn read_config(root: &Table<'_, '_>) -> Option<Config> {
 }
 
 fn read_control(table: &Table<'_, '_>) -> Option<Control> {
-    let http = table.required_parsed_list(
-        "http",
-        "must be ADDRESS:PORT, as in 192.0.2.1:8080",
-        |text| text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0),
-    );
+    let http =
+        table.required_parsed_list("http", "must be ADDRESS:PORT, as in 192.0.2.1:8080", |text| {
+            text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0)
+        });
     let admin = absolute(table, "admin");
     let directory = absolute(table, "directory");
     let state = absolute(table, "state");

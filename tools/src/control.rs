@@ -22,7 +22,9 @@ pub fn run(options: &cli::Control) -> Result<(), String> {
             signals.wait().await;
             let _ = stop.send(true);
         });
-        control_server::run(server_config(&config), stopped).await.map_err(|error| error.to_string())
+        control_server::run(server_config(&config), stopped)
+            .await
+            .map_err(|error| error.to_string())
     })
 }
 

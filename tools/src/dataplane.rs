@@ -47,8 +47,8 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
 
 /// systemd's watchdog, when there is one (Type=notify, WatchdogSec).
 ///
-/// The driver says [`Notice::Alive`] only while every worker goes through its duty cycle, so a worker that
-/// hangs starves the watchdog though the process lives.
+/// The driver says [`Notice::Alive`] only while every worker goes through its duty cycle, so a
+/// worker that hangs starves the watchdog though the process lives.
 struct Supervisor {
     interval: Option<Duration>,
     last: Option<Instant>,

@@ -14,9 +14,10 @@ use tokio::task::JoinHandle;
 
 use crate::cli;
 use crate::config::Config;
-use crate::http::{self, Server};
+use crate::http::Server;
 use crate::place::{CONFIG_FILE, DemoDir, demo_dir};
 use crate::process::StopSignals;
+use crate::show;
 use crate::supervise::{Program, supervise};
 use crate::view;
 
@@ -24,6 +25,9 @@ use crate::view;
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// How often they are asked.
 const ASK_EVERY: Duration = Duration::from_millis(20);
+
+/// What a shell says of a command that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
 
 /// Runs the demo until Ctrl-C, or until the call of `--call` is over.
 pub fn run(options: &cli::Demo) -> Result<ExitCode, String> {
@@ -36,22 +40,27 @@ pub fn run(options: &cli::Demo) -> Result<ExitCode, String> {
 }
 
 async fn demo(options: &cli::Demo) -> Result<ExitCode, String> {
+    if options.call && options.agents < 2 {
+        return Err("--call needs --agents 2 at least".to_owned());
+    }
     let mut signals = StopSignals::new().map_err(|error| error.to_string())?;
     let dir = DemoDir::claim(&options.dir.clone().unwrap_or_else(demo_dir))?;
     let config = plan::config(options, &dir)?;
     check_ports(&config)?;
     let file = dir.file(CONFIG_FILE);
-    std::fs::write(&file, config.to_toml()).map_err(|error| format!("{}: {error}", file.display()))?;
+    std::fs::write(&file, config.to_toml())
+        .map_err(|error| format!("{}: {error}", file.display()))?;
     // What a demo left that was killed.
     remove_region(&config);
     tokio::select! {
         made = plan::create_tenant(options, &config) => made?,
-        () = signals.next() => return Ok(ExitCode::from(130)),
+        () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     }
     let processes = Processes::start(&file)?;
     let result = tokio::select! {
         result = serve(options, &config, &dir) => result,
-        () = signals.next() => Ok(if options.call { ExitCode::from(130) } else { ExitCode::SUCCESS }),
+        // A demo ends by Ctrl-C; a call that was to be made and was not is no success.
+        () = signals.next() => Ok(if options.call { INTERRUPTED.into() } else { ExitCode::SUCCESS }),
     };
     processes.stop().await;
     remove_region(&config);
@@ -63,7 +72,7 @@ async fn serve(options: &cli::Demo, config: &Config, dir: &DemoDir) -> Result<Ex
     if options.call {
         return call::run(config).await;
     }
-    println!("{}", plan::guide(options, config, dir.path()));
+    show::say(&plan::guide(options, config, dir.path()));
     std::future::pending().await
 }
 
@@ -151,7 +160,11 @@ fn check_ports(config: &Config) -> Result<(), String> {
 fn port_taken(kind: &str, at: SocketAddr, flag: &str, error: &std::io::Error) -> String {
     match error.kind() {
         std::io::ErrorKind::AddrInUse => {
-            format!("{kind} port {} at {} is in use; choose another with {flag}", at.port(), at.ip())
+            format!(
+                "{kind} port {} at {} is in use; choose another with {flag}",
+                at.port(),
+                at.ip()
+            )
         }
         std::io::ErrorKind::AddrNotAvailable => {
             format!("{} is no address of this machine", at.ip())

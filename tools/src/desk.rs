@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use softphone::PhoneConfig;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::http::HeaderValue;
-use tokio_tungstenite::tungstenite::Message;
 
 use crate::fleet::Ports;
 use crate::http::{self, HttpError, Server};
@@ -100,7 +100,8 @@ pub async fn log_in(server: &Server, who: &Credentials) -> Result<Grant, String>
         let again = match http::post(server, "/v1/login", &body).await {
             Ok(answer) if answer.status == 503 && tries < LOGIN_TRIES => true,
             Ok(answer) => {
-                let body = answer.success().map_err(|error| format!("{}: {error}", who.agent))?.body;
+                let body =
+                    answer.success().map_err(|error| format!("{}: {error}", who.agent))?.body;
                 return serde_json::from_slice(&body)
                     .map_err(|error| format!("{}: the login's answer: {error}", who.agent));
             }

@@ -1,8 +1,8 @@
 //! Built-in phones with sockets: any number of them on one thread.
 //!
-//! The thread owns the phones and the clock; orders come in by a channel and an eventfd, news go out by a
-//! channel of tokio's. Delay is measured without touching the audio: every packet sent is noted under its
-//! source and sequence number, and found again by them where it arrives.
+//! The thread owns the phones and the clock; orders come in by a channel and an eventfd, news go
+//! out by a channel of tokio's. Delay is measured without touching the audio: every packet sent is
+//! noted under its source and sequence number, and found again by them where it arrives.
 
 use std::collections::HashMap;
 use std::io;
@@ -94,6 +94,8 @@ pub struct News {
     pub phone: usize,
     /// What happened.
     pub event: Event,
+    /// With [`Event::Answered`] of a call that the phone placed: from its INVITE to the 200.
+    pub set_up: Option<Duration>,
 }
 
 /// What a phone counted.
@@ -261,8 +263,11 @@ impl Hall {
             }
             let wait = self.timers.deadline().map(|at| timespec(at.since(clock::now())));
             events.clear();
-            match epoll::wait(&self.deck.epoll, rustix::buffer::spare_capacity(&mut events), wait.as_ref())
-            {
+            match epoll::wait(
+                &self.deck.epoll,
+                rustix::buffer::spare_capacity(&mut events),
+                wait.as_ref(),
+            ) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -381,7 +386,9 @@ impl Hall {
                     // Sources of calls that are long over.
                     self.forget_old();
                 }
-                let _ = self.deck.tell.send(News { phone: seat, event });
+                let answered = event == Event::Answered;
+                let set_up = answered.then(|| self.seats[seat].phone.report().set_up).flatten();
+                let _ = self.deck.tell.send(News { phone: seat, event, set_up });
             }
         }
     }

@@ -49,7 +49,8 @@ pub struct Answer {
 impl Answer {
     /// The body as JSON.
     pub fn json(&self) -> Result<Value, String> {
-        serde_json::from_slice(&self.body).map_err(|error| format!("the answer is no JSON: {error}"))
+        serde_json::from_slice(&self.body)
+            .map_err(|error| format!("the answer is no JSON: {error}"))
     }
 
     /// The answer when it is a success, else what it says.

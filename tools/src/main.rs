@@ -11,6 +11,7 @@ mod demo;
 mod desk;
 mod fleet;
 mod http;
+mod load;
 mod log;
 mod place;
 mod process;
@@ -32,7 +33,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     // The tools print what they find; their log is for what they did not expect.
-    let tool = !matches!(cli.command, Command::Dataplane(_) | Command::Control(_) | Command::Demo(_));
+    let tool =
+        !matches!(cli.command, Command::Dataplane(_) | Command::Control(_) | Command::Demo(_));
     log::start(if tool { "warn" } else { "info" });
     match run(cli.command) {
         Ok(code) => code,
@@ -53,7 +55,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Calls(options) => show::calls(&options),
         Command::Top(options) => top::run(&options),
         Command::Config(ConfigCommand::Check { file }) => Ok(check(&file)),
-        Command::Load(options) => Err(format!("{options:?}")),
+        Command::Load(options) => load::run(&options),
     }
 }
 
@@ -61,7 +63,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
 fn check(file: &Path) -> ExitCode {
     match config::Config::load(file) {
         Ok(config) => {
-            println!("{}: good\n{}", file.display(), config.summary());
+            show::say(&format!("{}: good\n{}", file.display(), config.summary()));
             ExitCode::SUCCESS
         }
         Err(faults) => {

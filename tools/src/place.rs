@@ -101,7 +101,8 @@ impl DemoDir {
     /// The file of the demo's region: in memory, under a name that no other folder's demo has.
     pub fn region(&self) -> PathBuf {
         let shm = Path::new("/dev/shm");
-        let name = format!("jackfield-demo-{:016x}", fnv1a(self.path.as_os_str().as_encoded_bytes()));
+        let name =
+            format!("jackfield-demo-{:016x}", fnv1a(self.path.as_os_str().as_encoded_bytes()));
         if shm.is_dir() { shm.join(name) } else { self.path.join("region") }
     }
 }

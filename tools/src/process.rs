@@ -1,6 +1,8 @@
 //! What every process of Jackfield does about its parent, its signals and its limits.
 
-use rustix::process::{Resource, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    Resource, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Asks the kernel to end this process when the one that started it, `parent`, is gone.
@@ -19,7 +21,8 @@ pub fn die_with_parent(parent: Option<u32>) -> Result<(), String> {
 /// Calls `then` once, on a thread of its own, at SIGTERM or SIGINT.
 pub fn on_stop_signal(then: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let failed = |error: std::io::Error| format!("cannot wait for signals: {error}");
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(failed)?;
     // The signals are caught from here on, not only when the thread has begun.
     let waiter = {
         let _inside = runtime.enter();

@@ -1,6 +1,7 @@
 //! `status`, `agents` and `calls`: one look, as a table or as JSON.
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
@@ -13,8 +14,14 @@ use crate::place;
 use crate::view::{self, View};
 
 /// Counters that stand in the table's own lines.
-const HEADLINES: [&str; 6] =
-    ["calls_now", "calls_started", "calls_answered", "calls_failed", "registrations", "ports_in_use"];
+const HEADLINES: [&str; 6] = [
+    "calls_now",
+    "calls_started",
+    "calls_answered",
+    "calls_failed",
+    "registrations",
+    "ports_in_use",
+];
 
 /// `status`: from control, else from the regions.
 pub fn status(options: &cli::View) -> Result<ExitCode, String> {
@@ -43,7 +50,9 @@ pub fn calls(options: &cli::View) -> Result<ExitCode, String> {
                 let legs: Vec<String> = call
                     .legs
                     .iter()
-                    .map(|leg| format!("{} ({} in, {} out)", leg.number, leg.packets_in, leg.packets_out))
+                    .map(|leg| {
+                        format!("{} ({} in, {} out)", leg.number, leg.packets_in, leg.packets_out)
+                    })
                     .collect();
                 rows.push(vec![
                     view.ccb.to_string(),
@@ -73,8 +82,8 @@ fn look(
         .build()
         .map_err(|error| error.to_string())?;
     match runtime.block_on(ask(&admin, path)) {
-        Ok(answer) if options.json => println!("{answer}"),
-        Ok(answer) => println!("{}", print(&answer).trim_end()),
+        Ok(answer) if options.json => say(&answer.to_string()),
+        Ok(answer) => say(print(&answer).trim_end()),
         Err(HttpError::Broken(why)) => return Err(format!("control at {admin}: {why}")),
         Err(HttpError::Away(error)) => {
             let (views, unseen) = views(&config);
@@ -84,15 +93,20 @@ fn look(
             }
             let text = without(&views)?;
             if options.json {
-                println!("{}", json!({ "control": "away", "ccbs": views, "unseen": unseen }));
+                say(&json!({ "control": "away", "ccbs": views, "unseen": unseen }).to_string());
             } else {
-                println!("control is away ({error}); this is what the shared memory says");
-                unseen.iter().for_each(|why| println!("{why}"));
-                println!("{}", text.trim_end());
+                say(&format!("control is away ({error}); this is what the shared memory says"));
+                unseen.iter().for_each(|why| say(why));
+                say(text.trim_end());
             }
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a line; a reader that has seen enough, such as `head`, is no fault.
+pub fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 /// What each region says, and why some say nothing.
@@ -267,10 +281,11 @@ mod tests {
 
     #[test]
     fn columns_are_aligned() {
-        let table = [vec!["name".into(), "n".into()], vec!["a".into(), "10".into()], vec![
-            "longer".into(),
-            "5".into(),
-        ]];
+        let table = [
+            vec!["name".into(), "n".into()],
+            vec!["a".into(), "10".into()],
+            vec!["longer".into(), "5".into()],
+        ];
         assert_eq!(columns(&table), "name     n\na       10\nlonger   5\n");
     }
 

@@ -33,8 +33,8 @@ pub struct Program {
 
 /// Runs `program` until `stop` says true, restarting it whenever it ends; then stops and reaps it.
 ///
-/// `pids` always holds the id of the process that runs now. Call it on the thread that lives as long as the
-/// supervisor: the children are told by the kernel when their parent *thread* ends.
+/// `pids` always holds the id of the process that runs now. Call it on the thread that lives as
+/// long as the supervisor: the children are told by the kernel when their parent *thread* ends.
 pub async fn supervise(
     program: Program,
     mut stop: watch::Receiver<bool>,
@@ -90,7 +90,8 @@ fn start(program: &Program) -> std::io::Result<Child> {
     let child = Command::new(&program.executable)
         .args(&program.arguments)
         .stdin(std::process::Stdio::null())
-        // A group of its own, so that Ctrl-C reaches the supervisor alone and it stops them in order.
+        // A group of its own, so that Ctrl-C reaches the supervisor alone and it stops them in
+        // order.
         .process_group(0)
         .kill_on_drop(true)
         .spawn()?;
@@ -157,7 +158,8 @@ mod tests {
         let killed = Instant::now();
         let raw = Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
         kill_process(raw, Signal::KILL).unwrap();
-        let second = pid.wait_for(|pid| pid.is_some_and(|pid| pid != first)).await.unwrap().unwrap();
+        let second =
+            pid.wait_for(|pid| pid.is_some_and(|pid| pid != first)).await.unwrap().unwrap();
         assert!(killed.elapsed() < Duration::from_millis(90), "{:?}", killed.elapsed());
         stop.send(true).unwrap();
         task.await.unwrap();

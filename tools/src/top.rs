@@ -192,7 +192,15 @@ fn headline(view: &View) -> Vec<Line<'static>> {
 
 fn worker_table(screen: &Screen, view: &View) -> Table<'static> {
     let names = [
-        "WORKER", "CALLS", "CALLS/S", "SIP/S", "RTP IN/S", "RTP OUT/S", "PORTS", "EVENTS", "DROPS",
+        "WORKER",
+        "CALLS",
+        "CALLS/S",
+        "SIP/S",
+        "RTP IN/S",
+        "RTP OUT/S",
+        "PORTS",
+        "EVENTS",
+        "DROPS",
     ];
     let rows = view.workers.iter().enumerate().map(|(at, worker)| {
         let sip = screen.rate(at, Counter::SipReceived) + screen.rate(at, Counter::SipSent);
@@ -266,7 +274,8 @@ mod tests {
         };
         let (region, _) = Region::open_or_create(&path, layout).unwrap();
         region.header().set_data_plane_state(DataPlaneState::Running);
-        let mut row = CallRow { state: CallState::Answered.into(), generation: 3, ..CallRow::default() };
+        let mut row =
+            CallRow { state: CallState::Answered.into(), generation: 3, ..CallRow::default() };
         row.set_called(base::Text::new(b"1002").unwrap());
         region.calls().write(5, &row);
         let mut config = Config::parse("x", include_str!("../systemd/jackfield.toml")).unwrap();

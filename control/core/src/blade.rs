@@ -166,11 +166,7 @@ impl Blade {
     /// Says in every attached region that control sleeps and takes its last look at the rings. False
     /// when there is something in them: it is awake again and must pump.
     pub fn fall_asleep(&self) -> bool {
-        let attached = || {
-            self.sides
-                .values()
-                .filter_map(|side| side.attached.as_ref())
-        };
+        let attached = || self.sides.values().filter_map(|side| side.attached.as_ref());
         attached().for_each(|one| one.region.header().control_bell().sleep());
         let is_quiet = attached().all(|one| one.events.iter().all(|ring| ring.is_empty()));
         if !is_quiet {
@@ -246,20 +242,15 @@ impl Blade {
 
     /// The calls of that CCB as records, those that stand with what their legs count now.
     pub fn calls(&self, ccb: CcbId) -> Vec<(abi::CallState, crate::CallRecord)> {
-        let Some((side, region)) = self
-            .sides
-            .get(&ccb)
-            .and_then(|side| side.region().map(|region| (side, region)))
+        let Some((side, region)) =
+            self.sides.get(&ccb).and_then(|side| side.region().map(|region| (side, region)))
         else {
             return Vec::new();
         };
         let calls = side.calls.iter().map(|call| {
             let mut call = call.clone();
             for (place, leg) in &mut call.legs {
-                if let Some(row) = region
-                    .legs()
-                    .read(*place)
-                    .filter(|row| row.call() == call.call)
+                if let Some(row) = region.legs().read(*place).filter(|row| row.call() == call.call)
                 {
                     *leg = row;
                 }
@@ -280,11 +271,7 @@ impl Blade {
     /// Writes tenants and trunks; rows that hold what they should are left alone.
     fn write_provision(&self, region: &Region) {
         let tenants = self.provision.tenants.iter().filter_map(|tenant| {
-            let mut row = TenantRow {
-                tenant: tenant.id.0,
-                state: 1,
-                ..TenantRow::default()
-            };
+            let mut row = TenantRow { tenant: tenant.id.0, state: 1, ..TenantRow::default() };
             row.set_name(Text::new(tenant.name.as_bytes()).ok()?);
             row.set_realm(Text::new(tenant.realm.as_bytes()).ok()?);
             Some(row)
@@ -297,11 +284,7 @@ impl Blade {
             }
         }
         let trunks = self.provision.trunks.iter().filter_map(|trunk| {
-            let mut row = TrunkRow {
-                tenant: trunk.tenant.0,
-                state: 1,
-                ..TrunkRow::default()
-            };
+            let mut row = TrunkRow { tenant: trunk.tenant.0, state: 1, ..TrunkRow::default() };
             row.set_network(trunk.net.ip, u32::from(trunk.net.bits));
             row.set_name(Text::new(trunk.name.as_bytes()).ok()?);
             Some(row)
@@ -348,8 +331,7 @@ impl Blade {
             let side = self.sides.get_mut(&ccb).expect("its key was just read");
             if let Some(region) = side.region() {
                 region.header().beat_control(now);
-                self.cdm
-                    .set_heartbeat(ccb, region.header().data_plane().heartbeat);
+                self.cdm.set_heartbeat(ccb, region.header().data_plane().heartbeat);
             }
             if side.notice_restart(out) {
                 self.resync(now, ccb, out);
@@ -486,28 +468,13 @@ impl Blade {
         };
         match event {
             Event::Registered { agent, .. } | Event::Unregistered { agent, .. } => {
+                if let Some(region) = side.region() {
+                    side.free_if_left(&region, agent);
+                }
                 self.refresh_phone(now, ccb, agent, out);
             }
-            Event::Asked {
-                op,
-                call,
-                tenant,
-                caller,
-                ..
-            } => {
-                self.asked(
-                    now,
-                    ccb,
-                    worker,
-                    Asked {
-                        op,
-                        call,
-                        tenant,
-                        caller,
-                        number: blob,
-                    },
-                    out,
-                );
+            Event::Asked { op, call, tenant, caller, .. } => {
+                self.asked(now, ccb, worker, Asked { op, call, tenant, caller, number: blob }, out);
             }
             Event::CallChanged { call, .. } => {
                 let Some(region) = side.region() else { return };
@@ -550,33 +517,17 @@ impl Blade {
             };
             Some((route.address, location?))
         });
-        let Asked {
-            op: ask,
-            call,
-            number,
-            ..
-        } = asked;
+        let Asked { op: ask, call, number, .. } = asked;
         match way {
             Some((address, location)) => {
                 side.counts.asked_dialled += 1;
-                let command = |op| abi::Command::Dial {
-                    op,
-                    ask,
-                    call,
-                    address,
-                    location,
-                };
+                let command = |op| abi::Command::Dial { op, ask, call, address, location };
                 side.send(now, worker, Purpose::Answer, number, command, out);
             }
             None => {
                 side.counts.asked_rejected += 1;
-                let command = |op| abi::Command::Reject {
-                    op,
-                    ask,
-                    call,
-                    status: 404,
-                    retry_after_s: 0,
-                };
+                let command =
+                    |op| abi::Command::Reject { op, ask, call, status: 404, retry_after_s: 0 };
                 side.send(now, worker, Purpose::Answer, &[], command, out);
             }
         }
@@ -597,15 +548,9 @@ impl Blade {
             region.calls().owner(call.slot).map(|worker| (side, worker))
         });
         match known {
-            None => out.push(Output::Done {
-                reply,
-                result: OpOutcome::Unknown,
-            }),
+            None => out.push(Output::Done { reply, result: OpOutcome::Unknown }),
             Some((side, _)) if !side.link => {
-                out.push(Output::Done {
-                    reply,
-                    result: OpOutcome::Gone,
-                });
+                out.push(Output::Done { reply, result: OpOutcome::Gone });
             }
             Some((side, worker)) => {
                 let command = |op| abi::Command::Release { op, call, cause: 0 };

@@ -57,18 +57,12 @@ impl Calls {
 
     /// That call, when it is still known.
     pub fn find(&self, call: CallRef) -> Option<&Call> {
-        self.calls
-            .get(&call.slot)
-            .filter(|known| known.call == call)
+        self.calls.get(&call.slot).filter(|known| known.call == call)
     }
 
     /// Marks that the call's record was given out.
     pub fn set_recording(&mut self, call: CallRef) {
-        if let Some(known) = self
-            .calls
-            .get_mut(&call.slot)
-            .filter(|known| known.call == call)
-        {
+        if let Some(known) = self.calls.get_mut(&call.slot).filter(|known| known.call == call) {
             known.recording = true;
         }
     }
@@ -85,10 +79,7 @@ impl Calls {
         let Some(row) = region.calls().read(slot) else {
             return;
         };
-        let call = CallRef {
-            slot,
-            generation: row.generation,
-        };
+        let call = CallRef { slot, generation: row.generation };
         let known = self.calls.get(&slot);
         let is_free = row.state() == CallState::Free;
         if let Some(old) = known
@@ -109,25 +100,15 @@ impl Calls {
         }
         let mut legs = legs_of(region, &row, call, known);
         if let Some(known) = known {
-            let gone = known
-                .legs
-                .iter()
-                .filter(|(place, _)| legs.iter().all(|leg| leg.0 != *place));
+            let gone =
+                known.legs.iter().filter(|(place, _)| legs.iter().all(|leg| leg.0 != *place));
             let gone: Vec<_> = gone.copied().collect();
             legs.extend(gone);
         }
         legs.sort_by_key(|(_, leg)| leg.leg);
-        let now = Call {
-            call,
-            row,
-            legs,
-            recording: false,
-        };
+        let now = Call { call, row, legs, recording: false };
         if before != Some(row.state()) {
-            changed.push(Changed {
-                before,
-                call: now.clone(),
-            });
+            changed.push(Changed { before, call: now.clone() });
         }
         self.calls.insert(slot, now);
     }
@@ -154,10 +135,7 @@ impl Calls {
 
     /// Forgets all: the region is another one.
     pub fn clear(&mut self) -> Vec<Changed> {
-        std::mem::take(&mut self.calls)
-            .into_values()
-            .filter_map(vanished)
-            .collect()
+        std::mem::take(&mut self.calls).into_values().filter_map(vanished).collect()
     }
 }
 
@@ -168,10 +146,7 @@ fn vanished(mut call: Call) -> Option<Changed> {
         return None;
     }
     call.row.state = CallState::Ended.into();
-    Some(Changed {
-        before: Some(before),
-        call,
-    })
+    Some(Changed { before: Some(before), call })
 }
 
 /// The legs of a call: where they were before, else in the share of the legs' table that lies as the
@@ -187,11 +162,7 @@ fn legs_of(
     let read = |place: u32| table.read(place).filter(is_ours).map(|leg| (place, leg));
     let wanted = row.legs as usize;
     if let Some(known) = known.filter(|known| known.legs.len() >= wanted) {
-        return known
-            .legs
-            .iter()
-            .filter_map(|(place, _)| read(*place))
-            .collect();
+        return known.legs.iter().filter_map(|(place, _)| read(*place)).collect();
     }
     let owner = region.calls().owner(call.slot).unwrap_or(WorkerId(0));
     let (calls, legs) = (region.calls().range(owner), table.range(owner));

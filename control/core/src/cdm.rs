@@ -66,9 +66,7 @@ impl Ccb {
 
     /// What allocation compares.
     pub fn load(&self) -> u32 {
-        self.online
-            .saturating_add(self.phones)
-            .saturating_add(self.grants())
+        self.online.saturating_add(self.phones).saturating_add(self.grants())
     }
 }
 
@@ -125,11 +123,9 @@ impl Cdm {
         Some(chosen)
     }
 
-    /// True when [`Cdm::allocate`] would find a CCB.
-    pub fn can_allocate(&self, eligible: &[CcbId]) -> bool {
-        self.ccbs.iter().any(|(id, ccb)| {
-            eligible.contains(id) && ccb.status == CcbStatus::Normal && ccb.load() < ccb.capacity
-        })
+    /// True when one of these runs normally (S1-081).
+    pub fn any_normal(&self, ccbs: &[CcbId]) -> bool {
+        self.iter().any(|(id, ccb)| ccbs.contains(&id) && ccb.status == CcbStatus::Normal)
     }
 
     /// Counts a grant until [`Cdm::settle`].
@@ -165,11 +161,7 @@ mod tests {
     const ALL: [CcbId; 3] = [CcbId(1), CcbId(2), CcbId(3)];
 
     fn login(agent: u64) -> LoginKey {
-        LoginKey {
-            tenant: TenantId(1),
-            agent,
-            epoch: 1,
-        }
+        LoginKey { tenant: TenantId(1), agent, epoch: 1 }
     }
 
     fn three() -> Cdm {
@@ -195,10 +187,7 @@ mod tests {
     #[test]
     fn equals_take_turns() {
         let mut cdm = three();
-        let turns: Vec<_> = (0..6)
-            .filter_map(|_| cdm.allocate(&ALL))
-            .map(|id| id.0)
-            .collect();
+        let turns: Vec<_> = (0..6).filter_map(|_| cdm.allocate(&ALL)).map(|id| id.0).collect();
         assert_eq!(turns, [1, 2, 3, 1, 2, 3]);
     }
 
@@ -223,7 +212,7 @@ mod tests {
         for status in [CcbStatus::Starting, CcbStatus::Draining, CcbStatus::Down] {
             cdm.set_status(CcbId(1), status);
             assert_eq!(cdm.allocate(&[CcbId(1)]), None, "{status:?}");
-            assert!(!cdm.can_allocate(&[CcbId(1)]));
+            assert!(!cdm.any_normal(&[CcbId(1)]));
         }
         cdm.set_capacity(CcbId(2), 1);
         cdm.grant(CcbId(2), login(1));

@@ -135,12 +135,7 @@ pub struct Login {
 impl Login {
     /// A login that was granted now.
     pub fn granted(now: Instant) -> Self {
-        Login {
-            granted_at: now,
-            phone: Phone::Never,
-            desk: Desk::Never,
-            desk_since: now,
-        }
+        Login { granted_at: now, phone: Phone::Never, desk: Desk::Never, desk_since: now }
     }
 
     /// A login that an earlier control process knew: a desk that it had gets its full time to
@@ -151,17 +146,8 @@ impl Login {
             false if now < granted_at + Duration::from_millis(GRANT_MS) => Phone::Never,
             false => Phone::Lost(now),
         };
-        let desk = if had_desk {
-            Desk::Away(now)
-        } else {
-            Desk::Never
-        };
-        Login {
-            granted_at,
-            phone,
-            desk,
-            desk_since: now,
-        }
+        let desk = if had_desk { Desk::Away(now) } else { Desk::Never };
+        Login { granted_at, phone, desk, desk_since: now }
     }
 
     /// True while the phone is registered and the CTI session lives.
@@ -187,11 +173,7 @@ impl Login {
             Change::PhoneRegistered if self.phone == Phone::Registered => Step::Same,
             Change::PhoneRegistered => {
                 self.phone = Phone::Registered;
-                if self.desk == Desk::Never {
-                    Step::Registered
-                } else {
-                    Step::Online
-                }
+                if self.desk == Desk::Never { Step::Registered } else { Step::Online }
             }
             Change::PhoneLost if self.phone == Phone::Registered => {
                 self.phone = Phone::Lost(now);
@@ -225,10 +207,9 @@ impl Login {
             (Desk::Away(since), _) => {
                 Some((since + Duration::from_millis(DESK_AWAY_MS), End::DeskAway))
             }
-            (Desk::Never, Phone::Never) => Some((
-                self.granted_at + Duration::from_millis(GRANT_MS),
-                End::Lapsed,
-            )),
+            (Desk::Never, Phone::Never) => {
+                Some((self.granted_at + Duration::from_millis(GRANT_MS), End::Lapsed))
+            }
             (Desk::Never, Phone::Lost(since)) => {
                 Some((since + Duration::from_millis(PHONE_AWAY_MS), End::Lapsed))
             }
@@ -278,11 +259,7 @@ mod tests {
         for phone in PHONES {
             for desk in DESKS {
                 for (change, expected) in CHANGES.iter().zip(expected[row]) {
-                    let mut login = Login {
-                        phone,
-                        desk,
-                        ..Login::granted(T0)
-                    };
+                    let mut login = Login { phone, desk, ..Login::granted(T0) };
                     let before = login.is_online();
                     let step = login.step(T1, *change);
                     assert_eq!(step, expected, "{phone:?} {desk:?} {change:?}");
@@ -300,14 +277,8 @@ mod tests {
     #[test]
     fn time_ends_what_nobody_holds() {
         let ends = |phone, desk| {
-            let login = Login {
-                phone,
-                desk,
-                ..Login::granted(T0)
-            };
-            login
-                .deadline()
-                .map(|(at, end)| (at.since(T0).as_secs(), end))
+            let login = Login { phone, desk, ..Login::granted(T0) };
+            login.deadline().map(|(at, end)| (at.since(T0).as_secs(), end))
         };
         assert_eq!(ends(Phone::Never, Desk::Never), Some((300, End::Lapsed)));
         assert_eq!(ends(Phone::Registered, Desk::Never), None);
@@ -323,15 +294,9 @@ mod tests {
         let late = T0 + Duration::from_secs(3600);
         let login = Login::rebuilt(T0, true, true, late);
         assert!(login.is_online());
-        assert_eq!(
-            login.deadline(),
-            Some((late + Duration::from_secs(30), End::DeskAway))
-        );
+        assert_eq!(login.deadline(), Some((late + Duration::from_secs(30), End::DeskAway)));
         let login = Login::rebuilt(T0, false, false, late);
-        assert_eq!(
-            login.deadline(),
-            Some((late + Duration::from_secs(30), End::Lapsed))
-        );
+        assert_eq!(login.deadline(), Some((late + Duration::from_secs(30), End::Lapsed)));
         assert_eq!(Login::rebuilt(T0, false, true, late).deadline(), None);
     }
 }

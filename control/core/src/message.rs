@@ -347,6 +347,8 @@ pub struct CallRecord {
     pub call: CallRef,
     /// Its serial number (G-16).
     pub serial: u64,
+    /// The number that was called.
+    pub called: String,
     /// Whose it was.
     pub tenant: TenantId,
     /// Why it ended, a SIP status; 0 when it ended well.

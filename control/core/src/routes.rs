@@ -33,9 +33,7 @@ impl FromStr for Cidr {
             Some((ip, bits)) => (ip, Some(bits)),
             None => (text, None),
         };
-        let ip: IpAddr = ip
-            .parse()
-            .map_err(|_| format!("{text:?} holds no IP address"))?;
+        let ip: IpAddr = ip.parse().map_err(|_| format!("{text:?} holds no IP address"))?;
         let limit = if ip.is_ipv4() { 32 } else { 128 };
         let bits = match bits {
             Some(bits) => bits.parse().ok().filter(|bits| *bits <= limit),
@@ -146,35 +144,21 @@ mod tests {
             (4, "9", None),
         ] {
             let found = routes.find(TenantId(tenant), number.as_bytes());
-            assert_eq!(
-                found.map(|route| route.address.port()),
-                port,
-                "{tenant} {number}"
-            );
+            assert_eq!(found.map(|route| route.address.port()), port, "{tenant} {number}");
         }
     }
 
     #[test]
     fn a_network_is_read_as_it_is_written() {
-        for (text, mapped) in [
-            ("10.0.0.0/8", 104),
-            ("0.0.0.0/0", 96),
-            ("10.1.2.3/32", 128),
-            ("fd00::/8", 8),
-        ] {
+        for (text, mapped) in
+            [("10.0.0.0/8", 104), ("0.0.0.0/0", 96), ("10.1.2.3/32", 128), ("fd00::/8", 8)]
+        {
             let net: Cidr = text.parse().expect("it is one");
             assert_eq!(net.to_string(), text);
             assert_eq!(net.mapped_bits(), mapped);
         }
         assert_eq!("::1".parse::<Cidr>().expect("it is one").bits, 128);
-        for text in [
-            "",
-            "10.0.0.0/33",
-            "::/129",
-            "10.0.0/8",
-            "10.0.0.0/",
-            "10.0.0.0/-1",
-        ] {
+        for text in ["", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/", "10.0.0.0/-1"] {
             assert!(text.parse::<Cidr>().is_err(), "{text}");
         }
     }
@@ -183,21 +167,16 @@ mod tests {
     fn the_nearest_location_shares_the_trunks_network() {
         let places = ["127.0.0.1", "10.1.0.1", "10.2.0.1", "fd00::1"];
         let nearest = |to: &str| {
-            let places = places.iter().enumerate().map(|(id, ip)| {
-                (
-                    LocationId(id as u8),
-                    ip.parse::<IpAddr>().expect("an address"),
-                )
-            });
+            let places = places
+                .iter()
+                .enumerate()
+                .map(|(id, ip)| (LocationId(id as u8), ip.parse::<IpAddr>().expect("an address")));
             super::nearest(places, to.parse().expect("an address")).map(|id| id.0)
         };
         assert_eq!(nearest("10.2.0.9"), Some(2));
         assert_eq!(nearest("10.1.0.9"), Some(1));
         assert_eq!(nearest("127.0.0.1"), Some(0));
         assert_eq!(nearest("fd01::1"), Some(3));
-        assert_eq!(
-            super::nearest(std::iter::empty(), "::1".parse().expect("an address")),
-            None
-        );
+        assert_eq!(super::nearest(std::iter::empty(), "::1".parse().expect("an address")), None);
     }
 }

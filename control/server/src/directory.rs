@@ -180,10 +180,11 @@ impl Directory {
 
     /// The tenant of that name.
     pub async fn tenant(&self, name: &str) -> Result<Option<Tenant>, DirectoryError> {
-        let row = sqlx::query("SELECT id, name, realm, default_location FROM tenants WHERE name = ?")
-            .bind(name)
-            .fetch_optional(&self.pool)
-            .await?;
+        let row =
+            sqlx::query("SELECT id, name, realm, default_location FROM tenants WHERE name = ?")
+                .bind(name)
+                .fetch_optional(&self.pool)
+                .await?;
         let Some(row) = row else { return Ok(None) };
         let id: i64 = row.try_get("id")?;
         let locations =
@@ -245,7 +246,8 @@ impl Directory {
         rows.iter()
             .map(|row| {
                 let id: i64 = row.try_get(0)?;
-                let id = u64::try_from(id).map_err(|_| DirectoryError::Field("agents.id".into()))?;
+                let id =
+                    u64::try_from(id).map_err(|_| DirectoryError::Field("agents.id".into()))?;
                 Ok((id, (row.try_get(1)?, row.try_get(2)?)))
             })
             .collect()
@@ -432,10 +434,9 @@ impl Directory {
     ) -> Result<(), DirectoryError> {
         let tenant = i64::from(tenant.0);
         let mut transaction = self.pool.begin().await?;
-        for table in [
-            "DELETE FROM trunks WHERE tenant_id = ?",
-            "DELETE FROM routes WHERE tenant_id = ?",
-        ] {
+        for table in
+            ["DELETE FROM trunks WHERE tenant_id = ?", "DELETE FROM routes WHERE tenant_id = ?"]
+        {
             sqlx::query(table).bind(tenant).execute(&mut *transaction).await?;
         }
         for (name, net) in trunks {

@@ -5,8 +5,11 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use control_core::End;
@@ -68,13 +71,21 @@ struct Api;
 /// The router of what agents reach.
 pub fn router(app: App) -> Router {
     Router::new()
-        .route("/v1/login", post(login::login))
+        .route("/v1/login", post(login::login).layer(map_response(close)))
         .route("/v1/logout", post(logout))
         .route("/v1/cti", get(cti::cti))
         .route("/v1/openapi.json", get(openapi))
         .route("/healthz", get(health))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .with_state(app)
+}
+
+/// Marks an answer, whichever it is, as the last of its connection (S1-066) and as nobody's to keep.
+async fn close(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }
 
 /// `POST /v1/logout`: the login to end.
@@ -94,7 +105,11 @@ pub struct LogoutBody {
         (status = 401, body = ErrorBody, description = "The token is not of a login that stands"),
     )
 )]
-async fn logout(State(app): State<App>, body: Bytes) -> Result<StatusCode, ApiError> {
+async fn logout(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, ApiError> {
+    let body = body.map_err(|why| ApiError::unreadable(&why))?;
     let body: LogoutBody = serde_json::from_slice(&body)
         .map_err(|_| ApiError::malformed(Some("token"), "token must be given, as a text"))?;
     let claims = app.tokens.read(&body.token).ok_or_else(ApiError::unauthorized)?;

@@ -91,11 +91,8 @@ impl Server {
         }
         let admin = bind_admin(&config.admin).map_err(named(&config.admin))?;
         let sample = directory.sample_hash().await?;
-        let passwords = password::PasswordCheck::new(
-            config.parallel_password_checks,
-            sample,
-            config.hash_cost,
-        );
+        let passwords =
+            password::PasswordCheck::new(config.parallel_password_checks, sample, config.hash_cost);
         let app = Arc::new(http::Parts {
             directory: directory.clone(),
             passwords,
@@ -123,7 +120,9 @@ impl Server {
             Err(error) => tracing::error!(%error, "tenants, trunks and routes cannot be read"),
         }
         for ccb in &self.config.ccbs {
-            background.spawn(link::keep(ccb.clone(), blade.clone()));
+            if let Err(error) = link::start(ccb.clone(), blade.clone()) {
+                tracing::error!(ccb = ccb.id.0, %error, "no thread for the link to a data plane");
+            }
         }
         let mut serving = JoinSet::new();
         for listener in self.http {

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::Region;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix,
     SocketFlags, SocketType,
 };
-use tokio::io::unix::AsyncFd;
 
 use crate::config::CcbConfig;
 use crate::owner::{Ask, BladeHandle};
@@ -29,7 +30,9 @@ const MAX_FDS: usize = 253;
 /// How long we wait before we try a data plane again that does not answer.
 const RETRY_MS: u64 = 50;
 /// How long a data plane may take from accepting us to its first message.
-const HELLO_MS: u64 = 1_000;
+const HELLO_MS: i64 = 1_000;
+/// How often the thread looks whether the owner still is there.
+const LOOK_UP_MS: i64 = 200;
 
 /// What the first message gives.
 struct Hello {
@@ -39,18 +42,25 @@ struct Hello {
     workers: Vec<OwnedFd>,
 }
 
-/// Keeps the link to one CCB's data plane: connects, tells the owner, waits for the end, again.
-pub async fn keep(config: CcbConfig, blade: BladeHandle) {
+/// Starts the thread that keeps the link to one CCB's data plane: it connects, tells the owner, waits
+/// for the end, and again. It ends soon after the owner.
+pub fn start(config: CcbConfig, blade: BladeHandle) -> io::Result<()> {
+    let name = format!("link-{}", config.id);
+    std::thread::Builder::new().name(name).spawn(move || keep(&config, &blade)).map(drop)
+}
+
+fn keep(config: &CcbConfig, blade: &BladeHandle) {
     let mut complaint = String::new();
-    loop {
-        match attach(&config).await {
+    while !blade.is_closed() {
+        match attach(config) {
             Ok((socket, hello, region)) => {
                 complaint.clear();
-                tracing::info!(ccb = config.id.0, workers = hello.workers.len(), "data plane attached");
-                if let Err(error) = serve(&config, &blade, socket, hello, region).await {
+                let workers = hello.workers.len();
+                tracing::info!(ccb = config.id.0, workers, "data plane attached");
+                if let Err(error) = serve(config, blade, &socket, hello, region) {
                     tracing::warn!(ccb = config.id.0, %error, "the link to a data plane broke");
                 }
-                blade.tell(Ask::Gone { ccb: config.id }).await;
+                blade.tell_blocking(Ask::Gone { ccb: config.id });
             }
             Err(error) => {
                 // A data plane that is away is tried twenty times a second and logged once.
@@ -61,14 +71,16 @@ pub async fn keep(config: CcbConfig, blade: BladeHandle) {
                 }
             }
         }
-        tokio::time::sleep(Duration::from_millis(RETRY_MS)).await;
+        std::thread::sleep(Duration::from_millis(RETRY_MS));
     }
 }
 
-async fn attach(config: &CcbConfig) -> io::Result<(AsyncFd<OwnedFd>, Hello, Arc<Region>)> {
+fn attach(config: &CcbConfig) -> io::Result<(OwnedFd, Hello, Arc<Region>)> {
     let socket = connect(&config.socket)?;
-    let hello = tokio::time::timeout(Duration::from_millis(HELLO_MS), read_hello(&socket));
-    let hello = hello.await.map_err(|_| io::Error::other("the data plane says nothing"))??;
+    if !wait([&socket, &socket], HELLO_MS)?[0] {
+        return Err(io::Error::other("the data plane says nothing"));
+    }
+    let hello = receive_hello(&socket)?;
     let region = Region::open(&config.region).map_err(io::Error::other)?;
     let layout = region.layout();
     if layout.ccb != config.id {
@@ -81,7 +93,7 @@ async fn attach(config: &CcbConfig) -> io::Result<(AsyncFd<OwnedFd>, Hello, Arc<
     Ok((socket, hello, region))
 }
 
-fn connect(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
+fn connect(path: &Path) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
@@ -89,16 +101,17 @@ fn connect(path: &Path) -> io::Result<AsyncFd<OwnedFd>> {
         None,
     )?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    AsyncFd::new(socket)
+    Ok(socket)
 }
 
-async fn read_hello(socket: &AsyncFd<OwnedFd>) -> io::Result<Hello> {
-    loop {
-        let mut ready = socket.readable().await?;
-        match ready.try_io(|socket| receive_hello(socket.get_ref())) {
-            Ok(result) => return result,
-            Err(_would_block) => continue,
-        }
+/// Waits until one of two descriptors has something, or its end, to be read; says which of them do.
+fn wait(fds: [&OwnedFd; 2], timeout_ms: i64) -> io::Result<[bool; 2]> {
+    let timeout = Timespec { tv_sec: timeout_ms / 1_000, tv_nsec: timeout_ms % 1_000 * 1_000_000 };
+    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::IN));
+    match rustix::event::poll(&mut polled, Some(&timeout)) {
+        Ok(_) => Ok(polled.map(|one| !one.revents().is_empty())),
+        Err(Errno::INTR) => Ok([false, false]),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -118,7 +131,8 @@ fn receive_hello(socket: &OwnedFd) -> io::Result<Hello> {
             fds.extend(rights);
         }
     }
-    let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let word =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
     let invalid = |why| io::Error::new(io::ErrorKind::InvalidData, why);
     match message.bytes {
         0 => return Err(io::ErrorKind::UnexpectedEof.into()),
@@ -138,36 +152,32 @@ fn receive_hello(socket: &OwnedFd) -> io::Result<Hello> {
 }
 
 /// Passes rings on until the socket ends.
-async fn serve(
+fn serve(
     config: &CcbConfig,
     blade: &BladeHandle,
-    socket: AsyncFd<OwnedFd>,
+    socket: &OwnedFd,
     hello: Hello,
     region: Arc<Region>,
 ) -> io::Result<()> {
-    let doorbell = AsyncFd::new(hello.control)?;
-    blade.tell(Ask::Attached { ccb: config.id, region, doorbells: hello.workers }).await;
-    loop {
-        tokio::select! {
-            ready = socket.readable() => {
-                let read = ready?.try_io(|socket| {
-                    let mut bytes = [0; 64];
-                    Ok(rustix::io::read(socket.get_ref(), &mut bytes)?)
-                });
-                if let Ok(length) = read && length? == 0 {
-                    return Ok(());
-                }
-            }
-            ready = doorbell.readable() => {
-                let read = ready?.try_io(|doorbell| {
-                    let mut count = [0; 8];
-                    Ok(rustix::io::read(doorbell.get_ref(), &mut count)?)
-                });
-                if let Ok(length) = read {
-                    length?;
-                    blade.tell(Ask::Rung).await;
-                }
-            }
+    let Hello { control, workers } = hello;
+    blade.tell_blocking(Ask::Attached { ccb: config.id, region, doorbells: workers });
+    while !blade.is_closed() {
+        let [at_socket, at_doorbell] = wait([socket, &control], LOOK_UP_MS)?;
+        if at_socket && read(socket, &mut [0; 64])? == Some(0) {
+            return Ok(());
         }
+        if at_doorbell && read(&control, &mut [0; 8])?.is_some() {
+            blade.tell_blocking(Ask::Rung);
+        }
+    }
+    Ok(())
+}
+
+/// Reads what is there; `None` when nothing is.
+fn read(fd: &OwnedFd, bytes: &mut [u8]) -> io::Result<Option<usize>> {
+    match rustix::io::read(fd, bytes) {
+        Ok(length) => Ok(Some(length)),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }

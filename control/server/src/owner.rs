@@ -7,8 +7,8 @@ use std::sync::Arc;
 use abi::{Process, Region};
 use base::{CallRef, CcbId, Instant, WorkerId};
 use control_core::{
-    Blade, CloseReason, DeskMessage, End, Granted, Input, LoginKey, LoginRefusal, LoginRequest,
-    OpOutcome, Output, Provision,
+    Blade, CcbStatus, CloseReason, DeskMessage, End, Granted, Input, LoginKey, LoginRefusal,
+    LoginRequest, OpOutcome, Output, Provision,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,6 +21,9 @@ const ASKS: usize = 1_024;
 pub const DESK_MESSAGES: usize = 256;
 /// Rounds on the rings before other requests have their turn.
 const ROUNDS: u32 = 16;
+
+/// Reads the core in the owner's task; it must be quick.
+type Look = Box<dyn FnOnce(&Blade, Instant) + Send>;
 
 /// What the owner is asked or told.
 pub enum Ask {
@@ -47,7 +50,7 @@ pub enum Ask {
     /// A call's record is written.
     Recorded { ccb: CcbId, call: CallRef },
     /// Somebody reads.
-    Look(Box<dyn FnOnce(&Blade, Instant) + Send>),
+    Look(Look),
 }
 
 /// What a desk's WebSocket is to do.
@@ -84,6 +87,11 @@ impl BladeHandle {
     /// Tells the owner something from a thread that may block.
     pub fn tell_blocking(&self, ask: Ask) {
         let _ = self.asks.blocking_send(ask);
+    }
+
+    /// True when the owner is gone: the process stops.
+    pub fn is_closed(&self) -> bool {
+        self.asks.is_closed()
     }
 
     /// Puts a login on a CCB.
@@ -260,8 +268,11 @@ impl Owner {
                     "a login ended"
                 );
             }
+            Output::Ccb { ccb, was, is: CcbStatus::Down } => {
+                tracing::warn!(ccb = ccb.0, was = was.name(), "a CCB is down");
+            }
             Output::Ccb { ccb, was, is } => {
-                tracing::warn!(ccb = ccb.0, was = was.name(), is = is.name(), "a CCB changed");
+                tracing::info!(ccb = ccb.0, was = was.name(), is = is.name(), "a CCB changed");
             }
             Output::Restarted { ccb, incarnation, fresh } => {
                 tracing::warn!(ccb = ccb.0, incarnation, fresh, "a data plane restarted");

@@ -84,6 +84,11 @@ fn id_of(record: &CallRecord) -> String {
     format!("{}-{}-{}-{}", record.ccb, record.incarnation, record.call, record.serial)
 }
 
+/// A call's serial number as it is written everywhere: 20 digits (G-16).
+pub fn serial_text(serial: u64) -> String {
+    format!("{serial:020}")
+}
+
 /// A record, or a call that stands, as JSON.
 pub fn json_of(record: &CallRecord) -> Value {
     let legs = record.legs.iter().map(|leg| {
@@ -107,7 +112,8 @@ pub fn json_of(record: &CallRecord) -> Value {
         "id": id_of(record),
         "ccb": record.ccb.0,
         "call": record.call.to_string(),
-        "serial": record.serial.to_string(),
+        "serial": serial_text(record.serial),
+        "called": record.called,
         "tenant": record.tenant.0,
         "cause": record.cause,
         "started_unix_ms": clock::unix_ms(record.started_at),
@@ -130,6 +136,7 @@ mod tests {
             incarnation: 3,
             call: CallRef { slot, generation: 1 },
             serial: 99,
+            called: "1002".into(),
             tenant: TenantId(1),
             cause: 0,
             started_at: Instant::from_nanos(1),

@@ -8,9 +8,9 @@
 //!   nothing there: block
 //! ```
 //!
-//! One of the two fences comes first, so either the consumer sees the record or the producer sees the
-//! sleeper; a wake-up is never lost. The swap lets one producer of many ring. What a killed process
-//! leaves in the word does no harm: its successor looks at the rings before it sleeps.
+//! One of the two fences comes first, so either the consumer sees the record or the producer sees
+//! the sleeper; a wake-up is never lost. The swap lets one producer of many ring. What a killed
+//! process leaves in the word does no harm: its successor looks at the rings before it sleeps.
 
 use crate::sync::{AtomicU64, Ordering, fence};
 
@@ -36,7 +36,8 @@ impl<'a> Bell<'a> {
         Bell { word }
     }
 
-    /// Consumer: says that it sleeps. It must look at all its rings after this and before it blocks.
+    /// Consumer: says that it sleeps. It must look at all its rings after this and before it
+    /// blocks.
     pub fn sleep(&self) {
         self.word.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);

@@ -1,12 +1,13 @@
-//! One row in two copies: a writer killed half-way leaves the last whole one, and readers never wait.
+//! One row in two copies: a writer killed half-way leaves the last whole one, and readers never
+//! wait.
 //!
 //! ```text
 //! | version | copy A, n words | copy B, n words |      version even: A is whole, odd: B is whole
 //! ```
 //!
-//! The one writer fills the copy that nobody reads and then adds one to the version. A reader copies
-//! out the current copy and looks at the version again; it tries anew only when a write was *finished*
-//! meanwhile, so a writer that died or sleeps never holds it up.
+//! The one writer fills the copy that nobody reads and then adds one to the version. A reader
+//! copies out the current copy and looks at the version again; it tries anew only when a write was
+//! *finished* meanwhile, so a writer that died or sleeps never holds it up.
 
 use crate::sync::{self, AtomicU64, Ordering, Pod, fence};
 
@@ -44,8 +45,8 @@ pub fn read<T: Pod>(cell: &[AtomicU64]) -> Option<T> {
 #[inline]
 pub fn read_prefix<T: Pod, P: Pod>(cell: &[AtomicU64]) -> Option<P> {
     const { assert!(P::WORDS <= T::WORDS, "a prefix is no longer than its row") };
-    // Copy A begins in the line of the version. Copy B does not, and a reader of cold memory would wait
-    // for two lines in turn.
+    // Copy A begins in the line of the version. Copy B does not, and a reader of cold memory would
+    // wait for two lines in turn.
     sync::prefetch(&cell[copy_start::<T>(1)]);
     let mut version = cell[0].load(Ordering::Acquire);
     for _ in 0..READ_TRIES {

@@ -94,7 +94,9 @@ impl Command {
                 Put::new(REJECT).int(op).int(ask).call(call).int(status).int(retry_after_s)
             }
             Command::Release { op, call, cause } => Put::new(RELEASE).int(op).call(call).int(cause),
-            Command::Forget { op, agent, epoch } => Put::new(FORGET).int(op).agent(agent).int(epoch),
+            Command::Forget { op, agent, epoch } => {
+                Put::new(FORGET).int(op).agent(agent).int(epoch)
+            }
             Command::Drain { op, on } => Put::new(DRAIN).int(op).int(on),
         }
         .done()
@@ -121,7 +123,8 @@ impl Command {
             RELEASE => Command::Release { op, call: take.call()?, cause: take.int()? },
             FORGET => Command::Forget { op, agent: take.agent()?, epoch: take.int()? },
             DRAIN => {
-                let on = |number| [(0, false), (1, true)].iter().find(|e| e.0 == number).map(|e| e.1);
+                let on =
+                    |number| [(0, false), (1, true)].iter().find(|e| e.0 == number).map(|e| e.1);
                 Command::Drain { op, on: take.one_of(on, "a yes or no")? }
             }
             _ => return Err(Corrupt { what: "the kind of a command" }),
@@ -145,8 +148,8 @@ impl CommandSender {
         CommandSender { ring: Writer::attach(ring, shape), region: Arc::clone(region), worker }
     }
 
-    /// Sends `command`, and says whether the worker must be woken. A blob over [`MAX_BLOB_BYTES`] is
-    /// refused.
+    /// Sends `command`, and says whether the worker must be woken. A blob over [`MAX_BLOB_BYTES`]
+    /// is refused.
     #[inline]
     pub fn push(&mut self, command: &Command, blob: &[u8]) -> Result<Wake, Full> {
         let room = if blob.len() > MAX_BLOB_BYTES { Room::None } else { Room::All };
@@ -168,8 +171,8 @@ impl CommandReceiver {
         CommandReceiver { ring: Reader::attach(ring, shape) }
     }
 
-    /// The next command, and its blob in `blob`. It is consumed, so a process that is killed afterwards
-    /// does not get it again. `Err` is a record that makes no sense; it is skipped.
+    /// The next command, and its blob in `blob`. It is consumed, so a process that is killed
+    /// afterwards does not get it again. `Err` is a record that makes no sense; it is skipped.
     #[inline]
     pub fn pop(&mut self, blob: &mut Vec<u8>) -> Option<Result<Command, Corrupt>> {
         let taken = match self.ring.pop(blob)? {

@@ -11,8 +11,8 @@ use crate::region::{Region, RingKind};
 use crate::ring::{Corrupt, Full, Reader, Room, Writer};
 use crate::row::CallState;
 
-/// Something that happened in the data plane. The rows say how things stand; an event says that one of
-/// them changed, or asks.
+/// Something that happened in the data plane. The rows say how things stand; an event says that one
+/// of them changed, or asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A phone registered, or renewed its registration.
@@ -37,8 +37,8 @@ pub enum Event {
         /// Why.
         cause: UnregisterCause,
     },
-    /// A call needs an answer to where it goes: [`crate::Command::Dial`] or [`crate::Command::Reject`]
-    /// with this number as its `ask`. The blob is the called number.
+    /// A call needs an answer to where it goes: [`crate::Command::Dial`] or
+    /// [`crate::Command::Reject`] with this number as its `ask`. The blob is the called number.
     Asked {
         /// The question's number.
         op: u64,
@@ -131,8 +131,8 @@ pub enum Class {
 pub struct Numbered<T> {
     /// Its number; numbers of one ring only grow, over the restarts of both processes.
     pub number: u64,
-    /// How many events are missing between this one and the last one consumed: they were refused, or
-    /// lost with a process that was killed. When it is not 0, read the tables.
+    /// How many events are missing between this one and the last one consumed: they were refused,
+    /// or lost with a process that was killed. When it is not 0, read the tables.
     pub missed: u64,
     /// The event.
     pub value: T,
@@ -199,15 +199,10 @@ impl Event {
                 state: take.one_of(CallState::of, "a call's state")?,
                 cause: take.int()?,
             },
-            DONE => Event::Done {
-                op: take.u64()?,
-                result: take.one_of(OpResult::of, "a result")?,
-            },
-            SOURCE_REFUSED => Event::SourceRefused {
-                call: take.call()?,
-                leg: take.int()?,
-                addr: take.address()?,
-            },
+            DONE => Event::Done { op: take.u64()?, result: take.one_of(OpResult::of, "a result")? },
+            SOURCE_REFUSED => {
+                Event::SourceRefused { call: take.call()?, leg: take.int()?, addr: take.address()? }
+            }
             _ => return Err(Corrupt { what: "the kind of an event" }),
         };
         take.end(event)
@@ -252,8 +247,9 @@ impl EventSender {
         EventSender { ring: Writer::attach(ring, shape), region: Arc::clone(region) }
     }
 
-    /// Sends `event`, and says whether the control process must be woken. It takes the next number also
-    /// when it is refused, so the receiver sees that it is missing; a blob over [`MAX_BLOB_BYTES`] is.
+    /// Sends `event`, and says whether the control process must be woken. It takes the next number
+    /// also when it is refused, so the receiver sees that it is missing; a blob over
+    /// [`MAX_BLOB_BYTES`] is.
     #[inline]
     pub fn push(&mut self, event: &Event, blob: &[u8], class: Class) -> Result<Wake, Full> {
         let room = match class {
@@ -273,8 +269,8 @@ impl EventSender {
 
 /// The control process's end of a worker's events ring. There is one at a time for each worker.
 ///
-/// After a restart: take [`EventReceiver::issued`], read the tables, then pop; events up to that number
-/// tell nothing that the tables did not.
+/// After a restart: take [`EventReceiver::issued`], read the tables, then pop; events up to that
+/// number tell nothing that the tables did not.
 #[derive(Debug)]
 pub struct EventReceiver {
     ring: Reader<RegionRing, Raw>,
@@ -286,8 +282,8 @@ impl EventReceiver {
         EventReceiver { ring: Reader::attach(ring, shape) }
     }
 
-    /// The next event, and its blob in `blob`. It is consumed, so a process that is killed afterwards
-    /// does not get it again. `Err` is a record that makes no sense; it is skipped.
+    /// The next event, and its blob in `blob`. It is consumed, so a process that is killed
+    /// afterwards does not get it again. `Err` is a record that makes no sense; it is skipped.
     #[inline]
     pub fn pop(&mut self, blob: &mut Vec<u8>) -> Option<Result<Numbered<Event>, Corrupt>> {
         let taken = match self.ring.pop(blob)? {
@@ -305,8 +301,8 @@ impl EventReceiver {
         self.ring.is_empty()
     }
 
-    /// The number of the last event that was sent or refused. Rows read after this hold at least what
-    /// the events up to it tell.
+    /// The number of the last event that was sent or refused. Rows read after this hold at least
+    /// what the events up to it tell.
     pub fn issued(&self) -> u64 {
         self.ring.issued()
     }

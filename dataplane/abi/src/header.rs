@@ -150,8 +150,10 @@ impl<'a> Header<'a> {
         }
     }
 
-    /// Data plane: `process` starts, and this is its incarnation. Its state is Starting.
+    /// Data plane: `process` starts, and this is its incarnation. Its state is Starting, and
+    /// control is not attached to it.
     pub fn start_data_plane(&self, process: Process, now: Instant) -> u64 {
+        self.set_control_attached(false);
         self.store(DATA_PLANE + STATE, DataPlaneState::Starting as u64);
         self.start(DATA_PLANE, process, now)
     }
@@ -249,7 +251,8 @@ fn bell_of(worker: WorkerId) -> usize {
     BELLS + (1 + usize::from(worker.0)) * BELL_STRIDE
 }
 
-/// Carries the incarnations of a region over to the one that takes its place, so that they only grow.
+/// Carries the incarnations of a region over to the one that takes its place, so that they only
+/// grow.
 pub(crate) fn carry_over(from: &[AtomicU64], to: &[AtomicU64]) {
     for word in [DATA_PLANE + INCARNATION, CONTROL + INCARNATION] {
         to[word].store(from[word].load(Ordering::Relaxed), Ordering::Relaxed);

@@ -1,12 +1,14 @@
-//! Finds an agent's row by number or by SIP user: open addressing over words, one writer, any reader.
+//! Finds an agent's row by number or by SIP user: open addressing over words, one writer, any
+//! reader.
 //!
 //! ```text
 //! word: | fingerprint, 32 bits | slot + 1, 32 bits |     0 empty, low half all ones: removed
 //! ```
 //!
-//! An entry is a hint: the row it names is compared with the key, so a stale entry finds nothing. The
-//! control process writes a row before it inserts its keys, and removes the keys before it clears the
-//! row; killed between, its successor inserts again, which does nothing where the entry is there.
+//! An entry is a hint: the row it names is compared with the key, so a stale entry finds nothing.
+//! The control process writes a row before it inserts its keys, and removes the keys before it
+//! clears the row; killed between, its successor inserts again, which does nothing where the entry
+//! is there.
 
 use base::{AgentSlot, TenantId};
 
@@ -139,9 +141,7 @@ impl Agents<'_> {
         let hash = Key::Number { tenant, number }.hash(self.index.seed);
         self.index.candidates(hash).find_map(|slot| {
             let row = self.read(slot)?;
-            let same = row.state != 0
-                && row.tenant == tenant.0
-                && is_field(&row.number, number);
+            let same = row.state != 0 && row.tenant == tenant.0 && is_field(&row.number, number);
             same.then_some((slot, row))
         })
     }
@@ -178,8 +178,14 @@ impl Agents<'_> {
 }
 
 /// The beginning of an [`AgentRow`], up to its number.
-#[derive(Clone, Copy, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable)]
-#[derive(zerocopy::KnownLayout)]
+#[derive(
+    Clone,
+    Copy,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
 #[repr(C)]
 struct NumberPrefix {
     state: u32,
@@ -191,8 +197,14 @@ struct NumberPrefix {
 }
 
 /// The beginning of an [`AgentRow`], up to its SIP user.
-#[derive(Clone, Copy, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable)]
-#[derive(zerocopy::KnownLayout)]
+#[derive(
+    Clone,
+    Copy,
+    zerocopy::FromBytes,
+    zerocopy::IntoBytes,
+    zerocopy::Immutable,
+    zerocopy::KnownLayout,
+)]
 #[repr(C)]
 struct UserPrefix {
     number: NumberPrefix,

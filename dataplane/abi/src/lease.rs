@@ -8,9 +8,9 @@
 //!                       \--release, or RESERVED_MS pass--> free, counter + 1
 //! ```
 //!
-//! The counter tells one lease of the word from the next: each reservation has another one (until 2^28
-//! of them have passed), so a bind or a release that comes too late hits nothing. Time is counted in
-//! ticks of 128 ms that go round every 35 minutes.
+//! The counter tells one lease of the word from the next: each reservation has another one (until
+//! 2^28 of them have passed), so a bind or a release that comes too late hits nothing. Time is
+//! counted in ticks of 128 ms that go round every 35 minutes.
 
 use core::time::Duration;
 
@@ -27,9 +27,11 @@ pub const LEASE_COUNTER_MASK: u32 = (1 << 28) - 1;
 
 const TICK_MS: u64 = 128;
 const TICKS: u64 = 1 << 14;
-/// A reservation this many ticks old has lived for `RESERVED_MS` wherever in their ticks both times lie.
+/// A reservation this many ticks old has lived for `RESERVED_MS` wherever in their ticks both times
+/// lie.
 const OVER_AGE: u64 = RESERVED_MS.div_ceil(TICK_MS) + 1;
-/// A time that lies this many ticks ahead is another core's younger reading of the clock, not an age.
+/// A time that lies this many ticks ahead is another core's younger reading of the clock, not an
+/// age.
 const AHEAD: u64 = 8;
 
 const COUNTER_BITS: u32 = 28;
@@ -263,8 +265,8 @@ pub mod word {
         .is_ok()
     }
 
-    /// Swaps the word for what `to` makes of it until that succeeds or `to` refuses the state it is in.
-    /// Another's success is what makes it try again, so somebody always gets on.
+    /// Swaps the word for what `to` makes of it until that succeeds or `to` refuses the state it is
+    /// in. Another's success is what makes it try again, so somebody always gets on.
     #[inline]
     fn update(
         word: &AtomicU64,
@@ -313,8 +315,8 @@ mod table {
             self.part.to_write(place(slot, medium))
         }
 
-        /// Promises the agent's medium to `holder`: the lease's counter, or who has it. A reservation
-        /// older than [`super::RESERVED_MS`] is taken over.
+        /// Promises the agent's medium to `holder`: the lease's counter, or who has it. A
+        /// reservation older than [`super::RESERVED_MS`] is taken over.
         #[inline]
         pub fn reserve(
             &self,
@@ -336,7 +338,13 @@ mod table {
 
         /// The lease ends, reserved or bound; false when it is not `holder`'s any more.
         #[inline]
-        pub fn release(&self, slot: AgentSlot, medium: Medium, holder: CcbId, counter: u32) -> bool {
+        pub fn release(
+            &self,
+            slot: AgentSlot,
+            medium: Medium,
+            holder: CcbId,
+            counter: u32,
+        ) -> bool {
             self.word(slot, medium).is_some_and(|word| word::release(word, holder, counter))
         }
 

@@ -9,8 +9,8 @@
 //! * rings ([`ring`]) carry [`Event`]s up and [`Command`]s down, and wake by a [`Bell`].
 //!
 //! The small cores that must be right under every interleaving (`bell`, `cell`, `lease::word`,
-//! `ring`) know only slices of atomic words, so that the loom models in `tests/loom.rs` run the very
-//! same code on memory of their own.
+//! `ring`) know only slices of atomic words, so that the loom models in `tests/loom.rs` run the
+//! very same code on memory of their own.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 

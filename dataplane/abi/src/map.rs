@@ -29,9 +29,9 @@ impl Lines {
     #[inline]
     pub fn words(&self) -> &[AtomicU64] {
         let count = self.0.len() * LINE_WORDS;
-        // SAFETY: the box holds `len` values of `Line`, which is repr(C) and nothing but `LINE_WORDS`
-        // words without padding (16 words of 8 bytes are its alignment of 128), so `count` words lie at
-        // its start. They live as long as `self`, which the result borrows.
+        // SAFETY: the box holds `len` values of `Line`, which is repr(C) and nothing but
+        // `LINE_WORDS` words without padding (16 words of 8 bytes are its alignment of 128), so
+        // `count` words lie at its start. They live as long as `self`, which the result borrows.
         unsafe { core::slice::from_raw_parts(self.0.as_ptr().cast::<AtomicU64>(), count) }
     }
 }
@@ -76,12 +76,14 @@ impl Memory {
             Backing::Heap(lines) => lines.words(),
             Backing::Mapped(map) => {
                 // SAFETY: the mapping is `map.len()` bytes, which `map` made from a whole number of
-                // words, begins on a page and lives as long as `self`, which the result borrows. Any
-                // bytes are valid words. The other process changes them by atomic stores only, and so
-                // does this one. A read-only mapping is read by loads of one word alone (core::sync::
-                // atomic allows those), for every writer asks `is_writable` first. The file is not cut
-                // short under us: its owner unlinks it and makes another.
-                unsafe { core::slice::from_raw_parts(map.as_ptr().cast::<AtomicU64>(), map.len() / 8) }
+                // words, begins on a page and lives as long as `self`, which the result borrows.
+                // Any bytes are valid words. The other process changes them by atomic stores only,
+                // and so does this one. A read-only mapping is read by loads of one word alone
+                // (core::sync:: atomic allows those), for every writer asks `is_writable` first.
+                // The file is not cut short under us: its owner unlinks it and makes another.
+                unsafe {
+                    core::slice::from_raw_parts(map.as_ptr().cast::<AtomicU64>(), map.len() / 8)
+                }
             }
         }
     }

@@ -1,7 +1,8 @@
 //! A record of a ring, and its fields one by one.
 //!
-//! A slot is 128 bytes: the ring's own three words (number, blob position, blob length), then the kind and
-//! twelve words of fields. Fields are whole numbers of their own word; what is not used is zero.
+//! A slot is 128 bytes: the ring's own three words (number, blob position, blob length), then the
+//! kind and twelve words of fields. Fields are whole numbers of their own word; what is not used is
+//! zero.
 
 use core::net::SocketAddr;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use crate::ring::{Corrupt, Memory, Shape};
 use crate::row::Address;
 use crate::sync::{AtomicU64, Pod};
 
-/// A blob longer than this is never sent: a called number, User-to-User, a display name. A quarter of
-/// the smallest blob ring, so that it fits whatever else is there in a while.
+/// A blob longer than this is never sent: a called number, User-to-User, a display name. A quarter
+/// of the smallest blob ring, so that it fits whatever else is there in a while.
 pub const MAX_BLOB_BYTES: usize = 1024;
 
 const FIELDS: usize = 12;
@@ -95,7 +96,9 @@ impl Put {
 
     pub(crate) fn party(self, party: Party) -> Self {
         match party {
-            Party::Agent(slot, epoch) => self.int(1u64).int(u64::from(epoch) << 32 | u64::from(slot.0)),
+            Party::Agent(slot, epoch) => {
+                self.int(1u64).int(u64::from(epoch) << 32 | u64::from(slot.0))
+            }
             Party::Trunk(row) => self.int(2u64).int(row),
         }
     }

@@ -40,12 +40,12 @@
 //!   16       128    SecretRow           x agents             control
 //! ```
 //!
-//! All words are of the machine's own byte order: a region never leaves its machine. A row is a cell
-//! (`cell`), a ring is drawn in `ring`, the lease word in `lease`.
+//! All words are of the machine's own byte order: a region never leaves its machine. A row is a
+//! cell (`cell`), a ring is drawn in `ring`, the lease word in `lease`.
 //!
 //! The data plane makes the region. It writes both files under other names and renames them, the
-//! region last, so nobody maps half of one; pages are allocated by writing them, so a full /dev/shm is
-//! an error here and not a fault later. It holds a lock on a third file as long as it lives.
+//! region last, so nobody maps half of one; pages are allocated by writing them, so a full /dev/shm
+//! is an error here and not a fault later. It holds a lock on a third file as long as it lives.
 
 use core::fmt;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -189,8 +189,8 @@ impl Region {
         Arc::new(Region { memory, secrets: Some(secrets), layout, plan, _lock: None })
     }
 
-    /// Data plane: the region at `path` as an earlier incarnation left it, or a new one when there is
-    /// none, or one of another layout, build or boot. It is this process's until it dies.
+    /// Data plane: the region at `path` as an earlier incarnation left it, or a new one when there
+    /// is none, or one of another layout, build or boot. It is this process's until it dies.
     pub fn open_or_create(
         path: &Path,
         layout: Layout,
@@ -216,8 +216,8 @@ impl Region {
         Self::map(path, Access::Owner).map(Arc::new)
     }
 
-    /// Tools: the region at `path` without its secrets, in a mapping that cannot be written; all that
-    /// writes does nothing there.
+    /// Tools: the region at `path` without its secrets, in a mapping that cannot be written; all
+    /// that writes does nothing there.
     pub fn open_read_only(path: &Path) -> Result<Arc<Region>, RegionError> {
         Self::map(path, Access::Reader).map(Arc::new)
     }
@@ -321,12 +321,14 @@ impl Region {
         EventSender::new(self, worker)
     }
 
-    /// Control: the end of a worker's events ring. The caller sees to it that there is one at a time.
+    /// Control: the end of a worker's events ring. The caller sees to it that there is one at a
+    /// time.
     pub fn event_receiver(self: &Arc<Self>, worker: WorkerId) -> EventReceiver {
         EventReceiver::new(self, worker)
     }
 
-    /// Control: the end of a worker's commands ring. The caller sees to it that there is one at a time.
+    /// Control: the end of a worker's commands ring. The caller sees to it that there is one at a
+    /// time.
     pub fn command_sender(self: &Arc<Self>, worker: WorkerId) -> CommandSender {
         CommandSender::new(self, worker)
     }

@@ -1,4 +1,5 @@
-//! A ring of fixed records with a byte ring beside it: one producer, one consumer, no lock, no wait.
+//! A ring of fixed records with a byte ring beside it: one producer, one consumer, no lock, no
+//! wait.
 //!
 //! ```text
 //! word 0   producer's lines   head          records published
@@ -7,27 +8,30 @@
 //!     16   consumer's lines   tail          records consumed
 //!     17                      blob tail     bytes of the blob ring given back
 //!     18                      seen          the number of the last record consumed
-//!     32   slots              number | blob position | blob length | record     a power of two of them
+//!     32   slots              number | blob position | blob length | record; a power of two
 //!          blob ring          a power of two of bytes, used in whole words
 //! ```
 //!
 //! All of head, tail and the positions only grow; a mask makes places of them.
 //!
-//! **What a kill leaves.** A record exists from the store of head on and is consumed with the store of
-//! tail. So a record is seen once or, when its producer died before head or its consumer died after
-//! tail, never by a living reader; it is not seen twice, and not in part.
+//! **What a kill leaves.** A record exists from the store of head on and is consumed with the store
+//! of tail. So a record is seen once or, when its producer died before head or its consumer died
+//! after tail, never by a living reader; it is not seen twice, and not in part.
 //! * The producer takes the number first. Dying before head leaves a gap in the numbers, and never
-//!   two records with one number. A refused record takes a number too, so the reader sees what it missed.
-//! * The producer stores the blob head before head. Dying between leaves bytes that belong to nobody;
-//!   they return with the next record, whose position lies behind them.
-//! * The consumer stores tail before the blob tail: the bytes of a record are never given back while
-//!   the record is still there. Dying between leaves bytes to be returned with the next record, and when
-//!   there is none, the producer sees tail equal to head and knows that all bytes are free.
-//! * The consumer stores `seen` last. Dying before it shows its successor a gap, which is the truth: a
-//!   record was consumed and its effect is not known.
+//!   two records with one number. A refused record takes a number too, so the reader sees what it
+//!   missed.
+//! * The producer stores the blob head before head. Dying between leaves bytes that belong to
+//!   nobody; they return with the next record, whose position lies behind them.
+//! * The consumer stores tail before the blob tail: the bytes of a record are never given back
+//!   while the record is still there. Dying between leaves bytes to be returned with the next
+//!   record, and when there is none, the producer sees tail equal to head and knows that all bytes
+//!   are free.
+//! * The consumer stores `seen` last. Dying before it shows its successor a gap, which is the
+//!   truth: a record was consumed and its effect is not known.
 //!
 //! **What a lie does.** Each end keeps its own words in private memory too and takes a word of the
-//! peer's only when it lies in the range that is possible; slots are copied out before they are judged.
+//! peer's only when it lies in the range that is possible; slots are copied out before they are
+//! judged.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -211,7 +215,8 @@ impl<M: Memory, T: Pod> Writer<M, T> {
         let blob_used = self.blob_head.wrapping_sub(self.blob_tail);
         used < room.of(self.shape.slots)
             && (blob_len == 0
-                || blob_used.saturating_add(whole_words(blob_len)) <= room.of(self.shape.blob_bytes))
+                || blob_used.saturating_add(whole_words(blob_len))
+                    <= room.of(self.shape.blob_bytes))
     }
 
     /// Takes over what the consumer says, as far as it can be true.
@@ -310,7 +315,8 @@ impl<M: Memory, T: Pod> Reader<M, T> {
         let missed = number.wrapping_sub(self.seen).wrapping_sub(1);
         self.seen = number;
         words[SEEN].store(number, Ordering::Relaxed);
-        // A number that went back is another build's or nobody's; it says nothing about what is missed.
+        // A number that went back is another build's or nobody's; it says nothing about what is
+        // missed.
         let missed = if missed > u64::MAX / 2 { 0 } else { missed };
         Some(Ok(Taken { number, missed, record }))
     }
@@ -349,8 +355,9 @@ impl<M: Memory, T: Pod> Reader<M, T> {
         Corrupt { what }
     }
 
-    /// Where the blob at `position` ends, if a blob can lie there. How far the position is from the last
-    /// one is not judged: producers that were killed may have left any number of bytes between them.
+    /// Where the blob at `position` ends, if a blob can lie there. How far the position is from the
+    /// last one is not judged: producers that were killed may have left any number of bytes between
+    /// them.
     #[inline]
     fn blob_end(&self, position: u64, len: u64) -> Option<u64> {
         if !position.is_multiple_of(8) || len > u64::from(self.shape.blob_bytes) {

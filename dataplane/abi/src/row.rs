@@ -216,8 +216,8 @@ impl AgentRow {
 }
 
 row! {
-    /// What proves an agent's phone, H(user:realm:secret) (RFC 7616, 3.4.2); its writer is the control
-    /// process, and it lies in the secrets file.
+    /// What proves an agent's phone, H(user:realm:secret) (RFC 7616, 3.4.2); its writer is the
+    /// control process, and it lies in the secrets file.
     pub struct SecretRow: AgentSlot {
         /// The login that it was minted for; 0 is none.
         pub epoch: u32,
@@ -351,7 +351,8 @@ row! {
 }
 
 impl TrunkRow {
-    /// The network as an address and the number of bits that count, of 32 for IPv4 and 128 for IPv6.
+    /// The network as an address and the number of bits that count, of 32 for IPv4 and 128 for
+    /// IPv6.
     pub fn network(&self) -> (IpAddr, u32) {
         match Ipv6Addr::from(self.net).to_canonical() {
             ip @ IpAddr::V4(_) if self.prefix_bits >= 96 => (ip, (self.prefix_bits - 96).min(32)),

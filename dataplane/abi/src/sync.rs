@@ -1,7 +1,7 @@
 //! The atomic words that everything here is made of, and plain values copied into and out of them.
 //!
-//! Under `cfg(loom)` the words are loom's, which are larger than eight bytes; then only the cores that
-//! work on slices of words are built.
+//! Under `cfg(loom)` the words are loom's, which are larger than eight bytes; then only the cores
+//! that work on slices of words are built.
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicU64, Ordering, fence};
@@ -10,7 +10,8 @@ pub use loom::sync::atomic::{AtomicU64, Ordering, fence};
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
-/// A plain value that is nothing but bytes, a whole number of words of them: any bit pattern is one.
+/// A plain value that is nothing but bytes, a whole number of words of them: any bit pattern is
+/// one.
 pub trait Pod: Copy + FromBytes + IntoBytes + Immutable + KnownLayout + 'static {
     /// How many words it takes.
     const WORDS: usize = {
@@ -47,7 +48,8 @@ pub fn prefetch(word: &AtomicU64) {
     #[cfg(all(target_arch = "x86_64", not(loom)))]
     {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch reads and writes nothing and faults on no address; every x86_64 has it.
+        // SAFETY: a prefetch reads and writes nothing and faults on no address; every x86_64 has
+        // it.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(word).cast()) }
     }
     #[cfg(not(all(target_arch = "x86_64", not(loom))))]

@@ -92,8 +92,8 @@ impl<'a, R: Row> Table<'a, R> {
         self.len() == 0
     }
 
-    /// A whole row; None when `slot` is outside the table or (after 10,000 tries) when its writer does
-    /// nothing but write it. A row never written is all zeros.
+    /// A whole row; None when `slot` is outside the table or (after 10,000 tries) when its writer
+    /// does nothing but write it. A row never written is all zeros.
     #[inline]
     pub fn read(&self, slot: R::Key) -> Option<R> {
         cell::read(self.cell(slot)?)
@@ -155,8 +155,8 @@ impl<'a> Deref for Agents<'a> {
 }
 
 impl<'a> Agents<'a> {
-    /// The word that guards an agent's digest nonces against replay (RFC 7616, 3.4.5); any worker wins
-    /// it by compare-and-swap. None outside the table or in a read-only mapping.
+    /// The word that guards an agent's digest nonces against replay (RFC 7616, 3.4.5); any worker
+    /// wins it by compare-and-swap. None outside the table or in a read-only mapping.
     pub fn nonce_word(&self, slot: AgentSlot) -> Option<&'a AtomicU64> {
         self.nonces.words.get(slot.0 as usize).filter(|_| self.nonces.writable)
     }

@@ -1,13 +1,15 @@
-//! Two processes on one region, each killed with SIGKILL at any instant, two hundred times and more.
+//! Two processes on one region, each killed with SIGKILL at any instant, two hundred times and
+//! more.
 //!
 //! The test runs its own program again as `plane` (data plane) and `control`. Both send numbered
 //! records to the other, write rows whose fields all follow from one number, and fight for the same
-//! leases; each checks what it sees and dies with a message when it is wrong. What they count lies in
-//! nonce words of the region, which nobody else uses here, so the sums outlive them:
+//! leases; each checks what it sees and dies with a message when it is wrong. What they count lies
+//! in nonce words of the region, which nobody else uses here, so the sums outlive them:
 //!
 //! * a record's number or operation is above all that was logged before, so none is seen twice;
-//! * of N numbers, each was logged as received or as refused, but for one at most for each kill: the
-//!   number that a producer had just taken, or the record that a consumer had taken out and not logged;
+//! * of N numbers, each was logged as received or as refused, but for one at most for each kill:
+//!   the number that a producer had just taken, or the record that a consumer had taken out and not
+//!   logged;
 //! * a bound lease has one holder, and the counters with which a word is won only grow;
 //! * both sides make progress after every kill, whoever is dead.
 
@@ -92,7 +94,7 @@ fn mix(n: u64) -> u64 {
 }
 
 fn blob_of(number: u64) -> Vec<u8> {
-    (0..number % 90).map(|i| mix(number ^ i) as u8).collect()
+    (0..number % 200).map(|i| mix(number ^ i) as u8).collect()
 }
 
 fn event_of(number: u64) -> Event {
@@ -169,14 +171,14 @@ impl Side<'_> {
         let Ok(counter) = leases.reserve(slot, medium, holder, Purpose::Call, now()) else {
             return;
         };
-        let before = log_at(self.region, Log::Won, nth)
-            .swap(u64::from(counter) + 1, Ordering::SeqCst);
+        let before =
+            log_at(self.region, Log::Won, nth).swap(u64::from(counter) + 1, Ordering::SeqCst);
         if !leases.bind(slot, medium, holder, counter) {
             return; // Two seconds passed, and it was taken over.
         }
         assert!(before < u64::from(counter) + 1, "lease {nth} was won twice with {counter}");
         add(self.region, Log::LeasesWon);
-        let tag = u64::from(holder.0) << 32 | u64::from(counter) + 1;
+        let tag = (u64::from(holder.0) << 32) + u64::from(counter) + 1;
         let word = log_at(self.region, Log::Holder, nth);
         let other = word.swap(tag, Ordering::SeqCst);
         assert_eq!(other, 0, "lease {nth} is bound by two");

@@ -1,5 +1,9 @@
 //! The cores under every interleaving that loom can think of, on loom's memory:
 //! `RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release -p abi --test loom`
+//!
+//! Loom never lets a load see a store that comes later in its run, so what only keeps a load in
+//! front of a later store (the release of a ring's tail, and its acquire) is not put to the test
+//! here.
 
 #![cfg(loom)]
 

@@ -25,10 +25,7 @@ impl Endpoint {
             IpAddr::V4(ip) => V4_MAPPED | u128::from(u32::from(ip)),
             IpAddr::V6(ip) => u128::from(ip),
         };
-        Endpoint {
-            ip,
-            port: addr.port(),
-        }
+        Endpoint { ip, port: addr.port() }
     }
 
     /// The socket address to send to; v4-mapped ones come out as IPv4.

@@ -73,27 +73,15 @@ const fn mu_decode(code: u8) -> i16 {
     let code = !code;
     let segment = (code >> 4) & 7;
     let magnitude = ((((code & 0x0f) as i32) << 3) + MU_BIAS) << segment;
-    (if code & 0x80 != 0 {
-        MU_BIAS - magnitude
-    } else {
-        magnitude - MU_BIAS
-    }) as i16
+    (if code & 0x80 != 0 { MU_BIAS - magnitude } else { magnitude - MU_BIAS }) as i16
 }
 
 const fn a_decode(code: u8) -> i16 {
     let code = code ^ 0x55;
     let segment = (code >> 4) & 7;
     let step = ((code & 0x0f) as i32) << 4;
-    let magnitude = if segment == 0 {
-        step + 8
-    } else {
-        (step + 0x108) << (segment - 1)
-    };
-    (if code & 0x80 != 0 {
-        magnitude
-    } else {
-        -magnitude
-    }) as i16
+    let magnitude = if segment == 0 { step + 8 } else { (step + 0x108) << (segment - 1) };
+    (if code & 0x80 != 0 { magnitude } else { -magnitude }) as i16
 }
 
 fn mu_encode(sample: i16) -> u8 {
@@ -107,11 +95,8 @@ fn mu_encode(sample: i16) -> u8 {
 
 fn a_encode(sample: i16) -> u8 {
     // One's complement, so that the halves mirror each other, as ITU-T G.191 has it.
-    let (sign, magnitude) = if sample < 0 {
-        (0, !i32::from(sample))
-    } else {
-        (0x80, i32::from(sample))
-    };
+    let (sign, magnitude) =
+        if sample < 0 { (0, !i32::from(sample)) } else { (0x80, i32::from(sample)) };
     let magnitude = magnitude >> 4;
     let code = if magnitude < 16 {
         magnitude
@@ -146,14 +131,8 @@ mod tests {
             assert_eq!(law.decode(code), sample, "{law:?} {code:#x}");
         }
         assert_eq!((Law::Mu.encode(0), Law::A.encode(0)), (0xff, 0xd5));
-        assert_eq!(
-            (Law::Mu.encode(i16::MIN), Law::A.encode(i16::MIN)),
-            (0x00, 0x2a)
-        );
-        assert_eq!(
-            (Law::Mu.encode(i16::MAX), Law::A.encode(i16::MAX)),
-            (0x80, 0xaa)
-        );
+        assert_eq!((Law::Mu.encode(i16::MIN), Law::A.encode(i16::MIN)), (0x00, 0x2a));
+        assert_eq!((Law::Mu.encode(i16::MAX), Law::A.encode(i16::MAX)), (0x80, 0xaa));
     }
 
     #[test]
@@ -161,11 +140,7 @@ mod tests {
         for law in [Law::Mu, Law::A] {
             for code in 0..=255u8 {
                 // Mu-law's negative zero becomes the positive one.
-                let expected = if (law, code) == (Law::Mu, 0x7f) {
-                    0xff
-                } else {
-                    code
-                };
+                let expected = if (law, code) == (Law::Mu, 0x7f) { 0xff } else { code };
                 assert_eq!(law.encode(law.decode(code)), expected, "{law:?} {code:#x}");
             }
             for sample in i16::MIN..=i16::MAX {

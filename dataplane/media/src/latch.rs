@@ -87,11 +87,7 @@ impl Latch {
             {
                 Phase::Locked(source)
             }
-            Phase::Locked(old) => Phase::Relearning {
-                old,
-                until,
-                natted: old != old_signalled,
-            },
+            Phase::Locked(old) => Phase::Relearning { old, until, natted: old != old_signalled },
             Phase::Relearning { old, natted, .. } => Phase::Relearning { old, until, natted },
         };
     }
@@ -147,9 +143,7 @@ impl Latch {
             Phase::Silent => return None,
             Phase::Learning => self.signalled,
             Phase::Locked(source) => source,
-            Phase::Relearning {
-                old, natted: true, ..
-            } => old,
+            Phase::Relearning { old, natted: true, .. } => old,
             Phase::Relearning { natted: false, .. } => self.signalled,
         };
         (!self.muted).then_some(target)
@@ -162,12 +156,7 @@ impl Candidate {
         let goes_on = self.packets > 0
             && (self.source, self.ssrc, self.next_sequence) == (source, ssrc, sequence);
         let packets = if goes_on { self.packets + 1 } else { 1 };
-        *self = Candidate {
-            source,
-            ssrc,
-            next_sequence: sequence.wrapping_add(1),
-            packets,
-        };
+        *self = Candidate { source, ssrc, next_sequence: sequence.wrapping_add(1), packets };
         packets
     }
 }

@@ -119,10 +119,7 @@ impl PortPool {
         };
         for (number, ip) in locations.iter().enumerate() {
             let sharers = locations.iter().filter(|other| *other == ip).count();
-            let rank = locations[..number]
-                .iter()
-                .filter(|other| *other == ip)
-                .count();
+            let rank = locations[..number].iter().filter(|other| *other == ip).count();
             let mut location = Location::default();
             for port in (first..end).step_by(2).skip(rank).step_by(sharers) {
                 location.free.push_back(PairId(pool.pairs.len() as u32));
@@ -150,11 +147,7 @@ impl PortPool {
                 break;
             }
             self.cooling.pop_front();
-            let Pair {
-                location,
-                ref mut state,
-                ..
-            } = self.pairs[pair.index()];
+            let Pair { location, ref mut state, .. } = self.pairs[pair.index()];
             debug_assert_eq!(*state, State::Cooling);
             *state = State::Free;
             self.locations[usize::from(location.0)].free.push_back(pair);
@@ -185,13 +178,11 @@ impl PortPool {
             .iter()
             .filter(|location| location.ready.len() + location.binding < READY_LOW_WATER);
         wanting
-            .filter_map(|location| {
-                if location.free.is_empty() {
-                    cooled
-                } else {
-                    Some(location.paused_until)
-                }
-            })
+            .filter_map(
+                |location| {
+                    if location.free.is_empty() { cooled } else { Some(location.paused_until) }
+                },
+            )
             .min()
     }
 
@@ -221,11 +212,7 @@ impl PortPool {
 
     /// A bound pair of `location`, or none when all are in use.
     pub fn take(&mut self, location: LocationId) -> Option<PairId> {
-        let pair = self
-            .locations
-            .get_mut(usize::from(location.0))?
-            .ready
-            .pop_front()?;
+        let pair = self.locations.get_mut(usize::from(location.0))?.ready.pop_front()?;
         self.pairs[pair.index()].state = State::InUse;
         self.in_use += 1;
         Some(pair)
@@ -234,11 +221,7 @@ impl PortPool {
     /// Gives a pair back that was taken; true when its sockets are to be closed. A pair that is not in
     /// use stays as it is.
     pub fn release(&mut self, pair: PairId, now: Instant) -> bool {
-        if self
-            .pairs
-            .get(pair.index())
-            .is_none_or(|entry| entry.state != State::InUse)
-        {
+        if self.pairs.get(pair.index()).is_none_or(|entry| entry.state != State::InUse) {
             return false;
         }
         self.in_use -= 1;
@@ -263,16 +246,12 @@ impl PortPool {
 
     /// How many pairs are bound and wait for a call.
     pub fn ready(&self) -> u32 {
-        self.locations
-            .iter()
-            .map(|location| location.ready.len() as u32)
-            .sum()
+        self.locations.iter().map(|location| location.ready.len() as u32).sum()
     }
 
     fn cool(&mut self, pair: PairId, now: Instant) {
         self.pairs[pair.index()].state = State::Cooling;
-        self.cooling
-            .push_back((now + Duration::from_millis(REUSE_AFTER_MS), pair));
+        self.cooling.push_back((now + Duration::from_millis(REUSE_AFTER_MS), pair));
     }
 }
 

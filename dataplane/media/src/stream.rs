@@ -147,10 +147,7 @@ impl Streams {
         let endpoint = Endpoint::new(signalled);
         let cold = &mut self.cold[pair.index()];
         if endpoint.is_somewhere() && cold.latch.signalled() != endpoint {
-            cold.rtcp_signalled = Endpoint {
-                port: endpoint.port.saturating_add(1),
-                ..endpoint
-            };
+            cold.rtcp_signalled = Endpoint { port: endpoint.port.saturating_add(1), ..endpoint };
             cold.rtcp_locked = None;
         }
         cold.latch.signal(now, endpoint);
@@ -240,14 +237,8 @@ impl Streams {
             return Verdict::Drop(DropReason::RtpNoPeer);
         }
         other.sent += 1;
-        let to = Endpoint {
-            ip: other.remote_ip,
-            port: other.remote_port,
-        };
-        Verdict::Send {
-            socket: PairId(peer).rtp(),
-            to: to.addr(),
-        }
+        let to = Endpoint { ip: other.remote_ip, port: other.remote_port };
+        Verdict::Send { socket: PairId(peer).rtp(), to: to.addr() }
     }
 
     /// Judges a packet that is not from the locked source: the reason to drop it, or none if it is the
@@ -300,18 +291,13 @@ impl Streams {
         cold.rtcp_locked = Some(from);
         let peer = PairId(row.peer);
         match self.cold.get(peer.index()).and_then(Cold::rtcp_target) {
-            Some(to) => Verdict::Send {
-                socket: peer.rtcp(),
-                to: to.addr(),
-            },
+            Some(to) => Verdict::Send { socket: peer.rtcp(), to: to.addr() },
             None => Verdict::Drop(DropReason::RtpNoPeer),
         }
     }
 
     fn is_open(&self, pair: PairId) -> bool {
-        self.hot
-            .get(pair.index())
-            .is_some_and(|row| row.phase != Phase::Closed)
+        self.hot.get(pair.index()).is_some_and(|row| row.phase != Phase::Closed)
     }
 
     /// Copies into the hot row what the latch has decided.
@@ -358,10 +344,7 @@ impl Hot {
             return;
         }
         // RFC 3550, A.8: J += |D| / 16, kept in sixteenths and rounded.
-        let difference = transit
-            .wrapping_sub(self.transit)
-            .cast_signed()
-            .unsigned_abs();
+        let difference = transit.wrapping_sub(self.transit).cast_signed().unsigned_abs();
         self.transit = transit;
         let smoothed = self.jitter - ((self.jitter + 8) >> 4);
         self.jitter = smoothed.saturating_add(difference.min(MAX_DIFFERENCE));
@@ -400,10 +383,8 @@ impl Cold {
     /// Where RTCP goes: to its locked source; before, to the signalled address, unless RTP showed that
     /// the peer is elsewhere.
     fn rtcp_target(&self) -> Option<Endpoint> {
-        let signalled_holds = self
-            .latch
-            .locked()
-            .is_none_or(|rtp| rtp.ip == self.rtcp_signalled.ip);
+        let signalled_holds =
+            self.latch.locked().is_none_or(|rtp| rtp.ip == self.rtcp_signalled.ip);
         self.rtcp_locked
             .or_else(|| signalled_holds.then_some(self.rtcp_signalled))
             .filter(|target| target.is_somewhere())

@@ -18,11 +18,7 @@ impl Tone {
     /// A sine of `frequency` Hz (at most 4,000) whose peaks are at `amplitude`.
     pub fn new(frequency: u32, amplitude: i16) -> Self {
         let step = (u64::from(frequency.min(SAMPLE_RATE / 2)) << 32) / u64::from(SAMPLE_RATE);
-        Tone {
-            phase: 0,
-            step: step as u32,
-            amplitude: f32::from(amplitude),
-        }
+        Tone { phase: 0, step: step as u32, amplitude: f32::from(amplitude) }
     }
 }
 
@@ -65,10 +61,7 @@ mod tests {
             let samples: Vec<i16> = Tone::new(frequency, 8_000).take(1_600).collect();
             assert!(share(&samples, frequency) > 0.95, "{frequency}");
             for other in [350, 440, 697, 1_000, 1_477, 2_600] {
-                assert!(
-                    other == frequency || share(&samples, other) < 0.01,
-                    "{frequency} {other}"
-                );
+                assert!(other == frequency || share(&samples, other) < 0.01, "{frequency} {other}");
             }
             let peak = samples.iter().max().expect("there are samples");
             assert!((7_900..=8_000).contains(peak), "{frequency}: {peak}");

@@ -1,7 +1,7 @@
 //! What control orders. Each command has one completion, [`Event::Done`] with its operation id.
 
 use abi::{Command, Event, OpResult, Party, UnregisterCause};
-use base::{CallRef, Instant};
+use base::{AgentSlot, CallRef, Instant, owner};
 
 use crate::call::Number;
 use crate::dial::Target;
@@ -21,13 +21,7 @@ impl Worker {
                 (op, self.on_reject(now, call, ask, status, retry_after_s))
             }
             Command::Release { op, call, cause } => (op, self.on_release(now, call, cause)),
-            Command::Forget { op, agent, epoch } => {
-                let registration = self.region.registrations().read(agent);
-                let is_this =
-                    registration.is_some_and(|row| row.is_registered() && row.epoch == epoch);
-                let forgotten = is_this && self.unregister(agent, UnregisterCause::Ordered);
-                (op, if forgotten { OpResult::Ok } else { OpResult::NoSuchAgent })
-            }
+            Command::Forget { op, agent, epoch } => (op, self.on_forget(agent, epoch)),
             Command::Drain { op, on } => {
                 self.draining = on;
                 (op, OpResult::Ok)
@@ -96,6 +90,21 @@ impl Worker {
             self.hang_up(now, call);
         }
         OpResult::Ok
+    }
+
+    /// A login is over. Control does not say which worker the agent belongs to; only that one may write
+    /// the row.
+    fn on_forget(&mut self, agent: AgentSlot, epoch: u32) -> OpResult {
+        let row = self.region.agents().read(agent);
+        let is_ours = row
+            .is_some_and(|row| owner(row.user().as_bytes(), self.config.workers) == self.config.id);
+        let registration = self.region.registrations().read(agent);
+        let is_this = registration.is_some_and(|row| row.is_registered() && row.epoch == epoch);
+        if is_ours && is_this && self.unregister(agent, UnregisterCause::Ordered) {
+            OpResult::Ok
+        } else {
+            OpResult::NoSuchAgent
+        }
     }
 
     /// The call waits for the answer to this very question.

@@ -22,6 +22,31 @@ pub(crate) struct Identity {
     pub number: Number,
 }
 
+/// Which algorithms a challenge offers, and in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Offers {
+    /// SHA-256, then MD5: RFC 8760, 2.3 lets the server put first what it prefers.
+    Both,
+    /// MD5, then SHA-256: for who does not say what it is. Such are small devices and test tools
+    /// (SIPp 3.6) that look at the first challenge only and know only MD5.
+    Md5First,
+    /// MD5: for phones that give up when any challenge names an algorithm they do not know.
+    Md5Only,
+}
+
+/// The User-Agents of such phones; the libre under these baresips answers SHA-256 with ENOSYS.
+const MD5_ONLY: [&[u8]; 3] = [b"baresip v0.", b"baresip v1.", b"baresip v2."];
+
+impl Offers {
+    fn to(user_agent: Option<&[u8]>) -> Offers {
+        match user_agent {
+            None => Offers::Md5First,
+            Some(agent) if MD5_ONLY.iter().any(|known| agent.starts_with(known)) => Offers::Md5Only,
+            Some(_) => Offers::Both,
+        }
+    }
+}
+
 impl Worker {
     /// The trunk whose network `from` lies in, else the agent that the credentials prove; a challenge
     /// when they do not.
@@ -30,7 +55,11 @@ impl Worker {
         now: Instant,
         arrival: Arrival<'_>,
     ) -> Result<Identity, Refusal> {
-        if let Some(identity) = self.trunk_at(arrival.from, arrival.message) {
+        let mut trunk = self.trunk_at(arrival.from, arrival.message);
+        if trunk.is_none() && self.read_provision(now) {
+            trunk = self.trunk_at(arrival.from, arrival.message);
+        }
+        if let Some(identity) = trunk {
             return Ok(identity);
         }
         let (agent, row) = self.prove_agent(now, arrival)?;
@@ -72,7 +101,7 @@ impl Worker {
         let secret = known.and_then(|(agent, row)| {
             self.region.secrets().read(agent).filter(|secret| secret.epoch == row.login_epoch)
         });
-        let realm = self.realm_of(known.map(|(_, row)| row.tenant()));
+        let realm = self.realm_of(now, known.map(|(_, row)| row.tenant()));
         // Nobody's secret is all zeros, so who is unknown fails after the same work.
         let secret = secret.unwrap_or_default();
         let ha1: &[u8] = match credentials.algorithm {
@@ -126,10 +155,19 @@ impl Worker {
     /// A 401 in the realm of the tenant that the request seems to be of.
     fn challenge(&mut self, now: Instant, message: &Message<'_>, stale: bool) -> Refusal {
         let tenant = self.agent_of_address(message).map(|(_, row)| row.tenant());
-        let realm = self.realm_of(tenant);
+        let realm = self.realm_of(now, tenant);
         let [sha256, md5] = digest::challenge(&self.nonces, now, realm.as_str(), stale);
-        // RFC 8760, 2.4: the strongest comes first.
-        Refusal::status(401).with("WWW-Authenticate", &sha256).with("WWW-Authenticate", &md5)
+        let offers = Offers::to(message.header(Header::UserAgent));
+        let refusal = Refusal::status(401);
+        match offers {
+            Offers::Both => {
+                refusal.with("WWW-Authenticate", &sha256).with("WWW-Authenticate", &md5)
+            }
+            Offers::Md5First => {
+                refusal.with("WWW-Authenticate", &md5).with("WWW-Authenticate", &sha256)
+            }
+            Offers::Md5Only => refusal.with("WWW-Authenticate", &md5),
+        }
     }
 
     /// The agent whose address of record a request is from (REGISTER: for): a SIP user, or a directory
@@ -140,27 +178,32 @@ impl Worker {
         let uri = address.parsed_uri().ok()?;
         let agents = self.region.agents();
         agents.find_user(uri.user).or_else(|| {
-            let tenants = self.region.tenants();
-            let (_, tenant) = tenants.iter().find(|(_, row)| {
-                row.tenant != 0 && row.realm().as_bytes().eq_ignore_ascii_case(uri.host)
-            })?;
+            let mut tenants = self.provision.tenants.iter();
+            let tenant =
+                tenants.find(|row| row.realm().as_bytes().eq_ignore_ascii_case(uri.host))?;
             agents.find_number(TenantId(tenant.tenant), uri.user)
         })
     }
 
     /// The realm of a tenant; that of the first tenant for who is unknown, so that strangers learn
     /// nothing from a challenge.
-    fn realm_of(&self, tenant: Option<TenantId>) -> Text<64> {
-        let tenants = self.region.tenants();
-        let mut rows = tenants.iter().filter(|(_, row)| row.tenant != 0);
-        let found = rows.find(|(_, row)| tenant.is_none_or(|tenant| row.tenant == tenant.0));
-        found.map_or(Text::EMPTY, |(_, row)| row.realm())
+    fn realm_of(&mut self, now: Instant, tenant: Option<TenantId>) -> Text<64> {
+        let find = |worker: &Worker| {
+            let mut rows = worker.provision.tenants.iter();
+            rows.find(|row| tenant.is_none_or(|tenant| row.tenant == tenant.0))
+                .map(|row| row.realm())
+        };
+        let mut found = find(self);
+        if found.is_none() && self.read_provision(now) {
+            found = find(self);
+        }
+        found.unwrap_or_default()
     }
 
     /// The trunk with the most specific network around an address.
     pub(crate) fn trunk_of(&self, ip: IpAddr) -> Option<(u32, TrunkRow)> {
-        let trunks = self.region.trunks();
-        trunks.iter().filter(|(_, row)| row.contains(ip)).max_by_key(|(_, row)| row.prefix_bits)
+        let trunks = self.provision.trunks.iter().copied();
+        trunks.filter(|(_, row)| row.contains(ip)).max_by_key(|(_, row)| row.prefix_bits)
     }
 
     /// True when the login of `row` is for the location that `at` is an address of.
@@ -170,6 +213,24 @@ impl Worker {
         match (name(usize::from(at.0)), name(row.location as usize)) {
             (Some(here), Some(there)) => here == there,
             _ => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phones_get_the_challenge_they_can_take() {
+        let cases: [(Option<&[u8]>, Offers); 4] = [
+            (None, Offers::Md5First),
+            (Some(b"baresip v1.0.0 (x86_64/linux)"), Offers::Md5Only),
+            (Some(b"baresip v3.16.0 (x86_64/Linux)"), Offers::Both),
+            (Some(b"Linphone/5"), Offers::Both),
+        ];
+        for (agent, offers) in cases {
+            assert_eq!(Offers::to(agent), offers, "{agent:?}");
         }
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use abi::Counter;
 use base::{CallRef, Instant, LocationId, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
-use sip::wire::{self, Header, Message, Method, Start};
+use sip::wire::{self, Header, LexError, Message, Method, Start};
 
 use crate::call::LegRef;
 use crate::refusal::Refusal;
@@ -36,11 +36,10 @@ impl Worker {
         datagram: &[u8],
     ) {
         self.count(Counter::SipReceived);
-        if is_keep_alive(datagram) {
-            return self.count(Counter::DropSipKeepAlive);
-        }
         let message = match wire::lex(datagram) {
             Ok(message) => message,
+            Err(LexError::KeepAlive) => return self.count(Counter::DropSipKeepAlive),
+            Err(LexError::TooLarge) => return self.count(Counter::DropSipTooLarge),
             Err(_) => return self.count(Counter::DropSipMalformed),
         };
         let to = self.owner_of(&message);
@@ -86,8 +85,9 @@ impl Worker {
     ) {
         let peer = message.via().map_or(from, |via| via.response_address(from));
         let flow = Flow { location, peer };
-        if message.check().is_err() {
-            return self.refuse_malformed(flow, message, from);
+        if let Err(error) = message.check() {
+            self.count(Counter::DropSipMalformed);
+            return self.answer_statelessly(flow, message, from, error.status());
         }
         match self.transactions.receive(now, message, flow, &mut self.sent) {
             Received::Request(key) => {
@@ -152,11 +152,6 @@ impl Worker {
         self.transactions.respond(now, arrival.key, refusal.status, bytes, &mut self.sent);
     }
 
-    fn refuse_malformed(&mut self, flow: Flow, message: &Message<'_>, from: SocketAddr) {
-        self.count(Counter::DropSipMalformed);
-        self.answer_statelessly(flow, message, from, 400);
-    }
-
     /// One answer without memory of it (RFC 3261, 8.2.7). An ACK and a response get none.
     fn answer_statelessly(
         &mut self,
@@ -219,11 +214,6 @@ fn parse_tag(tag: &[u8]) -> Option<LegRef> {
     let leg = u8::from_str_radix(parts.next()?, 16).ok()?;
     parts.next()?;
     Some(LegRef { call: CallRef { slot, generation }, leg })
-}
-
-/// Keep-alives of RFC 5626 (CRLF) and what phones send to hold a NAT open: nothing or a few bytes.
-fn is_keep_alive(datagram: &[u8]) -> bool {
-    datagram.len() <= 4 && datagram.iter().all(|byte| matches!(byte, b'\r' | b'\n' | 0 | b' '))
 }
 
 #[cfg(test)]

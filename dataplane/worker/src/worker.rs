@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use abi::{CommandReceiver, Counter, EventSender, Region};
+use abi::{CommandReceiver, Counter, EventSender, Region, TenantRow, TrunkRow};
 use base::{AgentSlot, CallRef, Instant, LocationId, Rng, Timers};
 use media::{DropReason, Packet, PortPool, SocketSlot, Streams, Verdict};
 use sip::digest::NonceKey;
@@ -66,6 +66,31 @@ pub struct Worker {
     /// The last turn left commands in the ring; the next one takes them without waiting for a bell.
     more_commands: bool,
     pub(crate) leases_held: u64,
+    pub(crate) provision: Provision,
+}
+
+/// What the region says of tenants and trunks: read often, changed rarely, so that a request does not
+/// search tables with room for a thousand of each.
+pub(crate) struct Provision {
+    pub tenants: Vec<TenantRow>,
+    pub trunks: Vec<(u32, TrunkRow)>,
+    read_at: Instant,
+}
+
+/// How long a change of a tenant or trunk may take to be seen.
+const PROVISION_AGE: Duration = Duration::from_millis(100);
+/// How old it must be to be read again for something that is not in it: strangers ask for much.
+const PROVISION_MISS_AGE: Duration = Duration::from_millis(5);
+
+impl Provision {
+    fn read(region: &Region, now: Instant) -> Provision {
+        let tenants = region.tenants().iter().map(|(_, row)| row);
+        Provision {
+            tenants: tenants.filter(|row| row.tenant != 0).collect(),
+            trunks: region.trunks().iter().filter(|(_, row)| row.state == 1).collect(),
+            read_at: now,
+        }
+    }
 }
 
 impl Worker {
@@ -99,6 +124,7 @@ impl Worker {
             wake_control: false,
             more_commands: false,
             leases_held: 0,
+            provision: Provision::read(&region, now),
             rng,
             region,
             config,
@@ -111,6 +137,9 @@ impl Worker {
     /// Takes one input and says what is to be done about it. Rows and events are written before the
     /// effects are handed out, so what a peer hears of is known to the next incarnation.
     pub fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Effect>) {
+        if now >= self.provision.read_at + PROVISION_AGE {
+            self.provision = Provision::read(&self.region, now);
+        }
         match input {
             Input::Sip { location, from, datagram } => self.intake(now, location, from, datagram),
             Input::Mesh(passed) => {
@@ -223,6 +252,15 @@ impl Worker {
                 Timer::Publish => self.publish(at),
             }
         }
+    }
+
+    /// Something was not found among tenants and trunks: it may be new. True when they were read again.
+    pub(crate) fn read_provision(&mut self, now: Instant) -> bool {
+        let is_old = now >= self.provision.read_at + PROVISION_MISS_AGE;
+        if is_old {
+            self.provision = Provision::read(&self.region, now);
+        }
+        is_old
     }
 
     /// Publishes gauges and the packet counts of standing calls.

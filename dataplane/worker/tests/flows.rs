@@ -364,7 +364,7 @@ fn a_phone_proves_itself_by_digest() {
             format!(
                 "REGISTER sip:127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.2:5070;branch=z9hG4bKr{cseq};rport\r\n\
                  From: <sip:1002.demo@127.0.0.1>;tag=r\r\nTo: <sip:1002.demo@127.0.0.1>\r\nCall-ID: r1\r\n\
-                 CSeq: {cseq} REGISTER\r\nContact: <sip:phone@192.0.2.2:5070>\r\nMax-Forwards: 70\r\n\
+                 CSeq: {cseq} REGISTER\r\nContact: <sip:phone@192.0.2.2:5070>\r\nUser-Agent: phone\r\nMax-Forwards: 70\r\n\
                  {authorization}Content-Length: 0\r\n\r\n"
             )
         };

@@ -4,7 +4,8 @@ use sip::wire::{Header, Message};
 
 use crate::PhoneConfig;
 
-/// How often one request is sent again with credentials: a challenge, and two nonces that grew stale.
+/// How often one request is sent again with credentials: a challenge, and two nonces that grew
+/// stale.
 pub(crate) const TRIES: u8 = 3;
 
 /// The last challenge of the phone's realm; all requests share it, so that its count only grows.
@@ -16,8 +17,8 @@ pub(crate) struct Auth {
 }
 
 impl Auth {
-    /// Takes the challenge of a 401 or 407. False when it is no use to try again: another realm, nothing
-    /// that we can answer, or our credentials were refused though their nonce was good.
+    /// Takes the challenge of a 401 or 407. False when it is no use to try again: another realm,
+    /// nothing that we can answer, or our credentials were refused though their nonce was good.
     pub(crate) fn challenged(
         &mut self,
         response: &Message<'_>,

@@ -208,7 +208,9 @@ impl Phone {
             return;
         }
         let place = self.departed.iter().position(|departed| departed.generation == generation);
-        let Some(mut departed) = place.and_then(|place| self.departed.remove(place)) else { return };
+        let Some(mut departed) = place.and_then(|place| self.departed.remove(place)) else {
+            return;
+        };
         let again = departed.tries < crate::auth::TRIES
             && self.auth.challenged(response, &self.config, departed.tries > 0);
         if again {
@@ -303,9 +305,8 @@ impl Phone {
 
     /// A body that is a session description; none when there is none.
     pub(crate) fn description<'a>(message: &Message<'a>) -> Option<&'a [u8]> {
-        let typed = message
-            .content_type()
-            .is_some_and(|kind| kind.eq_ignore_ascii_case(SDP.as_bytes()));
+        let typed =
+            message.content_type().is_some_and(|kind| kind.eq_ignore_ascii_case(SDP.as_bytes()));
         Some(message.body()).filter(|body| typed && !body.is_empty())
     }
 }

@@ -232,8 +232,8 @@ fn transit(now: Instant, timestamp: u32) -> i64 {
     i64::from((arrival as u32).wrapping_sub(timestamp) as i32)
 }
 
-/// The one tone that makes up `samples`, in Hz: its period by the rising zero crossings, then whether
-/// its energy is nearly all.
+/// The one tone that makes up `samples`, in Hz: its period by the rising zero crossings, then
+/// whether its energy is nearly all.
 fn tone_in(samples: &[i16]) -> Option<u32> {
     let rising = |at: &usize| samples[at - 1] < 0 && samples[*at] >= 0;
     let mut crossings = (1..samples.len()).filter(rising).map(|at| {

@@ -122,14 +122,22 @@ impl Phone {
         out: &mut Vec<Output>,
     ) {
         let contact = self.contact();
-        let extra =
-            [("Contact", contact.as_bytes()), ("Allow", ALLOW.as_bytes()), ("User-Agent", AGENT.as_bytes())];
+        let extra = [
+            ("Contact", contact.as_bytes()),
+            ("Allow", ALLOW.as_bytes()),
+            ("User-Agent", AGENT.as_bytes()),
+        ];
         let (key, from, tag) = (invite.key, invite.from, Some(invite.tag.as_str()));
         self.reply_with(now, key, from, message, 200, tag, &extra, Some((SDP, body)), out);
     }
 
     /// The ACK to our 2xx.
-    pub(crate) fn acknowledged(&mut self, now: Instant, message: &Message<'_>, out: &mut Vec<Output>) {
+    pub(crate) fn acknowledged(
+        &mut self,
+        now: Instant,
+        message: &Message<'_>,
+        out: &mut Vec<Output>,
+    ) {
         if self.dialog_for(message).is_none() {
             self.report.sip_unexpected += u64::from(self.departed_dialog(message).is_none());
             return;
@@ -142,7 +150,7 @@ impl Phone {
         call.state = State::Talking;
         if invite.offerless {
             let answer = Phone::description(message);
-            if !answer.is_some_and(|sdp| call.session.accept(&self.config, sdp).is_ok()) {
+            if answer.is_none_or(|sdp| call.session.accept(&self.config, sdp).is_err()) {
                 self.bye(now, out);
                 return self.end_call(Why::NotAcceptable, out);
             }
@@ -161,8 +169,8 @@ impl Phone {
         }
     }
 
-    /// No ACK came to our 2xx (RFC 3261, 13.3.1.4: "the dialog is confirmed, but the session SHOULD be
-    /// terminated").
+    /// No ACK came to our 2xx (RFC 3261, 13.3.1.4: "the dialog is confirmed, but the session
+    /// SHOULD be terminated").
     pub(crate) fn not_acknowledged(&mut self, now: Instant, key: ServerKey, out: &mut Vec<Output>) {
         let waits = |call: &Call| call.invite.as_ref().is_some_and(|invite| invite.key == key);
         if self.call.as_ref().is_some_and(waits) {
@@ -188,8 +196,8 @@ impl Phone {
         }
         let tag = String::from_utf8_lossy(dialog.local_tag()).into_owned();
         let Some(call) = &mut self.call else { return };
-        // RFC 3261, 14.2: a UAS that waits for the answer to its own INVITE "MUST return a 491"; so it is
-        // with an offer of ours whose answer comes by ACK, or a call that still rings.
+        // RFC 3261, 14.2: a UAS that waits for the answer to its own INVITE "MUST return a 491";
+        // so it is with an offer of ours whose answer comes by ACK, or a call that still rings.
         let ours = call.change.is_some_and(|change| change.cseq.is_some());
         let open = call.invite.as_ref().is_some_and(|invite| invite.offerless);
         if ours || open || call.state == State::Offered {
@@ -202,8 +210,8 @@ impl Phone {
         };
         let body = match body {
             Ok(body) => body,
-            // "If the new session description is not acceptable, the UAS can reject it by returning a
-            // 488": the call goes on as it was.
+            // "If the new session description is not acceptable, the UAS can reject it by
+            // returning a 488": the call goes on as it was.
             Err(error) => return self.reply(now, key, from, message, error.status(), &[], out),
         };
         if let Some(before) = call.invite.take() {
@@ -244,8 +252,8 @@ impl Phone {
             return self.reply(now, key, from, message, 500, &[], out);
         }
         self.reply(now, key, from, message, 200, &[], out);
-        // RFC 3261, 15.1.2: "The UAS MUST still respond to any pending requests received for that dialog.
-        // It is RECOMMENDED that a 487 (Request Terminated) response be generated".
+        // RFC 3261, 15.1.2: "The UAS MUST still respond to any pending requests received for that
+        // dialog. It is RECOMMENDED that a 487 (Request Terminated) response be generated".
         self.refuse_invite(now, 487, out);
         self.end_call(Why::PeerHungUp, out);
     }

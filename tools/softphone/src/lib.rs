@@ -1,8 +1,10 @@
-//! A SIP phone without sockets or a clock: it registers, calls, answers, holds, sends a tone and listens.
+//! A SIP phone without sockets or a clock: it registers, calls, answers, holds, sends a tone and
+//! listens.
 //!
-//! Pure: datagrams, orders and the time come in as [`Input`], datagrams to send and news come out as
-//! [`Output`]; the seed of its [`base::Rng`] decides everything else. Whoever runs it calls
-//! [`Phone::handle`] with what arrived, and with [`Input::Timeout`] when [`Phone::deadline`] is reached.
+//! Pure: datagrams, orders and the time come in as [`Input`], datagrams to send and news come out
+//! as [`Output`]; the seed of its [`base::Rng`] decides everything else. Whoever runs it calls
+//! [`Phone::handle`] with what arrived, and with [`Input::Timeout`] when [`Phone::deadline`] is
+//! reached.
 //!
 //! One call at a time; a second caller hears 486.
 
@@ -63,7 +65,8 @@ pub struct PhoneConfig {
 }
 
 impl PhoneConfig {
-    /// A phone with defaults for everything but who and where it is: both laws, 440 Hz, answering at once.
+    /// A phone with defaults for everything but who and where it is: both laws, 440 Hz, answering
+    /// at once.
     pub fn new(user: &str, registrar: SocketAddr, sip: SocketAddr, rtp: SocketAddr) -> Self {
         PhoneConfig {
             user: user.to_owned(),
@@ -138,8 +141,8 @@ pub enum Output {
     Rtp {
         /// The destination.
         to: SocketAddr,
-        /// The synchronization source, and with it the sequence number: whoever measures delay keeps
-        /// the time of sending under the two and finds it again where the packet arrives.
+        /// The synchronization source, and with it the sequence number: whoever measures delay
+        /// keeps the time of sending under the two and finds it again where the packet arrives.
         ssrc: u32,
         /// The sequence number.
         sequence: u16,
@@ -234,7 +237,7 @@ pub struct Report {
     pub set_up: Option<Duration>,
     /// From the first INVITE to its first 180 to 199.
     pub post_dial: Option<Duration>,
-    /// SIP datagrams sent and received.
+    /// SIP datagrams sent.
     pub sip_sent: u64,
     /// SIP datagrams received.
     pub sip_received: u64,

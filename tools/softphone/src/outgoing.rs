@@ -234,8 +234,8 @@ impl Phone {
                     call.change = None;
                 }
             }
-            // RFC 3261, 14.1: the owner of the Call-ID waits between 2.1 and 4 s, the other side up to
-            // 2 s, both "in units of 10 ms".
+            // RFC 3261, 14.1: the owner of the Call-ID waits between 2.1 and 4 s, the other side
+            // up to 2 s, both "in units of 10 ms".
             491 => {
                 let owner = call.owns_call_id;
                 let (least, units) = if owner { (2_100, 191) } else { (0, 201) };
@@ -309,10 +309,10 @@ impl Phone {
 
     /// The user part of the caller's From, for people.
     pub(crate) fn caller(message: &Message<'_>) -> String {
-        let user = message
-            .header(Header::From)
-            .and_then(sip::wire::NameAddr::parse)
-            .and_then(|from| Some(String::from_utf8_lossy(from.parsed_uri().ok()?.user).into_owned()));
+        let user =
+            message.header(Header::From).and_then(sip::wire::NameAddr::parse).and_then(|from| {
+                Some(String::from_utf8_lossy(from.parsed_uri().ok()?.user).into_owned())
+            });
         user.unwrap_or_default()
     }
 }

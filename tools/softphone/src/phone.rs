@@ -165,13 +165,7 @@ impl Phone {
         }
     }
 
-    fn answered(
-        &mut self,
-        now: Instant,
-        user: u64,
-        response: &Message<'_>,
-        out: &mut Vec<Output>,
-    ) {
+    fn answered(&mut self, now: Instant, user: u64, response: &Message<'_>, out: &mut Vec<Output>) {
         match Asked::of(user) {
             Asked::Register => self.registered(now, response, out),
             Asked::Invite(generation) => self.invite_answered(now, generation, response, out),

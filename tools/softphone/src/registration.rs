@@ -105,7 +105,12 @@ impl Phone {
     }
 
     /// The final response to REGISTER.
-    pub(crate) fn registered(&mut self, now: Instant, response: &Message<'_>, out: &mut Vec<Output>) {
+    pub(crate) fn registered(
+        &mut self,
+        now: Instant,
+        response: &Message<'_>,
+        out: &mut Vec<Output>,
+    ) {
         let status = response.status().unwrap_or(0);
         if status < 200 {
             return;
@@ -119,8 +124,9 @@ impl Phone {
             }
         }
         if status == 423 && self.registration.tries < TRIES {
-            // RFC 3261, 10.2.8: "the UA MAY retry the registration after making the expiration interval
-            // ... equal to or greater than the expiration interval within the Min-Expires header field".
+            // RFC 3261, 10.2.8: "the UA MAY retry the registration after making the expiration
+            // interval ... equal to or greater than the expiration interval within the Min-Expires
+            // header field".
             let least = response.header(Header::MinExpires).and_then(number);
             if let Some(least) = least.filter(|least| *least > self.registration.expires_s) {
                 self.registration.expires_s = least;

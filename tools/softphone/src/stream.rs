@@ -70,8 +70,9 @@ impl Stream {
         let header = RtpHeader {
             marker: true,
             payload_type: start.law.payload_type(),
-            // RFC 3550, 5.1: both start at random. The first sequence number stays away from the wrap,
-            // so that SRTP's rollover counter, where it is used, starts at zero on both sides.
+            // RFC 3550, 5.1: both start at random. The first sequence number stays away from the
+            // wrap, so that SRTP's rollover counter, where it is used, starts at zero on both
+            // sides.
             sequence: (rng.next_u32() as u16) & 0x7fff,
             timestamp: rng.next_u32(),
             ssrc: rng.next_u32(),
@@ -183,7 +184,8 @@ impl Stream {
         let mut packet = vec![0x80 | u8::from(reception.is_some()), 200, 0, 0];
         let mut word = |value: u32| packet.extend_from_slice(&value.to_be_bytes());
         word(self.header.ssrc);
-        // The phone knows only a monotonic clock; RFC 3550, 4 allows any that runs at the right rate.
+        // The phone knows only a monotonic clock; RFC 3550, 4 allows any that runs at the right
+        // rate.
         let nanos = now.as_nanos();
         word((nanos / 1_000_000_000) as u32);
         word((((nanos % 1_000_000_000) << 32) / 1_000_000_000) as u32);
@@ -294,7 +296,9 @@ mod tests {
         let timestamps: Vec<u32> = out
             .iter()
             .filter_map(|output| match output {
-                Output::Rtp { packet, .. } => Some(media::wire::Rtp::parse(packet).ok()?.timestamp()),
+                Output::Rtp { packet, .. } => {
+                    Some(media::wire::Rtp::parse(packet).ok()?.timestamp())
+                }
                 _ => None,
             })
             .collect();

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use base::{Instant, Rng, Timers};
-use sip::digest::{
-    Algorithm, Credentials, NonceKey, Verdict, Verifier, challenge, ha1,
-};
+use sip::digest::{Algorithm, Credentials, NonceKey, Verdict, Verifier, challenge, ha1};
 use sip::wire::{Header, Message, lex, reason_phrase, response};
 
 use super::*;
@@ -30,6 +28,8 @@ struct World {
     phones: Vec<Phone>,
     registrar: Option<Registrar>,
     weather: Weather,
+    /// Each loses the first SIP datagram that begins with it.
+    accidents: Vec<&'static [u8]>,
     rng: Rng,
     network: Timers<(SocketAddr, Datagram)>,
     orders: Timers<(usize, Order)>,
@@ -51,6 +51,7 @@ impl World {
             phones,
             registrar: None,
             weather: Weather::default(),
+            accidents: Vec::new(),
             rng,
             network: Timers::default(),
             orders: Timers::default(),
@@ -138,6 +139,10 @@ impl World {
     }
 
     fn post(&mut self, to: SocketAddr, wrap: impl Fn(Vec<u8>) -> Datagram, bytes: Vec<u8>) {
+        if let Some(at) = self.accidents.iter().position(|start| bytes.starts_with(start)) {
+            self.accidents.remove(at);
+            return;
+        }
         let copies = 1 + usize::from(self.rng.chance(self.weather.doubled));
         for _ in 0..copies {
             if self.rng.chance(self.weather.lost) {
@@ -197,10 +202,8 @@ impl Registrar {
     }
 
     fn verdict(&self, now: Instant, message: &Message<'_>) -> (u16, bool) {
-        let credentials = Credentials::for_realm(
-            message.headers(Header::Authorization),
-            self.realm.as_bytes(),
-        );
+        let credentials =
+            Credentials::for_realm(message.headers(Header::Authorization), self.realm.as_bytes());
         let Some(credentials) = credentials else { return (401, false) };
         let expected = if self.offers_sha256 { Algorithm::Sha256 } else { Algorithm::Md5 };
         assert_eq!(credentials.algorithm, expected);
@@ -343,10 +346,10 @@ fn hold_and_resume_in_both_roles() {
         world.at(3_000, holder, Order::Resume);
         world.at(5_000, 0, Order::HangUp);
         world.run(60);
-        for phone in 0..2 {
+        for (phone, before) in still.into_iter().enumerate() {
             let report = world.phones[phone].report();
             assert!(world.told(phone, &Event::Held { by_us: false, by_peer: false }));
-            assert!(report.call.sent > still[phone] + 90, "{report:?}");
+            assert!(report.call.sent > before + 90, "{report:?}");
             assert_eq!(report.call.heard.lost, 0);
             assert_eq!(report.sip_unexpected, 0);
         }
@@ -430,13 +433,9 @@ fn a_registrar_that_comes_back_is_found_again() {
 
 #[test]
 fn questions_get_answers_and_what_is_unknown_is_refused() {
-    for (request, expected) in [
-        ("OPTIONS", 200),
-        ("INFO", 405),
-        ("BANANA", 501),
-        ("BYE", 481),
-        ("CANCEL", 481),
-    ] {
+    for (request, expected) in
+        [("OPTIONS", 200), ("INFO", 405), ("BANANA", 501), ("BYE", 481), ("CANCEL", 481)]
+    {
         let mut world = World::new(11, vec![config(1)]);
         let text = format!(
             "{request} sip:1001@192.0.2.1 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.7;branch=z9hG4bK1\r\n\
@@ -481,6 +480,24 @@ fn garbage_changes_nothing() {
     assert!(world.told(1, &Event::Ended(Why::PeerHungUp)));
 }
 
+#[test]
+fn an_ack_that_is_lost_is_sent_again() {
+    let mut world = pair(13);
+    world.accidents = vec![b"ACK ", b"ACK "];
+    world.at(0, 0, Order::Call("1002".into()));
+    world.run(10);
+    // The 200 comes again after 0.5 s and 1 s (13.3.1.4), and each time the caller answers it.
+    assert!(world.told(1, &Event::Answered), "{:#?}", world.trace);
+    world.accidents = vec![b"ACK "];
+    world.at(10_000, 1, Order::Hold);
+    world.run(60);
+    assert!(world.told(0, &Event::Held { by_us: false, by_peer: true }));
+    assert!(world.phones.iter().all(Phone::is_busy), "{:#?}", world.trace);
+    world.at(60_000, 0, Order::HangUp);
+    world.run(100);
+    assert!(world.told(1, &Event::Ended(Why::PeerHungUp)));
+}
+
 /// A call with holds in bad weather; its trace.
 fn storm(seed: u64) -> (Vec<String>, World) {
     let mut world = pair(seed);
@@ -513,6 +530,7 @@ fn calls_end_in_any_weather_and_a_seed_repeats_itself() {
             let report = phone.report();
             assert_eq!(report.placed + report.received, report.ended, "seed {seed}");
             answered += report.answered;
+            assert!(!world.told(at, &Event::Ended(Why::NoAck)), "seed {seed}: {trace:#?}");
         }
         if seed < 16 {
             assert_eq!(trace, storm(seed).0, "seed {seed}");

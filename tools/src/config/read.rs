@@ -1,7 +1,8 @@
-//! Reads a TOML document by its spans, so that one pass finds every fault and names each one's line.
+//! Reads a TOML document by its spans, so that one pass finds every fault and names each one's
+//! line.
 //!
-//! serde would stop at the first fault. A [`Table`] remembers the fields that were asked for; what is left at
-//! its end is unknown and a fault too.
+//! serde would stop at the first fault. A [`Table`] remembers the fields that were asked for; what
+//! is left at its end is unknown and a fault too.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -224,7 +225,8 @@ impl<'d, 't> Table<'d, 't> {
         self.numbers(field, range)
     }
 
-    /// A text or a list of texts, which must be there and not empty, each of which `parse` must accept.
+    /// A text or a list of texts, which must be there and not empty, each of which `parse` must
+    /// accept.
     pub fn required_parsed_list<T>(
         &self,
         field: &'static str,
@@ -245,7 +247,9 @@ impl<'d, 't> Table<'d, 't> {
                     Some(value) => values.push(value),
                     None => return self.wrong(field, item, &format!("{text:?} {rule}")),
                 },
-                None => return self.wrong(field, item, "must be a text in quotes, or a list of such"),
+                None => {
+                    return self.wrong(field, item, "must be a text in quotes, or a list of such");
+                }
             }
         }
         Some(self.found(field, found, values))
@@ -256,9 +260,7 @@ impl<'d, 't> Table<'d, 't> {
         self.required(field)?;
         let found = self.field(field)?;
         match found.get_ref().as_table() {
-            Some(table) => {
-                Some(Table::new(self.report, table, found.span(), self.name(field)))
-            }
+            Some(table) => Some(Table::new(self.report, table, found.span(), self.name(field))),
             None => self.wrong(field, found, "must be a table"),
         }
     }

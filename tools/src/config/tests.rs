@@ -54,10 +54,8 @@ fn a_fault_names_file_line_field_and_rule() {
     let text = GOOD.replace("30000-40000", "60000-30000");
     assert_eq!(
         faults(&text),
-        [
-            "jackfield.toml:12: ccb[0].rtp_ports: \"60000-30000\" must be LOW-HIGH with LOW < HIGH, \
-          both 1024..65535"
-        ]
+        ["jackfield.toml:12: ccb[0].rtp_ports: \"60000-30000\" must be LOW-HIGH with LOW < HIGH, \
+          both 1024..65535"]
     );
 }
 

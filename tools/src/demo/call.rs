@@ -68,14 +68,16 @@ pub async fn run(config: &Config) -> Result<ExitCode, String> {
         (ended == TONES.len()).then_some(Ok(()))
     })
     .await?;
-    for desk in desks {
+    for (phone, desk) in desks.into_iter().enumerate() {
+        fleet.order(phone, Order::Unregister);
+        until(&mut news, "the phone is unregistered", |news| {
+            (news.phone == phone && news.event == Event::Unregistered).then_some(Ok(()))
+        })
+        .await?;
         desk.exit().await?;
     }
-    println!("{}", table(&counts));
-    match verdict(&counts) {
-        Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(why) => Err(why),
-    }
+    crate::show::say(&table(&counts));
+    verdict(&counts).map(|()| ExitCode::SUCCESS)
 }
 
 /// Lets both talk until all frames are across, or time is up.

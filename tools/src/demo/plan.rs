@@ -23,8 +23,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
     let mut locations =
         vec![Location { name: LOCAL.to_owned(), ip: options.bind, sip_port: options.sip }];
     for more in &options.location {
-        let location =
-            Location { name: more.name.clone(), ip: more.ip, sip_port: options.sip };
+        let location = Location { name: more.name.clone(), ip: more.ip, sip_port: options.sip };
         locations.push(location);
     }
     let mut ips = HashSet::new();
@@ -39,6 +38,10 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
                 location.name, location.ip
             ));
         }
+    }
+    let (low, high) = options.rtp_ports;
+    if (low..=high).contains(&options.sip) {
+        return Err(format!("--sip {} lies within --rtp-ports {low}-{high}", options.sip));
     }
     let sizes = driver::Sizes {
         agents: options.agents.max(1_024).next_power_of_two(),

@@ -17,10 +17,7 @@ impl Blade {
         out: &mut Vec<Output>,
     ) {
         if !self.logins.contains_key(&login) {
-            out.push(Output::DeskClosed {
-                socket,
-                reason: CloseReason::NoLogin,
-            });
+            out.push(Output::DeskClosed { socket, reason: CloseReason::NoLogin });
             return;
         }
         self.sockets.insert(socket, login);
@@ -63,11 +60,7 @@ impl Blade {
         if let Some(entry) = self.logins.get_mut(&login) {
             entry.phone_at = is_registered.then(|| row.addr());
         }
-        let change = if is_registered {
-            Change::PhoneRegistered
-        } else {
-            Change::PhoneLost
-        };
+        let change = if is_registered { Change::PhoneRegistered } else { Change::PhoneLost };
         self.change(now, login, change, out);
     }
 
@@ -114,10 +107,7 @@ impl Blade {
         }
         if let Step::Resumed { taken: Some(old) } = step {
             self.sockets.remove(&old);
-            out.push(Output::DeskClosed {
-                socket: old,
-                reason: CloseReason::Taken,
-            });
+            out.push(Output::DeskClosed { socket: old, reason: CloseReason::Taken });
         }
         if matches!(change, Change::DeskAttached(_)) {
             self.tell_calls(ccb, slot, login, socket, out);
@@ -155,10 +145,7 @@ impl Blade {
         let Some(side) = self.sides.get(&ccb) else {
             return;
         };
-        if side
-            .region()
-            .is_none_or(|region| side::is_idle(&region, slot))
-        {
+        if side.region().is_none_or(|region| side::is_idle(&region, slot)) {
             return;
         }
         for call in side.calls.iter() {
@@ -167,10 +154,7 @@ impl Blade {
                     && let Some(event) = event_of(call.row.state(), leg)
                     && event != CallEvent::ConnectionCleared
                 {
-                    out.push(Output::Desk {
-                        socket,
-                        message: message_of(event, call, leg),
-                    });
+                    out.push(Output::Desk { socket, message: message_of(event, call, leg) });
                 }
             }
         }
@@ -193,10 +177,7 @@ impl Blade {
             let event = event_of(call.row.state(), leg);
             let before = changed.before.and_then(|state| event_of(state, leg));
             if let Some(event) = event.filter(|event| Some(*event) != before) {
-                out.push(Output::Desk {
-                    socket,
-                    message: message_of(event, call, leg),
-                });
+                out.push(Output::Desk { socket, message: message_of(event, call, leg) });
             }
         }
     }
@@ -242,12 +223,16 @@ fn event_of(state: CallState, leg: &LegRow) -> Option<CallEvent> {
 
 fn message_of(event: CallEvent, call: &Call, leg: &LegRow) -> DeskMessage {
     let other = call.legs.iter().find(|(_, other)| other.leg != leg.leg);
+    let party = match other {
+        Some((_, other)) => other.number().as_str().to_owned(),
+        // Nobody was sent an INVITE yet.
+        None if leg.leg == 0 => call.row.called().as_str().to_owned(),
+        None => String::new(),
+    };
     DeskMessage::Call {
         event,
         serial: call.row.serial,
-        party: other
-            .map(|(_, other)| other.number().as_str().to_owned())
-            .unwrap_or_default(),
+        party,
         incoming: leg.leg != 0,
         cause: call.row.cause,
     }
@@ -256,11 +241,9 @@ fn message_of(event: CallEvent, call: &Call, leg: &LegRow) -> DeskMessage {
 /// The login that the leg is of, while it stands.
 fn login_of(side: &Side, leg: &LegRow) -> Option<LoginKey> {
     match leg.party()? {
-        Party::Agent(slot, epoch) => side
-            .by_slot
-            .get(&slot)
-            .copied()
-            .filter(|login| login.epoch == epoch),
+        Party::Agent(slot, epoch) => {
+            side.by_slot.get(&slot).copied().filter(|login| login.epoch == epoch)
+        }
         Party::Trunk(_) => None,
     }
 }
@@ -289,6 +272,7 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
         incarnation: row.incarnation,
         call: call.call,
         serial: row.serial,
+        called: row.called().as_str().to_owned(),
         tenant: row.tenant(),
         cause: row.cause,
         started_at: Instant::from_nanos(row.started_at),

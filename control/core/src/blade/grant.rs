@@ -27,22 +27,25 @@ impl Blade {
             record.name.pop();
         }
         let agent = (record.tenant, record.agent);
-        let login = LoginKey {
-            tenant: agent.0,
-            agent: agent.1,
-            epoch: request.epoch,
-        };
+        let login = LoginKey { tenant: agent.0, agent: agent.1, epoch: request.epoch };
         let older = self.newest.get(&agent).copied();
         if !request.force && older.is_some_and(|older| self.is_in_call(older)) {
             return Err(LoginRefusal::InCall);
         }
+        // The place of the older login is the newer one's, unless a call still holds it.
+        let left = older.and_then(|older| self.logins.get(&older)).and_then(|entry| {
+            let region = self.sides.get(&entry.ccb)?.region()?;
+            side::is_idle(&region, entry.slot).then_some((entry.ccb, entry.slot))
+        });
         let has_place = |ccb: &CcbId| {
             self.sides.get(ccb).is_some_and(|side| {
-                side.slots.available() > 0 && side.location(&request.location).is_some()
+                let has_slot =
+                    side.slots.available() > 0 || left.is_some_and(|left| left.0 == *ccb);
+                has_slot && side.location(&request.location).is_some()
             })
         };
         let eligible: Vec<CcbId> = request.eligible.iter().copied().filter(has_place).collect();
-        if !self.cdm.can_allocate(&eligible) {
+        if !self.cdm.any_normal(&eligible) {
             return Err(LoginRefusal::NoCcb);
         }
         // The older login goes first, so that its place and its number are not counted twice.
@@ -51,11 +54,10 @@ impl Blade {
         }
         let ccb = self.cdm.allocate(&eligible).ok_or(LoginRefusal::NoCcb)?;
         let side = self.sides.get_mut(&ccb).ok_or(LoginRefusal::NoCcb)?;
-        let location = side
-            .location(&request.location)
-            .ok_or(LoginRefusal::NoCcb)?;
+        let location = side.location(&request.location).ok_or(LoginRefusal::NoCcb)?;
         let region = side.region().ok_or(LoginRefusal::NoCcb)?;
-        let slot = side.slots.take().ok_or(LoginRefusal::NoCcb)?;
+        let left = left.filter(|left| left.0 == ccb).and_then(|left| side.slots.take_left(left.1));
+        let slot = left.or_else(|| side.slots.take()).ok_or(LoginRefusal::NoCcb)?;
         let entry = Entry {
             login: Login::granted(now),
             record,
@@ -93,10 +95,7 @@ impl Blade {
                 _ => DeskMessage::LoggedOut { end },
             };
             out.push(Output::Desk { socket, message });
-            out.push(Output::DeskClosed {
-                socket,
-                reason: CloseReason::Ended(end),
-            });
+            out.push(Output::DeskClosed { socket, reason: CloseReason::Ended(end) });
         }
         self.count(entry.ccb, Some(&entry.login), None);
         self.cdm.settle(entry.ccb, login);
@@ -116,10 +115,7 @@ impl Blade {
         let Some(entry) = self.logins.get(&login) else {
             return false;
         };
-        let runs = self
-            .cdm
-            .ccb(entry.ccb)
-            .is_some_and(|ccb| ccb.status != CcbStatus::Down);
+        let runs = self.cdm.ccb(entry.ccb).is_some_and(|ccb| ccb.status != CcbStatus::Down);
         let region = self.sides.get(&entry.ccb).and_then(Side::region);
         runs && region.is_some_and(|region| !side::is_idle(&region, entry.slot))
     }
@@ -137,11 +133,8 @@ impl Blade {
             return;
         };
         let vanished = side.calls.clear();
-        let ours: Vec<(AgentSlot, LoginKey)> = side
-            .by_slot
-            .iter()
-            .map(|(slot, login)| (*slot, *login))
-            .collect();
+        let ours: Vec<(AgentSlot, LoginKey)> =
+            side.by_slot.iter().map(|(slot, login)| (*slot, *login)).collect();
         let mut empty = Vec::new();
         let mut theirs = Vec::new();
         for (slot, row) in region.agents().iter() {
@@ -182,11 +175,7 @@ impl Blade {
             return;
         };
         let secret = region.secrets().read(slot).unwrap_or_default();
-        let login = LoginKey {
-            tenant: row.tenant(),
-            agent: row.agent_id,
-            epoch: row.login_epoch,
-        };
+        let login = LoginKey { tenant: row.tenant(), agent: row.agent_id, epoch: row.login_epoch };
         let phone = region.registrations().read(slot).unwrap_or_default();
         let is_registered = phone.is_registered()
             && phone.epoch == row.login_epoch
@@ -209,10 +198,7 @@ impl Blade {
             ccb,
             slot,
             location: row.location().unwrap_or_default(),
-            ha1: Ha1 {
-                md5: secret.ha1_md5,
-                sha256: secret.ha1_sha256,
-            },
+            ha1: Ha1 { md5: secret.ha1_md5, sha256: secret.ha1_sha256 },
             phone_at: is_registered.then(|| phone.addr()),
         };
         let agent = (login.tenant, login.agent);
@@ -266,11 +252,7 @@ fn clear_login(region: &Region, login: LoginKey, entry: &Entry, state: AgentStat
     agents.index_remove(user, entry.slot);
     let row = match state {
         AgentState::Empty => AgentRow::default(),
-        _ => AgentRow {
-            state: state.into(),
-            cti_state: 0,
-            ..entry.row(login)
-        },
+        _ => AgentRow { state: state.into(), cti_state: 0, ..entry.row(login) },
     };
     agents.write(entry.slot, &row);
     region.secrets().write(entry.slot, &SecretRow::default());
@@ -278,11 +260,5 @@ fn clear_login(region: &Region, login: LoginKey, entry: &Entry, state: AgentStat
 
 fn keys(login: LoginKey, entry: &Entry) -> (Key<'_>, Key<'_>) {
     let number = entry.record.number.as_bytes();
-    (
-        Key::Number {
-            tenant: login.tenant,
-            number,
-        },
-        Key::User(entry.record.user.as_bytes()),
-    )
+    (Key::Number { tenant: login.tenant, number }, Key::User(entry.record.user.as_bytes()))
 }

@@ -105,6 +105,12 @@ impl Slots {
         self.free.len()
     }
 
+    /// Slots that no login stands on.
+    #[cfg(test)]
+    pub(super) fn total(&self) -> usize {
+        self.free.len() + self.leaving.len()
+    }
+
     pub(super) fn take(&mut self) -> Option<AgentSlot> {
         self.free.pop_front()
     }
@@ -115,6 +121,11 @@ impl Slots {
 
     pub(super) fn leave(&mut self, slot: AgentSlot, epoch: u32) {
         self.leaving.insert(slot, epoch);
+    }
+
+    /// Takes back a slot that was just left, for the same agent's next login.
+    pub(super) fn take_left(&mut self, slot: AgentSlot) -> Option<AgentSlot> {
+        self.leaving.remove(&slot).map(|_| slot)
     }
 
     pub(super) fn reset(&mut self, free: impl Iterator<Item = AgentSlot>) {
@@ -141,9 +152,7 @@ impl Side {
     }
 
     pub(super) fn region(&self) -> Option<Arc<Region>> {
-        self.attached
-            .as_ref()
-            .map(|attached| attached.region.clone())
+        self.attached.as_ref().map(|attached| attached.region.clone())
     }
 
     /// How the CCB does, from its header and its link.
@@ -178,8 +187,7 @@ impl Side {
     pub(super) fn location_name(&self, id: Option<LocationId>) -> String {
         let row = id.zip(self.attached.as_ref());
         let row = row.and_then(|(id, attached)| attached.region.locations().read(id));
-        row.map(|row| row.name().as_str().to_owned())
-            .unwrap_or_default()
+        row.map(|row| row.name().as_str().to_owned()).unwrap_or_default()
     }
 
     /// Maps a region that was attached; true when its rows are not those we knew.
@@ -197,11 +205,7 @@ impl Side {
             .attached
             .as_ref()
             .is_none_or(|known| (known.creation, known.control) != (creation, ours));
-        let control = if is_new {
-            header.start_control(process, now)
-        } else {
-            ours
-        };
+        let control = if is_new { header.start_control(process, now) } else { ours };
         if is_new {
             // An operation of an earlier control process must not complete one of ours.
             self.next_op = control << 32;
@@ -210,11 +214,7 @@ impl Side {
             && (is_new || known.incarnation != incarnation)
         {
             self.fail_ops(out);
-            out.push(Output::Restarted {
-                ccb: self.ccb,
-                incarnation,
-                fresh: is_new,
-            });
+            out.push(Output::Restarted { ccb: self.ccb, incarnation, fresh: is_new });
         }
         let backlog = match self.attached.take() {
             Some(known) if !is_new && known.incarnation == incarnation => known.backlog,
@@ -225,18 +225,12 @@ impl Side {
             creation,
             control,
             incarnation,
-            events: (0..workers)
-                .map(|w| region.event_receiver(WorkerId(w)))
-                .collect(),
-            commands: (0..workers)
-                .map(|w| region.command_sender(WorkerId(w)))
-                .collect(),
+            events: (0..workers).map(|w| region.event_receiver(WorkerId(w))).collect(),
+            commands: (0..workers).map(|w| region.command_sender(WorkerId(w))).collect(),
             backlog,
             region,
         };
-        attached
-            .backlog
-            .resize_with(usize::from(workers), VecDeque::new);
+        attached.backlog.resize_with(usize::from(workers), VecDeque::new);
         self.attached = Some(attached);
         self.link = true;
         is_new
@@ -255,11 +249,7 @@ impl Side {
         attached.incarnation = incarnation;
         attached.backlog.iter_mut().for_each(VecDeque::clear);
         self.fail_ops(out);
-        out.push(Output::Restarted {
-            ccb,
-            incarnation,
-            fresh: false,
-        });
+        out.push(Output::Restarted { ccb, incarnation, fresh: false });
         true
     }
 
@@ -267,10 +257,7 @@ impl Side {
     pub(super) fn fail_ops(&mut self, out: &mut Vec<Output>) {
         for (_, op) in std::mem::take(&mut self.ops) {
             if let Purpose::Release { reply } = op.purpose {
-                out.push(Output::Done {
-                    reply,
-                    result: OpOutcome::Gone,
-                });
+                out.push(Output::Done { reply, result: OpOutcome::Gone });
             }
         }
     }
@@ -296,20 +283,11 @@ impl Side {
         if backlog.len() >= BACKLOG {
             self.counts.commands_lost += 1;
             if let Purpose::Release { reply } = purpose {
-                out.push(Output::Done {
-                    reply,
-                    result: OpOutcome::Lost,
-                });
+                out.push(Output::Done { reply, result: OpOutcome::Lost });
             }
             return;
         }
-        self.ops.insert(
-            op,
-            OpenOp {
-                purpose,
-                sent_at: now,
-            },
-        );
+        self.ops.insert(op, OpenOp { purpose, sent_at: now });
         self.counts.commands += 1;
         backlog.push_back((command(op), blob.to_vec()));
         self.flush(worker, out);
@@ -326,10 +304,7 @@ impl Side {
             match sender.push(command, blob) {
                 Ok(wake) => {
                     if wake == Wake::Needed {
-                        out.push(Output::Wake {
-                            ccb: self.ccb,
-                            worker,
-                        });
+                        out.push(Output::Wake { ccb: self.ccb, worker });
                     }
                     backlog.pop_front();
                 }
@@ -343,10 +318,7 @@ impl Side {
 
     /// Pushes what waits for any worker.
     pub(super) fn flush_all(&mut self, out: &mut Vec<Output>) {
-        let workers = self
-            .attached
-            .as_ref()
-            .map_or(0, |attached| attached.commands.len());
+        let workers = self.attached.as_ref().map_or(0, |attached| attached.commands.len());
         for worker in 0..workers {
             self.flush(WorkerId(worker as u8), out);
         }
@@ -355,14 +327,8 @@ impl Side {
     /// The one completion of an operation.
     pub(super) fn complete(&mut self, op: u64, result: abi::OpResult, out: &mut Vec<Output>) {
         match self.ops.remove(&op) {
-            Some(OpenOp {
-                purpose: Purpose::Release { reply },
-                ..
-            }) => {
-                out.push(Output::Done {
-                    reply,
-                    result: OpOutcome::Done(result),
-                });
+            Some(OpenOp { purpose: Purpose::Release { reply }, .. }) => {
+                out.push(Output::Done { reply, result: OpOutcome::Done(result) });
             }
             Some(_) => {}
             None => self.counts.completions_stray += 1,
@@ -377,23 +343,12 @@ impl Side {
     /// Gives up operations whose completion was lost.
     pub(super) fn age_ops(&mut self, now: Instant, out: &mut Vec<Output>) {
         let is_old = |op: &OpenOp| now.since(op.sent_at).as_millis() >= u128::from(OP_LOST_MS);
-        let lost: Vec<u64> = self
-            .ops
-            .iter()
-            .filter(|(_, op)| is_old(op))
-            .map(|(id, _)| *id)
-            .collect();
+        let lost: Vec<u64> =
+            self.ops.iter().filter(|(_, op)| is_old(op)).map(|(id, _)| *id).collect();
         for id in lost {
             self.counts.commands_lost += 1;
-            if let Some(OpenOp {
-                purpose: Purpose::Release { reply },
-                ..
-            }) = self.ops.remove(&id)
-            {
-                out.push(Output::Done {
-                    reply,
-                    result: OpOutcome::Lost,
-                });
+            if let Some(OpenOp { purpose: Purpose::Release { reply }, .. }) = self.ops.remove(&id) {
+                out.push(Output::Done { reply, result: OpOutcome::Lost });
             }
         }
     }
@@ -410,20 +365,10 @@ impl Side {
         if !self.link {
             return;
         }
-        let workers = self
-            .attached
-            .as_ref()
-            .map_or(0, |attached| attached.commands.len());
+        let workers = self.attached.as_ref().map_or(0, |attached| attached.commands.len());
         for worker in 0..workers {
             let command = |op| Command::Forget { op, agent, epoch };
-            self.send(
-                now,
-                WorkerId(worker as u8),
-                Purpose::Forget,
-                &[],
-                command,
-                out,
-            );
+            self.send(now, WorkerId(worker as u8), Purpose::Forget, &[], command, out);
         }
     }
 
@@ -438,19 +383,28 @@ impl Side {
             }
         }
         for (slot, epoch) in self.slots.leaving.clone() {
-            let registered = region
-                .registrations()
-                .read(slot)
-                .is_some_and(|row| row.is_registered());
+            let registered =
+                region.registrations().read(slot).is_some_and(|row| row.is_registered());
             if registered {
                 self.forget(now, slot, epoch, out);
-            } else if is_idle(&region, slot) {
-                region.agents().write(slot, &AgentRow::default());
-                self.slots.leaving.remove(&slot);
-                self.slots.free.push_back(slot);
+            } else {
+                self.free_if_left(&region, slot);
             }
         }
         self.age_ops(now, out);
+    }
+
+    /// Frees the slot of a login that is over once neither registration nor lease holds it.
+    pub(super) fn free_if_left(&mut self, region: &Region, slot: AgentSlot) {
+        let is_held = || {
+            let row = region.registrations().read(slot);
+            row.is_none_or(|row| row.is_registered()) || !is_idle(region, slot)
+        };
+        if self.slots.leaving.contains_key(&slot) && !is_held() {
+            region.agents().write(slot, &AgentRow::default());
+            self.slots.leaving.remove(&slot);
+            self.slots.free.push_back(slot);
+        }
     }
 
     /// Frees the slot of a row that nobody's login is in, at once or when it is idle.

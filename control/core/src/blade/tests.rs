@@ -45,12 +45,8 @@ impl Plane {
             region.locations().write(LocationId(id as u8), &row);
         }
         let plane = Plane {
-            events: (0..WORKERS)
-                .map(|w| region.event_sender(WorkerId(w)))
-                .collect(),
-            commands: (0..WORKERS)
-                .map(|w| region.command_receiver(WorkerId(w)))
-                .collect(),
+            events: (0..WORKERS).map(|w| region.event_sender(WorkerId(w))).collect(),
+            commands: (0..WORKERS).map(|w| region.command_receiver(WorkerId(w))).collect(),
             region,
         };
         plane.start(now);
@@ -58,18 +54,12 @@ impl Plane {
     }
 
     fn start(&self, now: Instant) {
-        self.region
-            .header()
-            .start_data_plane(Process::default(), now);
-        self.region
-            .header()
-            .set_data_plane_state(DataPlaneState::Running);
+        self.region.header().start_data_plane(Process::default(), now);
+        self.region.header().set_data_plane_state(DataPlaneState::Running);
     }
 
     fn event(&mut self, worker: usize, event: Event, blob: &[u8]) {
-        let _wake = self.events[worker]
-            .push(&event, blob, Class::Call)
-            .expect("there is room");
+        let _wake = self.events[worker].push(&event, blob, Class::Call).expect("there is room");
     }
 
     fn commands(&mut self, worker: usize) -> Vec<(Command, Vec<u8>)> {
@@ -92,39 +82,20 @@ impl Plane {
         row.set_addr(addr);
         self.region.registrations().write(slot, &row);
         let location = LocationId(0);
-        let event = Event::Registered {
-            agent: slot,
-            epoch,
-            location,
-            addr,
-            expires_ms: 3_600_000,
-        };
+        let event = Event::Registered { agent: slot, epoch, location, addr, expires_ms: 3_600_000 };
         self.event(1, event, &[]);
     }
 
     fn unregister(&mut self, slot: AgentSlot) {
         let epoch = self.region.registrations().read(slot).expect("a row").epoch;
-        self.region
-            .registrations()
-            .write(slot, &RegistrationRow::default());
+        self.region.registrations().write(slot, &RegistrationRow::default());
         let cause = UnregisterCause::Expired;
-        self.event(
-            1,
-            Event::Unregistered {
-                agent: slot,
-                epoch,
-                cause,
-            },
-            &[],
-        );
+        self.event(1, Event::Unregistered { agent: slot, epoch, cause }, &[]);
     }
 
     /// Writes a call of two agents and, but for what tables alone must tell, its event.
     fn call(&mut self, slot: u32, state: CallState, agents: [AgentSlot; 2], with_event: bool) {
-        let call = CallRef {
-            slot,
-            generation: 7,
-        };
+        let call = CallRef { slot, generation: 7 };
         let row = CallRow {
             state: state.into(),
             generation: 7,
@@ -151,12 +122,7 @@ impl Plane {
         }
         self.region.calls().write(slot, &row);
         if with_event {
-            let event = Event::CallChanged {
-                call,
-                serial: 777,
-                state,
-                cause: 0,
-            };
+            let event = Event::CallChanged { call, serial: 777, state, cause: 0 };
             self.event(0, event, &[]);
         }
     }
@@ -177,16 +143,9 @@ impl World {
     }
 
     fn with(now: Instant, planes: Vec<Plane>) -> World {
-        let ids: Vec<CcbId> = planes
-            .iter()
-            .map(|plane| plane.region.layout().ccb)
-            .collect();
-        let mut world = World {
-            now,
-            blade: Blade::new(now, Process::default(), &ids),
-            planes,
-            sockets: 0,
-        };
+        let ids: Vec<CcbId> = planes.iter().map(|plane| plane.region.layout().ccb).collect();
+        let mut world =
+            World { now, blade: Blade::new(now, Process::default(), &ids), planes, sockets: 0 };
         world.give(Input::Provision(provision()));
         world.attach_all();
         world
@@ -196,10 +155,7 @@ impl World {
         let mut all = Vec::new();
         for plane in 0..self.planes.len() {
             let region = self.planes[plane].region.clone();
-            all.extend(self.give(Input::Attached {
-                ccb: region.layout().ccb,
-                region,
-            }));
+            all.extend(self.give(Input::Attached { ccb: region.layout().ccb, region }));
         }
         all
     }
@@ -232,9 +188,7 @@ impl World {
     ) -> (Result<Granted, LoginRefusal>, Vec<Output>) {
         let request = Box::new(request(agent, epoch, force));
         let mut out = self.give(Input::Login { reply: 9, request });
-        let at = out
-            .iter()
-            .position(|one| matches!(one, Output::Login { .. }));
+        let at = out.iter().position(|one| matches!(one, Output::Login { .. }));
         match out.remove(at.expect("each login is answered")) {
             Output::Login { reply: 9, result } => (result, out),
             other => panic!("{other:?}"),
@@ -276,27 +230,16 @@ impl World {
     }
 
     fn status(&self, ccb: u16) -> CcbStatus {
-        self.blade
-            .cdm()
-            .ccb(CcbId(ccb))
-            .expect("it is known")
-            .status
+        self.blade.cdm().ccb(CcbId(ccb)).expect("it is known").status
     }
 
     fn view(&self, login: LoginKey) -> LoginView {
-        self.blade
-            .logins()
-            .find(|view| view.login == login)
-            .expect("it stands")
+        self.blade.logins().find(|view| view.login == login).expect("it stands")
     }
 
     /// Another control process takes over the regions, as after a kill.
     fn restart_control(&mut self) -> Vec<Output> {
-        let ids: Vec<CcbId> = self
-            .planes
-            .iter()
-            .map(|one| one.region.layout().ccb)
-            .collect();
+        let ids: Vec<CcbId> = self.planes.iter().map(|one| one.region.layout().ccb).collect();
         self.blade = Blade::new(self.now, Process::default(), &ids);
         let mut out = self.give(Input::Provision(provision()));
         out.extend(self.attach_all());
@@ -306,11 +249,7 @@ impl World {
 
 fn provision() -> Provision {
     Provision {
-        tenants: vec![TenantRecord {
-            id: TENANT,
-            name: "demo".into(),
-            realm: "r".into(),
-        }],
+        tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: "r".into() }],
         trunks: vec![TrunkRecord {
             tenant: TENANT,
             name: "t".into(),
@@ -339,10 +278,7 @@ fn request(agent: u64, epoch: u32, force: bool) -> LoginRequest {
         eligible: vec![CcbId(1), CcbId(2)],
         location: "local".into(),
         force,
-        ha1: Ha1 {
-            md5: [agent as u8; 16],
-            sha256: [epoch as u8; 32],
-        },
+        ha1: Ha1 { md5: [agent as u8; 16], sha256: [epoch as u8; 32] },
     }
 }
 
@@ -355,18 +291,12 @@ fn desk_messages(out: &[Output], to: u64) -> Vec<DeskMessage> {
 }
 
 fn call_events(out: &[Output], to: u64) -> Vec<(CallEvent, String, bool)> {
-    let messages = desk_messages(out, to)
-        .into_iter()
-        .filter_map(|message| match message {
-            DeskMessage::Call {
-                event,
-                party,
-                incoming,
-                serial: 777,
-                ..
-            } => Some((event, party, incoming)),
-            _ => None,
-        });
+    let messages = desk_messages(out, to).into_iter().filter_map(|message| match message {
+        DeskMessage::Call { event, party, incoming, serial: 777, .. } => {
+            Some((event, party, incoming))
+        }
+        _ => None,
+    });
     messages.collect()
 }
 
@@ -384,44 +314,23 @@ fn a_login_goes_the_steps_from_511_to_515() {
     let region = world.planes[0].region.clone();
     let granted = world.granted(1001, 1);
     assert_eq!(world.counts(1), (0, 0, 1));
-    let (slot, row) = region
-        .agents()
-        .find_number(TENANT, b"1001")
-        .expect("it is found");
-    assert_eq!(
-        region.agents().find_user(b"1001.demo").map(|found| found.0),
-        Some(slot)
-    );
+    let (slot, row) = region.agents().find_number(TENANT, b"1001").expect("it is found");
+    assert_eq!(region.agents().find_user(b"1001.demo").map(|found| found.0), Some(slot));
     assert_eq!((row.state(), row.login_epoch), (AgentState::LoggedIn, 1));
     let secret = region.secrets().read(slot).expect("a row");
-    assert_eq!(
-        (secret.epoch, secret.ha1_md5, secret.ha1_sha256),
-        (1, [233; 16], [1; 32])
-    );
+    assert_eq!((secret.epoch, secret.ha1_md5, secret.ha1_sha256), (1, [233; 16], [1; 32]));
     assert_eq!(world.view(granted.login).state, "granted");
 
     world.register(granted);
-    assert_eq!(
-        (world.counts(1), world.view(granted.login).state),
-        ((0, 1, 0), "registered")
-    );
+    assert_eq!((world.counts(1), world.view(granted.login).state), ((0, 1, 0), "registered"));
     let (socket, out) = world.attach_desk(granted.login);
     let address = SocketAddr::from(([10, 9, 9, 9], 5062));
     assert_eq!(
         desk_messages(&out, socket),
-        [
-            DeskMessage::PhoneRegistered { address },
-            DeskMessage::LoginProgress { complete: true }
-        ]
+        [DeskMessage::PhoneRegistered { address }, DeskMessage::LoginProgress { complete: true }]
     );
-    assert_eq!(
-        (world.counts(1), world.view(granted.login).state),
-        ((1, 0, 0), "online")
-    );
-    assert_eq!(
-        region.agents().read(slot).expect("a row").cti_state(),
-        CtiState::Connected
-    );
+    assert_eq!((world.counts(1), world.view(granted.login).state), ((1, 0, 0), "online"));
+    assert_eq!(region.agents().read(slot).expect("a row").cti_state(), CtiState::Connected);
 
     let out = world.give(Input::DeskExit { socket });
     let ended = desk_messages(&out, socket);
@@ -443,10 +352,7 @@ fn the_desk_may_come_before_the_phone() {
     let mut world = World::new(1);
     let granted = world.granted(1001, 1);
     let (socket, out) = world.attach_desk(granted.login);
-    assert_eq!(
-        desk_messages(&out, socket),
-        [DeskMessage::LoginProgress { complete: false }]
-    );
+    assert_eq!(desk_messages(&out, socket), [DeskMessage::LoginProgress { complete: false }]);
     assert_eq!(
         (world.counts(1), world.view(granted.login).state),
         ((0, 0, 1), "waiting_for_phone")
@@ -464,29 +370,17 @@ fn thirty_seconds_without_the_websocket_end_the_login() {
     let mut world = World::new(1);
     let (granted, socket) = world.online(1001, 1);
     world.give(Input::DeskLost { socket });
-    assert_eq!(
-        (world.counts(1), world.view(granted.login).state),
-        ((1, 0, 0), "lost")
-    );
+    assert_eq!((world.counts(1), world.view(granted.login).state), ((1, 0, 0), "lost"));
     world.pass(29_000);
     assert!(world.blade.is_alive(granted.login));
     let (again, out) = world.attach_desk(granted.login);
-    assert_eq!(
-        desk_messages(&out, again),
-        [DeskMessage::LoginProgress { complete: true }]
-    );
+    assert_eq!(desk_messages(&out, again), [DeskMessage::LoginProgress { complete: true }]);
     world.pass(60_000);
     assert!(world.blade.is_alive(granted.login));
     world.give(Input::DeskLost { socket: again });
     let out = world.pass(31_500);
     assert!(
-        out.iter().any(|one| matches!(
-            one,
-            Output::Ended {
-                end: End::DeskAway,
-                ..
-            }
-        )),
+        out.iter().any(|one| matches!(one, Output::Ended { end: End::DeskAway, .. })),
         "{out:?}"
     );
     assert_eq!(world.counts(1), (0, 0, 0));
@@ -501,10 +395,7 @@ fn an_expired_registration_counts_down_and_may_come_back() {
     let out = world.give(Input::Pump);
     assert_eq!(
         desk_messages(&out, socket),
-        [
-            DeskMessage::PhoneLost,
-            DeskMessage::LoginProgress { complete: false }
-        ]
+        [DeskMessage::PhoneLost, DeskMessage::LoginProgress { complete: false }]
     );
     assert_eq!(world.counts(1), (0, 0, 0));
     world.pass(120_000);
@@ -552,17 +443,11 @@ fn the_newest_login_wins_and_the_older_desk_is_told() {
     assert_eq!(desk_messages(&out, socket), [DeskMessage::Replaced]);
     assert!(out.iter().any(|one| matches!(
         one,
-        Output::DeskClosed {
-            reason: CloseReason::Ended(End::Replaced),
-            ..
-        }
+        Output::DeskClosed { reason: CloseReason::Ended(End::Replaced), .. }
     )));
     assert!(!world.blade.is_alive(first.login) && world.blade.is_alive(second.login));
     let region = &world.planes[usize::from(second.ccb.0) - 1].region;
-    let (slot, row) = region
-        .agents()
-        .find_number(TENANT, b"1001")
-        .expect("it is found");
+    let (slot, row) = region.agents().find_number(TENANT, b"1001").expect("it is found");
     assert_eq!((slot, row.login_epoch), (world.slot(second.login), 2));
     let (late, out) = world.attach_desk(first.login);
     assert!(matches!(
@@ -589,24 +474,13 @@ fn an_agent_in_a_call_is_replaced_only_by_force() {
     assert_ne!(world.slot(second.login), slot);
     // The old slot is kept until its call and its registration are gone.
     world.pass(5_000);
-    assert_eq!(
-        region.agents().read(slot).expect("a row").state(),
-        AgentState::LoggedOut
-    );
-    region
-        .registrations()
-        .write(slot, &RegistrationRow::default());
+    assert_eq!(region.agents().read(slot).expect("a row").state(), AgentState::LoggedOut);
+    region.registrations().write(slot, &RegistrationRow::default());
     world.pass(2_000);
-    assert_eq!(
-        region.agents().read(slot).expect("a row").state(),
-        AgentState::LoggedOut
-    );
+    assert_eq!(region.agents().read(slot).expect("a row").state(), AgentState::LoggedOut);
     assert!(leases.release(slot, Medium::Voice, CcbId(1), counter));
     world.pass(2_000);
-    assert_eq!(
-        region.agents().read(slot).expect("a row").state(),
-        AgentState::Empty
-    );
+    assert_eq!(region.agents().read(slot).expect("a row").state(), AgentState::Empty);
 }
 
 #[test]
@@ -643,22 +517,13 @@ fn a_ccb_that_gives_no_sign_of_life_is_down_and_comes_back() {
         out.extend(world.give(Input::Timeout));
     }
     assert_eq!(world.status(1), CcbStatus::Down);
-    assert!(out.iter().any(|one| matches!(
-        one,
-        Output::Ccb {
-            is: CcbStatus::Down,
-            ..
-        }
-    )));
+    assert!(out.iter().any(|one| matches!(one, Output::Ccb { is: CcbStatus::Down, .. })));
     assert_eq!(world.login(1001, 1, false).0, Err(LoginRefusal::NoCcb));
     world.pass(500);
     assert_eq!(world.status(1), CcbStatus::Normal);
     world.give(Input::Gone { ccb: CcbId(1) });
     assert_eq!(world.status(1), CcbStatus::Down);
-    world.planes[0]
-        .region
-        .header()
-        .set_data_plane_state(DataPlaneState::Draining);
+    world.planes[0].region.header().set_data_plane_state(DataPlaneState::Draining);
     world.attach_all();
     assert_eq!(world.status(1), CcbStatus::Draining);
     assert_eq!(world.login(1001, 1, false).0, Err(LoginRefusal::NoCcb));
@@ -676,20 +541,14 @@ fn desks_see_their_call_from_both_ends_and_its_record_is_acknowledged_last() {
         (CallState::Ringing, Some(Delivered), Some(Delivered)),
         (CallState::Ringing, None, None),
         (CallState::Answered, Some(Established), Some(Established)),
-        (
-            CallState::Ended,
-            Some(ConnectionCleared),
-            Some(ConnectionCleared),
-        ),
+        (CallState::Ended, Some(ConnectionCleared), Some(ConnectionCleared)),
     ];
     for (state, to_a, to_b) in table {
         world.planes[0].call(1, state, agents, true);
         let out = world.give(Input::Pump);
         let seen = |desk, party: &str, incoming, event: Option<CallEvent>| {
-            let expected: Vec<_> = event
-                .map(|event| (event, party.to_owned(), incoming))
-                .into_iter()
-                .collect();
+            let expected: Vec<_> =
+                event.map(|event| (event, party.to_owned(), incoming)).into_iter().collect();
             assert_eq!(call_events(&out, desk), expected, "{state:?}");
         };
         seen(a_desk, "1002", false, to_a);
@@ -699,24 +558,15 @@ fn desks_see_their_call_from_both_ends_and_its_record_is_acknowledged_last() {
         if let [record] = &records[..] {
             assert_eq!((record.serial, record.legs.len()), (777, 2));
             assert_eq!(record.legs[1].login, Some(b.login));
-            assert_eq!(
-                (record.legs[0].packets_in, record.legs[1].packets_in),
-                (10, 11)
-            );
+            assert_eq!((record.legs[0].packets_in, record.legs[1].packets_in), (10, 11));
         }
     }
-    let call = CallRef {
-        slot: 1,
-        generation: 7,
-    };
+    let call = CallRef { slot: 1, generation: 7 };
     let region = world.planes[0].region.clone();
     assert!(!region.calls().is_acknowledged(call));
     world.pass(5_000);
     assert!(!region.calls().is_acknowledged(call));
-    world.give(Input::Recorded {
-        ccb: CcbId(1),
-        call,
-    });
+    world.give(Input::Recorded { ccb: CcbId(1), call });
     assert!(region.calls().is_acknowledged(call));
     assert!(world.blade.calls(CcbId(1)).is_empty());
 }
@@ -729,26 +579,13 @@ fn a_missed_event_is_mended_from_the_tables() {
     let agents = [world.slot(a.login), world.slot(b.login)];
     world.planes[0].call(1, CallState::Ringing, agents, false);
     // The ring overflows: what is refused leaves a gap in the numbers.
-    let call = CallRef {
-        slot: 0,
-        generation: 0,
-    };
-    let event = Event::SourceRefused {
-        call,
-        leg: 0,
-        addr: SocketAddr::from(([1, 1, 1, 1], 1)),
-    };
-    while world.planes[0].events[0]
-        .push(&event, &[], Class::Call)
-        .is_ok()
-    {}
+    let call = CallRef { slot: 0, generation: 0 };
+    let event = Event::SourceRefused { call, leg: 0, addr: SocketAddr::from(([1, 1, 1, 1], 1)) };
+    while world.planes[0].events[0].push(&event, &[], Class::Call).is_ok() {}
     world.give(Input::Pump);
     world.planes[0].event(0, event, &[]);
     let out = world.give(Input::Pump);
-    assert_eq!(
-        call_events(&out, a_desk),
-        [(CallEvent::Delivered, "1002".to_owned(), false)]
-    );
+    assert_eq!(call_events(&out, a_desk), [(CallEvent::Delivered, "1002".to_owned(), false)]);
     let view = world.blade.ccbs().next().expect("one CCB");
     assert_eq!(view.counts.events_missed, 1);
 }
@@ -780,10 +617,7 @@ fn control_that_restarts_finds_everything_in_the_tables() {
     assert_eq!(world.view(phone_only.login).state, "registered");
     assert_eq!(world.blade.calls(CcbId(1)).len(), 1);
     let (desk, out) = world.attach_desk(a.login);
-    assert_eq!(
-        call_events(&out, desk),
-        [(CallEvent::Established, "1002".to_owned(), false)]
-    );
+    assert_eq!(call_events(&out, desk), [(CallEvent::Established, "1002".to_owned(), false)]);
     world.pass(32_000);
     assert!(world.blade.is_alive(a.login) && world.blade.is_alive(phone_only.login));
     assert!(!world.blade.is_alive(b.login), "its desk did not come back");
@@ -804,10 +638,7 @@ fn a_grant_that_was_cut_short_is_cleaned_up() {
     assert!(!world.blade.is_alive(granted.login));
     assert_eq!(region.agents().find_user(b"1001.demo"), None);
     world.pass(1_500);
-    assert_eq!(
-        region.agents().read(slot).expect("a row").state(),
-        AgentState::Empty
-    );
+    assert_eq!(region.agents().read(slot).expect("a row").state(), AgentState::Empty);
 }
 
 #[test]
@@ -817,32 +648,14 @@ fn a_fresh_region_is_filled_again_and_a_restart_is_told() {
     world.give(Input::Gone { ccb: CcbId(1) });
     world.planes[0] = Plane::new(1, world.now);
     let out = world.attach_all();
-    assert!(
-        out.iter()
-            .any(|one| matches!(one, Output::Restarted { fresh: true, .. }))
-    );
+    assert!(out.iter().any(|one| matches!(one, Output::Restarted { fresh: true, .. })));
     assert!(desk_messages(&out, socket).contains(&DeskMessage::PhoneLost));
     let region = world.planes[0].region.clone();
-    let (slot, row) = region
-        .agents()
-        .find_user(b"1001.demo")
-        .expect("it is written again");
+    let (slot, row) = region.agents().find_user(b"1001.demo").expect("it is written again");
     assert_eq!((row.login_epoch, row.cti_state()), (1, CtiState::Connected));
-    assert_eq!(
-        region.secrets().read(slot).expect("a row").ha1_md5,
-        [233; 16]
-    );
-    assert_eq!(
-        region.tenants().read(0).expect("a row").name().as_str(),
-        "demo"
-    );
-    assert!(
-        region
-            .trunks()
-            .read(0)
-            .expect("a row")
-            .contains([10, 1, 9, 9].into())
-    );
+    assert_eq!(region.secrets().read(slot).expect("a row").ha1_md5, [233; 16]);
+    assert_eq!(region.tenants().read(0).expect("a row").name().as_str(), "demo");
+    assert!(region.trunks().read(0).expect("a row").contains([10, 1, 9, 9].into()));
     world.register(granted);
     assert_eq!(world.counts(1), (1, 0, 0));
 }
@@ -855,35 +668,19 @@ fn a_data_plane_that_restarts_on_its_region_keeps_logins_and_fails_open_ops() {
     let agents = [world.slot(a.login), world.slot(b.login)];
     world.planes[0].call(1, CallState::Answered, agents, true);
     world.give(Input::Pump);
-    let call = CallRef {
-        slot: 1,
-        generation: 7,
-    };
+    let call = CallRef { slot: 1, generation: 7 };
     let ccb = CcbId(1);
-    let out = world.give(Input::Release {
-        reply: 4,
-        ccb,
-        call,
-    });
+    let out = world.give(Input::Release { reply: 4, ccb, call });
     assert!(out.iter().all(|one| !matches!(one, Output::Done { .. })));
     let out = world.give(Input::Gone { ccb });
-    assert!(out.iter().any(|one| matches!(
-        one,
-        Output::Done {
-            reply: 4,
-            result: OpOutcome::Gone
-        }
-    )));
+    assert!(
+        out.iter().any(|one| matches!(one, Output::Done { reply: 4, result: OpOutcome::Gone }))
+    );
     world.planes[0].start(world.now);
     let out = world.attach_all();
-    assert!(out.iter().any(|one| matches!(
-        one,
-        Output::Restarted {
-            fresh: false,
-            incarnation: 2,
-            ..
-        }
-    )));
+    assert!(
+        out.iter().any(|one| matches!(one, Output::Restarted { fresh: false, incarnation: 2, .. }))
+    );
     assert_eq!(world.counts(1), (2, 0, 0));
     // The new data plane ends what the old one left; no event is needed for it to be seen.
     world.planes[0].call(1, CallState::Ended, agents, false);
@@ -902,74 +699,25 @@ fn a_command_has_one_completion() {
     world.planes[0].call(1, CallState::Answered, agents, true);
     world.give(Input::Pump);
     let ccb = CcbId(1);
-    let unknown = CallRef {
-        slot: 1,
-        generation: 8,
-    };
-    let out = world.give(Input::Release {
-        reply: 1,
-        ccb,
-        call: unknown,
-    });
-    assert!(matches!(
-        out[..],
-        [Output::Done {
-            reply: 1,
-            result: OpOutcome::Unknown
-        }]
-    ));
-    let call = CallRef {
-        slot: 1,
-        generation: 7,
-    };
-    world.give(Input::Release {
-        reply: 2,
-        ccb,
-        call,
-    });
+    let unknown = CallRef { slot: 1, generation: 8 };
+    let out = world.give(Input::Release { reply: 1, ccb, call: unknown });
+    assert!(matches!(out[..], [Output::Done { reply: 1, result: OpOutcome::Unknown }]));
+    let call = CallRef { slot: 1, generation: 7 };
+    world.give(Input::Release { reply: 2, ccb, call });
     let commands = world.planes[0].commands(0);
-    let [(Command::Release { op, .. }, _)] = commands[..] else {
-        panic!("{commands:?}")
-    };
+    let [(Command::Release { op, .. }, _)] = commands[..] else { panic!("{commands:?}") };
     for _ in 0..2 {
-        world.planes[0].event(
-            0,
-            Event::Done {
-                op,
-                result: OpResult::Ok,
-            },
-            &[],
-        );
+        world.planes[0].event(0, Event::Done { op, result: OpResult::Ok }, &[]);
     }
     let out = world.give(Input::Pump);
-    let done = out
-        .iter()
-        .filter(|one| matches!(one, Output::Done { reply: 2, .. }))
-        .count();
+    let done = out.iter().filter(|one| matches!(one, Output::Done { reply: 2, .. })).count();
     assert_eq!(done, 1);
-    assert_eq!(
-        world
-            .blade
-            .ccbs()
-            .next()
-            .expect("one CCB")
-            .counts
-            .completions_stray,
-        1
-    );
-    world.give(Input::Release {
-        reply: 3,
-        ccb,
-        call,
-    });
+    assert_eq!(world.blade.ccbs().next().expect("one CCB").counts.completions_stray, 1);
+    world.give(Input::Release { reply: 3, ccb, call });
     let out = world.pass(12_000);
-    assert!(out.iter().any(|one| matches!(
-        one,
-        Output::Done {
-            reply: 3,
-            result: OpOutcome::Lost
-        }
-    )));
+    assert!(
+        out.iter().any(|one| matches!(one, Output::Done { reply: 3, result: OpOutcome::Lost }))
+    );
 }
 
 #[test]
@@ -983,60 +731,24 @@ fn a_number_that_is_no_agents_goes_by_its_prefix_and_no_trunk_may_use_a_trunk() 
         (b"95555", Party::Trunk(0), None),
     ];
     for (at, (number, caller, expected)) in table.into_iter().enumerate() {
-        let call = CallRef {
-            slot: at as u32,
-            generation: 1,
-        };
+        let call = CallRef { slot: at as u32, generation: 1 };
         let (op, location) = (at as u64 + 50, LocationId(0));
         world.planes[0].event(
             0,
-            Event::Asked {
-                op,
-                call,
-                tenant: TENANT,
-                caller,
-                location,
-            },
+            Event::Asked { op, call, tenant: TENANT, caller, location },
             number,
         );
         world.give(Input::Pump);
         let commands = world.planes[0].commands(0);
         match (&commands[..], expected) {
             (
-                [
-                    (
-                        Command::Dial {
-                            ask,
-                            call: of,
-                            address,
-                            location,
-                            ..
-                        },
-                        blob,
-                    ),
-                ],
+                [(Command::Dial { ask, call: of, address, location, .. }, blob)],
                 Some((port, at)),
             ) => {
-                assert_eq!(
-                    (*ask, *of, address.port(), location.0),
-                    (op, call, port, at)
-                );
+                assert_eq!((*ask, *of, address.port(), location.0), (op, call, port, at));
                 assert_eq!(blob, number);
             }
-            (
-                [
-                    (
-                        Command::Reject {
-                            ask,
-                            call: of,
-                            status: 404,
-                            ..
-                        },
-                        _,
-                    ),
-                ],
-                None,
-            ) => {
+            ([(Command::Reject { ask, call: of, status: 404, .. }, _)], None) => {
                 assert_eq!((*ask, *of), (op, call));
             }
             other => panic!("{other:?}"),
@@ -1049,31 +761,18 @@ fn commands_wait_for_room_in_their_order() {
     let mut world = World::new(1);
     let agent = Party::Agent(AgentSlot(0), 1);
     for op in 0..40 {
-        let call = CallRef {
-            slot: 0,
-            generation: op as u32,
-        };
-        let event = Event::Asked {
-            op,
-            call,
-            tenant: TENANT,
-            caller: agent,
-            location: LocationId(0),
-        };
+        let call = CallRef { slot: 0, generation: op as u32 };
+        let event =
+            Event::Asked { op, call, tenant: TENANT, caller: agent, location: LocationId(0) };
         world.planes[0].event(0, event, b"9");
         world.give(Input::Pump);
     }
     let mut asks = Vec::new();
     for _ in 0..4 {
-        asks.extend(
-            world.planes[0]
-                .commands(0)
-                .into_iter()
-                .map(|(command, _)| match command {
-                    Command::Dial { ask, .. } => ask,
-                    other => panic!("{other:?}"),
-                }),
-        );
+        asks.extend(world.planes[0].commands(0).into_iter().map(|(command, _)| match command {
+            Command::Dial { ask, .. } => ask,
+            other => panic!("{other:?}"),
+        }));
         world.give(Input::Pump);
     }
     assert_eq!(asks, (0..40).collect::<Vec<_>>());
@@ -1083,23 +782,155 @@ fn commands_wait_for_room_in_their_order() {
 fn control_does_not_sleep_on_an_event() {
     let mut world = World::new(1);
     assert!(world.blade.fall_asleep());
-    let call = CallRef {
-        slot: 0,
-        generation: 0,
-    };
-    let event = Event::CallChanged {
-        call,
-        serial: 0,
-        state: CallState::Calling,
-        cause: 0,
-    };
-    let wake = world.planes[0].events[1]
-        .push(&event, &[], Class::Call)
-        .expect("there is room");
+    let call = CallRef { slot: 0, generation: 0 };
+    let event = Event::CallChanged { call, serial: 0, state: CallState::Calling, cause: 0 };
+    let wake = world.planes[0].events[1].push(&event, &[], Class::Call).expect("there is room");
     assert_eq!(wake, abi::Wake::Needed);
     assert!(!world.blade.fall_asleep());
-    let wake = world.planes[0].events[1]
-        .push(&event, &[], Class::Call)
-        .expect("there is room");
+    let wake = world.planes[0].events[1].push(&event, &[], Class::Call).expect("there is room");
     assert_eq!(wake, abi::Wake::NotNeeded);
+}
+
+#[test]
+fn a_full_ccb_takes_its_own_agents_again() {
+    let mut world = World::new(1);
+    for agent in 0..4 {
+        world.online(1001 + agent, 1);
+    }
+    assert_eq!(world.login(2000, 1, false).0, Err(LoginRefusal::NoCcb));
+    for epoch in 2..50 {
+        let (granted, _) = world.online(1001, epoch);
+        assert!(world.blade.is_alive(granted.login));
+        world.planes[0].commands(0);
+        world.planes[0].commands(1);
+        world.give(Input::Pump);
+    }
+    assert_eq!(world.counts(1), (4, 0, 0));
+}
+
+/// What must hold at any time, whatever happened.
+fn check(world: &World, seed: u64) {
+    for (ccb, side) in &world.blade.sides {
+        let here = || world.blade.logins.values().filter(|entry| entry.ccb == *ccb);
+        let online = here().filter(|entry| entry.login.is_online()).count();
+        assert_eq!(side.online as usize, online, "seed {seed}: online on {ccb}");
+        assert_eq!(side.by_slot.len(), here().count(), "seed {seed}: slots on {ccb}");
+        let region = side.region().expect("it was attached");
+        let agents = region.layout().agents as usize;
+        assert_eq!(side.slots.total() + side.by_slot.len(), agents, "seed {seed}: lost slots");
+        for entry in here() {
+            let user = entry.record.user.as_bytes();
+            let found = region.agents().find_user(user).map(|found| found.0);
+            assert_eq!(found, Some(entry.slot), "seed {seed}: index");
+        }
+    }
+    assert_eq!(world.blade.newest.len(), world.blade.logins.len(), "seed {seed}: two logins");
+    for login in world.blade.sockets.values() {
+        assert!(world.blade.is_alive(*login), "seed {seed}: a desk without login");
+    }
+}
+
+/// One random thing that agents, phones, desks or processes do.
+fn happen(world: &mut World, rng: &mut base::Rng, epochs: &mut [u32; 6]) {
+    let agent = rng.below(6);
+    let login = world.blade.login_of(TENANT, agent);
+    let place = login.map(|login| &world.blade.logins[&login]);
+    let place = place.map(|entry| (usize::from(entry.ccb.0) - 1, entry.slot));
+    let socket = 1 + rng.below(world.sockets + 1);
+    let plane = rng.below(2) as usize;
+    let ccb = CcbId(plane as u16 + 1);
+    match rng.below(14) {
+        0..=2 => {
+            epochs[agent as usize] += 1;
+            let _ = world.login(agent, epochs[agent as usize], rng.chance(30));
+        }
+        3..=4 => {
+            if let Some((plane, slot)) = place {
+                let now = world.now;
+                world.planes[plane].register(slot, now);
+            }
+        }
+        5 => {
+            if let Some((plane, slot)) = place {
+                world.planes[plane].unregister(slot);
+            }
+        }
+        6..=7 => {
+            if let Some(login) = login {
+                world.attach_desk(login);
+            }
+        }
+        8 => drop(world.give(Input::DeskLost { socket })),
+        9 => drop(world.give(Input::DeskExit { socket })),
+        10 => drop(world.pass(rng.below(40_000))),
+        11 => {
+            world.give(Input::Gone { ccb });
+            match rng.chance(50) {
+                true => world.planes[plane] = Plane::new(ccb.0, world.now),
+                false => world.planes[plane].start(world.now),
+            }
+            world.attach_all();
+        }
+        12 => drop(world.restart_control()),
+        _ => {
+            if let Some((plane, slot)) = place {
+                let leases = world.planes[plane].region.leases();
+                let purpose = abi::Purpose::Call;
+                let _ = leases.reserve(slot, Medium::Voice, CcbId(9), purpose, world.now);
+            }
+        }
+    }
+    obey_forget(world);
+    world.give(Input::Pump);
+}
+
+/// The data planes drop the registrations that they are told to, and complete the commands.
+fn obey_forget(world: &mut World) {
+    for plane in &mut world.planes {
+        for worker in 0..usize::from(WORKERS) {
+            for (command, _) in plane.commands(worker) {
+                if let Command::Forget { agent, epoch, .. } = command {
+                    let row = plane.region.registrations().read(agent).expect("a row");
+                    if row.is_registered() && row.epoch == epoch {
+                        plane.region.registrations().write(agent, &RegistrationRow::default());
+                    }
+                }
+                let event = Event::Done { op: command.op(), result: OpResult::Ok };
+                let _ = plane.events[worker].push(&event, &[], Class::Call);
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_nothing_leaks() {
+    for seed in 0..256 {
+        let mut rng = base::Rng::from_number(seed);
+        let mut world = World::new(2);
+        let mut epochs = [0; 6];
+        for _ in 0..120 {
+            happen(&mut world, &mut rng, &mut epochs);
+            check(&world, seed);
+        }
+        // Everybody goes home: no phone registers and no desk attaches any more.
+        for socket in 1..=world.sockets {
+            world.give(Input::DeskLost { socket });
+        }
+        for plane in &mut world.planes {
+            for slot in (0..4).map(AgentSlot) {
+                plane.region.registrations().write(slot, &RegistrationRow::default());
+            }
+        }
+        for _ in 0..40 {
+            world.pass(10_000);
+            obey_forget(&mut world);
+        }
+        check(&world, seed);
+        assert!(world.blade.logins.is_empty(), "seed {seed}: {:?}", world.blade.logins);
+        for (ccb, side) in &world.blade.sides {
+            assert_eq!(side.slots.available(), 4, "seed {seed}: slots of {ccb}");
+            let known = world.blade.cdm.ccb(*ccb).expect("it is known");
+            assert_eq!((known.load(), side.open_ops()), (0, 0), "seed {seed}: CCB {ccb}");
+        }
+    }
 }

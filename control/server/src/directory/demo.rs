@@ -63,9 +63,9 @@ impl Directory {
         }
         let (name, count) = (spec.tenant.clone(), spec.agents);
         let agents =
-            tokio::task::spawn_blocking(move || demo_agents(&name, tenant, count)).await.map_err(
-                |_| DirectoryError::Field("the hashes of the demo's passwords".into()),
-            )?;
+            tokio::task::spawn_blocking(move || demo_agents(&name, tenant, count))
+                .await
+                .map_err(|_| DirectoryError::Field("the hashes of the demo's passwords".into()))?;
         self.put_agents(tenant, &agents).await?;
         sqlx::query("DELETE FROM agents WHERE tenant_id = ? AND id >= ?")
             .bind(i64::from(tenant.0))
@@ -102,9 +102,7 @@ fn demo_agents(tenant_name: &str, tenant: TenantId, count: u32) -> Vec<Agent> {
             .map(|part| {
                 let indices = (part * share).min(count)..((part + 1) * share).min(count);
                 scope.spawn(move || {
-                    indices
-                        .map(|index| demo_agent(tenant_name, tenant, index))
-                        .collect::<Vec<_>>()
+                    indices.map(|index| demo_agent(tenant_name, tenant, index)).collect::<Vec<_>>()
                 })
             })
             .collect();

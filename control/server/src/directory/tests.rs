@@ -53,10 +53,7 @@ async fn the_demo_holds_what_its_spec_says() {
     assert_eq!(directory.reachable("east").await.expect("an answer"), [CcbId(1)]);
     assert_eq!(directory.reachable("west").await.expect("an answer"), []);
     let sbc = directory.addresses(CcbId(1), "east", AddressKind::Sbc).await.expect("an answer");
-    assert_eq!(
-        sbc,
-        [Address { host: "127.0.0.2".into(), port: 5061, transport: "udp".into() }]
-    );
+    assert_eq!(sbc, [Address { host: "127.0.0.2".into(), port: 5061, transport: "udp".into() }]);
     let provision = directory.provision().await.expect("an answer");
     assert_eq!(provision.tenants.len(), 1);
     assert_eq!(provision.trunks[0].net.to_string(), "10.0.0.0/8");

@@ -211,10 +211,7 @@ async fn release(State(app): State<App>, Path(call): Path<String>) -> Answer {
 }
 
 /// Releases a call of that CCB.
-async fn release_on(
-    State(app): State<App>,
-    Path((ccb, call)): Path<(u16, String)>,
-) -> Answer {
+async fn release_on(State(app): State<App>, Path((ccb, call)): Path<(u16, String)>) -> Answer {
     release_call(&app, CcbId(ccb), call_ref(&call)?).await
 }
 

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 
 use super::{ApiError, App};
 use crate::owner::{Ask, DESK_MESSAGES, ToDesk};
+use crate::records;
 use crate::secret::Secret;
 
 /// The version of the messages.
@@ -223,12 +224,7 @@ async fn talk(
     }
 }
 
-async fn answer(
-    app: &App,
-    ws: &mut WebSocket,
-    socket: u64,
-    text: &str,
-) -> Result<(), axum::Error> {
+async fn answer(app: &App, ws: &mut WebSocket, socket: u64, text: &str) -> Result<(), axum::Error> {
     match serde_json::from_str(text) {
         Ok(FromDesk::Exit) => {
             app.blade.tell(Ask::DeskExit { socket }).await;
@@ -271,7 +267,7 @@ fn body_of(message: DeskMessage) -> DeskBody {
         DeskMessage::LoggedOut { end } => DeskBody::LoggedOut { reason: end.name() },
         DeskMessage::Call { event, serial, party, incoming, cause } => {
             let direction = if incoming { "in" } else { "out" };
-            let call = CallBody { call: serial.to_string(), party, direction, cause };
+            let call = CallBody { call: records::serial_text(serial), party, direction, cause };
             match event {
                 CallEvent::Originated => DeskBody::Originated(call),
                 CallEvent::Delivered => DeskBody::Delivered(call),

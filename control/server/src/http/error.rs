@@ -1,4 +1,5 @@
 use axum::Json;
+use axum::extract::rejection::BytesRejection;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -47,6 +48,11 @@ impl ApiError {
     /// 400: the body, or that field of it, is not what it must be.
     pub fn malformed(field: Option<&'static str>, rule: impl Into<String>) -> Self {
         ApiError { field, ..Self::new(StatusCode::BAD_REQUEST, "malformed", rule) }
+    }
+
+    /// 413 or 400: the body is too long, or did not come.
+    pub fn unreadable(why: &BytesRejection) -> Self {
+        Self::new(why.status(), "unreadable", why.body_text())
     }
 
     /// 401: one and the same for each thing that may be wrong.

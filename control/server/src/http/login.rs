@@ -3,8 +3,7 @@
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::{IntoResponse, Response};
+use axum::extract::rejection::BytesRejection;
 use base::{CcbId, TenantId};
 use control_core::{AgentRecord, Ha1, LoginKey, LoginRefusal, LoginRequest};
 use md5::Md5;
@@ -13,7 +12,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::{App, ApiError};
+use super::{ApiError, App};
 use crate::directory::{Address, AddressKind, Agent, Identity, Tenant};
 use crate::secret::Secret;
 
@@ -27,7 +26,7 @@ const TOKEN_LIMIT: usize = 2048;
 const RETRY_AFTER_S: std::ops::RangeInclusive<u32> = 1..=3;
 
 /// `POST /v1/login`: who logs in, and where (S1-030, S1-031).
-#[derive(Clone, Debug, ToSchema)]
+#[derive(ToSchema)]
 #[schema(as = LoginRequest)]
 #[allow(dead_code, reason = "it documents the body, which is read field by field")]
 pub struct LoginBody {
@@ -153,29 +152,37 @@ pub struct PhoneAnswer {
         (status = 503, body = super::ErrorBody, description = "No CCB runs normally; Retry-After"),
     )
 )]
-pub async fn login(State(app): State<App>, body: Bytes) -> Response {
-    let mut response = match grant(&app, &body).await {
-        Ok(answer) => Json(answer).into_response(),
-        Err(error) => error.into_response(),
-    };
-    let close = header::HeaderValue::from_static("close");
-    response.headers_mut().insert(header::CONNECTION, close);
-    let no_store = header::HeaderValue::from_static("no-store");
-    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-    response
+pub async fn login(
+    State(app): State<App>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<LoginAnswer>, ApiError> {
+    let body = body.map_err(|why| ApiError::unreadable(&why))?;
+    grant(&app, &body).await.map(Json)
 }
 
 /// What a body asks for, once each field keeps its rule.
+#[derive(Debug)]
 struct Asked {
     proof: Proof,
     location: Option<String>,
     force: bool,
 }
 
+#[derive(Debug)]
 enum Proof {
-    Password { tenant: String, name: String, is_operator: bool, password: Secret },
+    Password {
+        tenant: String,
+        name: String,
+        is_operator: bool,
+        password: Secret,
+    },
     /// Names beside a token are not needed; those that are there must be the token's.
-    Token { token: Secret, tenant: Option<String>, agent: Option<String>, operator: Option<String> },
+    Token {
+        token: Secret,
+        tenant: Option<String>,
+        agent: Option<String>,
+        operator: Option<String>,
+    },
 }
 
 async fn grant(app: &App, body: &[u8]) -> Result<LoginAnswer, ApiError> {
@@ -362,10 +369,7 @@ async fn answer(
     let login = LoginKey { tenant: tenant.id, agent: agent.id, epoch };
     let token = app.tokens.sign(login, &tenant.name, ccb, &location);
     Ok(LoginAnswer {
-        ccb: CcbAnswer {
-            device_number: ccb.0,
-            addresses: addresses(AddressKind::Ccb).await?,
-        },
+        ccb: CcbAnswer { device_number: ccb.0, addresses: addresses(AddressKind::Ccb).await? },
         cti: CtiAnswer { url: url.unwrap_or_default(), addresses: cti },
         phone: PhoneAnswer {
             addresses: addresses(AddressKind::Sbc).await?,
@@ -471,10 +475,10 @@ mod tests {
             (r#"{"tenant":"t","agent":"a","password":"p","force":1}"#, Some("force")),
             (r#"{"tenant":"t","agent":"a","password":"p","location":[]}"#, Some("location")),
         ] {
-            let error = parse(body.as_bytes()).err().expect(body);
+            let error = parse(body.as_bytes()).expect_err(body);
             assert_eq!((error.code, error.field), ("malformed", field), "{body}");
         }
-        let asked = parse(br#"{"token":"x","location":null,"force":true}"#).ok().expect("valid");
+        let asked = parse(br#"{"token":"x","location":null,"force":true}"#).expect("valid");
         assert!(asked.force && asked.location.is_none());
     }
 }

@@ -23,8 +23,11 @@ fn command() -> impl Strategy<Value = Command> {
                 retry_after_s,
             }
         ),
-        (any::<(u64, u16)>(), call())
-            .prop_map(|((op, cause), call)| Command::Release { op, call, cause }),
+        (any::<(u64, u16)>(), call()).prop_map(|((op, cause), call)| Command::Release {
+            op,
+            call,
+            cause
+        }),
         any::<(u64, u32, u32)>().prop_map(|(op, agent, epoch)| Command::Forget {
             op,
             agent: AgentSlot(agent),

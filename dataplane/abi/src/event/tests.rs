@@ -68,8 +68,11 @@ fn event() -> impl Strategy<Value = Event> {
         }),
         (any::<u64>(), 0..5usize)
             .prop_map(move |(op, result)| Event::Done { op, result: results[result] }),
-        (any::<u8>(), call(), address())
-            .prop_map(|(leg, call, addr)| Event::SourceRefused { call, leg, addr }),
+        (any::<u8>(), call(), address()).prop_map(|(leg, call, addr)| Event::SourceRefused {
+            call,
+            leg,
+            addr
+        }),
     ]
 }
 

@@ -44,7 +44,9 @@ fn an_agent_is_found_by_what_its_row_says() {
 
 proptest! {
     #[test]
-    fn the_index_is_a_map(steps in proptest::collection::vec((0u32..16, 0u32..12, any::<bool>()), 0..400)) {
+    fn the_index_is_a_map(
+        steps in proptest::collection::vec((0u32..16, 0u32..12, any::<bool>()), 0..400),
+    ) {
         let region = Region::in_memory(crate::event::tests::layout());
         let agents = region.agents();
         let mut model = HashMap::<String, AgentSlot>::new();
@@ -90,7 +92,8 @@ fn a_full_index_says_so_and_still_answers() {
     let region = Region::in_memory(crate::event::tests::layout());
     let agents = region.agents();
     let users: Vec<String> = (0..80).map(|user| format!("user{user}")).collect();
-    let full = users.iter().map(|user| agents.index_insert(Key::User(user.as_bytes()), AgentSlot(1)));
+    let full =
+        users.iter().map(|user| agents.index_insert(Key::User(user.as_bytes()), AgentSlot(1)));
     assert_eq!(full.filter(Result::is_err).count(), 80 - capacity(16));
     assert_eq!(agents.find_user(b"nobody"), None);
     assert!(agents.index_remove(Key::User(b"user0"), AgentSlot(1)));

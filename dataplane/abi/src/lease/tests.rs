@@ -38,7 +38,10 @@ fn a_lease_goes_its_way_and_each_has_another_counter() {
     assert!(!leases.release(slot, medium, US, counter), "a late release hits nothing");
     assert_eq!(leases.reserve(slot, medium, THEM, Purpose::Call, now), Ok(counter + 1));
     assert!(!leases.release(slot, medium, THEM, counter));
-    assert_eq!(leases.reserve(AgentSlot(16), medium, US, Purpose::Call, now), Err(LeaseState::NoSuchSlot));
+    assert_eq!(
+        leases.reserve(AgentSlot(16), medium, US, Purpose::Call, now),
+        Err(LeaseState::NoSuchSlot)
+    );
     assert_eq!(leases.read(AgentSlot(u32::MAX), medium), LeaseState::NoSuchSlot);
 }
 
@@ -95,7 +98,11 @@ proptest! {
     }
 
     #[test]
-    fn any_word_can_be_read_and_tried(bits in any::<u64>(), now in any::<u64>(), counter in any::<u32>()) {
+    fn any_word_can_be_read_and_tried(
+        bits in any::<u64>(),
+        now in any::<u64>(),
+        counter in any::<u32>(),
+    ) {
         let word = AtomicU64::new(bits);
         let now = Instant::from_nanos(now);
         if let LeaseState::Reserved { since, .. } = word::read(&word) {

@@ -25,14 +25,20 @@ const SHAPE: Shape = Shape { slots: 8, blob_bytes: 64 };
 /// What the model does next.
 #[derive(Clone, Debug)]
 enum Step {
-    Push { value: u64, blob: Vec<u8>, room: Room },
+    Push {
+        value: u64,
+        blob: Vec<u8>,
+        room: Room,
+    },
     Pop,
     /// The producer is killed and another takes over.
     NewWriter,
     /// The producer is killed after it took a number.
     WriterDiesWithNumber,
     /// The producer is killed after it gave out blob bytes and wrote a slot, before it published.
-    WriterDiesBeforeHead { blob: u64 },
+    WriterDiesBeforeHead {
+        blob: u64,
+    },
     NewReader,
     /// The consumer is killed after it stored tail, before it gave the blob back.
     ReaderDiesAfterTail,
@@ -221,7 +227,8 @@ proptest! {
                     prop_assert!(blob.len() <= SHAPE.blob_bytes as usize);
                 }
             }
-            let _ = Writer::<_, Record>::attach(memory.clone(), SHAPE).push(&[3, 4], b"", Room::Most);
+            let mut other = Writer::<_, Record>::attach(memory.clone(), SHAPE);
+            let _ = other.push(&[3, 4], b"", Room::Most);
             let _ = Reader::<_, Record>::attach(memory.clone(), SHAPE).pop(&mut blob);
         }
         // Each pop takes at least one record or finds the end, so a drain is bounded.

@@ -9,10 +9,7 @@ fn at(ms: u64) -> Instant {
 }
 
 fn host(number: u16) -> Endpoint {
-    Endpoint {
-        ip: 0xffff_0a00_0000 + u128::from(number),
-        port: 4000 + number,
-    }
+    Endpoint { ip: 0xffff_0a00_0000 + u128::from(number), port: 4000 + number }
 }
 
 const SIGNALLED: u16 = 1;
@@ -166,13 +163,7 @@ fn the_lock_by_its_table() {
         for (number, step) in steps.iter().enumerate() {
             match *step {
                 Signal(ms, who) => latch.signal(at(ms), host(who)),
-                Mute(ms) => latch.signal(
-                    at(ms),
-                    Endpoint {
-                        ip: 0xffff_0000_0000,
-                        port: 4001,
-                    },
-                ),
+                Mute(ms) => latch.signal(at(ms), Endpoint { ip: 0xffff_0000_0000, port: 4001 }),
                 Packet(ms, who, sequence, expected) => assert_eq!(
                     latch.see(at(ms), host(who), 7, sequence),
                     expected,

@@ -10,17 +10,12 @@ fn at(ms: u64) -> Instant {
 
 fn planned(pool: &mut PortPool, now: Instant) -> Vec<(PairId, LocationId, u16)> {
     let mut binds = Vec::new();
-    pool.plan(now, &mut |pair, location, port| {
-        binds.push((pair, location, port))
-    });
+    pool.plan(now, &mut |pair, location, port| binds.push((pair, location, port)));
     binds
 }
 
 fn ips(texts: &[&str]) -> Vec<IpAddr> {
-    texts
-        .iter()
-        .map(|text| text.parse().expect("an address"))
-        .collect()
+    texts.iter().map(|text| text.parse().expect("an address")).collect()
 }
 
 #[test]
@@ -31,12 +26,7 @@ fn shares_cover_the_range_once() {
         ((30_000, 30_000), 1, &["127.0.0.1"], 0),
         ((30_000, 30_001), 3, &["127.0.0.1"], 1),
         ((65_534, 65_535), 1, &["::1"], 1),
-        (
-            (30_000, 30_019),
-            3,
-            &["127.0.0.1", "127.0.0.1", "127.0.0.2"],
-            10,
-        ),
+        ((30_000, 30_019), 3, &["127.0.0.1", "127.0.0.1", "127.0.0.2"], 10),
         ((30_010, 30_000), 1, &["127.0.0.1"], 0),
     ] {
         let ips = ips(locations);
@@ -50,11 +40,7 @@ fn shares_cover_the_range_once() {
             }
         }
         let addresses = ips.iter().collect::<HashSet<_>>().len();
-        assert_eq!(
-            seen.len(),
-            pairs_each * addresses,
-            "{ports:?} {workers} {locations:?}"
-        );
+        assert_eq!(seen.len(), pairs_each * addresses, "{ports:?} {workers} {locations:?}");
     }
 }
 
@@ -79,10 +65,7 @@ fn a_pair_rests_before_it_is_used_again() {
     assert!(!pool.release(PairId(0), at(100)), "it was given back");
     assert_eq!(pool.deadline(), Some(at(100 + REUSE_AFTER_MS)));
     assert_eq!(planned(&mut pool, at(99 + REUSE_AFTER_MS)), []);
-    assert_eq!(
-        planned(&mut pool, at(100 + REUSE_AFTER_MS)),
-        [(PairId(0), here, 30_000)]
-    );
+    assert_eq!(planned(&mut pool, at(100 + REUSE_AFTER_MS)), [(PairId(0), here, 30_000)]);
 }
 
 #[test]

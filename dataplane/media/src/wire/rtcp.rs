@@ -73,11 +73,7 @@ impl<'a> Rtcp<'a> {
             let len = HEADER + 4 * usize::from(u16::from_be_bytes([high, low]));
             let (packet, behind) = rest.split_at_checked(len)?;
             rest = behind;
-            Some(RtcpPacket {
-                packet_type,
-                count: first & 0x1f,
-                body: &packet[HEADER..],
-            })
+            Some(RtcpPacket { packet_type, count: first & 0x1f, body: &packet[HEADER..] })
         })
     }
 }
@@ -109,49 +105,22 @@ mod tests {
             ("report and bye", REPORT_AND_BYE.to_vec(), Ok(2)),
             ("report", REPORT_AND_BYE[..8].to_vec(), Ok(1)),
             ("empty", vec![], Err(RtcpError::Length)),
-            (
-                "a header alone",
-                vec![0x80, 201, 0, 0],
-                Err(RtcpError::Length),
-            ),
+            ("a header alone", vec![0x80, 201, 0, 0], Err(RtcpError::Length)),
             ("cut", REPORT_AND_BYE[..15].to_vec(), Err(RtcpError::Length)),
-            (
-                "a byte too many",
-                [&REPORT_AND_BYE[..], &[0]].concat(),
-                Err(RtcpError::Length),
-            ),
+            ("a byte too many", [&REPORT_AND_BYE[..], &[0]].concat(), Err(RtcpError::Length)),
             ("length too long", with(11, 2), Err(RtcpError::Length)),
             ("version 1 within", with(8, 0x41), Err(RtcpError::Version)),
-            (
-                "an RTP payload type",
-                with(1, 8),
-                Err(RtcpError::PacketType),
-            ),
-            (
-                "padding before the last",
-                with(0, 0xa0),
-                Err(RtcpError::Padding),
-            ),
+            ("an RTP payload type", with(1, 8), Err(RtcpError::PacketType)),
+            ("padding before the last", with(0, 0xa0), Err(RtcpError::Padding)),
             ("padded", padded, Ok(2)),
             ("odd padding", odd_padding, Err(RtcpError::Padding)),
             ("endless padding", endless_padding, Err(RtcpError::Padding)),
         ] {
-            assert_eq!(
-                Rtcp::parse(&bytes).map(|rtcp| rtcp.packets().count()),
-                expected,
-                "{name}"
-            );
+            assert_eq!(Rtcp::parse(&bytes).map(|rtcp| rtcp.packets().count()), expected, "{name}");
         }
         let rtcp = Rtcp::parse(&REPORT_AND_BYE).expect("it is valid");
         let bye = rtcp.packets().nth(1).expect("two packets");
-        assert_eq!(
-            bye,
-            RtcpPacket {
-                packet_type: 203,
-                count: 1,
-                body: &[0, 0, 0, 7]
-            }
-        );
+        assert_eq!(bye, RtcpPacket { packet_type: 203, count: 1, body: &[0, 0, 0, 7] });
     }
 
     proptest! {

@@ -43,9 +43,8 @@ impl<'a> Rtp<'a> {
         }
         let mut payload_start = FIXED + 4 * usize::from(first & 0x0f);
         if first & 0x10 != 0 {
-            let Some(&[_, _, high, low]) = bytes
-                .get(payload_start..)
-                .and_then(|rest| rest.first_chunk())
+            let Some(&[_, _, high, low]) =
+                bytes.get(payload_start..).and_then(|rest| rest.first_chunk())
             else {
                 return Err(RtpError::TooShort);
             };
@@ -61,11 +60,7 @@ impl<'a> Rtp<'a> {
         if payload_start + padding > bytes.len() {
             return Err(RtpError::TooShort);
         }
-        Ok(Rtp {
-            bytes,
-            payload_start,
-            payload_end: bytes.len() - padding,
-        })
+        Ok(Rtp { bytes, payload_start, payload_end: bytes.len() - padding })
     }
 
     /// The marker bit.
@@ -156,13 +151,7 @@ mod tests {
 
     #[test]
     fn lengths_and_versions() {
-        let plain = RtpHeader {
-            marker: true,
-            payload_type: 8,
-            sequence: 7,
-            timestamp: 9,
-            ssrc: 1,
-        };
+        let plain = RtpHeader { marker: true, payload_type: 8, sequence: 7, timestamp: 9, ssrc: 1 };
         let mut packet = plain.bytes().to_vec();
         packet.extend([0x55; 160]);
         let with = |index: usize, value: u8| {
@@ -184,27 +173,15 @@ mod tests {
             ("version 1", with(0, 0x40), Err(RtpError::Version)),
             ("stun", with(0, 0x00), Err(RtpError::Version)),
             ("15 sources", with(0, 0x8f), Ok(100)),
-            (
-                "sources missing",
-                with(0, 0x8f)[..71].to_vec(),
-                Err(RtpError::TooShort),
-            ),
+            ("sources missing", with(0, 0x8f)[..71].to_vec(), Err(RtpError::TooShort)),
             ("extension too long", with(0, 0x90), Err(RtpError::TooShort)),
-            (
-                "extension missing",
-                with(0, 0x90)[..15].to_vec(),
-                Err(RtpError::TooShort),
-            ),
+            ("extension missing", with(0, 0x90)[..15].to_vec(), Err(RtpError::TooShort)),
             ("padding 0", padded(0), Err(RtpError::TooShort)),
             ("padding 4", padded(4), Ok(156)),
             ("padding only", padded(160), Ok(0)),
             ("padding too long", padded(161), Err(RtpError::TooShort)),
         ] {
-            assert_eq!(
-                Rtp::parse(&bytes).map(|rtp| rtp.payload().len()),
-                expected,
-                "{name}"
-            );
+            assert_eq!(Rtp::parse(&bytes).map(|rtp| rtp.payload().len()), expected, "{name}");
         }
     }
 

@@ -1,0 +1,109 @@
+//! Debian's baresip as a phone that is configured from nothing but a login's answer.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::lab::{Host, Process, wait_for};
+
+pub struct Baresip {
+    pub process: Process,
+    folder: PathBuf,
+}
+
+/// What a phone recorded of the other side.
+#[derive(Debug)]
+pub struct Sound {
+    pub seconds: f64,
+    pub hz: f64,
+}
+
+impl Baresip {
+    /// A phone on `host` at `ip` that sends a tone. With `dial` it calls that number at once, else it
+    /// answers whoever calls.
+    pub fn start(
+        host: &Host,
+        ip: &str,
+        login: &Value,
+        tone_hz: u32,
+        dial: Option<&str>,
+        folder: &Path,
+    ) -> Baresip {
+        let folder = folder.join(format!("baresip-{ip}"));
+        fs::create_dir_all(&folder).expect("a folder");
+        let phone = &login["phone"];
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let sbc =
+            format!("{}:{}", text(&phone["addresses"][0]["host"]), phone["addresses"][0]["port"]);
+        let account = format!(
+            "<sip:{}@{sbc};transport=udp>;auth_user={};auth_pass={};regint=600;answermode={}\n",
+            text(&phone["user"]),
+            text(&phone["auth_user"]),
+            text(&phone["secret"]),
+            if dial.is_some() { "manual" } else { "auto" },
+        );
+        fs::write(folder.join("accounts"), account).expect("written");
+        fs::write(folder.join("contacts"), "").expect("written");
+        fs::write(folder.join("config"), config(ip, tone_hz, &folder)).expect("written");
+        let mut command = host.command("baresip");
+        command.arg("-f").arg(&folder).arg("-v");
+        if let Some(number) = dial {
+            let host = text(&phone["addresses"][0]["host"]);
+            command
+                .arg("-e")
+                .arg(format!("/dial sip:{number}@{host}:{}", phone["addresses"][0]["port"]));
+        }
+        let process = Process::start(&mut command, &folder, "baresip");
+        Baresip { process, folder }
+    }
+
+    /// Waits for a line of its log.
+    pub fn expect(&mut self, limit: Duration, line: &str) {
+        let seen = wait_for(limit, || self.process.output().contains(line).then_some(()));
+        assert!(seen.is_some(), "baresip did not say {line:?}:\n{}", self.process.output());
+    }
+
+    /// Ends it, and measures what it heard.
+    pub fn heard(&mut self) -> Sound {
+        self.process.stop();
+        let recorded = fs::read_dir(&self.folder)
+            .expect("readable")
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| path.to_string_lossy().ends_with("-dec.wav"))
+            .max_by_key(|path| fs::metadata(path).map_or(0, |file| file.len()));
+        let recorded =
+            recorded.unwrap_or_else(|| panic!("nothing recorded:\n{}", self.process.output()));
+        measure(&fs::read(recorded).expect("readable"))
+    }
+}
+
+fn config(ip: &str, tone_hz: u32, folder: &Path) -> String {
+    let modules: String = ["g711", "ausine", "aubridge", "sndfile"]
+        .map(|name| format!("module {name}.so\n"))
+        .concat();
+    format!(
+        "sip_listen {ip}:5070\nnet_interface {ip}\naudio_player aubridge,nowhere\naudio_alert aubridge,bell\n\
+         audio_source ausine,{tone_hz}\nausrc_srate 48000\nauplay_srate 8000\nausrc_channels 2\n\
+         auplay_channels 1\nrtp_ports 20000-20100\nrtcp_mux no\njitter_buffer_delay 5-10\n\
+         module_path /usr/lib/baresip/modules\n{modules}module_tmp account.so\nmodule_app menu.so\n\
+         snd_path {}\n",
+        folder.display()
+    )
+}
+
+/// Length and pitch of a 16-bit WAV: a tone crosses zero upwards once a period.
+fn measure(wav: &[u8]) -> Sound {
+    let word = |at: usize| u32::from_le_bytes(wav[at..at + 4].try_into().expect("four bytes"));
+    assert_eq!(&wav[..4], b"RIFF");
+    let rate = f64::from(word(24));
+    let samples: Vec<i16> = wav[44..]
+        .chunks_exact(2)
+        .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
+        .skip_while(|sample| sample.abs() < 200)
+        .collect();
+    let upwards = samples.windows(2).filter(|pair| pair[0] < 0 && pair[1] >= 0).count();
+    let seconds = samples.len() as f64 / rate;
+    Sound { seconds, hz: upwards as f64 / seconds }
+}

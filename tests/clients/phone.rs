@@ -1,0 +1,198 @@
+//! The house's own softphone on real sockets: for tests that kill things, where each packet counts.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant as Wall};
+
+use base::{Instant, Rng};
+use rustix::event::{PollFd, PollFlags, poll};
+use serde_json::Value;
+use softphone::{Event, Input, Order, Output, Phone, PhoneConfig, Report};
+
+/// How long a thread waits for packets before it looks for orders.
+const POLL_MS: u64 = 2;
+
+pub struct Softphone {
+    orders: Sender<Order>,
+    events: Receiver<Event>,
+    thread: Option<JoinHandle<Heard>>,
+}
+
+/// What a phone has seen by its end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard {
+    pub report: Report,
+    /// The longest time between two RTP packets of one call.
+    pub longest_gap: Duration,
+}
+
+impl Softphone {
+    /// A phone set up from nothing but the answer of `/v1/login`, at an address of this machine.
+    pub fn start(login: &Value, ip: IpAddr, tone_hz: u32) -> Softphone {
+        let phone = &login["phone"];
+        let text = |value: &Value| {
+            value.as_str().unwrap_or_else(|| panic!("no text in {phone}")).to_owned()
+        };
+        let address = &phone["addresses"][0];
+        let registrar = format!("{}:{}", text(&address["host"]), address["port"]);
+        let sockets = Sockets::bind(ip).expect("three ports");
+        let mut config = PhoneConfig::new(
+            &text(&phone["user"]),
+            registrar.parse().expect("an address"),
+            sockets.sip.local_addr().expect("bound"),
+            sockets.rtp.local_addr().expect("bound"),
+        );
+        config.auth_user = text(&phone["auth_user"]);
+        config.realm = text(&phone["realm"]);
+        config.secret = text(&phone["secret"]);
+        config.tone_hz = tone_hz;
+        config.ring = Some(Duration::from_millis(50));
+        let (orders, to_phone) = channel();
+        let (from_phone, events) = channel();
+        let thread = std::thread::spawn(move || sockets.run(config, &to_phone, &from_phone));
+        Softphone { orders, events, thread: Some(thread) }
+    }
+
+    pub fn order(&self, order: Order) {
+        self.orders.send(order).expect("the phone runs");
+    }
+
+    /// Waits for an event of that kind; others before it pass by.
+    pub fn expect(&self, limit: Duration, what: &str, is_it: impl Fn(&Event) -> bool) {
+        let end = Wall::now() + limit;
+        let mut seen = Vec::new();
+        loop {
+            match self.events.recv_timeout(end.saturating_duration_since(Wall::now())) {
+                Ok(event) if is_it(&event) => return,
+                Ok(event) => seen.push(event),
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("not {what} within {limit:?}, but {seen:?}")
+                }
+                Err(RecvTimeoutError::Disconnected) => panic!("the phone died"),
+            }
+        }
+    }
+
+    pub fn register(&self) {
+        self.order(Order::Register);
+        self.expect(Duration::from_secs(5), "registered", |event| {
+            matches!(event, Event::Registered { .. })
+        });
+    }
+
+    pub fn call(&self, number: &str) {
+        self.order(Order::Call(number.to_owned()));
+        self.expect(Duration::from_secs(5), "answered", |event| *event == Event::Answered);
+    }
+
+    /// Waits until the other side has hung up, and what it said of it has arrived.
+    pub fn expect_end(&self) {
+        self.expect(Duration::from_secs(5), "ended", |event| matches!(event, Event::Ended(_)));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+
+    pub fn hang_up(&self) {
+        self.order(Order::HangUp);
+        self.expect(Duration::from_secs(5), "ended", |event| matches!(event, Event::Ended(_)));
+    }
+
+    /// Ends the phone and says what it saw.
+    pub fn end(mut self) -> Heard {
+        let (gone, _) = channel();
+        self.orders = gone;
+        self.thread.take().expect("it runs").join().expect("the phone ends well")
+    }
+}
+
+struct Sockets {
+    sip: UdpSocket,
+    rtp: UdpSocket,
+    rtcp: UdpSocket,
+}
+
+impl Sockets {
+    fn bind(ip: IpAddr) -> io::Result<Sockets> {
+        let sip = UdpSocket::bind((ip, 0))?;
+        // RFC 3550, 11: RTP on an even port, RTCP on the next.
+        for _ in 0..1_000 {
+            let rtp = UdpSocket::bind((ip, 0))?;
+            let port = rtp.local_addr()?.port();
+            if let (0, Some(next)) = (port % 2, port.checked_add(1))
+                && let Ok(rtcp) = UdpSocket::bind((ip, next))
+            {
+                for socket in [&sip, &rtp, &rtcp] {
+                    socket.set_nonblocking(true)?;
+                }
+                return Ok(Sockets { sip, rtp, rtcp });
+            }
+        }
+        Err(io::ErrorKind::AddrInUse.into())
+    }
+
+    fn run(self, config: PhoneConfig, orders: &Receiver<Order>, events: &Sender<Event>) -> Heard {
+        let begun = Wall::now();
+        let now = || Instant::from_nanos(begun.elapsed().as_nanos() as u64);
+        let seed = u64::from(config.sip.port());
+        let mut phone = Phone::new(config, Rng::from_number(seed));
+        let mut longest_gap = Duration::ZERO;
+        let mut last_rtp: Option<Wall> = None;
+        let mut buffer = vec![0; 65_536];
+        let mut out = Vec::new();
+        loop {
+            match orders.try_recv() {
+                Ok(order) => phone.handle(now(), Input::Order(order), &mut out),
+                Err(std::sync::mpsc::TryRecvError::Empty) => {}
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => {
+                    return Heard { report: phone.report(), longest_gap };
+                }
+            }
+            self.send(&mut out, events);
+            let wait = phone
+                .deadline()
+                .map_or(POLL_MS * 1_000_000, |deadline| deadline.since(now()).as_nanos() as u64);
+            let wait =
+                rustix::time::Timespec { tv_sec: 0, tv_nsec: wait.min(POLL_MS * 1_000_000) as i64 };
+            let mut fds =
+                [&self.sip, &self.rtp, &self.rtcp].map(|socket| PollFd::new(socket, PollFlags::IN));
+            let _ = poll(&mut fds, Some(&wait));
+            if phone.deadline().is_some_and(|deadline| deadline <= now()) {
+                phone.handle(now(), Input::Timeout, &mut out);
+            }
+            while let Ok((len, from)) = self.sip.recv_from(&mut buffer) {
+                phone.handle(now(), Input::Sip { from, datagram: &buffer[..len] }, &mut out);
+            }
+            while let Ok((len, _)) = self.rtp.recv_from(&mut buffer) {
+                let at = Wall::now();
+                if let Some(last) = last_rtp.replace(at).filter(|_| phone.is_busy()) {
+                    longest_gap = longest_gap.max(at - last);
+                }
+                phone.handle(now(), Input::Rtp(&buffer[..len]), &mut out);
+            }
+            while let Ok((len, _)) = self.rtcp.recv_from(&mut buffer) {
+                phone.handle(now(), Input::Rtcp(&buffer[..len]), &mut out);
+            }
+            if !phone.is_busy() {
+                last_rtp = None;
+            }
+            self.send(&mut out, events);
+        }
+    }
+
+    fn send(&self, out: &mut Vec<Output>, events: &Sender<Event>) {
+        for output in out.drain(..) {
+            let (socket, to, bytes): (_, SocketAddr, &[u8]) = match &output {
+                Output::Sip { to, datagram } => (&self.sip, *to, datagram),
+                Output::Rtp { to, packet, .. } => (&self.rtp, *to, packet),
+                Output::Rtcp { to, packet } => (&self.rtcp, *to, packet),
+                Output::Event(event) => {
+                    let _ = events.send(event.clone());
+                    continue;
+                }
+            };
+            // A peer that is dead right now answers by ICMP, which says nothing new.
+            let _ = socket.send_to(bytes, to);
+        }
+    }
+}
