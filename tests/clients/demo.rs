@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::lab::{Host, Process, jackfield, run, wait_for};
+use crate::lab::{Host, Process, jackfield, run, signal, wait_for};
 
 /// Control and a data plane, started by `jackfield demo` or one by one.
 pub struct Demo {
@@ -78,5 +79,15 @@ impl Demo {
             (left == [Some(0); 3]).then_some(())
         });
         assert!(free.is_some(), "something is left: {last}");
+    }
+}
+
+impl Drop for Demo {
+    /// A demo that is asked to stop removes its region, also after a test that failed.
+    fn drop(&mut self) {
+        if self.process.is_running() {
+            signal(self.process.pid(), Signal::TERM);
+            let _ = wait_for(Duration::from_secs(5), || (!self.process.is_running()).then_some(()));
+        }
     }
 }

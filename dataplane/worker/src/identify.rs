@@ -114,11 +114,9 @@ impl Worker {
         let is_known = secret.epoch != 0;
         match (verdict, known) {
             (Verdict::Ok { nonce_time, nc }, Some((agent, row))) if is_known => {
-                if !credentials.is_for(message.request_uri().unwrap_or_default()) {
-                    // RFC 7616, 3.4.6: a digest for another request.
-                    self.count(Counter::DropSipUnauthorised);
-                    return Err(Refusal::status(400));
-                }
+                // RFC 3261, 22.4: the URI of the digest "may refer to different users, due to
+                // forwarding at some proxy", so it is not held against the Request-URI; what was
+                // proved once is of no use again, for the nonce count is used up.
                 if self.admit_nonce(agent, nonce_time, nc) {
                     return Ok((agent, row));
                 }
