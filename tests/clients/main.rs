@@ -3,6 +3,7 @@
 
 mod baresip;
 mod demo;
+mod desk;
 mod lab;
 mod phone;
 mod sipp;
@@ -14,11 +15,13 @@ use std::time::{Duration, Instant};
 
 use baresip::Baresip;
 use demo::Demo;
+use desk::Desk;
 use lab::{Host, Process, jackfield, signal, turn, wait_for};
 use phone::Softphone;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sipp::{Line, Sipp};
+use softphone::{Event, Order};
 
 const HTTP: u16 = 18_080;
 const FLAGS: &[&str] = &["--http", "18080", "--sip", "15060", "--rtp-ports", "20000-21999"];
@@ -350,5 +353,71 @@ fn a_crowd_of_softphones_talks() {
     let mut load = Process::start(&mut command, demo.folder(), "load");
     assert_eq!(load.wait(Duration::from_secs(90)), 0, "{}", load.output());
     demo.expect_all_free();
+    demo.process.stop();
+}
+
+/// Steps 511 to 515: a login is complete, and the CDM counts it, when the phone has registered and the
+/// desk is there. Exit, 30 s without the WebSocket, and an expired registration each bring it back.
+#[test]
+fn a_login_is_complete_with_phone_and_desk_and_ends_without() {
+    let _turn = turn();
+    let mut demo = Demo::start(None, FLAGS);
+    let online = |demo: &Demo| demo.status().expect("status answers")["ccbs"][0]["online"].as_u64();
+    let expect_online = |wanted: u64, limit_s: u64, why: &str| {
+        let seen = wait_for(Duration::from_secs(limit_s), || {
+            (online(&demo) == Some(wanted)).then_some(())
+        });
+        assert!(
+            seen.is_some(),
+            "{why}: {:?} online, not {wanted}: {:#}",
+            online(&demo),
+            demo.ask("agents").unwrap()
+        );
+    };
+    let logins = ["1001", "1002", "1003"].map(|agent| log_in(agent, "local"));
+    let mut desks = logins.each_ref().map(Desk::open);
+    for desk in &desks {
+        assert_eq!(
+            desk.expect("login_progress")["state"],
+            "waiting_for_phone",
+            "S1-063: the phone comes first"
+        );
+    }
+    assert_eq!(online(&demo), Some(0), "a desk alone is not online");
+    let mut phones: Vec<Softphone> =
+        logins.iter().map(|login| Softphone::start_for(login, LOOPBACK, 440, 60)).collect();
+    phones.iter().for_each(Softphone::register);
+    for desk in &desks {
+        desk.expect("phone_registered");
+        assert_eq!(desk.expect("login_progress")["state"], "logged_in");
+    }
+    expect_online(3, 5, "all three are complete");
+    // Exit; the secret dies with the login.
+    desks[0].exit();
+    expect_online(2, 5, "one said exit");
+    let gone = phones.remove(0);
+    gone.order(Order::Unregister);
+    gone.order(Order::Register);
+    gone.expect(Duration::from_secs(5), "refused", |event| {
+        matches!(event, Event::RegistrationFailed { .. })
+    });
+    // A phone without power does not unregister; a desk without power does not say exit.
+    phones.pop().expect("the third").end();
+    let left = Instant::now();
+    desks[1].vanish();
+    expect_online(1, 40, "a desk stayed away");
+    assert!(
+        left.elapsed() > Duration::from_secs(29),
+        "it may come back for 30 s: {:?}",
+        left.elapsed()
+    );
+    expect_online(0, 40, "a registration expired");
+    desks[2].expect("phone_lost");
+    let agents = demo.ask("agents").expect("agents answers");
+    assert_eq!(
+        agents["agents"].as_array().map(Vec::len),
+        Some(1),
+        "the third may register again: {agents:#}"
+    );
     demo.process.stop();
 }

@@ -31,6 +31,11 @@ pub struct Heard {
 impl Softphone {
     /// A phone set up from nothing but the answer of `/v1/login`, at an address of this machine.
     pub fn start(login: &Value, ip: IpAddr, tone_hz: u32) -> Softphone {
+        Softphone::start_for(login, ip, tone_hz, 3_600)
+    }
+
+    /// The same, registering for so many seconds at a time.
+    pub fn start_for(login: &Value, ip: IpAddr, tone_hz: u32, expires_s: u32) -> Softphone {
         let phone = &login["phone"];
         let text = |value: &Value| {
             value.as_str().unwrap_or_else(|| panic!("no text in {phone}")).to_owned()
@@ -48,6 +53,7 @@ impl Softphone {
         config.realm = text(&phone["realm"]);
         config.secret = text(&phone["secret"]);
         config.tone_hz = tone_hz;
+        config.expires_s = expires_s;
         config.ring = Some(Duration::from_millis(50));
         let (orders, to_phone) = channel();
         let (from_phone, events) = channel();

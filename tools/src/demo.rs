@@ -23,6 +23,8 @@ use crate::view;
 
 /// How long the processes may take until the CCB runs normally.
 const START_LIMIT: Duration = Duration::from_secs(60);
+/// How long ports may stay taken after the death of who had them.
+const PORTS_LINGER: Duration = Duration::from_secs(1);
 /// How often they are asked.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
@@ -46,7 +48,7 @@ async fn demo(options: &cli::Demo) -> Result<ExitCode, String> {
     let mut signals = StopSignals::new().map_err(|error| error.to_string())?;
     let dir = DemoDir::claim(&options.dir.clone().unwrap_or_else(demo_dir))?;
     let config = plan::config(options, &dir)?;
-    check_ports(&config)?;
+    wait_for_ports(&config).await?;
     let file = dir.file(CONFIG_FILE);
     std::fs::write(&file, config.to_toml())
         .map_err(|error| format!("{}: {error}", file.display()))?;
@@ -137,6 +139,18 @@ impl Processes {
         let _ = self.stop.send(true);
         for task in self.tasks {
             let _ = task.await;
+        }
+    }
+}
+
+/// Waits for the ports of a demo that has just ended: those of a killed data plane stay taken until
+/// the kernel has taken its ring apart.
+async fn wait_for_ports(config: &Config) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        match check_ports(config) {
+            Err(_) if begun.elapsed() < PORTS_LINGER => tokio::time::sleep(ASK_EVERY).await,
+            result => return result,
         }
     }
 }

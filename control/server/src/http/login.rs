@@ -408,7 +408,8 @@ fn agent_answer(tenant: String, agent: Agent, location: String) -> AgentAnswer {
     }
 }
 
-/// Letters and digits from the kernel's randomness, each equally likely.
+/// Letters and digits from the kernel's randomness, each equally likely; the first is a letter, because
+/// there are clients (SIPp) that take a password that begins with `0x` for hexadecimal.
 fn mint_secret() -> Result<Secret, getrandom::Error> {
     const LETTERS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut secret = String::with_capacity(SECRET_CHARS);
@@ -418,7 +419,12 @@ fn mint_secret() -> Result<Secret, getrandom::Error> {
         // Bytes from 248 on would make the first eight letters likelier.
         let letters = bytes.iter().filter(|byte| **byte < 248);
         let letters = letters.map(|byte| char::from(LETTERS[usize::from(*byte) % 62]));
-        secret.extend(letters.take(SECRET_CHARS - secret.len()));
+        let missing = SECRET_CHARS - secret.len();
+        if secret.is_empty() {
+            secret.extend(letters.skip_while(char::is_ascii_digit).take(missing));
+        } else {
+            secret.extend(letters.take(missing));
+        }
     }
     Ok(Secret::new(secret))
 }
@@ -445,6 +451,10 @@ mod tests {
         assert_eq!(one.expose().len(), SECRET_CHARS);
         assert!(one.expose().bytes().all(|byte| byte.is_ascii_alphanumeric()));
         assert_ne!(one, other);
+        for _ in 0..200 {
+            let secret = mint_secret().expect("the kernel has randomness");
+            assert!(secret.expose().starts_with(|first: char| first.is_ascii_alphabetic()));
+        }
     }
 
     #[test]

@@ -1,0 +1,92 @@
+//! An agent's desk: the CTI WebSocket of a login.
+
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tungstenite::stream::MaybeTlsStream;
+use tungstenite::{ClientRequestBuilder, Message, WebSocket, connect};
+
+pub struct Desk {
+    orders: Sender<Order>,
+    messages: Receiver<Value>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Order {
+    Say(Value),
+    /// Cut the line without a word.
+    Vanish,
+}
+
+impl Desk {
+    /// Opens `cti.url` of a login's answer with its token.
+    pub fn open(login: &Value) -> Desk {
+        let url = login["cti"]["url"].as_str().expect("a URL").parse().expect("a URL");
+        let token = login["token"].as_str().expect("a token");
+        let request =
+            ClientRequestBuilder::new(url).with_header("Authorization", format!("Bearer {token}"));
+        let (mut socket, _) = connect(request).expect("the CTI answers");
+        if let MaybeTlsStream::Plain(stream) = socket.get_mut() {
+            stream.set_read_timeout(Some(Duration::from_millis(20))).expect("set");
+        }
+        let (orders, to_desk) = channel();
+        let (from_desk, messages) = channel();
+        let thread = std::thread::spawn(move || serve(socket, &to_desk, &from_desk));
+        Desk { orders, messages, thread: Some(thread) }
+    }
+
+    /// Waits for a message of that type.
+    pub fn expect(&self, kind: &str) -> Value {
+        let end = Instant::now() + Duration::from_secs(5);
+        let mut seen = Vec::new();
+        loop {
+            match self.messages.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(message) if message["type"] == kind => return message,
+                Ok(message) => seen.push(message),
+                Err(RecvTimeoutError::Timeout) => panic!("no {kind}, but {seen:?}"),
+                Err(RecvTimeoutError::Disconnected) => panic!("closed before {kind}: {seen:?}"),
+            }
+        }
+    }
+
+    pub fn exit(&self) {
+        self.orders.send(Order::Say(json!({"v": 1, "type": "exit"}))).expect("the desk runs");
+    }
+
+    pub fn vanish(&mut self) {
+        self.orders.send(Order::Vanish).expect("the desk runs");
+        self.thread.take().expect("once").join().expect("the desk ends well");
+    }
+}
+
+fn serve(
+    mut socket: WebSocket<MaybeTlsStream<TcpStream>>,
+    orders: &Receiver<Order>,
+    out: &Sender<Value>,
+) {
+    loop {
+        match orders.try_recv() {
+            Ok(Order::Say(message)) => {
+                socket.send(Message::text(message.to_string())).expect("sent")
+            }
+            Ok(Order::Vanish) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
+            Err(std::sync::mpsc::TryRecvError::Empty) => {}
+        }
+        // Reading also answers the server's pings.
+        match socket.read() {
+            Ok(Message::Text(text)) => {
+                let _ = out.send(serde_json::from_str(&text).expect("JSON"));
+            }
+            Ok(_) => {}
+            Err(tungstenite::Error::Io(error))
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) => {}
+            Err(_) => return,
+        }
+    }
+}
