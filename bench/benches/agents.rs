@@ -1,9 +1,9 @@
-//! An agent found by directory number among 100,000 in a region in /dev/shm, beside a `HashMap` of the
-//! same keys.
+//! An agent found by directory number among 100,000 in a region in /dev/shm, beside a `HashMap` of
+//! the same keys.
 //!
-//! Keys come in random order over all agents, so next to nothing is in the caches of a core: the rows
-//! are 45 MB. Each lookup waits for the slot that the one before found; only the check of its row
-//! overlaps with the next one, for the processor expects it to succeed.
+//! Keys come in random order over all agents, so next to nothing is in the caches of a core: the
+//! rows are 45 MB. Each lookup waits for the slot that the one before found; only the check of its
+//! row overlaps with the next one, for the processor expects it to succeed.
 
 use std::collections::HashMap;
 use std::hint::black_box;

@@ -1,5 +1,5 @@
-//! An agent's lease won and released: reserve, bind, release; beside a `Mutex<HashMap>` that keeps the
-//! same three steps. Nobody else wants the leases.
+//! An agent's lease won and released: reserve, bind, release; beside a `Mutex<HashMap>` that keeps
+//! the same three steps. Nobody else wants the leases.
 
 use std::collections::HashMap;
 use std::hint::black_box;

@@ -1,9 +1,9 @@
 //! `Streams::forward` on 10,000 bridged and locked streams in random order, beside the obvious way:
 //! a `HashMap` from the source address.
 //!
-//! Every packet is a new one of its stream (sequence number, timestamp, time of arrival), so loss and
-//! jitter are counted as in a call. Both sides write the 12 bytes of the RTP header first; that is in
-//! the figure.
+//! Every packet is a new one of its stream (sequence number, timestamp, time of arrival), so loss
+//! and jitter are counted as in a call. Both sides write the 12 bytes of the RTP header first; that
+//! is in the figure.
 
 use std::collections::HashMap;
 use std::hint::black_box;

@@ -3,7 +3,11 @@
 //!
 //! * busy: both look at their rings all the time; an event goes up and a command comes back.
 //! * asleep: both block on an eventfd until the other rings, by the protocol of [`abi::Bell`].
-//! * throughput: events of a call's changes go one way, from the first push to the answer to the last.
+//! * two words: the least that a round trip can cost on these cores at that moment. A host may move
+//!   the cores of a virtual machine near to each other or far apart, for seconds; then all of it is
+//!   slower.
+//! * throughput: events of a call's changes go one way, from the first push to the answer to the
+//!   last.
 //!
 //! This process is the data plane. The other, started from the same file, is control: its standard
 //! input is its own doorbell and its standard output is ours.
@@ -14,6 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command as Process, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,8 +42,7 @@ const SLEEPY: &str = "HOUSE_BENCH_SLEEPY";
 const END: u64 = u64::MAX;
 /// Records that a ring and a channel hold.
 const SLOTS: usize = 4_096;
-/// How often busy sides are measured; the best counts, for a virtual machine's cores may be far apart
-/// for a while.
+/// How often busy sides are measured; the best counts.
 const LOTS: usize = 7;
 /// How long both sides have been asleep before a message is sent.
 const NAP: Duration = Duration::from_micros(200);
@@ -60,11 +64,15 @@ fn main() {
         return;
     };
     pin(ours);
-    // In turn, so that what the machine does meanwhile comes over both.
-    let lots: Vec<[Busy; 2]> =
-        (0..LOTS).map(|_| [busy_processes(&plan, theirs), busy_threads(&plan, theirs)]).collect();
-    let [rings, channels] =
-        [0, 1].map(|side| lots.iter().map(|lot| &lot[side]).collect::<Vec<_>>());
+    // In turn, so that what the machine does meanwhile comes over all of them.
+    let (mut floors, mut rings, mut channels) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..LOTS {
+        floors.push(two_words(&plan, theirs));
+        rings.push(busy_processes(&plan, theirs));
+        channels.push(busy_threads(&plan, theirs));
+    }
+    let floor = floors.iter().min().expect("a lot");
+    println!("round trip/two words, two busy threads: p50 {floor:?} (of each lot: {floors:?})");
     print_busy("ring, two busy processes", &rings);
     print_busy("crossbeam, two busy threads", &channels);
     print_naps("ring, two sleeping processes", sleepy_processes(&plan, theirs));
@@ -141,6 +149,44 @@ impl Side for Threads {
     }
 }
 
+/// The p50 of a round trip of one word each way, and nothing else.
+fn two_words(plan: &Plan, core: usize) -> Duration {
+    let words = [Word::default(), Word::default()];
+    let rounds = plan.rounds as u64;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(core);
+            for round in 1..=rounds {
+                words[0].wait(round);
+                words[1].0.store(round, Ordering::Release);
+            }
+        });
+        let mut times: Vec<Duration> = (1..=rounds)
+            .map(|round| {
+                let start = Instant::now();
+                words[0].0.store(round, Ordering::Release);
+                words[1].wait(round);
+                start.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        percentile(&times, 50)
+    })
+}
+
+/// A word on its own pair of cache lines.
+#[repr(align(128))]
+#[derive(Default)]
+struct Word(AtomicU64);
+
+impl Word {
+    fn wait(&self, value: u64) {
+        while self.0.load(Ordering::Acquire) != value {
+            spin_loop();
+        }
+    }
+}
+
 fn busy_processes(plan: &Plan, core: usize) -> Busy {
     let mut plane = DataPlane::start(core, false);
     let busy = Busy::measure(plan, &mut plane);
@@ -186,7 +232,7 @@ fn percentile(sorted: &[Duration], percent: usize) -> Duration {
     sorted[sorted.len() * percent / 100]
 }
 
-fn print_busy(name: &str, lots: &[&Busy]) {
+fn print_busy(name: &str, lots: &[Busy]) {
     let best = lots.iter().min_by_key(|lot| lot.p50).expect("a lot");
     let p50s: Vec<u128> = lots.iter().map(|lot| lot.p50.as_nanos()).collect();
     let (p50, p99) = (best.p50, best.p99);

@@ -1,5 +1,5 @@
-//! The CPU time of a whole call through `Worker::handle` on a region in memory: INVITE, 180, 200, ACK,
-//! BYE and every message and timer that follows from them, until the last transaction is gone.
+//! The CPU time of a whole call through `Worker::handle` on a region in memory: INVITE, 180, 200,
+//! ACK, BYE and every message and timer that follows from them, until the last transaction is gone.
 //!
 //! Fifty calls go side by side. Only what the worker does is timed; what the peers and control do
 //! between its turns is not.

@@ -1,7 +1,7 @@
 //! What the benches share: a clock, a core, a message and a region.
 //!
-//! Benches of one thread read the thread's CPU time, so that what else runs on the machine costs them
-//! caches but no time of its own.
+//! Benches of one thread read the thread's CPU time, so that what else runs on the machine costs
+//! them caches but no time of its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -113,7 +113,8 @@ pub fn is_measured() -> bool {
     std::env::args().any(|argument| argument == "--bench")
 }
 
-/// The cores that the calling thread may run on; a pinned one, and what it starts, has only its own.
+/// The cores that the calling thread may run on; a pinned one, and what it starts, has only its
+/// own.
 pub fn cores() -> Vec<usize> {
     let allowed = sched_getaffinity(None).expect("the kernel knows our cores");
     (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect()
@@ -142,7 +143,8 @@ pub fn layout(agents: u32) -> Layout {
     }
 }
 
-/// A region where the data plane has it, in a folder of /dev/shm that goes away with the first value.
+/// A region where the data plane has it, in a folder of /dev/shm that goes away with the first
+/// value.
 pub fn shared_region(layout: Layout) -> (TempDir, PathBuf, Arc<Region>) {
     let folder = TempDir::with_prefix_in("house-bench-", "/dev/shm").expect("room in /dev/shm");
     let path = folder.path().join("region");

@@ -1,17 +1,28 @@
 //! Who a stream listens to, and whom it answers.
 //!
 //! ```text
-//!            signal            a packet from the signalled address, or
-//!  Silent ----------> Learning ---- LEARN_PACKETS consistent ones -----> Locked
-//!                                   from one other source                |    ^
-//!                                                        signal, changed |    | as above, or the old
-//!                                                                        v    | source after RELEARN_MS
-//!                                                                      Relearning
+//!          signal             1 or 2
+//!  Silent --------> Learning --------> Locked <--. 1, from another source than the locked one
+//!                                      |    ^ |__|
+//!     signal, of another address than  |    |
+//!     before and than the locked one   |    | 1; 2 before RELEARN_MS; 3; signal of the old source
+//!                                      v    |
+//!                                    Relearning
+//!
+//!  1  a packet from exactly the signalled address
+//!  2  LEARN_PACKETS consistent ones of one source on the signalled host or on the leg's SIP host
+//!  3  a packet from the old source, RELEARN_MS or more after the signal
 //! ```
 //!
+//! A signal that says nothing new, or no address (the old hold), moves nothing; a changed one starts
+//! Learning or Relearning again.
+//!
 //! Silent hears nobody: a port that was handed out but whose peer is not yet known is the widest door
-//! for RTP Bleed. Locked hears one source and learns none. Relearning goes on hearing the old source for
-//! a while, since a phone behind a NAT signals an address that never sends.
+//! for RTP Bleed. Learning and Relearning learn from hosts that the signalling names, and never from a
+//! third one: whoever sprays all ports of a ringing call gets none. Locked hears one source and learns
+//! none; only the signalled address takes the lock from it, since a source that was learned may have
+//! been a neighbour behind the same NAT. Relearning goes on hearing the old source, which a phone
+//! behind a NAT keeps when it signals an address that never sends.
 
 use std::time::Duration;
 
@@ -20,7 +31,8 @@ use base::Instant;
 use crate::Endpoint;
 
 /// How many packets of one source, one SSRC and consecutive sequence numbers lock a stream to a source
-/// other than the signalled one (a phone behind a NAT): 60 ms of speech, and beyond a blind guess.
+/// other than the signalled one: 60 ms of speech. Anybody can send three packets, so they also have to
+/// come from the signalled host, or from the one that the leg's SIP comes from (a phone behind a NAT).
 pub const LEARN_PACKETS: u8 = 3;
 
 /// How long after a changed address was signalled another source may be learned, in milliseconds: a
@@ -32,6 +44,8 @@ pub const RELEARN_MS: u64 = 2_000;
 pub struct Latch {
     phase: Phase,
     signalled: Endpoint,
+    /// The host that the leg's SIP comes from.
+    host: Option<u128>,
     candidate: Candidate,
     muted: bool,
 }
@@ -70,6 +84,12 @@ struct Candidate {
 }
 
 impl Latch {
+    /// Tells the host that the leg's SIP comes from. Media is learned from it or from the signalled one;
+    /// a source that is already locked stays.
+    pub fn expect_host(&mut self, host: u128) {
+        self.host = Some(host);
+    }
+
     /// Tells the peer's address as signalled (SDP). A changed one opens the lock again; the same one does
     /// nothing. `0.0.0.0` or port 0 keeps the lock and only stops sending (RFC 3264, 8.4, the old hold).
     pub fn signal(&mut self, now: Instant, signalled: Endpoint) {
@@ -97,14 +117,18 @@ impl Latch {
         match self.phase {
             Phase::Silent => return Seen::Foreign,
             Phase::Locked(source) if source == from => return Seen::Peer,
-            Phase::Locked(_) => return Seen::Foreign,
+            // What was signalled is believed before what was learned, also after the lock.
             _ if from == self.signalled => {}
+            Phase::Locked(_) => return Seen::Foreign,
             Phase::Relearning { old, until, .. } if old == from => {
                 if now < until {
                     return Seen::Peer;
                 }
             }
             Phase::Relearning { until, .. } if now >= until => return Seen::Foreign,
+            _ if from.ip != self.signalled.ip && Some(from.ip) != self.host => {
+                return Seen::Foreign;
+            }
             Phase::Learning | Phase::Relearning { .. } => {
                 if self.candidate.count(from, ssrc, sequence) < LEARN_PACKETS {
                     return Seen::Candidate;

@@ -9,7 +9,8 @@
 //! the last call must not reach the next one.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::time::Duration;
 
 use base::{Instant, LocationId, WorkerId};
@@ -94,8 +95,11 @@ enum State {
     Cooling,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Location {
+    ip: IpAddr,
+    /// Where its pairs lie in the pool's, by ascending port.
+    pairs: Range<usize>,
     free: VecDeque<PairId>,
     ready: VecDeque<PairId>,
     binding: usize,
@@ -120,16 +124,25 @@ impl PortPool {
         for (number, ip) in locations.iter().enumerate() {
             let sharers = locations.iter().filter(|other| *other == ip).count();
             let rank = locations[..number].iter().filter(|other| *other == ip).count();
-            let mut location = Location::default();
+            let begin = pool.pairs.len();
+            let mut free = VecDeque::new();
             for port in (first..end).step_by(2).skip(rank).step_by(sharers) {
-                location.free.push_back(PairId(pool.pairs.len() as u32));
+                free.push_back(PairId(pool.pairs.len() as u32));
                 pool.pairs.push(Pair {
                     port: port as u16,
                     location: LocationId(number as u8),
                     state: State::Free,
                 });
             }
-            pool.locations.push(location);
+            pool.locations.push(Location {
+                ip: ip.to_canonical(),
+                pairs: begin..pool.pairs.len(),
+                free,
+                ready: VecDeque::new(),
+                binding: 0,
+                failures: 0,
+                paused_until: Instant::ZERO,
+            });
         }
         pool
     }
@@ -237,6 +250,21 @@ impl PortPool {
     /// The pair's location. Panics for a pair of another pool.
     pub fn location(&self, pair: PairId) -> LocationId {
         self.pairs[pair.index()].location
+    }
+
+    /// True when `address` is the RTP or RTCP address of a pair of this pool that is bound or being
+    /// bound. Media signalled to it would come back to ourselves. Knows this worker's share of the ports
+    /// only.
+    pub fn is_own(&self, address: SocketAddr) -> bool {
+        let ip = address.ip().to_canonical();
+        // RTP's port is even, RTCP's the odd one above.
+        let rtp_port = address.port() & !1;
+        self.locations.iter().filter(|location| location.ip == ip).any(|location| {
+            let pairs = &self.pairs[location.pairs.clone()];
+            pairs.binary_search_by_key(&rtp_port, |pair| pair.port).is_ok_and(|found| {
+                matches!(pairs[found].state, State::Binding | State::Ready | State::InUse)
+            })
+        })
     }
 
     /// How many pairs calls use.

@@ -3,7 +3,7 @@
 //! A stream is one leg's media on one port pair. What `forward` needs of a stream for a packet lies in one
 //! row of 64 bytes, so that a relayed packet touches two cache lines: its own stream's and its peer's.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use base::Instant;
 
@@ -79,7 +79,7 @@ enum Phase {
     Closed,
     /// The latch is asked about every packet.
     Unlocked,
-    /// Packets from `remote` are the peer's, all others are foreign.
+    /// Packets from `remote` are the peer's; the latch is asked about all others.
     Locked,
 }
 
@@ -114,6 +114,15 @@ impl Streams {
         row.phase = Phase::Unlocked;
         if let Some(addr) = signalled {
             self.set_remote(Instant::ZERO, pair, addr);
+        }
+    }
+
+    /// Tells the host that the leg's SIP comes from; call it after [`Streams::open`]. Media is learned
+    /// from it, or from the host that SDP signals, and from no other.
+    pub fn expect_host(&mut self, pair: PairId, host: IpAddr) {
+        if self.is_open(pair) {
+            let host = Endpoint::new(SocketAddr::new(host, 0)).ip;
+            self.cold[pair.index()].latch.expect_host(host);
         }
     }
 
@@ -255,8 +264,10 @@ impl Streams {
         let locked_before = cold.latch.locked();
         let seen = cold.latch.see(now, from, rtp.ssrc(), rtp.sequence());
         if locked_before != cold.latch.locked() {
-            // RTCP that was accepted before belongs to this source only if it came from its host.
-            cold.rtcp_locked = cold.rtcp_locked.filter(|rtcp| rtcp.ip == from.ip);
+            // RTCP that was accepted before belongs to this source only if it came from its host, and
+            // not where a source on that host has just lost the lock: the RTCP may have been its own.
+            let first = locked_before.is_none();
+            cold.rtcp_locked = cold.rtcp_locked.filter(|rtcp| first && rtcp.ip == from.ip);
             self.refresh(index);
         }
         match seen {
@@ -277,14 +288,7 @@ impl Streams {
             return Verdict::Drop(DropReason::RtcpMalformed);
         }
         let cold = &mut self.cold[index];
-        let from_peer = match cold.rtcp_locked {
-            Some(source) => source == from,
-            None => {
-                cold.rtcp_signalled.is_somewhere() && from == cold.rtcp_signalled
-                    || cold.latch.hears_host(from.ip)
-            }
-        };
-        if !from_peer {
+        if !cold.is_rtcp_peer(from) {
             cold.foreign += 1;
             return Verdict::Drop(DropReason::RtcpForeignSource);
         }
@@ -380,6 +384,18 @@ impl Hot {
 const MAX_DIFFERENCE: u32 = 60 * 8_000;
 
 impl Cold {
+    /// True for the signalled RTCP address, which takes the lock from any other source, for the locked
+    /// source, and before there is one for the host whose RTP is heard.
+    fn is_rtcp_peer(&self, from: Endpoint) -> bool {
+        if self.rtcp_signalled.is_somewhere() && from == self.rtcp_signalled {
+            return true;
+        }
+        match self.rtcp_locked {
+            Some(source) => source == from,
+            None => self.latch.hears_host(from.ip),
+        }
+    }
+
     /// Where RTCP goes: to its locked source; before, to the signalled address, unless RTP showed that
     /// the peer is elsewhere.
     fn rtcp_target(&self) -> Option<Endpoint> {

@@ -147,6 +147,11 @@ impl Dialog {
         Ok(dialog)
     }
 
+    /// Gives the dialog the tag that our answers will have, when it was made before that was known.
+    pub fn set_local_tag(&mut self, tag: &[u8]) {
+        self.local.tag = Box::from(tag);
+    }
+
     /// The early dialog of a UAS sent its 2xx.
     pub fn confirm(&mut self) {
         self.state = State::Confirmed;

@@ -19,14 +19,20 @@ impl Worker {
         now: Instant,
         key: ClientKey,
         leg: LegRef,
+        arrival: Flow,
         message: &Message<'_>,
     ) {
         let (Some(status), Ok(cseq)) = (message.status(), message.cseq()) else {
             return;
         };
         match cseq.method {
+            // The call is long forgotten; its phone must not think that it stands.
+            Method::Invite if self.calls.leg(leg).is_none() && (200..300).contains(&status) => {
+                self.decline(now, arrival, message, true);
+            }
             Method::Invite => self.on_invite_response(now, key, leg, status, message),
             Method::Bye if status >= 200 => self.leg_gone(leg),
+            Method::Options if status >= 200 => self.on_probe_answered(now, leg, status),
             _ => {}
         }
     }
@@ -81,6 +87,7 @@ impl Worker {
     fn on_answered(&mut self, now: Instant, leg: LegRef, message: &Message<'_>) {
         let Some(inviting) = self.establish(leg, message) else {
             // An answer that makes no dialog (no tag, no usable Contact) cannot even be acknowledged.
+            self.leg_gone(leg);
             return self.end_call(now, leg.call, &Refusal::status(502));
         };
         let Some(call) = self.calls.find_mut(leg.call) else {
@@ -105,10 +112,19 @@ impl Worker {
 
     /// The call was given up while its answer was under way (RFC 3261, 9.1): ACK, then BYE.
     fn on_answered_too_late(&mut self, now: Instant, leg: LegRef, message: &Message<'_>) {
-        let Some(inviting) = self.establish(leg, message) else {
-            return self.leg_gone(leg);
+        let Some(entry) = self.calls.leg_mut(leg) else {
+            return;
         };
-        self.finish_handshake(leg, &inviting, message);
+        if let Some(dialog) = &mut entry.dialog {
+            // It was a re-INVITE; the BYE is on its way already.
+            dialog.refresh(message);
+            entry.inviting = None;
+            return self.send_ack(leg, message);
+        }
+        if self.establish(leg, message).is_none() {
+            return self.leg_gone(leg);
+        }
+        self.send_ack(leg, message);
         self.say_goodbye(now, leg);
     }
 
@@ -134,7 +150,12 @@ impl Worker {
             }
             return;
         }
-        self.decline_fork(now, leg, message);
+        let (flow, tag) = (entry.flow, tag.unwrap_or_default().to_vec());
+        let is_new = !entry.declined.contains(&tag);
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.declined.push(tag);
+        }
+        self.decline(now, flow, message, is_new);
     }
 
     /// Makes the dialog of an answered INVITE.
@@ -156,7 +177,7 @@ impl Worker {
         answer: &Message<'_>,
     ) {
         if inviting.offered {
-            self.send_ack(leg, answer, None);
+            self.send_ack(leg, answer);
         } else if let (Some(entry), Ok(cseq)) = (self.calls.leg_mut(leg), answer.cseq()) {
             entry.owes_ack = Some(cseq.number);
         }
@@ -170,7 +191,9 @@ impl Worker {
         let Some(entry) = self.calls.leg_mut(leg) else {
             return;
         };
-        let Some(key) = entry.unacknowledged.take() else {
+        // A late copy of an earlier ACK acknowledges nothing.
+        let cseq = message.cseq().map_or(0, |cseq| cseq.number);
+        let Some((key, _)) = entry.unacknowledged.take_if(|(_, waiting)| *waiting == cseq) else {
             return;
         };
         let is_leaving = entry.phase == Phase::Leaving;
@@ -185,10 +208,10 @@ impl Worker {
             return;
         };
         match self.pass_sdp(now, leg, peer, message.body()) {
-            Some(sdp) => self.send_late_ack(peer, cseq, Some(&sdp)),
+            Some(sdp) => self.send_ack_for(peer, cseq, Some(&sdp)),
             None => {
                 // RFC 3261, 13.2.1: an offer in the 2xx MUST have its answer in the ACK.
-                self.send_late_ack(peer, cseq, None);
+                self.send_ack_for(peer, cseq, None);
                 self.end_call(now, leg.call, &Refusal::status(488));
             }
         }
@@ -212,6 +235,7 @@ impl Worker {
         let Ok(request) = wire::lex(bytes) else {
             return;
         };
+        let cseq = request.cseq().map_or(0, |cseq| cseq.number);
         let contact = self.contact(leg, entry.flow.location);
         let all: &[(&str, &[u8])] = &[("Contact", &contact), ("Allow", ALLOW)];
         let (tag, extra) =
@@ -223,7 +247,7 @@ impl Worker {
             && let Some(entry) = self.calls.leg_mut(leg)
         {
             entry.invited = None;
-            entry.unacknowledged = Some(key);
+            entry.unacknowledged = Some((key, cseq));
             entry.phase = Phase::Established;
         }
         self.transactions.respond(now, key, status, answer, &mut self.sent);
@@ -244,13 +268,13 @@ impl Worker {
         self.transactions.respond(now, key, refusal.status, answer, &mut self.sent);
     }
 
-    fn send_ack(&mut self, leg: LegRef, answer: &Message<'_>, sdp: Option<&[u8]>) {
+    fn send_ack(&mut self, leg: LegRef, answer: &Message<'_>) {
         let Ok(cseq) = answer.cseq() else { return };
-        self.send_late_ack(leg, cseq.number, sdp);
+        self.send_ack_for(leg, cseq.number, None);
     }
 
     /// Sends the ACK of the 2xx with that CSeq and keeps it for the 2xx's repetitions.
-    pub(crate) fn send_late_ack(&mut self, leg: LegRef, cseq: u32, sdp: Option<&[u8]>) {
+    pub(crate) fn send_ack_for(&mut self, leg: LegRef, cseq: u32, sdp: Option<&[u8]>) {
         let branch = self.fresh_branch();
         let Some(entry) = self.calls.leg(leg) else {
             return;
@@ -279,14 +303,14 @@ impl Worker {
 
     /// Where a request within a leg's dialog goes: to a trunk's next hop; to a phone on the way that it
     /// registered by, for its Contact may be an address behind a NAT.
-    pub(crate) fn way_to(&self, leg: LegRef, next_hop: &[u8]) -> Option<Flow> {
+    pub(crate) fn way_to(&self, leg: LegRef, hop: &[u8]) -> Option<Flow> {
         let entry = self.calls.leg(leg)?;
         if entry.agent().is_some() {
             return Some(entry.flow);
         }
         // A host name is not ours to resolve; the peer is also where its INVITE came from.
-        let uri = wire::Uri::parse(next_hop).ok();
+        let uri = wire::Uri::parse(hop).ok();
         let address = uri.and_then(|uri| Some((uri.host_ip()?, uri.port.unwrap_or(5060))));
-        Some(address.map_or(entry.flow, |address| Flow { peer: address.into(), ..entry.flow }))
+        Some(address.map_or(entry.flow, |peer| Flow { peer: peer.into(), ..entry.flow }))
     }
 }

@@ -90,8 +90,8 @@ pub struct Leg {
     pub invited: Option<Invited>,
     /// An INVITE of ours that has no final answer yet.
     pub inviting: Option<Inviting>,
-    /// The 2xx of ours that waits for its ACK.
-    pub unacknowledged: Option<ServerKey>,
+    /// The 2xx of ours that waits for its ACK, and the CSeq number that the ACK will have.
+    pub unacknowledged: Option<(ServerKey, u32)>,
     /// CSeq of a 2xx to us whose ACK must bring the answer that the peer's ACK brings (RFC 3264).
     pub owes_ack: Option<u32>,
     /// The ACK that we sent for the last 2xx, for its retransmissions (RFC 3261, 13.2.2.4).
@@ -99,6 +99,10 @@ pub struct Leg {
     pub pair: Option<PairId>,
     pub lease: Option<Lease>,
     pub sdp_version: u64,
+    /// Tags of forks that were let go.
+    pub declined: Vec<Vec<u8>>,
+    /// When the leg last gave a sign of life, and what its stream had counted then.
+    pub alive: (Instant, u64),
 }
 
 /// An INVITE that we have not answered.
@@ -186,6 +190,8 @@ impl Leg {
             pair: None,
             lease: None,
             sdp_version: 0,
+            declined: Vec::new(),
+            alive: (Instant::ZERO, 0),
         }
     }
 

@@ -21,6 +21,8 @@ pub struct Calls {
     /// Slots without a living call, the longest idle first.
     idle: VecDeque<u32>,
     count: usize,
+    /// Where [`Calls::next_few`] goes on.
+    cursor: usize,
 }
 
 /// Where a new call goes.
@@ -43,6 +45,7 @@ impl Calls {
             generations,
             idle: (first..first + slots).collect(),
             count: 0,
+            cursor: 0,
         }
     }
 
@@ -107,6 +110,14 @@ impl Calls {
         self.idle.push_back(call.slot);
         self.count -= 1;
         place.take()
+    }
+
+    /// The living calls in the next of `turns` parts of the slots; after so many calls all had theirs.
+    pub fn next_few(&mut self, turns: usize) -> impl Iterator<Item = &Call> {
+        let start = if self.cursor < self.live.len() { self.cursor } else { 0 };
+        let end = (start + self.live.len().div_ceil(turns)).min(self.live.len());
+        self.cursor = end;
+        self.live[start..end].iter().filter_map(|call| call.as_deref())
     }
 
     /// The living calls in the order of their slots.

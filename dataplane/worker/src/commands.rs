@@ -5,6 +5,7 @@ use base::{AgentSlot, CallRef, Instant, owner};
 
 use crate::call::Number;
 use crate::dial::Target;
+use crate::invite::is_dialable;
 use crate::refusal::Refusal;
 use crate::worker::{Flow, Worker};
 
@@ -43,13 +44,14 @@ impl Worker {
             return OpResult::NoSuchCall;
         }
         let is_ours = usize::from(flow.location.0) < self.config.locations.len();
-        let (Ok(number), true) = (Number::new(number), is_ours) else {
+        let number = Number::new(number).ok().filter(is_dialable);
+        let (Some(number), true) = (number, is_ours) else {
             self.end_call(now, call, &Refusal::status(404));
             return OpResult::Refused;
         };
         let uri = format!("sip:{number}@{}", flow.peer).into_bytes();
         let trunk = self.trunk_of(flow.peer.ip()).map_or(NO_ROW, |(row, _)| row);
-        let target = Target { party: Party::Trunk(trunk), number, flow, uri };
+        let target = Target { party: Party::Trunk(trunk), number, flow, uri, lease: None };
         match self.dial(now, call, target) {
             Ok(()) => OpResult::Ok,
             Err(refusal) => {

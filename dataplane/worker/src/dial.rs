@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use abi::{CallState, Counter, Party, Purpose};
-use base::{CallRef, Instant, owner};
+use abi::{CallState, Counter, Party};
+use base::{AgentSlot, CallRef, Instant, owner};
 use sip::wire::{self, Method, RequestWriter};
 
-use crate::call::{Bridge, Inviting, Leg, LegRef, Number, Phase};
+use crate::call::{Bridge, Inviting, Lease, Leg, LegRef, Number, Phase};
 use crate::intake::ALLOW;
 use crate::invite::{CALLER, RETRY_AFTER_S};
 use crate::refusal::Refusal;
@@ -23,6 +23,18 @@ pub(crate) struct Target {
     pub flow: Flow,
     /// The Request-URI: a phone's Contact, or a number at a trunk.
     pub uri: Vec<u8>,
+    /// The called agent's word, won for this leg.
+    pub lease: Option<Lease>,
+}
+
+impl Target {
+    /// The agent to call, when it is one.
+    pub fn agent(&self) -> Option<AgentSlot> {
+        match self.party {
+            Party::Agent(agent, _) => Some(agent),
+            Party::Trunk(_) => None,
+        }
+    }
 }
 
 impl Worker {
@@ -40,15 +52,13 @@ impl Worker {
         let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
         new.call_id = self.owned_call_id();
         new.local_tag = self.leg_tag(leg);
+        new.lease = target.lease;
         let Some(entry) = self.calls.find_mut(call) else {
             return Err(Refusal::status(481));
         };
         entry.legs.push(new);
         entry.bridges.push(Bridge { a: CALLER, b: leg.leg });
         entry.state = CallState::Calling;
-        if let Party::Agent(agent, _) = target.party {
-            self.win_lease(now, leg, agent, Purpose::Call)?;
-        }
         self.open_media(leg)?;
         self.join_media(call, CALLER, leg.leg);
         self.send_invite(now, leg, &target)

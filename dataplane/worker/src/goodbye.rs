@@ -22,15 +22,21 @@ impl Worker {
         self.accept_within(leg, arrival)?;
         let bytes = wire::response(arrival.message, 200, "OK", None, arrival.from, &[], None);
         self.transactions.respond(now, arrival.key, 200, bytes, &mut self.sent);
+        self.leave_by_bye(now, leg);
+        Ok(())
+    }
+
+    /// The leg's peer said BYE, and has its answer.
+    pub(crate) fn leave_by_bye(&mut self, now: Instant, leg: LegRef) {
         // RFC 3261, 15.1.2: "The UAS MUST still respond to any pending requests received for that
         // dialog. It is RECOMMENDED that a 487 (Request Terminated) response be generated".
         self.answer_no(now, leg, &Refusal::status(487));
-        if let Some(key) = self.calls.leg_mut(leg).and_then(|leg| leg.unacknowledged.take()) {
+        if let Some((key, _)) = self.calls.leg_mut(leg).and_then(|leg| leg.unacknowledged.take()) {
             self.transactions.acked(key);
         }
+        self.cancel_invite(now, leg);
         self.leg_gone(leg);
         self.hang_up(now, leg.call);
-        Ok(())
     }
 
     /// RFC 3261, 9.2: 200 to the CANCEL whatever it finds, 487 to what it cancels.
@@ -121,8 +127,7 @@ impl Worker {
                 }
             }
             Phase::Leaving => {}
-            // It never came to an INVITE, but may hold a lease.
-            Phase::Gone => self.release_lease(leg),
+            Phase::Gone => {}
         }
     }
 
@@ -143,7 +148,7 @@ impl Worker {
     /// Sends the BYE of a leg that is leaving.
     pub(crate) fn say_goodbye(&mut self, now: Instant, leg: LegRef) {
         if let Some(cseq) = self.calls.leg_mut(leg).and_then(|leg| leg.owes_ack.take()) {
-            self.send_late_ack(leg, cseq, None);
+            self.send_ack_for(leg, cseq, None);
         }
         if self.send_within(now, leg, Method::Bye, None).is_none() {
             self.leg_gone(leg);
@@ -169,6 +174,10 @@ impl Worker {
             .find(call)
             .is_some_and(|entry| entry.state == CallState::Ended && entry.is_over());
         if is_over {
+            // A leg that never came to its INVITE may still hold its agent's word.
+            for leg in 0..self.calls.find(call).map_or(0, |entry| entry.legs.len()) {
+                self.release_lease(LegRef { call, leg: leg as u8 });
+            }
             self.calls.remove(call);
         }
     }
@@ -179,7 +188,7 @@ impl Worker {
         let Some(entry) = self.calls.leg_mut(leg) else {
             return;
         };
-        if entry.unacknowledged != Some(key) {
+        if entry.unacknowledged.is_none_or(|(waiting, _)| waiting != key) {
             return;
         }
         entry.unacknowledged = None;
@@ -204,8 +213,10 @@ impl Worker {
                 self.end_call(now, leg.call, &Refusal::status(408));
             }
             // RFC 3261, 12.2.1.2: a request within a dialog that gets no answer ends the dialog.
-            Phase::Established if was_invite => {
-                entry.inviting = None;
+            Phase::Established => {
+                if was_invite {
+                    entry.inviting = None;
+                }
                 self.end_call(now, leg.call, &Refusal::status(408));
             }
             _ => {}

@@ -3,13 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 
-use abi::{AgentRow, AgentState, Counter, Party, TrunkRow};
+use abi::{AgentRow, AgentState, Counter, Party, TenantRow, TrunkRow};
 use base::{AgentSlot, Instant, LocationId, TenantId, Text};
 use sip::digest::{self, Algorithm, Credentials, Verdict, Verifier};
 use sip::wire::{Header, Message, Method};
 
 use crate::call::Number;
 use crate::intake::Arrival;
+use crate::invite::is_dialable;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -76,7 +77,10 @@ impl Worker {
     fn trunk_at(&self, from: SocketAddr, message: &Message<'_>) -> Option<Identity> {
         let (index, row) = self.trunk_of(from.ip())?;
         let user = message.from().ok()?.parsed_uri().ok().map_or(&b""[..], |uri| uri.user);
-        let number = Number::new(user).unwrap_or_default();
+        // RFC 3323, 4.1.1.3: who does not say who it is, or not so that it fits a URI.
+        let number =
+            Number::new(user).ok().filter(|number| !number.is_empty() && is_dialable(number));
+        let number = number.unwrap_or_else(|| Number::new(b"anonymous").unwrap_or_default());
         Some(Identity { tenant: TenantId(row.tenant), party: Party::Trunk(index), number })
     }
 
@@ -97,7 +101,8 @@ impl Worker {
             return Err(Refusal::status(400));
         };
         let found = self.region.agents().find_user(credentials.username);
-        let known = found.filter(|(_, row)| row.state() == AgentState::LoggedIn);
+        let known = found
+            .filter(|(_, row)| matches!(row.state(), AgentState::LoggedIn | AgentState::Draining));
         let secret = known.and_then(|(agent, row)| {
             self.region.secrets().read(agent).filter(|secret| secret.epoch == row.login_epoch)
         });
@@ -152,7 +157,7 @@ impl Worker {
 
     /// A 401 in the realm of the tenant that the request seems to be of.
     fn challenge(&mut self, now: Instant, message: &Message<'_>, stale: bool) -> Refusal {
-        let tenant = self.agent_of_address(message).map(|(_, row)| row.tenant());
+        let tenant = self.tenant_claimed(message);
         let realm = self.realm_of(now, tenant);
         let [sha256, md5] = digest::challenge(&self.nonces, now, realm.as_str(), stale);
         let offers = Offers::to(message.header(Header::UserAgent));
@@ -166,6 +171,19 @@ impl Worker {
             }
             Offers::Md5Only => refusal.with("WWW-Authenticate", &md5),
         }
+    }
+
+    /// The tenant that a request says it is of: by the suffix of its SIP user, or by its domain. Whether
+    /// there is such a user plays no part, so that a challenge does not tell.
+    fn tenant_claimed(&self, message: &Message<'_>) -> Option<TenantId> {
+        let is_register = message.method() == Some(Method::Register);
+        let address = if is_register { message.to() } else { message.from() }.ok()?;
+        let uri = address.parsed_uri().ok()?;
+        let suffix = uri.user.rsplit(|byte| *byte == b'.').next().unwrap_or_default();
+        let is_claimed = |row: &&TenantRow| {
+            row.name().as_bytes() == suffix || row.realm().as_bytes().eq_ignore_ascii_case(uri.host)
+        };
+        self.provision.tenants.iter().find(is_claimed).map(|row| TenantId(row.tenant))
     }
 
     /// The agent whose address of record a request is from (REGISTER: for): a SIP user, or a directory

@@ -8,6 +8,7 @@ use sip::transaction::{Fired, Received, Sent, ServerKey};
 use sip::wire::{self, Header, LexError, Message, Method, Start};
 
 use crate::call::LegRef;
+use crate::invite::RETRY_AFTER_S;
 use crate::refusal::Refusal;
 use crate::worker::{Flow, Worker};
 use crate::{Effect, Passed};
@@ -98,14 +99,15 @@ impl Worker {
             }
             Received::Ack => self.on_ack(now, message),
             Received::Response { key, user } => {
-                self.on_response(now, key, LegRef::from_word(user), message);
+                let arrival = Flow { location, peer: from };
+                self.on_response(now, key, LegRef::from_word(user), arrival, message);
             }
             Received::StrayResponse => self.count(Counter::DropSipNoTransaction),
             Received::Absorbed => {}
             Received::Malformed => self.count(Counter::DropSipMalformed),
             Received::Full => {
                 self.count(Counter::DropSipFull);
-                self.answer_statelessly(flow, message, from, 503);
+                self.on_no_room(now, flow, message, from);
             }
         }
     }
@@ -116,6 +118,12 @@ impl Worker {
         };
         let is_within = arrival.message.to().is_ok_and(|to| to.tag().is_some());
         let result = match method {
+            // RFC 3261, 8.2.2.3: "the UAS MUST respond [...] with 420 (Bad Extension). The UAS MUST add
+            // an Unsupported header field, and list in it those options it does not understand".
+            _ if arrival.message.has(Header::Require) => {
+                let required = arrival.message.header(Header::Require).unwrap_or_default();
+                Err(Refusal::status(420).with("Unsupported", required))
+            }
             Method::Register => self.on_register(now, arrival),
             Method::Options => self.on_options(now, arrival),
             Method::Invite if is_within => self.on_reinvite(now, arrival),
@@ -133,8 +141,9 @@ impl Worker {
 
     /// RFC 3261, 11.2: OPTIONS is answered as an INVITE would be, without making anything.
     fn on_options(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
-        if let Some(required) = arrival.message.header(Header::Require) {
-            return Err(Refusal::status(420).with("Unsupported", required));
+        let is_within = arrival.message.to().is_ok_and(|to| to.tag().is_some());
+        if is_within && self.leg_of(arrival.message).is_none() {
+            return Err(Refusal::status(481));
         }
         let extra: &[(&str, &[u8])] =
             &[("Allow", ALLOW), ("Accept", b"application/sdp"), ("Accept-Encoding", b"identity")];
@@ -150,6 +159,22 @@ impl Worker {
         let tag = self.fresh_tag();
         let bytes = refusal.response(arrival.message, Some(&tag), arrival.from);
         self.transactions.respond(now, arrival.key, refusal.status, bytes, &mut self.sent);
+        if refusal.status == 401 {
+            // RFC 3261, 26.3.2.4: to challenge strangers takes no memory; should the request come again,
+            // it is challenged again.
+            self.transactions.forget(arrival.key);
+        }
+    }
+
+    /// No transaction is left: a BYE still ends its call, all else is to come again.
+    fn on_no_room(&mut self, now: Instant, flow: Flow, message: &Message<'_>, from: SocketAddr) {
+        let is_bye = message.method() == Some(Method::Bye);
+        let Some(leg) = self.leg_of(message).filter(|_| is_bye) else {
+            return self.answer_statelessly(flow, message, from, 503);
+        };
+        let bytes = wire::response(message, 200, "OK", None, from, &[], None);
+        self.sent.push(Sent { flow, bytes: bytes.into() });
+        self.leave_by_bye(now, leg);
     }
 
     /// One answer without memory of it (RFC 3261, 8.2.7). An ACK and a response get none.
@@ -167,7 +192,13 @@ impl Worker {
                 if message.via().is_err() || message.from().is_err() {
                     return;
                 }
-                let bytes = Refusal::status(status).response(message, None, from);
+                let refusal = match status {
+                    503 => Refusal::unavailable(RETRY_AFTER_S),
+                    _ => Refusal::status(status),
+                };
+                // RFC 3261, 8.2.6.2: the answer has a To tag, the same for the request's repetitions.
+                let tag = message.via().ok().and_then(|via| via.branch).map(stateless_tag);
+                let bytes = refusal.response(message, tag.as_deref(), from);
                 self.sent.push(Sent { flow, bytes: bytes.into() });
             }
         }
@@ -189,8 +220,8 @@ impl Worker {
         let tag = message.to().ok()?.tag()?;
         let found = parse_tag(tag)?;
         let leg = self.calls.leg(found)?;
-        let call_id = message.call_id().ok()?;
-        (leg.local_tag.as_bytes() == tag && leg.call_id == call_id).then_some(found)
+        // RFC 3261, 12.2.2: Call-ID and both tags.
+        leg.dialog.as_ref().is_some_and(|dialog| dialog.matches(message)).then_some(found)
     }
 
     /// A tag for an answer that makes no dialog (RFC 3261, 19.3: at least 32 bits of randomness).
@@ -203,6 +234,14 @@ impl Worker {
         let CallRef { slot, generation } = leg.call;
         format!("{slot:x}.{generation:x}.{:x}.{:016x}", leg.leg, self.rng.next_u64())
     }
+}
+
+/// A To tag that depends on the request alone (RFC 3261, 8.2.7).
+fn stateless_tag(branch: &[u8]) -> String {
+    let hash = branch.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    format!("{hash:016x}")
 }
 
 /// The leg named by a tag of ours.

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use abi::{AgentRow, AgentState, CallState, Counter, Event, Purpose};
+use abi::{AgentRow, AgentState, CallState, Counter, Event, Party, Purpose};
 use base::{AgentSlot, CallRef, Instant, TenantId};
 use sip::dialog::Dialog;
-use sip::wire::{self, Header, Message, Uri, unescape};
+use sip::wire::{self, Message, Uri, unescape};
 
 use crate::call::{Call, Invited, Lease, Leg, LegRef, Number, Phase};
 use crate::dial::Target;
@@ -24,6 +24,15 @@ pub(crate) const CALLER: u8 = 0;
 impl Worker {
     pub(crate) fn on_invite(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
         let caller = self.identify(now, arrival)?;
+        if let Party::Agent(agent, _) = caller.party
+            && self
+                .region
+                .agents()
+                .read(agent)
+                .is_some_and(|row| row.state() == AgentState::Draining)
+        {
+            return Err(Refusal::unavailable(RETRY_AFTER_S));
+        }
         let called = self.screen(arrival.message)?;
         let call = self.begin_call(now, arrival, caller, called)?;
         if let Err(refusal) = self.route(now, call, caller, called) {
@@ -40,21 +49,7 @@ impl Worker {
         if message.max_forwards().ok().flatten() == Some(0) {
             return Err(Refusal::status(483));
         }
-        if let Some(required) = message.header(Header::Require) {
-            // RFC 3261, 8.2.2.3: "the UAS MUST respond [...] with 420 (Bad Extension). The UAS MUST add
-            // an Unsupported header field, and list in it those options it does not understand".
-            return Err(Refusal::status(420).with("Unsupported", required));
-        }
-        if !message.body().is_empty() {
-            let content = message.content_type().unwrap_or_default();
-            if !wire::same_token(
-                content.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii(),
-                b"application/sdp",
-            ) {
-                return Err(Refusal::status(415).with("Accept", b"application/sdp"));
-            }
-            self.check_offer(message.body())?;
-        }
+        self.check_body(message)?;
         let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
         let Some(uri) = uri.filter(|uri| wire::same_token(uri.scheme, b"sip")) else {
             // RFC 3261, 8.2.2.1: a scheme that we do not serve.
@@ -71,6 +66,10 @@ impl Worker {
         caller: Identity,
         called: Number,
     ) -> Result<CallRef, Refusal> {
+        // RFC 3261, 8.1.1.8: an INVITE must have a Contact; without one no BYE could ever reach it.
+        let Ok(mut dialog) = Dialog::uas(arrival.message, b"") else {
+            return Err(Refusal::status(400));
+        };
         let region = self.region.clone();
         let taken = |old| region.calls().is_acknowledged(old);
         let Some(place) = self.calls.take_place(taken) else {
@@ -86,7 +85,8 @@ impl Worker {
         let mut leg = Leg::new(CALLER, caller.party, caller.number, flow, Phase::Incoming);
         leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER });
         leg.call_id = arrival.message.call_id().unwrap_or_default().to_vec();
-        leg.dialog = Dialog::uas(arrival.message, leg.local_tag.as_bytes()).ok();
+        dialog.set_local_tag(leg.local_tag.as_bytes());
+        leg.dialog = Some(dialog);
         leg.invited = Some(Invited {
             key: arrival.key,
             bytes: arrival.message.bytes().into(),
@@ -118,8 +118,8 @@ impl Worker {
     /// a trunk says in Via where it listens.
     fn request_address(&self, arrival: Arrival<'_>, caller: &Identity) -> std::net::SocketAddr {
         match caller.party {
-            abi::Party::Agent(..) => arrival.from,
-            abi::Party::Trunk(..) => {
+            Party::Agent(..) => arrival.from,
+            Party::Trunk(..) => {
                 arrival.message.via().map_or(arrival.from, |via| via.response_address(arrival.from))
             }
         }
@@ -135,14 +135,13 @@ impl Worker {
     ) -> Result<(), Refusal> {
         let from = LegRef { call, leg: CALLER };
         self.open_media(from)?;
-        if let Some(agent) = self.calls.leg(from).and_then(Leg::agent) {
-            self.win_lease(now, from, agent, Purpose::Outgoing)?;
-        }
-        match self.agent_called(caller.tenant, &called) {
-            Some((agent, row)) => {
-                let target = self.reach_agent(now, agent, &row)?;
-                self.dial(now, call, target)
-            }
+        let target = match self.agent_called(caller.tenant, &called) {
+            Some((agent, row)) => Some(self.reach_agent(now, agent, &row)?),
+            None => None,
+        };
+        let lease = self.win_leases(now, from, target.as_ref())?;
+        match target {
+            Some(target) => self.dial(now, call, Target { lease, ..target }),
             None if self.control_here => {
                 self.ask(now, call, caller, called);
                 Ok(())
@@ -171,10 +170,11 @@ impl Worker {
             return Err(Refusal::status(480));
         };
         Ok(Target {
-            party: abi::Party::Agent(agent, row.login_epoch),
+            party: Party::Agent(agent, row.login_epoch),
             number: Number::new(row.number().as_bytes()).unwrap_or_default(),
             flow,
             uri: registration.contact().as_bytes().to_vec(),
+            lease: None,
         })
     }
 
@@ -215,14 +215,48 @@ impl Worker {
         }
     }
 
-    /// Wins the agent's lease word for a leg; 486 when somebody else has it (G-01).
-    pub(crate) fn win_lease(
+    /// Wins the words of the caller, if it is an agent, and of the called agent; returns the latter's.
+    /// Everybody wins them in the order of their slots, so of two agents who call each other at the same
+    /// time on two workers, one gets both (G-03).
+    fn win_leases(
         &mut self,
         now: Instant,
-        leg: LegRef,
+        caller: LegRef,
+        target: Option<&Target>,
+    ) -> Result<Option<Lease>, Refusal> {
+        let own = self.calls.leg(caller).and_then(Leg::agent);
+        let called = target.and_then(|target| target.agent());
+        let mut wanted = [(own, Purpose::Outgoing), (called, Purpose::Call)];
+        wanted.sort_by_key(|(agent, _)| *agent);
+        let mut won = Vec::with_capacity(2);
+        for (agent, purpose) in wanted {
+            let Some(agent) = agent else { continue };
+            match self.win_lease(now, agent, purpose) {
+                Ok(lease) => won.push((purpose, lease)),
+                Err(refusal) => {
+                    won.into_iter().for_each(|(_, lease)| self.let_go(lease));
+                    return Err(refusal);
+                }
+            }
+        }
+        let mut of = |wanted| {
+            let place = won.iter().position(|(purpose, _)| *purpose == wanted)?;
+            Some(won.swap_remove(place).1)
+        };
+        let (own, called) = (of(Purpose::Outgoing), of(Purpose::Call));
+        if let Some(leg) = self.calls.leg_mut(caller) {
+            leg.lease = own;
+        }
+        Ok(called)
+    }
+
+    /// Wins an agent's lease word; 486 when somebody else has it (G-01).
+    fn win_lease(
+        &mut self,
+        now: Instant,
         agent: AgentSlot,
         purpose: Purpose,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Lease, Refusal> {
         let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
         let leases = self.region.leases();
         let won = leases.reserve(agent, medium, ccb, purpose, now);
@@ -232,10 +266,13 @@ impl Worker {
             return Err(Refusal::status(486));
         };
         self.leases_held += 1;
-        if let Some(leg) = self.calls.leg_mut(leg) {
-            leg.lease = Some(Lease { agent, counter });
-        }
-        Ok(())
+        Ok(Lease { agent, counter })
+    }
+
+    fn let_go(&mut self, lease: Lease) {
+        self.leases_held -= 1;
+        let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
+        self.region.leases().release(lease.agent, medium, ccb, lease.counter);
     }
 
     /// Frees the lease word that a leg holds, once.
@@ -243,16 +280,20 @@ impl Worker {
         let Some(lease) = self.calls.leg_mut(leg).and_then(|leg| leg.lease.take()) else {
             return;
         };
-        self.leases_held -= 1;
-        let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
-        self.region.leases().release(lease.agent, medium, ccb, lease.counter);
+        self.let_go(lease);
     }
 }
 
 /// The number in the user part of a Request-URI, without its parameters (RFC 3261, 19.1.1 escapes).
 fn dialled(user: &[u8]) -> Option<Number> {
     let bare = user.split(|byte| *byte == b';').next().unwrap_or_default();
-    Number::new(&unescape(bare)).ok()
+    Number::new(&unescape(bare)).ok().filter(is_dialable)
+}
+
+/// Digits, letters and what stands between them in a number or a SIP user. The number goes on into other
+/// URIs, where anything else could be read as a host or a parameter.
+pub(crate) fn is_dialable(number: &Number) -> bool {
+    number.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"+*#._-".contains(byte))
 }
 
 #[cfg(test)]
@@ -261,11 +302,13 @@ mod tests {
 
     #[test]
     fn a_number_is_what_stands_before_the_parameters() {
-        let cases: [(&[u8], Option<&str>); 5] = [
+        let cases: [(&[u8], Option<&str>); 7] = [
             (b"1002", Some("1002")),
             (b"1002;phone-context=x", Some("1002")),
             (b"%31002", Some("1002")),
             (b"", Some("")),
+            (b"9%40192.0.2.99", None),
+            (b"9 1", None),
             (b"123456789012345678901234567890123", None),
         ];
         for (user, number) in cases {

@@ -30,6 +30,9 @@ pub enum Input<'a> {
     ControlHere,
     /// Control died or let go.
     ControlGone,
+    /// The process was paused (stopped, or without a core for longer than a heartbeat): what waits in its
+    /// sockets and rings is older than what its timers say.
+    Paused,
     /// [`crate::Worker::deadline`] has come, or may have.
     Timeout,
 }

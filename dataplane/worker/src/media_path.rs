@@ -2,6 +2,7 @@
 
 use base::Instant;
 use sip::sdp;
+use sip::wire::{Message, same_token};
 
 use crate::Effect;
 use crate::call::LegRef;
@@ -20,7 +21,9 @@ impl Worker {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         };
         entry.pair = Some(pair);
+        let host = entry.flow.peer.ip();
         self.streams.open(pair, None);
+        self.streams.expect_host(pair, host);
         Ok(())
     }
 
@@ -44,9 +47,39 @@ impl Worker {
         }
     }
 
-    /// Refuses an offer that we could not relay (RFC 3261, 21.4.26).
-    pub(crate) fn check_offer(&self, offer: &[u8]) -> Result<(), Refusal> {
-        sdp::parse(offer).and_then(|sdp| sdp::audio(&sdp).map(|_| ())).map_err(|error| {
+    /// Refuses a body that is no SDP (RFC 3261, 21.4.13), or an offer that we could not relay.
+    pub(crate) fn check_body(&self, message: &Message<'_>) -> Result<(), Refusal> {
+        if message.body().is_empty() {
+            return Ok(());
+        }
+        let content = message.content_type().unwrap_or_default();
+        let kind = content.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        if !same_token(kind, b"application/sdp") {
+            return Err(Refusal::status(415).with("Accept", b"application/sdp"));
+        }
+        self.check_offer(message.body())
+    }
+
+    /// RFC 3261, 21.4.26.
+    fn check_offer(&self, offer: &[u8]) -> Result<(), Refusal> {
+        let checked = sdp::parse(offer).and_then(|sdp| {
+            let audio = sdp::audio(&sdp)?;
+            // It must be possible to say it to somebody else.
+            let elsewhere = sdp::Rewrite {
+                address: self.config.locations[0].ip,
+                port: self.config.rtp_ports.0,
+                session_id: 0,
+                version: 0,
+            };
+            sdp::rewrite(&sdp, elsewhere)?;
+            Ok(audio.address)
+        });
+        if checked.is_ok_and(|address| self.ports.is_own(address)) {
+            // Packets would go round in circles.
+            let warning = b"399 jackfield \"sdp_own_address\"";
+            return Err(Refusal::status(488).with("Warning", warning));
+        }
+        checked.map(|_| ()).map_err(|error| {
             // RFC 3261, 20.43: 399 is "a warning not intended for automated processing".
             let warning = format!("399 jackfield \"{}\"", error.name());
             Refusal::status(error.status()).with("Warning", warning.as_bytes())
@@ -86,6 +119,9 @@ impl Worker {
         };
         let Ok(sdp) = sdp::parse(body) else { return };
         let Ok(audio) = sdp::audio(&sdp) else { return };
+        if self.ports.is_own(audio.address) {
+            return;
+        }
         self.streams.set_remote(now, pair, audio.address);
         self.streams.set_rtcp(pair, audio.rtcp);
     }

@@ -62,7 +62,8 @@ impl Worker {
         let lives = registration.is_registered()
             && registration.epoch == row.login_epoch
             && registration.expires_at > now.as_nanos();
-        let location = registration.location()?;
+        // After a restart with other locations, the number of one may mean another.
+        let location = registration.location().filter(|at| self.serves(*at, row))?;
         lives.then(|| (Flow { location, peer: registration.addr() }, registration))
     }
 
@@ -98,7 +99,7 @@ impl Worker {
         registration.set_addr(binding.source);
         registration.set_contact(binding.contact);
         self.region.registrations().write(agent, &registration);
-        self.timers.set(binding.expires_at, Timer::Registration(agent, binding.expires_at));
+        self.watch(agent, binding.expires_at);
         self.count(Counter::Registrations);
         if before != Some(Flow { location: at, peer: binding.source }) {
             let lasts = binding.expires_at.since(now);
@@ -125,18 +126,25 @@ impl Worker {
         true
     }
 
-    pub(crate) fn on_registration_limit(
-        &mut self,
-        now: Instant,
-        agent: AgentSlot,
-        expires_at: Instant,
-    ) {
+    /// One timer an agent watches over the registration, however often it is renewed.
+    fn watch(&mut self, agent: AgentSlot, until: Instant) {
+        if self.watched.insert(agent) {
+            self.timers.set(until, Timer::Registration(agent));
+        }
+    }
+
+    pub(crate) fn on_registration_limit(&mut self, now: Instant, agent: AgentSlot) {
+        self.watched.remove(&agent);
         let Some(registration) = self.region.registrations().read(agent) else {
             return;
         };
-        // A refresh has set a later timer of its own.
-        let is_this = registration.expires_at == expires_at.as_nanos();
-        if registration.is_registered() && is_this && expires_at <= now {
+        let expires_at = Instant::from_nanos(registration.expires_at);
+        if !registration.is_registered() {
+            return;
+        }
+        if expires_at > now {
+            self.watch(agent, expires_at);
+        } else {
             self.unregister(agent, UnregisterCause::Expired);
         }
     }
@@ -150,8 +158,7 @@ impl Worker {
             };
             let is_ours = owner(row.user().as_bytes(), self.config.workers) == self.config.id;
             if registration.is_registered() && is_ours {
-                let expires_at = Instant::from_nanos(registration.expires_at);
-                self.timers.set(expires_at, Timer::Registration(agent, expires_at));
+                self.watch(agent, Instant::from_nanos(registration.expires_at));
             }
         }
     }

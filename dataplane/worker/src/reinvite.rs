@@ -2,7 +2,7 @@
 
 use base::Instant;
 use sip::dialog::{Dialog, Outgoing};
-use sip::transaction::{ClientKey, Sent};
+use sip::transaction::ClientKey;
 use sip::wire::{self, Message, Method};
 
 use crate::call::{Invited, Inviting, LegRef, Phase};
@@ -33,9 +33,7 @@ impl Worker {
             // that dialog is in progress MUST return a 491 (Request Pending)".
             return Err(Refusal::status(491));
         }
-        if !arrival.message.body().is_empty() {
-            self.check_offer(arrival.message.body())?;
-        }
+        self.check_body(arrival.message)?;
         self.accept_within(leg, arrival)?;
         let peer = self.peer_of(leg).ok_or_else(|| Refusal::status(488))?;
         let is_free = self.calls.leg(peer).is_some_and(|peer| {
@@ -47,6 +45,10 @@ impl Worker {
         if !is_free {
             return Err(Refusal::status(491));
         }
+        let sdp = match arrival.message.body() {
+            [] => None,
+            offer => Some(self.sdp_for(peer, offer).ok_or_else(|| Refusal::status(488))?),
+        };
         self.transactions.set_user(arrival.key, leg.to_word());
         if let Some(entry) = self.calls.leg_mut(leg) {
             entry.invited = Some(Invited {
@@ -56,10 +58,6 @@ impl Worker {
             });
         }
         self.answer(now, leg, 100, None);
-        let sdp = match arrival.message.body() {
-            [] => None,
-            offer => Some(self.sdp_for(peer, offer).ok_or_else(|| Refusal::status(488))?),
-        };
         if self.send_within(now, peer, Method::Invite, sdp.as_deref()).is_none() {
             self.answer_no(now, leg, &Refusal::status(503));
         }
@@ -187,30 +185,5 @@ impl Worker {
         self.transactions
             .request(now, method, built.bytes, branch.as_bytes(), flow, user, &mut self.sent)
             .ok()
-    }
-
-    /// Lets go of a fork that we do not take: ACK, then BYE.
-    pub(crate) fn decline_fork(&mut self, now: Instant, leg: LegRef, answer: &Message<'_>) {
-        let (Ok(mut fork), Ok(cseq)) = (Dialog::uac(answer), answer.cseq()) else {
-            return;
-        };
-        let Some(flow) = self.calls.leg(leg).map(|leg| leg.flow) else {
-            return;
-        };
-        let branch = self.fresh_branch();
-        let address = self.address_of(flow.location).to_string();
-        let built = fork.ack(
-            cseq.number,
-            &Outgoing {
-                branch: branch.as_bytes(),
-                sent_by: address.as_bytes(),
-                contact: None,
-                extra: &[],
-                body: None,
-            },
-        );
-        self.sent.push(Sent { flow, bytes: built.bytes.into() });
-        // Its answer concerns no leg of ours, hence no word.
-        self.send_in_dialog(now, leg, &mut fork, Method::Bye, None, 0);
     }
 }

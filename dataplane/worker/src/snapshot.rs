@@ -7,7 +7,7 @@ use base::{CallRef, Instant, Medium, WorkerId};
 
 use crate::Config;
 use crate::call::{Call, Leg, LegRef, Phase};
-use crate::worker::Worker;
+use crate::worker::{PUBLISH_TURNS, Worker};
 
 /// The rows of legs: each call slot has those of its last call until it is used again.
 #[derive(Debug)]
@@ -19,7 +19,15 @@ pub struct LegRows {
 impl LegRows {
     /// The share of `worker`.
     pub fn new(region: &Region, worker: WorkerId) -> LegRows {
-        LegRows { idle: region.legs().range(worker).collect(), of_slot: HashMap::new() }
+        let mut rows = LegRows { idle: VecDeque::new(), of_slot: HashMap::new() };
+        for place in region.legs().range(worker) {
+            // Calls that ended with an earlier incarnation keep theirs until control has their records.
+            match region.legs().read(place).filter(|row| row.state() != LegState::Free) {
+                Some(row) => rows.of_slot.entry(row.call_slot).or_default().push(place),
+                None => rows.idle.push_back(place),
+            }
+        }
+        rows
     }
 
     /// Empties the rows of the slot's last call.
@@ -129,16 +137,19 @@ impl Worker {
         self.region.legs().write(place, &row);
     }
 
-    /// Writes the counts of all standing calls.
-    pub(crate) fn publish_calls(&mut self) {
-        let standing: Vec<LegRef> = self
+    /// Writes the counts of the next few standing calls, and asks silent ones whether they live. All of
+    /// them have their turn in [`crate::worker::PUBLISH_TURNS`] of these, so that no packet waits for
+    /// thousands of rows.
+    pub(crate) fn publish_calls(&mut self, now: Instant) {
+        let turn: Vec<LegRef> = self
             .calls
-            .iter()
+            .next_few(PUBLISH_TURNS)
             .filter(|call| call.state == CallState::Answered)
             .flat_map(|call| call.legs.iter().map(|leg| LegRef { call: call.id, leg: leg.number }))
             .collect();
-        for leg in standing {
+        for leg in turn {
             self.note_leg(leg);
+            self.probe(now, leg);
         }
     }
 

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,12 @@ use crate::{Config, Effect, Input};
 
 /// How many commands one turn takes, so that packets are not kept waiting.
 const COMMANDS_A_TURN: usize = 64;
-/// How often gauges and the packet counts of standing calls are published.
-const PUBLISH_MS: u64 = 500;
+/// How often a part of the standing calls' packet counts is published.
+const PUBLISH_MS: u64 = 20;
+/// How long inputs go before timers after a pause: what the kernel held back is read in this time.
+const CATCH_UP: Duration = Duration::from_millis(50);
+/// In how many parts: each count is half a second old at most. Gauges are published with the first.
+pub(crate) const PUBLISH_TURNS: usize = 25;
 
 /// Where a SIP message goes: from the address of a location to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +39,8 @@ pub(crate) enum Timer {
     Asked(CallRef, u64),
     /// A leg that said goodbye is free now, whether its peer answered or not.
     Goodbye(LegRef),
-    /// A registration runs out; the epoch and the time tell it from a later one.
-    Registration(AgentSlot, Instant),
+    /// A registration may have run out, unless it was renewed.
+    Registration(AgentSlot),
     /// Ports are to be bound, and gauges to be published.
     Publish,
 }
@@ -67,6 +72,11 @@ pub struct Worker {
     more_commands: bool,
     pub(crate) leases_held: u64,
     pub(crate) provision: Provision,
+    /// Agents whose registration has a timer.
+    pub(crate) watched: HashSet<AgentSlot>,
+    publish_turn: usize,
+    /// Timers are held back until then: see [`Input::Paused`].
+    timers_wait_until: Instant,
 }
 
 /// What the region says of tenants and trunks: read often, changed rarely, so that a request does not
@@ -125,6 +135,9 @@ impl Worker {
             more_commands: false,
             leases_held: 0,
             provision: Provision::read(&region, now),
+            watched: HashSet::new(),
+            publish_turn: 0,
+            timers_wait_until: Instant::ZERO,
             rng,
             region,
             config,
@@ -149,10 +162,13 @@ impl Worker {
             Input::Commands => self.take_commands(now),
             Input::ControlHere => self.control_here = true,
             Input::ControlGone => self.lose_control(now),
+            Input::Paused => self.timers_wait_until = now + CATCH_UP,
             Input::Timeout if self.more_commands => self.take_commands(now),
             Input::Timeout => {}
         }
-        self.run_timers(now);
+        if now >= self.timers_wait_until {
+            self.run_timers(now);
+        }
         self.hand_out(now, out);
     }
 
@@ -188,6 +204,7 @@ impl Worker {
             .into_iter()
             .flatten()
             .min()
+            .map(|deadline| deadline.max(self.timers_wait_until))
     }
 
     /// The region that this worker reads and writes.
@@ -246,10 +263,8 @@ impl Worker {
                 Timer::Ring(leg) => self.on_ring_limit(now, leg),
                 Timer::Asked(call, operation) => self.on_ask_limit(now, call, operation),
                 Timer::Goodbye(leg) => self.release_lease(leg),
-                Timer::Registration(agent, expires_at) => {
-                    self.on_registration_limit(now, agent, expires_at);
-                }
-                Timer::Publish => self.publish(at),
+                Timer::Registration(agent) => self.on_registration_limit(now, agent),
+                Timer::Publish => self.publish(now, at),
             }
         }
     }
@@ -263,11 +278,17 @@ impl Worker {
         is_old
     }
 
-    /// Publishes gauges and the packet counts of standing calls.
-    fn publish(&mut self, at: Instant) {
-        self.timers.set(at + Duration::from_millis(PUBLISH_MS), Timer::Publish);
-        self.publish_calls();
-        self.publish_gauges();
+    /// Publishes packet counts of standing calls, and now and then gauges. Without calls the worker
+    /// sleeps as long as all turns take.
+    fn publish(&mut self, now: Instant, at: Instant) {
+        let is_idle = self.calls.len() == 0;
+        let turns = if is_idle { PUBLISH_TURNS as u64 } else { 1 };
+        self.timers.set(at.max(now) + Duration::from_millis(PUBLISH_MS * turns), Timer::Publish);
+        self.publish_turn = (self.publish_turn + 1) % PUBLISH_TURNS;
+        if is_idle || self.publish_turn == 0 {
+            self.publish_gauges();
+        }
+        self.publish_calls(now);
     }
 
     fn publish_gauges(&mut self) {

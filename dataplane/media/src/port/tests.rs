@@ -81,6 +81,58 @@ fn failing_binds_pause() {
     assert_eq!(planned(&mut pool, at(BIND_PAUSE_MS)).len(), BINDS_PER_PLAN);
 }
 
+#[test]
+fn own_addresses_by_their_table() {
+    let ips = ips(&["127.0.0.1", "127.0.0.1", "127.0.0.2", "::1"]);
+    let mut pool = PortPool::new(WorkerId(0), 2, &ips, (30_000, 30_039));
+    // The worker has 30000 to 30019 at each address; the first two locations take turns.
+    let own = |pool: &PortPool, text: &str| pool.is_own(text.parse().expect("an address"));
+    for port in 30_000..30_040 {
+        assert!(!own(&pool, &format!("127.0.0.1:{port}")), "{port} is free");
+    }
+    let mut binds = Vec::new();
+    for _ in 0..4 {
+        binds.extend(planned(&mut pool, at(0)));
+    }
+    assert_eq!(binds.len() as u32, pool.pairs());
+    for (text, expected) in [
+        ("127.0.0.1:29999", false),
+        ("127.0.0.1:30000", true),
+        ("127.0.0.1:30001", true),
+        ("127.0.0.1:30002", true),
+        ("127.0.0.1:30019", true),
+        ("127.0.0.1:30020", false),
+        ("127.0.0.1:0", false),
+        ("127.0.0.1:65535", false),
+        ("127.0.0.2:30007", true),
+        ("127.0.0.3:30000", false),
+        ("[::1]:30000", true),
+        ("[::1]:30020", false),
+        ("[::2]:30000", false),
+        ("[::ffff:127.0.0.1]:30002", true),
+        ("[::ffff:127.0.0.3]:30002", false),
+    ] {
+        assert_eq!(own(&pool, text), expected, "{text}");
+    }
+    // Each state in turn, on a pair of each location.
+    for (pair, location, port) in binds {
+        let both = [port, port + 1].map(|port| SocketAddr::new(ips[usize::from(location.0)], port));
+        let is = |pool: &PortPool| both.map(|address| pool.is_own(address));
+        assert_eq!(is(&pool), [true; 2], "binding {pair:?}");
+        if port % 8 == 6 {
+            pool.bound(pair, false, at(1));
+            assert_eq!(is(&pool), [false; 2], "not bound {pair:?}");
+            continue;
+        }
+        pool.bound(pair, true, at(1));
+        assert_eq!(is(&pool), [true; 2], "ready {pair:?}");
+        assert_eq!(pool.take(location), Some(pair));
+        assert_eq!(is(&pool), [true; 2], "in use {pair:?}");
+        assert!(pool.release(pair, at(2)));
+        assert_eq!(is(&pool), [false; 2], "cooling {pair:?}");
+    }
+}
+
 proptest! {
     /// No pair is in two hands, none is lost, each rests, and the longest rested comes first.
     #[test]

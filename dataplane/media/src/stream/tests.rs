@@ -13,6 +13,10 @@ fn addr(text: &str) -> SocketAddr {
     text.parse().expect("an address")
 }
 
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an IP address")
+}
+
 fn at(ms: u64) -> Instant {
     Instant::from_nanos(ms * 1_000_000)
 }
@@ -127,7 +131,14 @@ fn a_phone_behind_a_nat_is_learned() {
     world.streams.open(A, Some(addr("192.168.1.5:4000")));
     world.streams.open(B, Some(addr("10.0.0.2:5000")));
     world.streams.bridge(A, B);
+    world.streams.expect_host(A, ip("203.0.113.1"));
     let public = "203.0.113.1:61000";
+    // A third host is not even a candidate, however much it sends.
+    for sequence in 0..100 {
+        let third = world.rtp(A, "203.0.113.9:61000", sequence);
+        assert_eq!(third, dropped(DropReason::RtpForeignSource));
+        assert_eq!(world.rtcp(A, "203.0.113.9:61001"), dropped(DropReason::RtcpForeignSource));
+    }
     assert_eq!(world.rtp(B, "10.0.0.2:5000", 1), to(A.rtp(), "192.168.1.5:4000"));
     assert_eq!(world.rtp(A, public, 1), dropped(DropReason::RtpLearning));
     assert_eq!(world.rtp(A, public, 2), dropped(DropReason::RtpLearning));
@@ -146,6 +157,7 @@ fn rtcp_of_an_unlikely_host_is_forgotten_when_rtp_locks_elsewhere() {
     let mut world = World::new();
     world.streams.open(A, Some(addr("192.168.1.5:4000")));
     world.streams.set_rtcp(A, addr("192.168.1.5:4009"));
+    world.streams.expect_host(A, ip("203.0.113.1"));
     assert_eq!(world.rtcp(A, "192.168.1.5:4001"), dropped(DropReason::RtcpForeignSource));
     assert_eq!(world.rtcp(A, "192.168.1.5:4009"), dropped(DropReason::RtpNoPeer));
     for sequence in 1..=3 {
@@ -154,6 +166,80 @@ fn rtcp_of_an_unlikely_host_is_forgotten_when_rtp_locks_elsewhere() {
     world.streams.open(B, Some(addr("10.0.0.2:5000")));
     world.streams.bridge(A, B);
     assert_eq!(world.rtcp(A, "203.0.113.1:61001"), to(B.rtcp(), "10.0.0.2:5001"));
+}
+
+/// A call whose A, signalled at 192.168.1.5:4000, is locked to 203.0.113.1:61000 behind its NAT, RTCP
+/// too.
+fn natted_call() -> World {
+    let mut world = World::new();
+    world.streams.open(A, Some(addr("192.168.1.5:4000")));
+    world.streams.open(B, Some(addr("10.0.0.2:5000")));
+    world.streams.bridge(A, B);
+    world.streams.expect_host(A, ip("203.0.113.1"));
+    for sequence in 1..=3 {
+        world.rtp(A, "203.0.113.1:61000", sequence);
+    }
+    assert_eq!(world.streams.stats(A).locked, Some(addr("203.0.113.1:61000")));
+    assert_eq!(world.rtcp(A, "203.0.113.1:61001"), to(B.rtcp(), "10.0.0.2:5001"));
+    world
+}
+
+#[test]
+fn the_signalled_address_takes_the_lock_back_and_rtcp_with_it() {
+    let mut world = natted_call();
+    assert_eq!(world.rtp(A, "192.168.1.5:4000", 900), to(B.rtp(), "10.0.0.2:5000"));
+    assert_eq!(world.streams.stats(A).locked, Some(addr("192.168.1.5:4000")));
+    for sequence in 4..10 {
+        let former = world.rtp(A, "203.0.113.1:61000", sequence);
+        assert_eq!(former, dropped(DropReason::RtpForeignSource));
+        for from in ["203.0.113.1:61001", "203.0.113.1:61000"] {
+            assert_eq!(world.rtcp(A, from), dropped(DropReason::RtcpForeignSource));
+        }
+    }
+    assert_eq!(world.rtp(B, "10.0.0.2:5000", 2), to(A.rtp(), "192.168.1.5:4000"));
+    assert_eq!(world.rtcp(B, "10.0.0.2:5001"), to(A.rtcp(), "192.168.1.5:4001"));
+    assert_eq!(world.rtcp(A, "192.168.1.5:4001"), to(B.rtcp(), "10.0.0.2:5001"));
+}
+
+#[test]
+fn a_neighbour_on_the_signalled_host_loses_rtcp_with_the_lock() {
+    let mut world = World::new();
+    world.streams.open(A, Some(addr("10.0.0.1:4000")));
+    world.streams.open(B, Some(addr("10.0.0.2:5000")));
+    world.streams.bridge(A, B);
+    for sequence in 1..=3 {
+        world.rtp(A, "10.0.0.1:6000", sequence);
+    }
+    assert_eq!(world.rtcp(A, "10.0.0.1:6001"), to(B.rtcp(), "10.0.0.2:5001"));
+    assert_eq!(world.rtcp(B, "10.0.0.2:5001"), to(A.rtcp(), "10.0.0.1:6001"));
+    assert_eq!(world.rtp(A, "10.0.0.1:4000", 1), to(B.rtp(), "10.0.0.2:5000"));
+    assert_eq!(world.rtcp(B, "10.0.0.2:5001"), to(A.rtcp(), "10.0.0.1:4001"));
+}
+
+#[test]
+fn the_signalled_rtcp_address_takes_rtcp_back() {
+    let mut world = World::call();
+    assert_eq!(world.rtcp(A, "10.0.0.1:7777"), to(B.rtcp(), "10.0.0.2:5001"));
+    assert_eq!(world.rtcp(B, "10.0.0.2:5001"), to(A.rtcp(), "10.0.0.1:7777"));
+    assert_eq!(world.rtcp(A, "10.0.0.1:4001"), to(B.rtcp(), "10.0.0.2:5001"));
+    assert_eq!(world.rtcp(A, "10.0.0.1:7777"), dropped(DropReason::RtcpForeignSource));
+    assert_eq!(world.rtcp(B, "10.0.0.2:5001"), to(A.rtcp(), "10.0.0.1:4001"));
+}
+
+#[test]
+fn the_host_of_sip_is_of_one_opening_only() {
+    let mut world = World::new();
+    world.streams.expect_host(A, ip("203.0.113.1"));
+    world.streams.expect_host(PairId(400), ip("203.0.113.1"));
+    for _ in 0..2 {
+        world.streams.open(A, Some(addr("192.168.1.5:4000")));
+        let before = world.rtp(A, "203.0.113.1:61000", 1);
+        assert_eq!(before, dropped(DropReason::RtpForeignSource));
+        world.streams.expect_host(A, ip("203.0.113.1"));
+        let after = world.rtp(A, "203.0.113.1:61000", 1);
+        assert_eq!(after, dropped(DropReason::RtpLearning));
+        world.streams.close(A);
+    }
 }
 
 #[test]

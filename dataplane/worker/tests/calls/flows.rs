@@ -3,10 +3,8 @@
 //! The callers are a trunk (10.9.0.1, trusted by address); the agents' phones are registered in the
 //! tables. How phones prove themselves is tested at the end.
 
-mod house;
-
+use crate::house::{AGENT_A, AGENT_B, House, OFFER, TRUNK, header};
 use abi::{CallState, Command, Event, OpResult};
-use house::{AGENT_A, AGENT_B, House, OFFER, TRUNK, header};
 use sip::digest::{Challenge, answer};
 
 #[test]

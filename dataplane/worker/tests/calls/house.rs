@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::{
-    AgentRow, AgentState, CallState, Command, Event, Key, Layout, OpResult, Region,
+    AgentRow, AgentState, CallRow, CallState, Command, Event, Key, Layout, OpResult, Region,
     RegistrationRow, SecretRow, TenantRow, TrunkRow,
 };
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, TenantId, Text, WorkerId};
 use sip::digest::{Algorithm, ha1};
 use sip::wire;
-use worker::{Config, Effect, Input, Limits, Location, Worker, recover};
+use worker::{Config, Effect, Input, Limits, Location, Packet, PairId, Verdict, Worker, recover};
 
 pub const TRUNK: &str = "10.9.0.1:5060";
 pub const AGENT_A: &str = "192.0.2.1:5070";
@@ -30,6 +30,11 @@ pub struct House {
 
 impl House {
     pub fn new() -> House {
+        House::limited(Limits::default())
+    }
+
+    /// A house whose worker has these limits.
+    pub fn limited(limits: Limits) -> House {
         let layout = Layout {
             ccb: CcbId(1),
             workers: 1,
@@ -62,7 +67,7 @@ impl House {
             rtp_ports: (30_000, 30_019),
             seed: [7; 32],
             nonce_key: [9; 32],
-            limits: Limits::default(),
+            limits,
         };
         let now = Instant::from_nanos(1_000_000_000);
         recover(&region, &config, now);
@@ -119,6 +124,23 @@ impl House {
         self.input(Input::ControlHere);
     }
 
+    pub fn lose_control(&mut self) {
+        self.input(Input::ControlGone);
+    }
+
+    /// An RTP packet comes to a port pair.
+    pub fn rtp(&mut self, pair: u32, from: &str, sequence: u16) -> Verdict {
+        let mut bytes = vec![0x80, 0];
+        bytes.extend(sequence.to_be_bytes());
+        bytes.extend([0; 4]);
+        bytes.extend(7_u32.to_be_bytes());
+        bytes.extend([0xff; 160]);
+        let len = bytes.len();
+        let mut packet = Packet::new(&mut bytes, 0..len);
+        let from = from.parse().expect("an address");
+        self.worker.forward(self.now, PairId(pair).rtp(), from, &mut packet)
+    }
+
     pub fn command(&mut self, command: Command, blob: &[u8]) {
         let _wake = self.region.command_sender(WorkerId(0)).push(&command, blob).expect("room");
         self.input(Input::Commands);
@@ -168,6 +190,11 @@ impl House {
         self.sent.remove(found).expect("found").1
     }
 
+    /// Everything that was sent, in its order.
+    pub fn drain(&mut self) -> Vec<(SocketAddr, String)> {
+        self.sent.drain(..).collect()
+    }
+
     pub fn drain_to(&mut self, peer: &str) -> Vec<String> {
         let peer: SocketAddr = peer.parse().expect("an address");
         let (to, rest) = self.sent.drain(..).partition::<Vec<_>, _>(|(to, _)| *to == peer);
@@ -213,11 +240,35 @@ impl House {
         self.events().into_iter().filter_map(of).collect()
     }
 
-    /// No call, port, lease or registration of a call is left, and each ended call has a whole row.
+    pub fn transactions(&self) -> usize {
+        self.worker.transactions()
+    }
+
+    pub fn calls(&self) -> Vec<(u32, CallRow)> {
+        self.region.calls().iter().collect()
+    }
+
+    /// No call, port, lease or transaction is left, and each ended call has a whole row.
+    pub fn what_is_left(&self) -> Result<(), String> {
+        let (held, transactions) = (self.region.leases().held(), self.worker.transactions());
+        if !self.worker.is_idle() || held != 0 || transactions != 0 {
+            return Err(format!(
+                "{}, {held} words, {transactions} transactions",
+                self.worker.load()
+            ));
+        }
+        let over = |row: &CallRow| matches!(row.state(), CallState::Free | CallState::Ended);
+        match self.calls().iter().find(|(_, row)| !over(row)) {
+            Some((slot, row)) => Err(format!("call {slot} is {:?}", row.state())),
+            None => Ok(()),
+        }
+    }
+
+    /// The same but for transactions, which outlive their calls, and nothing unexpected was sent.
     pub fn expect_nothing_left(&mut self) {
         assert!(self.worker.is_idle(), "something is left: {}", self.worker.load());
         assert_eq!(self.region.leases().held(), 0, "a lease word is held");
-        for (_, row) in self.region.calls().iter() {
+        for (_, row) in self.calls() {
             assert!(
                 matches!(row.state(), CallState::Free | CallState::Ended),
                 "a call's row lives"
@@ -250,6 +301,21 @@ impl House {
             header(refusal, "From: "),
             header(refusal, "To: ")
         )
+    }
+
+    /// Answers a request of ours as no phone may.
+    pub fn reply_without_contact(
+        &mut self,
+        from: &str,
+        request: &str,
+        status: u16,
+        sdp: Option<&str>,
+    ) {
+        let message = wire::lex(request.as_bytes()).expect("SIP");
+        let body = sdp.map(|sdp| ("application/sdp", sdp.as_bytes()));
+        let source = "127.0.0.1:5060".parse().expect("an address");
+        let bytes = wire::response(&message, status, "Reason", Some("t1"), source, &[], body);
+        self.send(from, std::str::from_utf8(&bytes).expect("text"));
     }
 
     /// Answers a request of ours.

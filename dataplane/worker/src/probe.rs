@@ -1,0 +1,49 @@
+//! Signs of life of standing calls. A peer that lost its power says no BYE; without a sign its call would
+//! hold an agent for ever.
+
+use std::time::Duration;
+
+use abi::CallState;
+use base::Instant;
+use sip::wire::Method;
+
+use crate::call::{LegRef, Phase};
+use crate::refusal::Refusal;
+use crate::worker::Worker;
+
+/// A leg without RTP for this time is asked by OPTIONS whether it is still there (RFC 3261, 11), and again
+/// each time that it passes: held calls are silent, and live.
+const SILENCE: Duration = Duration::from_secs(30);
+
+impl Worker {
+    /// Looks at one leg of a standing call: has it been heard?
+    pub(crate) fn probe(&mut self, now: Instant, leg: LegRef) {
+        let Some(entry) = self.calls.leg(leg) else { return };
+        if entry.phase != Phase::Established {
+            return;
+        }
+        let packets = entry.pair.map_or(0, |pair| self.streams.stats(pair).packets);
+        let (since, counted) = entry.alive;
+        let is_silent = packets == counted && since != Instant::ZERO;
+        if is_silent && now < since + SILENCE {
+            return;
+        }
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.alive = (now, packets);
+        }
+        if is_silent {
+            self.send_within(now, leg, Method::Options, None);
+        }
+    }
+
+    /// RFC 3261, 12.2.1.2: 481 or 408 to a request within a dialog: the dialog is gone. Any other answer
+    /// is a sign of life.
+    pub(crate) fn on_probe_answered(&mut self, now: Instant, leg: LegRef, status: u16) {
+        let is_standing =
+            self.calls.find(leg.call).is_some_and(|call| call.state == CallState::Answered);
+        if is_standing && matches!(status, 408 | 481) {
+            self.leg_gone(leg);
+            self.end_call(now, leg.call, &Refusal::status(408));
+        }
+    }
+}

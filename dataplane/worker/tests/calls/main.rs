@@ -1,0 +1,6 @@
+//! Calls through one worker, message by message.
+
+mod corners;
+mod flows;
+mod house;
+mod storm;
