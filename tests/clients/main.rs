@@ -21,7 +21,7 @@ use phone::Softphone;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use sipp::{Line, Sipp};
-use softphone::{Event, Order};
+use softphone::{Event, Order, Why};
 
 const HTTP: u16 = 18_080;
 const FLAGS: &[&str] = &["--http", "18080", "--sip", "15060", "--rtp-ports", "20000-21999"];
@@ -419,5 +419,52 @@ fn a_login_is_complete_with_phone_and_desk_and_ends_without() {
         Some(1),
         "the third may register again: {agents:#}"
     );
+    demo.process.stop();
+}
+
+/// A trunk known by its address calls an agent, and an agent's call leaves by a route to it; RTP flows both
+/// ways, and a stranger at another address is challenged instead.
+#[test]
+fn calls_come_from_trunks_and_leave_by_them() {
+    let _turn = turn();
+    let flags = ["--trunk", "127.0.0.3/32", "--route", "9=127.0.0.3:17075"];
+    let mut demo = Demo::start(None, &[FLAGS, &flags].concat());
+    let folder = demo.folder().to_owned();
+    let phone = Softphone::start(&log_in("1001", "local"), LOOPBACK, 440);
+    phone.register();
+    let line = |number: &str| -> Line { ["0301234".into(), String::new(), number.into()] };
+    // In.
+    let sbc = "127.0.0.1:15060";
+    let mut trunk =
+        Sipp::start_at("127.0.0.3", "trunk", sbc, 17_076, &[line("1001")], &[], &folder);
+    phone.expect(
+        Duration::from_secs(5),
+        "a call from the trunk",
+        |event| matches!(event, Event::Incoming { from } if from == "0301234"),
+    );
+    phone.expect_end();
+    trunk.expect_success(&folder);
+    // Out; the trunk sends back what it hears.
+    let flags = ["-rtp_echo", "-mp", "17300"];
+    let mut trunk =
+        Sipp::start_at("127.0.0.3", "callee", sbc, 17_075, &[line("")], &flags, &folder);
+    phone.call("95555");
+    let talked = wait_for(Duration::from_secs(5), || {
+        let legs = demo.ask("calls")?["calls"][0]["legs"].as_array()?.clone();
+        let whole = legs.len() == 2 && legs.iter().all(|leg| leg["packets_in"].as_u64() > Some(30));
+        whole.then_some(())
+    });
+    assert!(talked.is_some(), "no RTP both ways: {:#?}", demo.ask("calls"));
+    phone.hang_up();
+    trunk.expect_success(&folder);
+    // A number without a route, and an address without a trunk.
+    phone.order(Order::Call("4711".into()));
+    phone.expect(Duration::from_secs(5), "404", |event| *event == Event::Ended(Why::Refused(404)));
+    let mut stranger =
+        Sipp::start_at("127.0.0.4", "trunk", sbc, 17_077, &[line("1001")], &[], &folder);
+    stranger.expect_failure("401");
+    demo.expect_all_free();
+    let heard = phone.end();
+    assert!(heard.report.rtp_received > 70, "{heard:?}");
     demo.process.stop();
 }

@@ -27,6 +27,19 @@ impl Sipp {
         flags: &[&str],
         folder: &Path,
     ) -> Sipp {
+        Sipp::start_at("127.0.0.1", name, peer, port, lines, flags, folder)
+    }
+
+    /// The same from another address of this machine.
+    pub fn start_at(
+        ip: &str,
+        name: &str,
+        peer: &str,
+        port: u16,
+        lines: &[Line],
+        flags: &[&str],
+        folder: &Path,
+    ) -> Sipp {
         let scenario = folder.join(format!("{name}.xml"));
         let source =
             Path::new(env!("CARGO_MANIFEST_DIR")).join("data/sipp").join(format!("{name}.xml"));
@@ -35,14 +48,7 @@ impl Sipp {
         let text = text.replace("TONE", &tone(folder).to_string_lossy());
         fs::write(&scenario, text).expect("written");
         let mut command = Command::new("sipp");
-        command.arg(peer).args([
-            "-i",
-            "127.0.0.1",
-            "-p",
-            &port.to_string(),
-            "-m",
-            &lines.len().to_string(),
-        ]);
+        command.arg(peer).args(["-i", ip, "-p", &port.to_string(), "-m", &lines.len().to_string()]);
         command
             .args(["-nostdin", "-trace_err", "-error_file"])
             .arg(folder.join(format!("{name}-{port}.err")));
@@ -83,6 +89,15 @@ impl Sipp {
             self.name,
             errors.chars().take(3_000).collect::<String>()
         );
+    }
+}
+
+impl Sipp {
+    /// SIPp gave up because of this answer.
+    pub fn expect_failure(&mut self, status: &str) {
+        assert_eq!(self.process.wait(Duration::from_secs(30)), 1, "{}", self.process.output());
+        let wanted = format!("received 'SIP/2.0 {status} ");
+        assert!(self.process.output().contains(&wanted), "{}", self.process.output());
     }
 }
 
