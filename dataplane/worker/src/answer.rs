@@ -8,10 +8,10 @@ use sip::dialog::{Dialog, Outgoing};
 use sip::transaction::{ClientKey, Sent};
 use sip::wire::{self, Message, Method, reason_phrase};
 
-use crate::call::{Invited, Inviting, LegRef, Phase};
+use crate::call::{Flow, Invited, Inviting, LegRef, Phase};
 use crate::intake::ALLOW;
 use crate::refusal::Refusal;
-use crate::worker::{Flow, Worker};
+use crate::worker::Worker;
 
 impl Worker {
     pub(crate) fn on_response(

@@ -11,15 +11,29 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use abi::{CallState, Party};
-use base::{AgentSlot, CallRef, Instant, TenantId, Text};
+use base::{AgentSlot, CallRef, Instant, LocationId, TenantId, Text};
 use media::PairId;
 use sip::dialog::Dialog;
 use sip::transaction::{ClientKey, ServerKey};
 
-use crate::worker::Flow;
-
 /// A directory number, as dialled.
 pub type Number = Text<32>;
+
+/// The caller's leg is the first of a call.
+pub(crate) const CALLER: u8 = 0;
+
+/// Where a SIP message goes: from the address of a location to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flow {
+    pub location: LocationId,
+    pub peer: SocketAddr,
+}
+
+/// Digits, letters and what stands between them in a number or a SIP user. The number goes on into other
+/// URIs, where anything else could be read as a host or a parameter.
+pub(crate) fn is_dialable(number: &Number) -> bool {
+    number.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"+*#._-".contains(byte))
+}
 
 /// One leg of one call, for those outside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,11 +3,10 @@
 use abi::{Command, Event, OpResult, Party, UnregisterCause};
 use base::{AgentSlot, CallRef, Instant, owner};
 
-use crate::call::Number;
+use crate::call::{Flow, Number, is_dialable};
 use crate::dial::Target;
-use crate::invite::is_dialable;
 use crate::refusal::Refusal;
-use crate::worker::{Flow, Worker};
+use crate::worker::Worker;
 
 /// The row of a trunk that is called by address only.
 const NO_ROW: u32 = u32::MAX;

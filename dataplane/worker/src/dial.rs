@@ -6,11 +6,11 @@ use abi::{CallState, Counter, Party};
 use base::{AgentSlot, CallRef, Instant, owner};
 use sip::wire::{self, Method, RequestWriter};
 
-use crate::call::{Bridge, Inviting, Lease, Leg, LegRef, Number, Phase};
+use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase};
 use crate::intake::ALLOW;
-use crate::invite::{CALLER, RETRY_AFTER_S};
-use crate::refusal::Refusal;
-use crate::worker::{Flow, Timer, Worker};
+
+use crate::refusal::{RETRY_AFTER_S, Refusal};
+use crate::worker::{Timer, Worker};
 
 /// How long a leg may ring, in milliseconds (RFC 3261, 16.6: timer C "MUST be larger than 3 minutes").
 const RING_LIMIT_MS: u64 = 181_000;

@@ -5,7 +5,8 @@ use sip::dialog::{Dialog, Outgoing};
 use sip::transaction::Sent;
 use sip::wire::{Message, Method};
 
-use crate::worker::{Flow, Worker};
+use crate::call::Flow;
+use crate::worker::Worker;
 
 impl Worker {
     /// Lets go of an answered INVITE that we do not take: ACK each time that its 2xx comes, BYE once

@@ -8,9 +8,8 @@ use base::{AgentSlot, Instant, LocationId, TenantId, Text};
 use sip::digest::{self, Algorithm, Credentials, Verdict, Verifier};
 use sip::wire::{Header, Message, Method};
 
-use crate::call::Number;
+use crate::call::{Number, is_dialable};
 use crate::intake::Arrival;
-use crate::invite::is_dialable;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 

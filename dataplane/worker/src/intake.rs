@@ -7,10 +7,9 @@ use base::{CallRef, Instant, LocationId, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
 use sip::wire::{self, Header, LexError, Message, Method, Start};
 
-use crate::call::LegRef;
-use crate::invite::RETRY_AFTER_S;
-use crate::refusal::Refusal;
-use crate::worker::{Flow, Worker};
+use crate::call::{Flow, LegRef};
+use crate::refusal::{RETRY_AFTER_S, Refusal};
+use crate::worker::Worker;
 use crate::{Effect, Passed};
 
 /// Methods that we answer otherwise than by 405 (RFC 3261, 20.5).

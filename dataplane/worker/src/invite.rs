@@ -7,19 +7,15 @@ use base::{AgentSlot, CallRef, Instant, TenantId};
 use sip::dialog::Dialog;
 use sip::wire::{self, Message, Uri, unescape};
 
-use crate::call::{Call, Invited, Lease, Leg, LegRef, Number, Phase};
+use crate::call::{CALLER, Call, Flow, Invited, Lease, Leg, LegRef, Number, Phase, is_dialable};
 use crate::dial::Target;
 use crate::identify::Identity;
 use crate::intake::Arrival;
-use crate::refusal::Refusal;
-use crate::worker::{Flow, Timer, Worker};
+use crate::refusal::{RETRY_AFTER_S, Refusal};
+use crate::worker::{Timer, Worker};
 
 /// How long control may take to say where a call goes, in milliseconds; then the call is answered 503.
 const ASK_LIMIT_MS: u64 = 2_000;
-/// What a refused caller is told to wait when something is full or away, in seconds.
-pub(crate) const RETRY_AFTER_S: u32 = 2;
-/// The caller's leg is the first of a call.
-pub(crate) const CALLER: u8 = 0;
 
 impl Worker {
     pub(crate) fn on_invite(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
@@ -288,12 +284,6 @@ impl Worker {
 fn dialled(user: &[u8]) -> Option<Number> {
     let bare = user.split(|byte| *byte == b';').next().unwrap_or_default();
     Number::new(&unescape(bare)).ok().filter(is_dialable)
-}
-
-/// Digits, letters and what stands between them in a number or a SIP user. The number goes on into other
-/// URIs, where anything else could be read as a host or a parameter.
-pub(crate) fn is_dialable(number: &Number) -> bool {
-    number.as_bytes().iter().all(|byte| byte.is_ascii_alphanumeric() || b"+*#._-".contains(byte))
 }
 
 #[cfg(test)]

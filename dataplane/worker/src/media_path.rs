@@ -5,9 +5,9 @@ use sip::sdp;
 use sip::wire::{Message, same_token};
 
 use crate::Effect;
-use crate::call::LegRef;
-use crate::invite::{CALLER, RETRY_AFTER_S};
-use crate::refusal::Refusal;
+use crate::call::{CALLER, LegRef};
+
+use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::worker::Worker;
 
 impl Worker {

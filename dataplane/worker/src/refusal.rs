@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 
 use sip::wire::{self, Message};
 
+/// What a refused caller is told to wait when something is full or away, in seconds.
+pub(crate) const RETRY_AFTER_S: u32 = 2;
+
 /// Why a request is not served, as its answer says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {

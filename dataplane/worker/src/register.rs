@@ -6,9 +6,10 @@ use base::{AgentSlot, Instant, LocationId, owner};
 use sip::registrar::{self, Binding, Decision, Limits};
 use sip::wire;
 
+use crate::call::Flow;
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
-use crate::worker::{Flow, Timer, Worker};
+use crate::worker::{Timer, Worker};
 
 impl Worker {
     pub(crate) fn on_register(

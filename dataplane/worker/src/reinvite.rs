@@ -5,10 +5,10 @@ use sip::dialog::{Dialog, Outgoing};
 use sip::transaction::ClientKey;
 use sip::wire::{self, Message, Method};
 
-use crate::call::{Invited, Inviting, LegRef, Phase};
+use crate::call::{Flow, Invited, Inviting, LegRef, Phase};
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
-use crate::worker::{Flow, Worker};
+use crate::worker::Worker;
 
 impl Worker {
     /// A leg wants another session: the other leg is asked, with our addresses in its place.

@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::{CommandReceiver, Counter, EventSender, Region, TenantRow, TrunkRow};
-use base::{AgentSlot, CallRef, Instant, LocationId, Rng, Timers};
+use base::{AgentSlot, CallRef, Instant, Rng, Timers};
 use media::{DropReason, Packet, PortPool, SocketSlot, Streams, Verdict};
 use sip::digest::NonceKey;
 use sip::transaction::{Fired, Sent, Transactions};
 
-use crate::call::LegRef;
+use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
 use crate::snapshot::LegRows;
 use crate::{Config, Effect, Input};
@@ -22,13 +22,6 @@ const PUBLISH_MS: u64 = 20;
 const CATCH_UP: Duration = Duration::from_millis(50);
 /// In how many parts: each count is half a second old at most. Gauges are published with the first.
 pub(crate) const PUBLISH_TURNS: usize = 25;
-
-/// Where a SIP message goes: from the address of a location to a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Flow {
-    pub location: LocationId,
-    pub peer: SocketAddr,
-}
 
 /// What a worker waits for besides the transactions' own timers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
