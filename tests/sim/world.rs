@@ -1,5 +1,5 @@
-//! One thread, one seed: two CCBs of two workers, a control core, phones with desks, a trunk, a bad
-//! network, and processes that die and come back.
+//! One thread, one seed: two CCBs of two workers, one control core for both or one for each, phones with
+//! desks, a trunk, a bad network, and processes that die and come back.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -59,14 +59,14 @@ enum Act {
     Person(usize),
     KillDataPlane(usize),
     StartDataPlane(usize),
-    KillControl,
-    StartControl,
+    KillControl(usize),
+    StartControl(usize),
     Link(usize),
     Cut(IpAddr),
     Heal(IpAddr),
     Beat,
     Commands(usize, u8),
-    Pump,
+    Pump(usize),
     Recorded(u16, u32, u32),
     Mesh(usize, u8, u64),
     Garbage,
@@ -92,7 +92,8 @@ pub struct World {
     plant: Plant,
     network: Network,
     ccbs: Vec<Ccb>,
-    blade: Option<Blade>,
+    /// One for both CCBs, or one for each; none where it is dead.
+    blades: Vec<Option<Blade>>,
     desks: Vec<Desk>,
     /// Serial numbers of the calls that control has a record of, and how often it wrote one.
     records: BTreeMap<u64, u32>,
@@ -116,6 +117,7 @@ impl World {
         let fork = |rng: &mut Rng| Rng::from_number(rng.next_u64());
         let network = Network::new(fork(&mut rng));
         let ccbs = (1..=2).map(|id| Ccb::new(CcbId(id), fork(&mut rng))).collect();
+        let blades = (0..1 + rng.below(2)).map(|_| None).collect();
         let desks = (0..=PHONES).map(|index| desk(index, fork(&mut rng))).collect();
         let mut world = World {
             now: Instant::from_nanos(1_000_000_000_000),
@@ -123,7 +125,7 @@ impl World {
             plant,
             network,
             ccbs,
-            blade: None,
+            blades,
             desks,
             records: BTreeMap::new(),
             acts: BinaryHeap::new(),
@@ -140,7 +142,9 @@ impl World {
     fn schedule(&mut self) {
         self.after_ms(0, Act::StartDataPlane(0));
         self.after_ms(0, Act::StartDataPlane(1));
-        self.after_ms(1, Act::StartControl);
+        for control in 0..self.blades.len() {
+            self.after_ms(1, Act::StartControl(control));
+        }
         self.after_ms(50, Act::Beat);
         for desk in 0..PHONES {
             let at = 100 + self.rng.below(500);
@@ -157,8 +161,8 @@ impl World {
             self.after_ms(at, Act::KillDataPlane(ccb));
         }
         for _ in 0..self.rng.below(3) {
-            let at = within(self);
-            self.after_ms(at, Act::KillControl);
+            let (at, control) = (within(self), self.rng.below(self.blades.len() as u64));
+            self.after_ms(at, Act::KillControl(control as usize));
         }
         for _ in 0..self.rng.below(3) {
             let (at, host) = (within(self), self.rng.below(PHONES as u64) as usize);
@@ -202,7 +206,7 @@ impl World {
         let acts = self.acts.peek().map(|Reverse((at, ..))| *at);
         let phones = self.desks.iter().filter_map(|desk| desk.phone.deadline()).min();
         let ccbs = self.ccbs.iter().filter_map(Ccb::deadline).min();
-        let control = self.blade.as_ref().map(Blade::deadline);
+        let control = self.blades.iter().flatten().map(Blade::deadline).min();
         [acts, phones, ccbs, control, self.network.next_at()].into_iter().flatten().min()
     }
 
@@ -220,8 +224,11 @@ impl World {
                 }
             }
         }
-        if self.blade.as_ref().is_some_and(|blade| blade.deadline() <= self.now) {
-            self.control(ControlInput::Timeout);
+        for control in 0..self.blades.len() {
+            let blade = self.blades[control].as_ref();
+            if blade.is_some_and(|blade| blade.deadline() <= self.now) {
+                self.control(control, ControlInput::Timeout);
+            }
         }
     }
 
@@ -232,8 +239,8 @@ impl World {
             Act::Person(desk) => self.person(desk),
             Act::KillDataPlane(ccb) => self.kill_data_plane(ccb),
             Act::StartDataPlane(ccb) => self.start_data_plane(ccb),
-            Act::KillControl => self.kill_control(),
-            Act::StartControl => self.start_control(),
+            Act::KillControl(control) => self.kill_control(control),
+            Act::StartControl(control) => self.start_control(control),
             Act::Link(ccb) => self.link(ccb),
             Act::Cut(ip) => {
                 self.network.cut(ip);
@@ -249,10 +256,11 @@ impl World {
                 self.after_ms(100, Act::Beat);
             }
             Act::Commands(ccb, worker) => self.worker(ccb, WorkerId(worker), Input::Commands),
-            Act::Pump => self.control(ControlInput::Pump),
+            Act::Pump(control) => self.control(control, ControlInput::Pump),
             Act::Recorded(ccb, slot, generation) => {
                 let call = base::CallRef { slot, generation };
-                self.control(ControlInput::Recorded { ccb: CcbId(ccb), call });
+                let control = self.control_of(usize::from(ccb) - 1);
+                self.control(control, ControlInput::Recorded { ccb: CcbId(ccb), call });
             }
             Act::Mesh(ccb, worker, number) => {
                 let passed = self.passed.remove(&number).expect("scheduled once");
@@ -287,7 +295,8 @@ impl World {
             (false, false, 0) if !is_trunk => {
                 // An agent goes home, and comes back.
                 if let Some(socket) = self.desks[desk].socket {
-                    self.control(ControlInput::DeskExit { socket });
+                    let control = self.control_of(self.desks[desk].ccb);
+                    self.control(control, ControlInput::DeskExit { socket });
                 }
                 None
             }
@@ -349,22 +358,27 @@ impl World {
                 sha256: hash(Algorithm::Sha256).as_bytes().try_into().expect("32 bytes"),
             },
         };
-        if self.blade.is_none() {
+        let control = self.control_of(self.desks[desk].ccb);
+        if self.blades[control].is_none() {
             return self.after_ms(500, Act::Login(desk));
         }
-        self.control(ControlInput::Login { reply: desk as u64, request: Box::new(request) });
+        self.control(
+            control,
+            ControlInput::Login { reply: desk as u64, request: Box::new(request) },
+        );
     }
 
     /// The desk's WebSocket stands again, with the token that it has.
     fn attach(&mut self, desk: usize) {
         let Some(login) = self.desks[desk].login else { return };
-        if self.blade.is_none() || self.desks[desk].socket.is_some() {
+        let control = self.control_of(self.desks[desk].ccb);
+        if self.blades[control].is_none() || self.desks[desk].socket.is_some() {
             return;
         }
         self.sequence += 1;
         let socket = self.sequence;
         self.desks[desk].socket = Some(socket);
-        self.control(ControlInput::DeskAttached { socket, login });
+        self.control(control, ControlInput::DeskAttached { socket, login });
     }
 
     // The processes.
@@ -393,7 +407,7 @@ impl World {
                     self.passed.insert(number, passed);
                     self.after_ms(0, Act::Mesh(ccb, to.0, number));
                 }
-                Out::WakeControl => self.after_ms(0, Act::Pump),
+                Out::WakeControl => self.after_ms(0, Act::Pump(self.control_of(ccb))),
             }
         }
     }
@@ -422,7 +436,7 @@ impl World {
         }
         self.outcome.deaths += 1;
         self.ccbs[ccb].kill();
-        self.control(ControlInput::Gone { ccb: CcbId(ccb as u16 + 1) });
+        self.control(self.control_of(ccb), ControlInput::Gone { ccb: CcbId(ccb as u16 + 1) });
         let ms = 50 + self.rng.below(2_000);
         self.after_ms(ms, Act::StartDataPlane(ccb));
     }
@@ -435,51 +449,67 @@ impl World {
         self.after_ms(ms, Act::Link(ccb));
     }
 
-    fn kill_control(&mut self) {
-        if self.blade.take().is_none() {
+    /// Which control process the CCB belongs to.
+    fn control_of(&self, ccb: usize) -> usize {
+        ccb % self.blades.len()
+    }
+
+    fn ccbs_of(&self, control: usize) -> Vec<usize> {
+        (0..self.ccbs.len()).filter(|ccb| self.control_of(*ccb) == control).collect()
+    }
+
+    fn kill_control(&mut self, control: usize) {
+        if self.blades[control].take().is_none() {
             return;
         }
         self.outcome.deaths += 1;
-        for desk in &mut self.desks {
-            desk.socket = None;
-        }
-        for ccb in 0..self.ccbs.len() {
+        for ccb in self.ccbs_of(control) {
+            for desk in self.desks.iter_mut().filter(|desk| desk.ccb == ccb) {
+                desk.socket = None;
+            }
             (0..WORKERS).for_each(|worker| self.worker(ccb, WorkerId(worker), Input::ControlGone));
         }
         let ms = 100 + self.rng.below(4_000);
-        self.after_ms(ms, Act::StartControl);
+        self.after_ms(ms, Act::StartControl(control));
     }
 
-    fn start_control(&mut self) {
-        let process = Process { pid: 2, start_time: 2 };
-        self.blade = Some(Blade::new(self.now, process, &[CcbId(1), CcbId(2)]));
-        self.control(ControlInput::Provision(provision()));
-        for ccb in 0..self.ccbs.len() {
+    fn start_control(&mut self, control: usize) {
+        let process = Process { pid: 2 + control as u32, start_time: 2 };
+        let ccbs = self.ccbs_of(control);
+        let ids: Vec<CcbId> = ccbs.iter().map(|ccb| CcbId(*ccb as u16 + 1)).collect();
+        self.blades[control] = Some(Blade::new(self.now, process, &ids));
+        self.control(control, ControlInput::Provision(provision()));
+        for ccb in ccbs {
             self.after_ms(5, Act::Link(ccb));
-        }
-        for desk in 0..PHONES {
-            let ms = 100 + self.rng.below(2_000);
-            self.after_ms(ms, Act::Attach(desk));
+            for desk in 0..PHONES {
+                if self.desks[desk].ccb == ccb {
+                    let ms = 100 + self.rng.below(2_000);
+                    self.after_ms(ms, Act::Attach(desk));
+                }
+            }
         }
     }
 
     /// Control and a data plane find each other.
     fn link(&mut self, ccb: usize) {
-        if self.blade.is_none() || !self.ccbs[ccb].is_up() {
+        let control = self.control_of(ccb);
+        if self.blades[control].is_none() || !self.ccbs[ccb].is_up() {
             return;
         }
         let region = self.ccbs[ccb].region.clone();
-        self.control(ControlInput::Attached { ccb: CcbId(ccb as u16 + 1), region });
+        self.control(control, ControlInput::Attached { ccb: CcbId(ccb as u16 + 1), region });
         (0..WORKERS).for_each(|worker| self.worker(ccb, WorkerId(worker), Input::ControlHere));
     }
 
-    fn control(&mut self, input: ControlInput) {
-        let Some(blade) = &mut self.blade else { return };
+    fn control(&mut self, control: usize, input: ControlInput) {
+        let Some(blade) = &mut self.blades[control] else {
+            return;
+        };
         let mut out = Vec::new();
         blade.wake_up();
         blade.handle(self.now, input, &mut out);
         if !blade.fall_asleep() {
-            self.after_ms(0, Act::Pump);
+            self.after_ms(0, Act::Pump(control));
         }
         for output in out {
             self.trace(format!("{output:?}").as_bytes(), &[]);
@@ -613,8 +643,8 @@ impl World {
 
     /// The counts of the CDM, the desks and the registrar agree: everybody is back at work.
     fn check_control(&self) -> Result<(), String> {
-        let blade = self.blade.as_ref().ok_or("control is away")?;
         for (index, ccb) in self.ccbs.iter().enumerate() {
+            let blade = self.blades[self.control_of(index)].as_ref().ok_or("control is away")?;
             let known = blade.cdm().ccb(ccb.id).ok_or("the CDM forgot a CCB")?;
             expect(known.status == CcbStatus::Normal, || {
                 format!("CCB {} is {:?}", ccb.id, known.status)
