@@ -332,8 +332,10 @@ fn a_crowd_of_sipp_phones_calls() {
 #[test]
 fn a_crowd_of_softphones_talks() {
     let _turn = turn();
-    let mut demo =
-        Demo::start(None, &[FLAGS, &["--agents", "200", "--location", "west=127.0.0.2"]].concat());
+    let mut demo = Demo::start(
+        None,
+        &[FLAGS, &["--agents", "200", "--location", "west=127.0.0.2", "--cores", "2"]].concat(),
+    );
     let mut command = Command::new(jackfield());
     command.arg("load").arg("--dir").arg(demo.dir()).args([
         "--agents",

@@ -113,6 +113,8 @@ counters! {
     RecordsEvicted = "records_evicted",
     /// Times that no receive buffer was left.
     BuffersExhausted = "buffers_exhausted",
+    /// Receives that failed, but for want of a buffer.
+    ReceiveFailed = "receive_failed",
     /// Sends that the kernel refused.
     SendFailed = "send_failed",
     /// Binds that the kernel refused.

@@ -33,6 +33,10 @@ const BELLS: usize = 64;
 const BELL_STRIDE: usize = 16;
 const WORKER_HEARTBEAT: usize = 1;
 
+/// Words before the bells: they mean the same in every version of the layout, so that incarnations
+/// can be carried over from another build's region.
+pub(crate) const FIXED_WORDS: usize = BELLS;
+
 /// Words of the header.
 pub(crate) fn words(layout: &Layout) -> usize {
     BELLS + (1 + usize::from(layout.workers)) * BELL_STRIDE
@@ -253,8 +257,8 @@ fn bell_of(worker: WorkerId) -> usize {
 
 /// Carries the incarnations of a region over to the one that takes its place, so that they only
 /// grow.
-pub(crate) fn carry_over(from: &[AtomicU64], to: &[AtomicU64]) {
+pub(crate) fn carry_over(from: &[u64; FIXED_WORDS], to: &[AtomicU64]) {
     for word in [DATA_PLANE + INCARNATION, CONTROL + INCARNATION] {
-        to[word].store(from[word].load(Ordering::Relaxed), Ordering::Relaxed);
+        to[word].store(from[word], Ordering::Relaxed);
     }
 }

@@ -27,6 +27,8 @@ mod counter;
 #[cfg(not(loom))]
 mod event;
 #[cfg(not(loom))]
+mod file;
+#[cfg(not(loom))]
 mod header;
 #[cfg(not(loom))]
 mod index;

@@ -45,11 +45,13 @@
 //!
 //! The data plane makes the region. It writes both files under other names and renames them, the
 //! region last, so nobody maps half of one; pages are allocated by writing them, so a full /dev/shm
-//! is an error here and not a fault later. It holds a lock on a third file as long as it lives.
+//! is an error here and not a fault later. It holds a lock on a third file as long as it lives, and
+//! the control process one on a fourth: each ring has one producer and one consumer. Neither takes
+//! files that others may have put there (`file`).
 
 use core::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Seek as _, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -59,6 +61,9 @@ use base::WorkerId;
 use crate::command::{CommandReceiver, CommandSender};
 use crate::counter::Counters;
 use crate::event::{EventReceiver, EventSender};
+use crate::file::{
+    self, ControlLock, Demand, Lock, REGION_MODE, SECRETS_MODE, beside, io_error, read_words,
+};
 use crate::header::{self, Header};
 use crate::index::Index;
 use crate::lease::Leases;
@@ -74,8 +79,6 @@ use crate::table::{Agents, Calls, Legs, Part, Shares, Table};
 const MAGIC: u64 = u64::from_le_bytes(*b"jackfld\n");
 /// Words of a header that are read before anything is mapped.
 const FIRST_WORDS: usize = header::LAYOUT + Layout::WORDS;
-const REGION_MODE: u32 = 0o640;
-const SECRETS_MODE: u32 = 0o600;
 
 /// What a data plane found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,8 +97,20 @@ pub enum RegionError {
         /// Its process id; 0 when it has not said yet.
         pid: u32,
     },
+    /// Another control process has it.
+    ControlRunning {
+        /// Its process id; 0 when it has not said yet.
+        pid: u32,
+    },
     /// A size is out of its range.
     BadLayout(BadLayout),
+    /// The file may be in somebody else's hands; it is neither used nor replaced.
+    Untrusted {
+        /// Which file.
+        path: PathBuf,
+        /// The rule that it breaks.
+        rule: &'static str,
+    },
     /// The file is none of ours, or of another build; a data plane of this build makes a new one.
     Foreign {
         /// Which file.
@@ -120,7 +135,13 @@ impl fmt::Display for RegionError {
             RegionError::AlreadyRunning { pid } => {
                 write!(f, "a data plane already runs on this region, process {pid}")
             }
+            RegionError::ControlRunning { pid } => {
+                write!(f, "a control process already runs on this region, process {pid}")
+            }
             RegionError::BadLayout(bad) => bad.fmt(f),
+            RegionError::Untrusted { path, rule } => {
+                write!(f, "{} is not to be trusted: {rule}", path.display())
+            }
             RegionError::Foreign { path, what } => {
                 write!(f, "{} is no region of this build: {what}", path.display())
             }
@@ -136,7 +157,10 @@ impl std::error::Error for RegionError {
         match self {
             RegionError::BadLayout(bad) => Some(bad),
             RegionError::Io { error, .. } => Some(error),
-            RegionError::AlreadyRunning { .. } | RegionError::Foreign { .. } => None,
+            RegionError::AlreadyRunning { .. }
+            | RegionError::ControlRunning { .. }
+            | RegionError::Untrusted { .. }
+            | RegionError::Foreign { .. } => None,
         }
     }
 }
@@ -159,8 +183,16 @@ pub struct Region {
     secrets: Option<Memory>,
     layout: Layout,
     plan: Plan,
-    /// Locked as long as this data plane lives; the kernel lets go of it when the process dies.
-    _lock: Option<File>,
+    /// Let go of when the memory is.
+    _hold: Hold,
+}
+
+/// What keeps a second process of the same kind away.
+#[derive(Debug)]
+enum Hold {
+    Nothing,
+    DataPlane { _lock: Lock },
+    Control { _lock: ControlLock },
 }
 
 /// Which of a worker's two rings.
@@ -186,34 +218,47 @@ impl Region {
         let words = first_words(&layout, &plan, Birth { creation, index_seed: creation, boot: 0 });
         fill(memory.words(), &words);
         fill(secrets.words(), &[MAGIC, creation]);
-        Arc::new(Region { memory, secrets: Some(secrets), layout, plan, _lock: None })
+        Arc::new(Region { memory, secrets: Some(secrets), layout, plan, _hold: Hold::Nothing })
     }
 
     /// Data plane: the region at `path` as an earlier incarnation left it, or a new one when there
-    /// is none, or one of another layout, build or boot. It is this process's until it dies.
+    /// is none, or one of another layout, build or boot. It is this process's until it dies. Any
+    /// other reason not to open what is there is an error, and leaves it there.
     pub fn open_or_create(
         path: &Path,
         layout: Layout,
     ) -> Result<(Arc<Region>, Opened), RegionError> {
         layout.check().map_err(RegionError::BadLayout)?;
-        let lock = lock(&beside(path, "lock"))?;
-        let mut old = None;
-        if let Ok(mut region) = Self::map(path, Access::Owner) {
-            if region.layout == layout && region.boot() == boot() {
-                region._lock = Some(lock);
-                return Ok((Arc::new(region), Opened::Reattached));
+        let lock = Lock::of_data_plane(path)?;
+        let old = match Self::map(path, Access::Owner) {
+            Ok(region) => Some(region),
+            Err(RegionError::Foreign { .. }) => None,
+            Err(RegionError::Io { what: "open", error, .. })
+                if error.kind() == io::ErrorKind::NotFound =>
+            {
+                None
             }
-            old = Some(region);
+            // It may be all right, and its registrations with it; who starts us tries again.
+            Err(error) => return Err(error),
+        };
+        let hold = Hold::DataPlane { _lock: lock };
+        if let Some(region) = old
+            && region.layout == layout
+            && region.boot() == boot()
+        {
+            return Ok((Arc::new(Region { _hold: hold, ..region }), Opened::Reattached));
         }
-        create(path, &layout, old.as_ref())?;
-        let mut region = Self::map(path, Access::Owner)?;
-        region._lock = Some(lock);
+        create(path, &layout)?;
+        let region = Region { _hold: hold, ..Self::map(path, Access::Owner)? };
         Ok((Arc::new(region), Opened::Created))
     }
 
-    /// Control: the region at `path`, with its secrets.
+    /// Control: the region at `path`, with its secrets. As long as it is open no other process has
+    /// it as control; this one may open it again, also the one that took its place.
     pub fn open(path: &Path) -> Result<Arc<Region>, RegionError> {
-        Self::map(path, Access::Owner).map(Arc::new)
+        let region = Self::map(path, Access::Owner)?;
+        let hold = Hold::Control { _lock: ControlLock::of_control(path)? };
+        Ok(Arc::new(Region { _hold: hold, ..region }))
     }
 
     /// Tools: the region at `path` without its secrets, in a mapping that cannot be written; all
@@ -224,8 +269,10 @@ impl Region {
 
     /// True while `path` is this region; false when it is gone or another took its place.
     pub fn is_current(&self, path: &Path) -> bool {
-        let creation = File::open(path).and_then(|mut file| read_words::<FIRST_WORDS>(&mut file));
-        creation.is_ok_and(|words| words[header::CREATION] == self.header().creation())
+        let words = file::open(path, Demand::ToRead)
+            .ok()
+            .and_then(|mut file| read_words::<FIRST_WORDS>(&mut file).ok());
+        words.is_some_and(|words| words[header::CREATION] == self.header().creation())
     }
 
     /// The sizes.
@@ -394,14 +441,12 @@ impl Region {
     /// Maps what is there, when all of its header is as this build would have written it.
     fn map(path: &Path, access: Access) -> Result<Region, RegionError> {
         let foreign = |what| RegionError::Foreign { path: path.to_owned(), what };
-        let writable = access == Access::Owner;
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(writable)
-            .open(path)
-            .map_err(|error| io_error("open", path, error))?;
-        let words: [u64; FIRST_WORDS] =
-            read_words(&mut file).map_err(|_| foreign("it is too short"))?;
+        let (writable, demand) = match access {
+            Access::Owner => (true, Demand::Ours),
+            Access::Reader => (false, Demand::ToRead),
+        };
+        let mut file = file::open(path, demand)?;
+        let words: [u64; FIRST_WORDS] = first_of(&mut file, path)?;
         if words[header::MAGIC] != MAGIC {
             return Err(foreign("it does not begin as one"));
         }
@@ -428,7 +473,7 @@ impl Region {
             Access::Owner => Some(map_secrets(path, &plan, words[header::CREATION])?),
             Access::Reader => None,
         };
-        Ok(Region { memory, secrets, layout, plan, _lock: None })
+        Ok(Region { memory, secrets, layout, plan, _hold: Hold::Nothing })
     }
 }
 
@@ -468,8 +513,30 @@ fn fill(memory: &[AtomicU64], words: &[u64]) {
     }
 }
 
+/// The header of what lies at `path`, when it is a region of any build.
+fn left_behind(path: &Path) -> Result<Option<[u64; header::FIXED_WORDS]>, RegionError> {
+    let words = file::open(path, Demand::Ours).and_then(|mut file| first_of(&mut file, path));
+    match words {
+        Ok(words) => Ok((words[header::MAGIC] == MAGIC).then_some(words)),
+        Err(RegionError::Foreign { .. }) => Ok(None),
+        Err(RegionError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The first words of a file at `path`.
+fn first_of<const N: usize>(file: &mut File, path: &Path) -> Result<[u64; N], RegionError> {
+    read_words(file).map_err(|error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => {
+            RegionError::Foreign { path: path.to_owned(), what: "it is too short" }
+        }
+        _ => io_error("read", path, error),
+    })
+}
+
 /// Makes both files under other names and puts them in their places, the region last.
-fn create(path: &Path, layout: &Layout, old: Option<&Region>) -> Result<(), RegionError> {
+fn create(path: &Path, layout: &Layout) -> Result<(), RegionError> {
+    let old = left_behind(path)?;
     let plan = Plan::new(layout);
     let [creation, index_seed] = entropy()?;
     let birth = Birth { creation, index_seed, boot: boot() };
@@ -485,7 +552,7 @@ fn create(path: &Path, layout: &Layout, old: Option<&Region>) -> Result<(), Regi
     let memory = map(&region, plan.total, &region_new)?;
     fill(memory.words(), &first_words(layout, &plan, birth));
     if let Some(old) = old {
-        header::carry_over(old.words(), memory.words());
+        header::carry_over(&old, memory.words());
     }
     for (from, to) in [(&secrets_new, secrets_path.as_path()), (&region_new, path)] {
         std::fs::rename(from, to).map_err(|error| io_error("rename into", to, error))?;
@@ -521,12 +588,8 @@ fn new_file(path: &Path, words: usize, mode: u32) -> Result<File, RegionError> {
 fn map_secrets(path: &Path, plan: &Plan, creation: u64) -> Result<Memory, RegionError> {
     let path = beside(path, "secrets");
     let foreign = |what| RegionError::Foreign { path: path.clone(), what };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(&path)
-        .map_err(|error| io_error("open", &path, error))?;
-    let words: [u64; 2] = read_words(&mut file).map_err(|_| foreign("it is too short"))?;
+    let mut file = file::open(&path, Demand::Secret)?;
+    let words: [u64; 2] = first_of(&mut file, &path)?;
     if words != [MAGIC, creation] {
         return Err(foreign("it belongs to another region"));
     }
@@ -535,51 +598,6 @@ fn map_secrets(path: &Path, plan: &Plan, creation: u64) -> Result<Memory, Region
         return Err(foreign("it is not as long as the region says"));
     }
     Memory::map(&file, plan.secrets_total, true).map_err(|error| io_error("map", &path, error))
-}
-
-/// Takes the lock that one data plane has at a time, and says who has it.
-fn lock(path: &Path) -> Result<File, RegionError> {
-    let fail = |what| move |error| io_error(what, path, error);
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(REGION_MODE)
-        .open(path)
-        .map_err(fail("open"))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            let read = file.read_to_string(&mut pid);
-            let pid = read.ok().and_then(|_| pid.trim().parse().ok()).unwrap_or(0);
-            return Err(RegionError::AlreadyRunning { pid });
-        }
-        Err(TryLockError::Error(error)) => return Err(io_error("lock", path, error)),
-    }
-    file.set_len(0).map_err(fail("write"))?;
-    file.rewind().map_err(fail("write"))?;
-    writeln!(file, "{}", std::process::id()).map_err(fail("write"))?;
-    Ok(file)
-}
-
-/// `path` with a dot and `extension` behind its name.
-fn beside(path: &Path, extension: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".");
-    name.push(extension);
-    PathBuf::from(name)
-}
-
-fn read_words<const N: usize>(file: &mut File) -> io::Result<[u64; N]> {
-    let mut words = [0; N];
-    for word in &mut words {
-        let mut bytes = [0; 8];
-        file.read_exact(&mut bytes)?;
-        *word = u64::from_ne_bytes(bytes);
-    }
-    Ok(words)
 }
 
 fn entropy() -> Result<[u64; 2], RegionError> {
@@ -595,8 +613,4 @@ fn boot() -> u64 {
     id.bytes()
         .filter_map(|byte| char::from(byte).to_digit(16))
         .fold(0, |boot: u64, digit| boot.rotate_left(4) ^ u64::from(digit))
-}
-
-fn io_error(what: &'static str, path: &Path, error: io::Error) -> RegionError {
-    RegionError::Io { what, path: path.to_owned(), error }
 }

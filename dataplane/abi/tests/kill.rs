@@ -438,6 +438,15 @@ impl Drop for Guard {
     }
 }
 
+/// The region by a name of this test's own, so that it keeps no control process away from `path`.
+fn watch(path: &Path) -> Arc<Region> {
+    let own = path.with_extension("watched");
+    std::fs::hard_link(path, &own).expect("the region has its name");
+    let secrets = |path: &Path| PathBuf::from(format!("{}.secrets", path.display()));
+    std::fs::hard_link(secrets(path), secrets(&own)).expect("and the secrets had theirs before");
+    Region::open(&own).expect("it is the same region")
+}
+
 /// One number is missing for each kill at most, and none is there twice.
 fn account(what: &str, issued: u64, logged: u64, refused: u64, kills: u64) {
     assert!(logged + refused <= issued, "{what}: {logged} and {refused} of {issued}");
@@ -455,12 +464,8 @@ fn either_side_may_be_killed_at_any_instant() {
     println!("seed {seed}");
     let mut rng = Rng::from_number(seed);
     let mut plane = Guard::new("plane", Log::PlaneLoops, &path);
-    let mut region = Region::open(&path);
-    wait_until("the first plane", || {
-        region = Region::open(&path);
-        region.is_ok()
-    });
-    let region = region.expect("it is there");
+    wait_until("the first plane", || path.exists());
+    let region = watch(&path);
     let mut control = Guard::new("control", Log::ControlLoops, &path);
 
     while plane.kills.min(control.kills) < KILLS_OF_EACH {

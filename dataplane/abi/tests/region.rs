@@ -1,8 +1,9 @@
 //! The region as files: who makes it, who finds it again, who may do what.
 
-use std::fs;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::path::PathBuf;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, chown, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use abi::{
     AgentRow, AgentState, CallRow, CallState, Class, Counter, DataPlaneState, Event, Key, Layout,
@@ -30,7 +31,7 @@ fn place() -> (TempDir, PathBuf) {
     (dir, path)
 }
 
-fn create(path: &std::path::Path) -> std::sync::Arc<Region> {
+fn create(path: &Path) -> std::sync::Arc<Region> {
     let (region, opened) = Region::open_or_create(path, LAYOUT).expect("it can be made");
     assert_eq!(opened, Opened::Created);
     region
@@ -198,6 +199,235 @@ fn what_is_no_region_is_refused_by_control_and_replaced_by_the_data_plane() {
         drop(create(&path));
         assert!(Region::open(&path).is_ok());
     }
+}
+
+fn start(region: &Region) -> u64 {
+    region.header().start_data_plane(Process::current(), now())
+}
+
+#[test]
+fn an_incarnation_is_never_used_twice() {
+    type Spoil = fn(&Path);
+    let spoils: [(&str, Spoil); 4] = [
+        ("no secrets", |path| fs::remove_file(beside(path, ".secrets")).expect("they are there")),
+        ("other secrets", |path| fs::write(beside(path, ".secrets"), [0; 16]).expect("written")),
+        ("another build", |path| spoil(path, 16)),
+        ("another boot", |path| spoil(path, 56)),
+    ];
+    fn spoil(path: &Path, at: usize) {
+        let mut bytes = fs::read(path).expect("it can be read");
+        bytes[at] ^= 1;
+        fs::write(path, bytes).expect("it can be written");
+    }
+    for (name, spoil) in spoils {
+        let (_dir, path) = place();
+        assert_eq!(start(&create(&path)), 1);
+        Region::open(&path).expect(name).header().start_control(Process::current(), now());
+        spoil(&path);
+        let region = create(&path);
+        assert_eq!(start(&region), 2, "{name}");
+        assert_eq!(region.header().control().incarnation, 1, "{name}");
+    }
+    let (_dir, path) = place();
+    start(&create(&path));
+    spoil(&path, 0);
+    assert_eq!(start(&create(&path)), 1, "what is no region has no incarnation");
+}
+
+#[test]
+fn what_cannot_be_opened_for_the_moment_is_kept() {
+    let (dir, path) = place();
+    let creation = create(&path).header().creation();
+    let (secrets, saved) = (beside(&path, ".secrets"), dir.path().join("saved"));
+    fs::rename(&secrets, &saved).expect("they are there");
+    fs::create_dir(&secrets).expect("the name is free");
+    let error = Region::open_or_create(&path, LAYOUT).expect_err("a folder is no file");
+    assert!(matches!(error, RegionError::Io { what: "open", .. }), "{error}");
+    fs::remove_dir(&secrets).expect("it is there");
+    fs::rename(&saved, &secrets).expect("it is there");
+    let (region, opened) = Region::open_or_create(&path, LAYOUT).expect("it is there");
+    assert_eq!((opened, region.header().creation()), (Opened::Reattached, creation));
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    PathBuf::from(format!("{}{suffix}", path.display()))
+}
+
+const REGION_FILES: [&str; 3] = ["", ".secrets", ".lock"];
+
+/// Opening as a data plane and as control is refused, and the error names the file and the rule.
+fn assert_untrusted(path: &Path, suffix: &str, rule: &str) {
+    let expected = format!("{}{suffix} is not to be trusted: {rule}", path.display());
+    let error = Region::open_or_create(path, LAYOUT).expect_err(rule);
+    assert_eq!(error.to_string(), expected);
+    // Control has a lock of its own.
+    if suffix != ".lock" {
+        let error = Region::open(path).expect_err(rule);
+        assert_eq!(error.to_string(), expected);
+    }
+}
+
+#[test]
+fn a_link_is_not_followed() {
+    for suffix in [&REGION_FILES[..], &[".control.lock"]].concat() {
+        let (dir, path) = place();
+        drop(create(&path));
+        drop(Region::open(&path).expect("it is there"));
+        let (file, target) = (beside(&path, suffix), dir.path().join("target"));
+        fs::rename(&file, &target).expect("it is there");
+        let before = fs::read(&target).expect("it can be read");
+        symlink(&target, &file).expect("the name is free");
+        if suffix == ".control.lock" {
+            let error = Region::open(&path).expect_err("it is a link").to_string();
+            assert!(error.ends_with(".control.lock is not to be trusted: it is a symbolic link"));
+        } else {
+            assert_untrusted(&path, suffix, "it is a symbolic link");
+        }
+        if suffix.is_empty() {
+            let error = Region::open_read_only(&path).expect_err("nor by a tool");
+            assert!(matches!(error, RegionError::Untrusted { .. }), "{error}");
+        }
+        assert_eq!(fs::read(&target).expect("it can be read"), before);
+    }
+}
+
+#[test]
+fn a_file_that_others_may_write_is_not_used() {
+    for (suffix, mode, rule) in [
+        ("", 0o660, "its group or others may write to it"),
+        ("", 0o642, "its group or others may write to it"),
+        (".lock", 0o620, "its group or others may write to it"),
+        (".secrets", 0o640, "its group or others have access to it"),
+        (".secrets", 0o604, "its group or others have access to it"),
+    ] {
+        let (_dir, path) = place();
+        drop(create(&path));
+        let file = beside(&path, suffix);
+        fs::set_permissions(&file, Permissions::from_mode(mode)).expect("it is ours");
+        assert_untrusted(&path, suffix, rule);
+        assert!(Region::open_read_only(&path).is_ok(), "a tool may look at it");
+    }
+}
+
+#[test]
+fn what_is_no_file_is_not_used_and_not_waited_for() {
+    for suffix in REGION_FILES {
+        let (_dir, path) = place();
+        drop(create(&path));
+        let file = beside(&path, suffix);
+        fs::remove_file(&file).expect("it is there");
+        let made = Command::new("mkfifo").arg("-m600").arg(&file).status();
+        assert!(made.expect("mkfifo is there").success());
+        assert_untrusted(&path, suffix, "it is not a regular file");
+        if suffix.is_empty() {
+            let error = Region::open_read_only(&path).expect_err("nor by a tool");
+            assert!(matches!(error, RegionError::Untrusted { .. }), "{error}");
+        }
+    }
+}
+
+#[test]
+fn a_file_of_another_user_is_read_by_tools_only() {
+    const NOBODY: u32 = 65_534;
+    for suffix in REGION_FILES {
+        let (dir, path) = place();
+        drop(create(&path));
+        // Only root can give a file away; who is not root cannot have it given to them either.
+        if fs::metadata(dir.path()).expect("it is there").uid() != 0 {
+            return;
+        }
+        chown(beside(&path, suffix), Some(NOBODY), Some(NOBODY)).expect("we are root");
+        assert_untrusted(&path, suffix, "it belongs to another user");
+        assert!(Region::open_read_only(&path).is_ok());
+    }
+}
+
+const OTHER_CONTROL: &str = "ABI_OTHER_CONTROL";
+
+/// The other process of the test below: says whether it got the region, and holds it until it is
+/// told to end. By itself it does nothing.
+#[test]
+fn other_control() {
+    let Some(path) = std::env::var_os(OTHER_CONTROL) else { return };
+    let region = Region::open(Path::new(&path));
+    match &region {
+        Ok(_) => println!("\nit has it"),
+        Err(error) => println!("\n{error}"),
+    }
+    let _ = std::io::stdin().read_line(&mut String::new());
+}
+
+struct Other(Child);
+
+impl Other {
+    /// The other process, and what it says.
+    fn start(path: &Path) -> (Other, String) {
+        use std::io::BufRead as _;
+        let mut child = Command::new(std::env::current_exe().expect("this program has a path"))
+            .args(["--exact", "other_control", "--nocapture"])
+            .env(OTHER_CONTROL, path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("this program runs again");
+        let output = std::io::BufReader::new(child.stdout.take().expect("it is piped"));
+        let said = output
+            .lines()
+            .map_while(Result::ok)
+            .find(|line| line.starts_with("it has") || line.contains("control process"));
+        (Other(child), said.expect("it says how it went"))
+    }
+}
+
+impl Drop for Other {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn two_control_processes_do_not_share_a_region() {
+    let (dir, path) = place();
+    let _plane = create(&path);
+    let first = Region::open(&path).expect("it is there");
+    let again = Region::open(&path).expect("this process has it already");
+    let refusal =
+        format!("a control process already runs on this region, process {}", std::process::id());
+    assert_eq!(Other::start(&path).1, refusal);
+    drop(first);
+    assert_eq!(Other::start(&path).1, refusal, "the second use of it holds it too");
+    drop(again);
+    let (other, said) = Other::start(&path);
+    assert_eq!(said, "it has it");
+    match Region::open(&path) {
+        Err(RegionError::ControlRunning { pid }) => assert_eq!(pid, other.0.id()),
+        opened => panic!("{opened:?}"),
+    }
+    assert!(Region::open_read_only(&path).is_ok(), "tools are not in the way");
+    drop(other);
+    let region = Region::open(&path).expect("the other was killed");
+    let elsewhere = dir.path().join("ccb-8");
+    drop(create(&elsewhere));
+    let (_other, said) = Other::start(&elsewhere);
+    assert_eq!(said, "it has it", "another region is another matter");
+    drop(region);
+}
+
+#[test]
+fn control_opens_the_next_region_before_it_lets_go_of_the_last() {
+    let (_dir, path) = place();
+    drop(create(&path));
+    let mut control = Region::open(&path).expect("it is there");
+    for agents in [200, 300] {
+        let wider = Layout { agents, ..LAYOUT };
+        let _plane = Region::open_or_create(&path, wider).expect("it can be made");
+        let next = Region::open(&path).expect("this process has the lock");
+        assert!(!control.is_current(&path) && next.is_current(&path));
+        control = next;
+    }
+    drop(control);
+    assert_eq!(Other::start(&path).1, "it has it");
 }
 
 #[test]

@@ -11,6 +11,7 @@ use media::{Packet, PairId, SocketSlot, Verdict};
 use worker::{Effect, Input, Worker};
 
 use crate::mesh::{Link, Mesh};
+use crate::pulse::{Pulse, Resting};
 use crate::ring_io::{Completion, Ring};
 use crate::sockets::{Ended, MediaSockets, bind_pair};
 use crate::token::Token;
@@ -24,9 +25,6 @@ const PASSED_A_CYCLE: usize = 256;
 const BINDS_A_CYCLE: usize = 4;
 /// How often a worker says that it lives, in milliseconds; also the longest that it sleeps.
 const HEARTBEAT_MS: u64 = 50;
-/// Receives that fail in a row, without one that succeeds, before the worker gives up: the error is
-/// none that goes away.
-const FAILED_RECEIVES: u32 = 10_000;
 
 /// What a worker's thread works with.
 pub struct Duty {
@@ -41,7 +39,9 @@ pub struct Duty {
     effects: Vec<Effect>,
     link: Link,
     beaten: Instant,
-    failed_receives: u32,
+    pulse: Pulse,
+    resting: Resting,
+    failed_receives: u64,
 }
 
 impl Duty {
@@ -80,6 +80,8 @@ impl Duty {
             effects: Vec::new(),
             link: Link::default(),
             beaten: now,
+            pulse: Pulse::new(now),
+            resting: Resting::default(),
             failed_receives: 0,
         })
     }
@@ -93,8 +95,9 @@ impl Duty {
     }
 
     fn cycle(&mut self) -> Result<(), DriverError> {
-        let now = clock::now();
+        let now = self.look_at_clock();
         self.beat(now);
+        self.wake_resting(now)?;
         self.drain_completions(now)?;
         self.drain_mesh(now);
         self.follow_link(now);
@@ -106,6 +109,17 @@ impl Duty {
             self.bell(|bell| bell.awake());
         }
         submitted.map_err(|source| DriverError::Io { what: "io_uring_enter".to_owned(), source })
+    }
+
+    /// The time. A worker that was paused hears of it before anything else: it takes what came in
+    /// meanwhile before it believes its timers.
+    fn look_at_clock(&mut self) -> Instant {
+        let now = clock::now();
+        if self.pulse.look(now) {
+            self.worker.handle(now, Input::Paused, &mut self.effects);
+            self.carry_out(now);
+        }
+        now
     }
 
     fn beat(&mut self, now: Instant) {
@@ -125,22 +139,29 @@ impl Duty {
     /// How long to sleep, or none when there is something to do. What came in before the bell was told
     /// is seen by the last look; what comes in after it rings.
     fn may_sleep(&mut self) -> Option<Duration> {
-        if self.is_busy(clock::now()) {
+        let now = self.look_at_clock();
+        if self.is_busy(now) {
             return None;
         }
         self.bell(|bell| bell.sleep());
-        let now = clock::now();
         self.turn(now);
         if self.is_busy(now) {
             self.bell(|bell| bell.awake());
             return None;
         }
-        let longest = Duration::from_millis(HEARTBEAT_MS);
-        Some(self.worker.deadline().map_or(longest, |deadline| deadline.since(now).min(longest)))
+        let longest = now + Duration::from_millis(HEARTBEAT_MS);
+        let wait = self.deadline().map_or(longest, |deadline| deadline.min(longest)).since(now);
+        self.pulse.sleep(wait);
+        Some(wait)
+    }
+
+    /// When there is something to do, whatever comes in.
+    fn deadline(&self) -> Option<Instant> {
+        self.worker.deadline().into_iter().chain(self.resting.deadline()).min()
     }
 
     fn is_busy(&mut self, now: Instant) -> bool {
-        self.worker.deadline().is_some_and(|deadline| deadline <= now)
+        self.deadline().is_some_and(|deadline| deadline <= now)
             || self.sockets.is_wanting()
             || !self.mesh.is_empty(self.id)
             || self.ring.has_completions()
@@ -153,13 +174,17 @@ impl Duty {
         for completion in completions.drain(..) {
             match completion.token {
                 Token::MediaReceive(socket, generation) => {
-                    self.on_media(now, socket, generation, completion)?;
+                    self.on_media(now, socket, generation, completion);
+                    self.on_received(now, completion)?;
                 }
                 Token::MediaSend(buffer) => {
                     self.ring.give_back_media(buffer);
                     self.check_send(completion.result);
                 }
-                Token::SipReceive(location) => self.on_sip(now, location, completion)?,
+                Token::SipReceive(location) => {
+                    self.on_sip(now, location, completion);
+                    self.on_received(now, completion)?;
+                }
                 Token::SipSend(place) => {
                     self.ring.sip_sent(place);
                     self.check_send(completion.result);
@@ -172,12 +197,7 @@ impl Duty {
         Ok(())
     }
 
-    fn on_sip(
-        &mut self,
-        now: Instant,
-        location: u8,
-        completion: Completion,
-    ) -> Result<(), DriverError> {
+    fn on_sip(&mut self, now: Instant, location: u8, completion: Completion) {
         if let Some(buffer) = completion.buffer {
             match self.ring.sip_datagram(buffer, completion.result) {
                 Some((datagram, _)) if datagram.truncated => self.count(Counter::DropSipTooLarge),
@@ -192,11 +212,6 @@ impl Duty {
             self.ring.give_back_sip(buffer);
             self.carry_out(now);
         }
-        self.check_receive(completion.result)?;
-        if !completion.more {
-            self.ring.receive_sip(location);
-        }
-        Ok(())
     }
 
     fn on_media(
@@ -205,24 +220,51 @@ impl Duty {
         socket: SocketSlot,
         generation: u32,
         completion: Completion,
-    ) -> Result<(), DriverError> {
+    ) {
         if let Some(buffer) = completion.buffer
             && !self.relay(now, socket, generation, buffer, completion.result)
         {
             self.ring.give_back_media(buffer);
         }
-        self.check_receive(completion.result)?;
-        if !completion.more {
-            match self.sockets.ended(socket, generation) {
-                Ended::Again(file) => self.ring.receive_media(socket, generation, file),
-                Ended::Clear(file) => {
-                    self.ring.clear_pair(file).map_err(|source| DriverError::Io {
-                        what: "sockets out of the ring's table of files".to_owned(),
-                        source,
-                    })?;
-                }
-                Ended::Nothing => {}
+    }
+
+    /// Starts a receive again that has ended. One that failed rests before: its socket may fail for
+    /// ever, and the others have nothing to do with that.
+    fn on_received(&mut self, now: Instant, completion: Completion) -> Result<(), DriverError> {
+        let failed = self.has_failed(completion.result);
+        match completion.more {
+            true => Ok(()),
+            false if failed => {
+                self.resting.rest(now, completion.token);
+                Ok(())
             }
+            false => self.receive_again(completion.token),
+        }
+    }
+
+    fn wake_resting(&mut self, now: Instant) -> Result<(), DriverError> {
+        while let Some(token) = self.resting.next(now) {
+            self.receive_again(token)?;
+        }
+        Ok(())
+    }
+
+    fn receive_again(&mut self, receive: Token) -> Result<(), DriverError> {
+        match receive {
+            Token::SipReceive(location) => self.ring.receive_sip(location),
+            Token::MediaReceive(socket, generation) => {
+                match self.sockets.ended(socket, generation) {
+                    Ended::Again(file) => self.ring.receive_media(socket, generation, file),
+                    Ended::Clear(file) => {
+                        self.ring.clear_pair(file).map_err(|source| DriverError::Io {
+                            what: "sockets out of the ring's table of files".to_owned(),
+                            source,
+                        })?;
+                    }
+                    Ended::Nothing => {}
+                }
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -382,25 +424,25 @@ impl Duty {
         }
     }
 
-    /// Counts what a receive failed for. Only one that fails for ever is an error.
-    fn check_receive(&mut self, result: i32) -> Result<(), DriverError> {
+    /// Counts what a receive failed for. True when it is the socket's own trouble.
+    fn has_failed(&mut self, result: i32) -> bool {
         match -result {
-            ..=0 => self.failed_receives = 0,
-            libc::ECANCELED => {}
-            libc::ENOBUFS => self.count(Counter::BuffersExhausted),
+            ..=0 | libc::ECANCELED => false,
+            libc::ENOBUFS => {
+                self.count(Counter::BuffersExhausted);
+                false
+            }
             errno => {
+                self.count(Counter::ReceiveFailed);
                 self.failed_receives += 1;
-                tracing::trace!(errno, "a receive failed");
-                if self.failed_receives > FAILED_RECEIVES {
-                    let source = std::io::Error::from_raw_os_error(errno);
-                    return Err(DriverError::Io {
-                        what: "receive from sockets".to_owned(),
-                        source,
-                    });
+                // Told ever more rarely; the counter tells the rest.
+                if self.failed_receives.is_power_of_two() {
+                    let error = std::io::Error::from_raw_os_error(errno);
+                    tracing::warn!(%error, failed = self.failed_receives, "receives from sockets");
                 }
+                true
             }
         }
-        Ok(())
     }
 
     fn count(&self, counter: Counter) {
@@ -413,3 +455,6 @@ impl Duty {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -15,6 +15,7 @@ mod error;
 mod link;
 mod mesh;
 mod pin;
+mod pulse;
 mod ring_io;
 mod run;
 mod sockets;
@@ -34,7 +35,8 @@ pub use run::{Notice, run, run_telling};
 pub struct Config {
     /// The CCB's device number.
     pub ccb: CcbId,
-    /// The file of the region, in /dev/shm. Beside it lie `.secrets` and `.lock`.
+    /// The file of the region, in /dev/shm. Beside it lie `.secrets`, `.lock` and
+    /// `.control.lock`.
     pub region: PathBuf,
     /// The UNIX socket that control connects to.
     pub socket: PathBuf,

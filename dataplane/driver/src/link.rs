@@ -21,12 +21,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use base::Instant;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
     SocketFlags, SocketType, accept_with, bind, listen, recv, sendmsg, socket_with,
 };
 
+use crate::clock;
 use crate::mesh::Mesh;
 
 const MAGIC: &[u8; 4] = b"JKLN";
@@ -35,11 +38,17 @@ const VERSION: u32 = 1;
 /// Connections that wait to be accepted: one control process, and the one that takes its place.
 const BACKLOG: i32 = 4;
 
+/// How long nobody is accepted after the kernel could not: who knocks goes on knocking, so it would be
+/// asked again at once.
+const DEAF_MS: u64 = 1_000;
+
 /// The listening socket and the control process that is attached.
 pub struct Listener {
     socket: OwnedFd,
     path: PathBuf,
     control: Option<OwnedFd>,
+    /// Nobody is accepted until then.
+    deaf_until: Instant,
 }
 
 /// What happened on the socket.
@@ -65,22 +74,29 @@ impl Listener {
         // Nobody can connect before the socket listens, so nobody connects before this.
         rustix::fs::chmod(path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
         listen(&socket, BACKLOG)?;
-        Ok(Listener { socket, path: path.to_owned(), control: None })
+        Ok(Listener {
+            socket,
+            path: path.to_owned(),
+            control: None,
+            deaf_until: Instant::default(),
+        })
     }
 
     /// Waits at most `wait` for something to happen.
     pub fn wait(&mut self, wait: Duration, mesh: &Mesh) -> io::Result<Option<News>> {
         let timeout =
             Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
-        let mut fds = vec![PollFd::new(&self.socket, PollFlags::IN)];
+        let is_deaf = clock::now() < self.deaf_until;
+        let listened = if is_deaf { PollFlags::empty() } else { PollFlags::IN };
+        let mut fds = vec![PollFd::new(&self.socket, listened)];
         if let Some(control) = &self.control {
             fds.push(PollFd::new(control, PollFlags::IN));
         }
         match poll(&mut fds, Some(&timeout)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(error.into()),
         }
-        let knocks = !fds[0].revents().is_empty();
+        let knocks = !is_deaf && !fds[0].revents().is_empty();
         let speaks = fds.get(1).is_some_and(|fd| !fd.revents().is_empty());
         if knocks && self.accept(mesh)? {
             return Ok(Some(News::Attached));
@@ -92,11 +108,18 @@ impl Listener {
         Ok(None)
     }
 
-    /// Accepts whoever knocks. False when it was gone before it could be greeted.
+    /// Accepts whoever knocks. False when it was gone before it could be greeted, or the kernel has no
+    /// descriptor or memory left for it.
     fn accept(&mut self, mesh: &Mesh) -> io::Result<bool> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(control) = accept_with(&self.socket, flags) else {
-            return Ok(false);
+        let control = match accept_with(&self.socket, flags) {
+            Ok(control) => control,
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => return Ok(false),
+            Err(error) => {
+                tracing::warn!(%error, "a control process could not be accepted");
+                self.deaf_until = clock::now() + Duration::from_millis(DEAF_MS);
+                return Ok(false);
+            }
         };
         if let Err(error) = greet(&control, mesh) {
             tracing::info!(%error, "a control process went away while it attached");
@@ -114,7 +137,7 @@ impl Listener {
         match recv(control, &mut nothing, RecvFlags::DONTWAIT) {
             Ok((0, _)) => true,
             Ok(_) => false,
-            Err(error) => !matches!(error, rustix::io::Errno::AGAIN | rustix::io::Errno::INTR),
+            Err(error) => !matches!(error, Errno::AGAIN | Errno::INTR),
         }
     }
 }
@@ -140,3 +163,6 @@ fn greet(control: &OwnedFd, mesh: &Mesh) -> io::Result<()> {
     sendmsg(control, &[IoSlice::new(&hello)], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use io_uring::types::{CancelBuilder, Fixed, RecvMsgOut, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{Builder, IoUring, cqueue, opcode, squeue};
 use media::SocketSlot;
 
 use crate::addr::{self, KernelAddr, NAME_LEN};
@@ -26,14 +26,17 @@ const SUBMISSIONS: u32 = 1_024;
 /// Completions that the kernel can leave without its slow overflow list: a burst on every socket.
 const COMPLETIONS: u32 = 16_384;
 
-/// Media buffers: a second of 40 streams that all came at once, or 2 ms of 1,000,000 packets a second.
-const MEDIA_BUFFERS: u16 = 2_048;
+/// Media buffers. After 80 ms without the core each of 2,000 streams has four packets in its socket,
+/// and the kernel empties all the sockets in one turn; a socket that finds no buffer ends its receive.
+const MEDIA_BUFFERS: u16 = 8_192;
 /// An Ethernet frame's datagram with its address, and room for what a relay adds.
 const MEDIA_BUFFER_BYTES: usize = 2_048;
 const MEDIA_GROUP: u16 = 0;
 
-/// SIP buffers: they are given back within the cycle that took them.
-const SIP_BUFFERS: u16 = 64;
+/// SIP buffers. They are given back within the cycle that took them, but the kernel takes 32 datagrams
+/// of a socket in a turn, and a cycle that fills the queue of submissions with its replies gives it
+/// several turns: 64 were just short of that.
+const SIP_BUFFERS: u16 = 128;
 /// The largest UDP datagram, 65,507 bytes, with its address.
 const SIP_BUFFER_BYTES: usize = 66 * 1_024;
 const SIP_GROUP: u16 = 1;
@@ -42,6 +45,10 @@ const SIP_GROUP: u16 = 1;
 const SIP_SENDS: usize = 1_024;
 /// SIP datagrams that wait for a place: what 1,000 calls that end at once have to say, and again.
 const SIP_SENDS_WAITING: usize = 16_384;
+
+/// Times that a queue of submissions is offered to the kernel before what needs it empty fails. Each
+/// takes all of it, unless memory is so short that not one request can be made.
+const FLUSH_TRIES: u32 = 64;
 
 /// How long the end of a worker waits for the kernel to let go of its memory.
 const QUIESCE_MS: u64 = 1_000;
@@ -56,6 +63,8 @@ pub struct Ring {
     memory: ManuallyDrop<Box<Memory>>,
     sip_waiting: VecDeque<(u8, KernelAddr, Rc<[u8]>)>,
     sip_free: Vec<u32>,
+    /// Requests that found the queue of submissions full, in their order.
+    later: VecDeque<squeue::Entry>,
     /// Requests whose last completion has not been seen.
     in_flight: usize,
 }
@@ -112,8 +121,12 @@ pub struct RingError {
 impl Ring {
     /// Opens a ring with a table of `files` places for sockets.
     pub fn open(files: u32) -> Result<Self, RingError> {
+        Self::build(files, &mut IoUring::builder())
+    }
+
+    fn build(files: u32, builder: &mut Builder) -> Result<Self, RingError> {
         let missing = |missing| move |source| RingError { missing, source };
-        let uring: IoUring = IoUring::builder()
+        let uring: IoUring = builder
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_coop_taskrun()
@@ -154,18 +167,21 @@ impl Ring {
             memory: ManuallyDrop::new(Box::new(memory)),
             sip_waiting: VecDeque::new(),
             sip_free: (0..SIP_SENDS as u32).rev().collect(),
+            later: VecDeque::new(),
             in_flight: 0,
         })
     }
 
     /// Puts sockets into consecutive places of the table of files; the ring holds them from here on.
     pub fn put_files(&mut self, first: u32, sockets: &[OwnedFd]) -> io::Result<()> {
+        self.flush()?;
         let raw: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
         self.uring.submitter().register_files_update(first, &raw).map(drop)
     }
 
     /// Empties two consecutive places; the sockets close when nothing of them is in flight.
     pub fn clear_pair(&mut self, first: u32) -> io::Result<()> {
+        self.flush()?;
         self.uring.submitter().register_files_update(first, &[-1, -1]).map(drop)
     }
 
@@ -278,13 +294,15 @@ impl Ring {
     pub fn submit(&mut self, wait: Option<Duration>) -> io::Result<()> {
         self.memory.media.publish();
         self.memory.sip.publish();
+        self.push_later();
         let result = match wait {
-            Some(wait) => {
+            // What still waits for the queue is tried again at once.
+            Some(wait) if self.later.is_empty() => {
                 let time = Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos());
                 let args = SubmitArgs::new().timespec(&time);
                 self.uring.submitter().submit_with_args(1, &args)
             }
-            None => {
+            _ => {
                 let queue = self.uring.submission();
                 let nothing = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
                 drop(queue);
@@ -319,24 +337,56 @@ impl Ring {
         }
     }
 
+    /// The request is on its way from here on: what the queue has no room for goes with a later
+    /// submission.
     fn push(&mut self, entry: squeue::Entry, token: Token) {
         let entry = entry.user_data(token.encode());
-        if self.uring.submission().is_full() {
-            // The queue is emptied by every submission; what could not be started completes with an
-            // error of its own (IORING_SETUP_SUBMIT_ALL).
-            let _ = self.uring.submit();
+        self.in_flight += 1;
+        if self.later.is_empty() && self.try_push(&entry) {
+            return;
         }
+        self.later.push_back(entry);
+        self.push_later();
+    }
+
+    /// Moves what waits into the queue, submitting whenever that is full, as long as the kernel takes
+    /// it.
+    fn push_later(&mut self) {
+        while let Some(entry) = self.later.pop_front() {
+            if self.try_push(&entry) {
+                continue;
+            }
+            // What could not be started completes with an error of its own (IORING_SETUP_SUBMIT_ALL);
+            // what was not even taken is still in the queue.
+            let _ = self.uring.submit();
+            if !self.try_push(&entry) {
+                self.later.push_front(entry);
+                return;
+            }
+        }
+    }
+
+    /// Puts a request into the queue of submissions; false when that is full.
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: everything that the entries of this file point at lies in `Memory`, behind a Box that
         // does not move: the shape and the counter of rings in place; media buffers and `media_to`,
         // `sip_sends` in vectors that never grow. A SIP datagram is kept by its place until
-        // `sip_sent`, a media buffer is not given back before its send completes, and `Ring::drop`
-        // leaks `Memory` if a request may still be in flight.
-        let pushed = unsafe { self.uring.submission().push(&entry) };
-        if pushed.is_ok() {
-            self.in_flight += 1;
-        } else {
-            tracing::error!(?token, "the submission queue stays full");
+        // `sip_sent`, a media buffer is not given back before its send completes, which an entry in
+        // `later` has not, and `Ring::drop` leaks `Memory` if a request may still be in flight.
+        unsafe { self.uring.submission().push(entry) }.is_ok()
+    }
+
+    /// Submits all that was asked for. A change of the table of files is at once, so it would overtake
+    /// a send that is queued, and that would go out of whatever socket has its place next.
+    fn flush(&mut self) -> io::Result<()> {
+        for _ in 0..FLUSH_TRIES {
+            self.push_later();
+            if self.later.is_empty() && self.uring.submission().is_empty() {
+                return Ok(());
+            }
+            self.submit(None)?;
         }
+        Err(io::ErrorKind::ResourceBusy.into())
     }
 
     /// Ends all requests and waits for their last completions. True when none is left.

@@ -14,7 +14,7 @@ use base::{Instant, LocationId, Text, WorkerId};
 use crate::duty::Duty;
 use crate::link::{Listener, News};
 use crate::mesh::Mesh;
-use crate::sockets::{BIND_RETRY_MS, bind_sip};
+use crate::sockets::{BIND_RETRY_MS, SIP_RECEIVE_LEAST_BYTES, bind_sip, receive_bytes};
 use crate::{Config, DriverError, clock, pin};
 
 /// How long the calling thread sleeps when nothing happens; the longest that a stop takes to be seen.
@@ -158,7 +158,20 @@ fn bind_locations(config: &Config) -> Result<Vec<Vec<OwnedFd>>, DriverError> {
             sip.push(socket);
         }
     }
+    warn_of_small_buffers(by_worker.iter().flatten());
     Ok(by_worker)
+}
+
+fn warn_of_small_buffers<'a>(sip: impl Iterator<Item = &'a OwnedFd>) {
+    let least = sip.filter_map(|socket| receive_bytes(socket).ok()).min();
+    if let Some(bytes) = least
+        && bytes < SIP_RECEIVE_LEAST_BYTES
+    {
+        tracing::warn!(
+            bytes,
+            "the kernel keeps little of a burst of SIP; raise net.core.rmem_max, or give CAP_NET_ADMIN"
+        );
+    }
 }
 
 fn publish_locations(config: &Config, region: &Region) {

@@ -14,8 +14,11 @@ use worker::Location;
 use crate::DriverError;
 use crate::token::GENERATIONS;
 
-/// What the kernel keeps of SIP while a worker is busy: a second of 4,000 messages of 1 KiB.
-const SIP_RECEIVE_BYTES: usize = 4 << 20;
+/// What the kernel keeps of SIP while a worker is busy: a second of 4,000 messages of 1 KiB, each of
+/// which it accounts with as much again of its own.
+const SIP_RECEIVE_BYTES: usize = 8 << 20;
+/// Less than this loses messages at the first burst: some 400 of them.
+pub const SIP_RECEIVE_LEAST_BYTES: usize = 1 << 20;
 /// DSCP CS3, signalling (RFC 4594, 4.1), in the upper six bits.
 const TOS_SIGNALLING: u8 = 24 << 2;
 /// DSCP EF, telephony (RFC 4594, 4.1).
@@ -57,6 +60,11 @@ fn sip_group(addr: SocketAddr, workers: usize) -> io::Result<Vec<OwnedFd>> {
         Ok(socket)
     });
     sockets.collect()
+}
+
+/// What the kernel keeps for a socket, in bytes, its own accounts included.
+pub fn receive_bytes(socket: &OwnedFd) -> io::Result<usize> {
+    Ok(sockopt::socket_recv_buffer_size(socket)?)
 }
 
 /// The two sockets of a pair of ports: RTP at `port`, RTCP at the next.
@@ -210,7 +218,7 @@ impl MediaSockets {
         Some(entry.generation)
     }
 
-    /// A receive completed for the last time.
+    /// A receive completed for the last time, and has rested if it failed.
     pub fn ended(&mut self, socket: SocketSlot, generation: u32) -> Ended {
         let Some(entry) = self.pairs.get_mut(socket.pair().index()) else {
             return Ended::Nothing;

@@ -265,10 +265,12 @@ impl Worker {
     /// Something was not found among tenants and trunks: it may be new. True when they were read again.
     pub(crate) fn read_provision(&mut self, now: Instant) -> bool {
         let is_old = now >= self.provision.read_at + PROVISION_MISS_AGE;
-        if is_old {
+        // Before control has written the first tenant there is nobody to be challenged at all.
+        let reads = is_old || self.provision.tenants.is_empty();
+        if reads {
             self.provision = Provision::read(&self.region, now);
         }
-        is_old
+        reads
     }
 
     /// Publishes packet counts of standing calls, and now and then gauges. Without calls the worker

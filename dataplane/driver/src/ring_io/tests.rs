@@ -1,4 +1,4 @@
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 
 use super::*;
 use crate::sockets::bind_pair;
@@ -9,14 +9,18 @@ const SOCKET: SocketSlot = SocketSlot(6);
 /// A ring that receives on one socket, and that socket's address.
 fn receiving() -> (Ring, SocketAddr) {
     let mut ring = Ring::open(4).expect("io_uring is there");
-    let ip = "127.0.0.1".parse().expect("an address");
-    let sockets = (31_100..32_000)
-        .step_by(2)
-        .find_map(|port| bind_pair(ip, port).ok().map(|sockets| (sockets, port)));
-    let (sockets, port) = sockets.expect("a free pair of ports");
+    let (sockets, port) = free_pair();
     ring.put_files(FILE, &sockets).expect("there are places");
     ring.receive_media(SOCKET, 9, FILE);
-    (ring, SocketAddr::new(ip, port))
+    (ring, SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port))
+}
+
+fn free_pair() -> ([OwnedFd; 2], u16) {
+    let ip = Ipv4Addr::LOCALHOST.into();
+    (31_100..32_000)
+        .step_by(2)
+        .find_map(|port| bind_pair(ip, port).ok().map(|sockets| (sockets, port)))
+        .expect("a free pair of ports")
 }
 
 fn completions(ring: &mut Ring) -> Vec<Completion> {
@@ -139,4 +143,116 @@ fn more_sip_than_there_are_places_is_sent_all_the_same() {
         }
     }
     assert!(ring.send_sip(0, to, Rc::from(&b"x"[..])));
+}
+
+#[test]
+fn a_queued_packet_leaves_from_its_own_call_though_another_has_its_place() {
+    let (mut ring, addr) = receiving();
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("an ephemeral port");
+    let other = UdpSocket::bind("127.0.0.1:0").expect("an ephemeral port");
+    other.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+    let to = other.local_addr().expect("it is bound");
+    peer.send_to(&[7; 172], addr).expect("loopback takes it");
+    peer.send_to(&[8; 172], addr).expect("loopback takes it");
+    let mut received = Vec::new();
+    while received.len() < 2 {
+        received.extend(completions(&mut ring));
+    }
+    let queue = |ring: &mut Ring, nth: usize| {
+        let Completion { buffer: Some(buffer), result, .. } = received[nth] else { panic!() };
+        let (datagram, _) = ring.media_datagram(buffer, result).expect("a datagram");
+        ring.send_media(buffer, datagram.range, FILE, to);
+    };
+    queue(&mut ring, 0);
+    ring.clear_pair(FILE).expect("the places are emptied");
+    ring.put_files(FILE, &free_pair().0).expect("there are places");
+    let mut bytes = [0; 200];
+    assert_eq!(other.recv_from(&mut bytes).expect("it was sent before"), (172, addr));
+    // Likewise when the place is filled anew without being emptied.
+    let (pair, port) = free_pair();
+    ring.put_files(FILE, &pair).expect("there are places");
+    queue(&mut ring, 1);
+    ring.put_files(FILE, &free_pair().0).expect("there are places");
+    let (_, from) = other.recv_from(&mut bytes).expect("it was sent before");
+    assert_eq!((from.port(), bytes[0]), (port, 8));
+}
+
+#[test]
+fn what_the_kernel_does_not_take_is_kept_and_comes_in_order() {
+    let places = SUBMISSIONS / 4;
+    // A ring that is not enabled takes nothing, as one does that finds no memory.
+    let mut ring =
+        Ring::build(4, IoUring::builder().setup_r_disabled()).expect("io_uring is there");
+    let own = UdpSocket::bind("127.0.0.1:0").expect("an ephemeral port");
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("an ephemeral port");
+    let to = peer.local_addr().expect("it is bound");
+    ring.put_files(0, &[OwnedFd::from(own)]).expect("nothing is queued yet");
+    let cancels = 3 * SUBMISSIONS;
+    for number in 0..cancels {
+        ring.cancel(Token::SipSend(number));
+        if number % 12 == 0 {
+            assert!(ring.send_sip(0, to, Rc::from(number.to_be_bytes())));
+        }
+    }
+    assert!(ring.later.len() > 2 * SUBMISSIONS as usize, "the queue is full");
+    let refused = ring.clear_pair(2).expect_err("what is queued must go before");
+    assert_eq!(refused.raw_os_error(), Some(libc::EBADFD));
+    ring.uring.submitter().register_enable_rings().expect("it is disabled");
+    let mut sent = Vec::new();
+    let mut cancelled = 0;
+    while cancelled < cancels || sent.len() < places as usize {
+        let seen = completions(&mut ring);
+        assert!(!seen.is_empty(), "{cancelled} cancelled, {} sent", sent.len());
+        for completion in seen {
+            match completion.token {
+                Token::Cancel => cancelled += 1,
+                Token::SipSend(place) => {
+                    assert_eq!(completion.result, 4);
+                    sent.push(place);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    assert!(sent.is_sorted(), "in the order in which they were asked for");
+    assert_eq!((ring.later.len(), ring.in_flight), (0, 0));
+}
+
+#[test]
+fn a_burst_of_sip_with_replies_finds_buffers() {
+    const BURST: usize = 1_000;
+    let mut ring = Ring::open(4).expect("io_uring is there");
+    let location = worker::Location {
+        name: "burst".to_owned(),
+        ip: "127.0.0.1".parse().expect("an address"),
+        sip_port: 31_090,
+    };
+    let own = crate::sockets::bind_sip(&location, 1).expect("the port is free").remove(0);
+    if crate::sockets::receive_bytes(&own).expect("a socket") < BURST * 2_304 {
+        return; // Such a burst does not fit into the socket, and no privilege makes it.
+    }
+    ring.put_files(0, &[own]).expect("there are places");
+    ring.receive_sip(0);
+    ring.submit(None).expect("io_uring_enter works");
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("an ephemeral port");
+    let from = peer.local_addr().expect("it is bound");
+    for _ in 0..BURST {
+        peer.send_to(&[b'x'; 700], ("127.0.0.1", 31_090)).expect("loopback takes it");
+    }
+    let mut received = 0;
+    while received < BURST {
+        let seen = completions(&mut ring);
+        assert!(!seen.is_empty(), "after {received}");
+        for completion in seen {
+            match completion.token {
+                Token::SipSend(place) => ring.sip_sent(place),
+                _ => {
+                    assert!(completion.more, "{completion:?} after {received}");
+                    received += 1;
+                    ring.give_back_sip(completion.buffer.expect("with a buffer"));
+                    assert!(ring.send_sip(0, from, Rc::from(&[b'r'; 500][..])));
+                }
+            }
+        }
+    }
 }

@@ -41,6 +41,8 @@ fn write_tables(plane: &Plane) {
     let mut trunk = TrunkRow { state: 1, tenant: 1, ..TrunkRow::default() };
     trunk.set_network("127.0.0.3".parse().expect("an address"), 32);
     region.trunks().write(0, &trunk);
+    // Workers may take 100 ms to see a new tenant or trunk.
+    std::thread::sleep(Duration::from_millis(120));
 }
 
 /// A phone: a SIP socket, and an RTP and an RTCP socket on a pair of ports.
