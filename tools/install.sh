@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs Jackfield on this machine: the binary, its units and, when there is none, a configuration.
+# Installs Jackfield on this machine: the binary, its units, what the kernel is to allow it and, when
+# there is none, a configuration.
 # Run it again to update; it never overwrites a configuration. It starts nothing.
 #
 #   cargo build --release --bin jackfield && sudo tools/install.sh
@@ -23,7 +24,18 @@ if [ -z "$dest" ] && [ "$(id -u)" -ne 0 ]; then
     exit 1
 fi
 
-install -d "$dest$prefix/bin" "$dest$sysconf/systemd/system" "$dest$sysconf/jackfield"
+install -d "$dest$prefix/bin" "$dest$sysconf/systemd/system" "$dest$sysconf/sysctl.d" \
+    "$dest$sysconf/jackfield"
+config=$dest$sysconf/jackfield/jackfield.toml
+if [ ! -e "$config" ]; then
+    install -m 0644 "$here/systemd/jackfield.toml" "$config"
+    echo "wrote $config: set its addresses and cores"
+fi
+# A binary that refuses the configuration does not take the place of one that runs with it.
+if ! "$binary" config check "$config"; then
+    echo "install.sh: correct $config; nothing else was changed" >&2
+    exit 1
+fi
 install -m 0755 "$binary" "$dest$prefix/bin/jackfield.new"
 # A rename replaces a binary that runs.
 mv -f "$dest$prefix/bin/jackfield.new" "$dest$prefix/bin/jackfield"
@@ -34,14 +46,10 @@ for unit in jackfield.target jackfield-control.service jackfield-ccb@.service; d
     chmod 0644 "$dest$sysconf/systemd/system/$unit"
 done
 
-config=$dest$sysconf/jackfield/jackfield.toml
-if [ ! -e "$config" ]; then
-    install -m 0644 "$here/systemd/jackfield.toml" "$config"
-    echo "wrote $config: set its addresses and cores"
-fi
-"$dest$prefix/bin/jackfield" config check "$config"
-
+install -m 0644 "$here/systemd/jackfield.conf" "$dest$sysconf/sysctl.d/90-jackfield.conf"
 if [ -z "$dest" ]; then
+    # At each boot from now on, and at once where this machine lets itself be told.
+    sysctl -q -p "$sysconf/sysctl.d/90-jackfield.conf" || true
     if ! getent passwd jackfield > /dev/null; then
         useradd --system --user-group --home-dir /var/lib/jackfield --no-create-home \
             --shell /usr/sbin/nologin jackfield

@@ -115,7 +115,7 @@ pub struct Top {
 #[derive(Debug, Clone, Args)]
 pub struct Demo {
     /// The address of HTTP and of the first location, `local`
-    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1", value_parser = parse_phones_ip)]
     pub bind: IpAddr,
     /// Employees 1001, 1002 ... with passwords demo-1001 ...
     #[arg(
@@ -256,11 +256,16 @@ fn parse_location(text: &str) -> Result<DemoLocation, String> {
     if !config::valid_location_name(name) {
         return Err("NAME must be 1 to 48 letters, digits, dots, dashes or underscores".into());
     }
-    let ip: IpAddr = ip.parse().map_err(|_| format!("{ip:?} is no IP address"))?;
+    Ok(DemoLocation { name: name.to_owned(), ip: parse_phones_ip(ip)? })
+}
+
+/// An address of this machine that goes into SIP and SDP, so that it cannot be a wildcard.
+fn parse_phones_ip(text: &str) -> Result<IpAddr, String> {
+    let ip: IpAddr = text.parse().map_err(|_| format!("{text:?} is no IP address"))?;
     if ip.is_unspecified() || ip.is_multicast() {
         return Err(format!("{ip} is no address that a phone could reach"));
     }
-    Ok(DemoLocation { name: name.to_owned(), ip })
+    Ok(ip)
 }
 
 fn parse_route(text: &str) -> Result<Route, String> {
@@ -336,6 +341,8 @@ mod tests {
             "jackfield demo --location east",
             "jackfield demo --location =127.0.0.1",
             "jackfield demo --location east=0.0.0.0",
+            "jackfield demo --bind 0.0.0.0",
+            "jackfield demo --bind ::",
             "jackfield demo --trunk 10.0.0.0/33",
             "jackfield demo --route 9=127.0.0.1",
             "jackfield demo --route x=127.0.0.1:5060",

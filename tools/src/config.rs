@@ -22,6 +22,11 @@ pub const SIP_PORT: u16 = 5060;
 pub const RTP_PORTS: (u16, u16) = (30_000, 60_000);
 /// The lowest port that RTP may use: those below belong to well-known services.
 const LOWEST_RTP_PORT: u16 = 1024;
+/// The pairs of RTP and RTCP ports that a worker needs at each location at least.
+const PAIRS_PER_WORKER: usize = 2;
+/// The longest path of a UNIX socket: `sun_path` less its NUL and the suffix under which control
+/// makes the socket before it takes its name.
+pub const SOCKET_PATH_BYTES: usize = 107 - ".new".len();
 /// One worker a core, and a worker's number is a byte in every row.
 const MAX_WORKERS: usize = 64;
 /// A location's place is a byte, and each worker holds a SIP socket for each.
@@ -218,6 +223,9 @@ fn read_config(root: &Table<'_, '_>) -> Option<Config> {
     let ccbs: Vec<Option<Ccb>> = tables.iter().map(read_ccb).collect();
     root.finish();
     let mut seen = Seen::default();
+    if let (Some(control), Some(table)) = (&control, root.subtable("control")) {
+        seen.check_control(&table, control);
+    }
     for (table, ccb) in tables.iter().zip(&ccbs) {
         if let Some(ccb) = ccb {
             seen.check(table, ccb);
@@ -231,7 +239,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         table.required_parsed_list("http", "must be ADDRESS:PORT, as in 192.0.2.1:8080", |text| {
             text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0)
         });
-    let admin = absolute(table, "admin");
+    let admin = table.required_parsed("admin", SOCKET_RULE, parse_socket);
     let directory = absolute(table, "directory");
     let state = absolute(table, "state");
     table.finish();
@@ -249,16 +257,22 @@ fn read_ccb(table: &Table<'_, '_>) -> Option<Ccb> {
     let default_region = PathBuf::from(format!("/dev/shm/jackfield-{default_region}"));
     let region = table.parsed("region", ABSOLUTE_RULE, parse_absolute);
     let region = table.or("region", region, default_region);
-    let socket = absolute(table, "socket");
+    let socket = table.required_parsed("socket", SOCKET_RULE, parse_socket);
     let cores = read_cores(table);
     let ports = table.parsed("rtp_ports", RTP_PORTS_RULE, parse_rtp_ports);
     let ports = table.or("rtp_ports", ports, RTP_PORTS);
     if let (Some((low, high)), Some(cores)) = (ports, &cores) {
-        // Each worker needs at least one even port and the odd one after it.
-        let pairs = (usize::from(high) + 1 - usize::from(low.next_multiple_of(2))) / 2;
-        if pairs < cores.len() {
-            let rule = format!("{pairs} port pairs are too few for {} workers", cores.len());
-            table.report().fault(table.span(), table.name("rtp_ports"), rule);
+        // A pair is an even port and the odd one after it. At each location a worker needs one for
+        // each end of a call between two phones there.
+        let first = usize::from(low).next_multiple_of(2);
+        let pairs = (usize::from(high) + 1).saturating_sub(first) / 2;
+        let needed = PAIRS_PER_WORKER * cores.len();
+        if pairs < needed {
+            let rule = format!(
+                "{pairs} port pairs are too few for {} workers, which need {needed}",
+                cores.len()
+            );
+            table.report().fault(&table.field_span("rtp_ports"), table.name("rtp_ports"), rule);
         }
     }
     let sizes = read_sizes(table);
@@ -374,6 +388,22 @@ struct Seen {
 }
 
 impl Seen {
+    fn check_control(&mut self, table: &Table<'_, '_>, control: &Control) {
+        let fault = |is_new: bool, field: &str, shown: String| {
+            if !is_new {
+                let rule = format!("{shown} is in use by another field or twice in this one");
+                table.report().fault(&table.field_span(field), table.name(field), rule);
+            }
+        };
+        for (field, path) in [("admin", &control.admin), ("directory", &control.directory)] {
+            fault(self.paths.insert(path.clone()), field, path.display().to_string());
+        }
+        let mut http = HashSet::new();
+        for address in &control.http {
+            fault(http.insert(*address), "http", address.to_string());
+        }
+    }
+
     fn check(&mut self, table: &Table<'_, '_>, ccb: &Ccb) {
         let fault = |field: &str, rule: String| {
             table.report().fault(&table.field_span(field), table.name(field), rule);
@@ -413,6 +443,16 @@ impl Seen {
 }
 
 const ABSOLUTE_RULE: &str = "must be an absolute path";
+const SOCKET_RULE: &str = "must be an absolute path of at most 103 bytes";
+
+/// True when control and the data plane can make a socket of that path.
+pub fn is_socket_path(path: &Path) -> bool {
+    path.is_absolute() && path.as_os_str().len() <= SOCKET_PATH_BYTES
+}
+
+fn parse_socket(text: &str) -> Option<PathBuf> {
+    Some(PathBuf::from(text)).filter(|path| is_socket_path(path))
+}
 
 fn absolute(table: &Table<'_, '_>, field: &'static str) -> Option<Found<PathBuf>> {
     table.required_parsed(field, ABSOLUTE_RULE, parse_absolute)

@@ -9,6 +9,7 @@ use crate::process::{self, StopSignals};
 /// Runs it until SIGTERM or SIGINT.
 pub fn run(options: &cli::Control) -> Result<(), String> {
     process::die_with_parent(options.die_with_parent)?;
+    process::keep_files_private();
     process::raise_open_files();
     let config = Config::load(&options.config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -16,7 +16,7 @@ use crate::cli;
 use crate::config::Config;
 use crate::http::Server;
 use crate::place::{CONFIG_FILE, DemoDir, demo_dir};
-use crate::process::StopSignals;
+use crate::process::{self, INTERRUPTED, StopSignals};
 use crate::show;
 use crate::supervise::{Program, supervise};
 use crate::view;
@@ -28,11 +28,9 @@ const PORTS_LINGER: Duration = Duration::from_secs(1);
 /// How often they are asked.
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
-/// What a shell says of a command that Ctrl-C ended.
-const INTERRUPTED: u8 = 130;
-
 /// Runs the demo until Ctrl-C, or until the call of `--call` is over.
 pub fn run(options: &cli::Demo) -> Result<ExitCode, String> {
+    process::keep_files_private();
     // One thread: the children are told by the kernel when the thread that started them ends.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -46,7 +44,9 @@ async fn demo(options: &cli::Demo) -> Result<ExitCode, String> {
         return Err("--call needs --agents 2 at least".to_owned());
     }
     let mut signals = StopSignals::new().map_err(|error| error.to_string())?;
-    let dir = DemoDir::claim(&options.dir.clone().unwrap_or_else(demo_dir))?;
+    let dir = options.dir.clone().unwrap_or_else(demo_dir);
+    plan::check_dir(&dir)?;
+    let dir = DemoDir::claim(&dir)?;
     let config = plan::config(options, &dir)?;
     wait_for_ports(&config).await?;
     let file = dir.file(CONFIG_FILE);
@@ -74,7 +74,7 @@ async fn serve(options: &cli::Demo, config: &Config, dir: &DemoDir) -> Result<Ex
     if options.call {
         return call::run(config).await;
     }
-    show::say(&plan::guide(options, config, dir.path()));
+    show::say(&plan::guide(options, config, dir.path()))?;
     std::future::pending().await
 }
 
@@ -190,7 +190,7 @@ fn port_taken(kind: &str, at: SocketAddr, flag: &str, error: &std::io::Error) ->
 /// The region and the files that lie beside it.
 fn remove_region(config: &Config) {
     for ccb in &config.ccbs {
-        for suffix in ["", ".secrets", ".lock"] {
+        for suffix in ["", ".secrets", ".lock", ".control.lock"] {
             let mut file = ccb.region.clone().into_os_string();
             file.push(suffix);
             let _ = std::fs::remove_file(file);

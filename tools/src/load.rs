@@ -19,7 +19,7 @@ use crate::desk::{Credentials, Desk, Grant, log_in};
 use crate::fleet::{Fleet, News};
 use crate::http::Server;
 use crate::place;
-use crate::process;
+use crate::process::{self, StopSignals};
 use crate::show;
 use tally::Tally;
 
@@ -27,6 +27,10 @@ use tally::Tally;
 const REGISTER_LIMIT: Duration = Duration::from_secs(60);
 /// How long calls may take to end after the last hang-up: a BYE is sent again for 32 s.
 const END_LIMIT: Duration = Duration::from_secs(40);
+/// How long calls may take to end when the load is interrupted.
+const HANG_UP_LIMIT: Duration = Duration::from_secs(5);
+/// Silence after which no more ends of calls are waited for.
+const SILENCE: Duration = Duration::from_millis(500);
 /// How long the phones may take to end their registrations; those that do not run out.
 const UNREGISTER_LIMIT: Duration = Duration::from_secs(10);
 /// Frames stop this long before the hang-up, so that what is under way arrives.
@@ -62,6 +66,8 @@ async fn load(options: &cli::Load, server: Server) -> Result<ExitCode, String> {
     let mut tally = Tally::default();
     let begun = Instant::now();
     let agents = log_in_all(options, &server).await?;
+    // From here on there are calls and registrations to end first.
+    let mut signals = StopSignals::new().map_err(|error| error.to_string())?;
     tally.logged_in = agents.len();
     tally.login_time = begun.elapsed();
     let mut desks = Vec::new();
@@ -78,16 +84,29 @@ async fn load(options: &cli::Load, server: Server) -> Result<ExitCode, String> {
         fleet.order(number, Order::Register);
         desks.push(desk);
     }
-    tally.registered = registered(&mut news, numbers.len()).await;
+    let mut interrupted = false;
+    tokio::select! {
+        count = registered(&mut news, numbers.len()) => tally.registered = count,
+        () = signals.next() => interrupted = true,
+    }
     tally.register_time = begun.elapsed();
     if tally.registered == numbers.len() {
         let begun = Instant::now();
-        Calls::new(options, &fleet, &numbers).make(&mut news, &mut tally).await;
+        tokio::select! {
+            () = Calls::new(options, &fleet, &numbers).make(&mut news, &mut tally) => {}
+            () = signals.next() => interrupted = true,
+        }
+        if interrupted {
+            hang_up_all(&fleet, &mut news, &mut tally, numbers.len()).await;
+        }
         tally.call_time = begun.elapsed();
     }
     tally.counts = fleet.counts().await;
     log_out_all(&fleet, &mut news, desks).await;
-    show::say(&tally.table(options));
+    show::say(&tally.table(options))?;
+    if interrupted {
+        return Ok(ExitCode::from(process::INTERRUPTED));
+    }
     match tally.faults(options) {
         faults if faults.is_empty() => Ok(ExitCode::SUCCESS),
         faults => Err(faults.join("; ")),
@@ -140,6 +159,28 @@ async fn registered(news: &mut UnboundedReceiver<News>, wanted: usize) -> usize 
     };
     let _ = timeout(REGISTER_LIMIT, waiting).await;
     done.iter().filter(|done| **done).count()
+}
+
+/// Ends what calls there are; the load was interrupted.
+async fn hang_up_all(
+    fleet: &Fleet,
+    news: &mut UnboundedReceiver<News>,
+    tally: &mut Tally,
+    phones: usize,
+) {
+    for caller in (0..phones).step_by(2) {
+        fleet.order(caller, Order::HangUp);
+    }
+    let ends = async {
+        while let Ok(Some(news)) = timeout(SILENCE, news.recv()).await {
+            if let Event::Ended(why) = news.event
+                && news.phone.is_multiple_of(2)
+            {
+                tally.ended(why);
+            }
+        }
+    };
+    let _ = timeout(HANG_UP_LIMIT, ends).await;
 }
 
 async fn log_out_all(fleet: &Fleet, news: &mut UnboundedReceiver<News>, desks: Vec<Desk>) {

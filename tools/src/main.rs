@@ -54,21 +54,21 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Agents(options) => show::agents(&options),
         Command::Calls(options) => show::calls(&options),
         Command::Top(options) => top::run(&options),
-        Command::Config(ConfigCommand::Check { file }) => Ok(check(&file)),
+        Command::Config(ConfigCommand::Check { file }) => check(&file),
         Command::Load(options) => load::run(&options),
     }
 }
 
 /// `config check`
-fn check(file: &Path) -> ExitCode {
+fn check(file: &Path) -> Result<ExitCode, String> {
     match config::Config::load(file) {
         Ok(config) => {
-            show::say(&format!("{}: good\n{}", file.display(), config.summary()));
-            ExitCode::SUCCESS
+            show::say(&format!("{}: good\n{}", file.display(), config.summary()))?;
+            Ok(ExitCode::SUCCESS)
         }
         Err(faults) => {
             eprintln!("{faults}");
-            ExitCode::FAILURE
+            Ok(ExitCode::FAILURE)
         }
     }
 }

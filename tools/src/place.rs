@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -12,6 +13,12 @@ use crate::config::Config;
 
 /// The file's name in every folder that the tools look at.
 pub const CONFIG_FILE: &str = "jackfield.toml";
+/// The file in a demo's folder that is locked while the demo runs.
+const LOCK_FILE: &str = "lock";
+/// How often a claim is tried: a tool that looks whether a demo runs holds the lock for a moment.
+const CLAIMS: u32 = 5;
+/// The pause between two of them.
+const CLAIM_PAUSE: Duration = Duration::from_millis(10);
 /// Where an installed Jackfield has it.
 const INSTALLED: &str = "/etc/jackfield";
 
@@ -28,18 +35,29 @@ pub fn demo_dir() -> PathBuf {
 
 /// The configuration of the Jackfield that the user means.
 pub fn find(at: &Where) -> Result<Config, String> {
-    let dirs = match &at.dir {
-        Some(dir) => vec![dir.clone()],
-        None => vec![demo_dir(), PathBuf::from(INSTALLED)],
-    };
-    for dir in &dirs {
+    let load = |dir: &Path| {
         let file = dir.join(CONFIG_FILE);
-        if file.exists() {
-            return Config::load(&file);
-        }
+        file.exists().then(|| Config::load(&file))
+    };
+    if let Some(dir) = &at.dir {
+        let missing = || Err(format!("no {CONFIG_FILE} in {}", dir.display()));
+        return load(dir).unwrap_or_else(missing);
     }
-    let looked: Vec<String> = dirs.iter().map(|dir| dir.display().to_string()).collect();
-    Err(format!("no {CONFIG_FILE} in {}; name its folder with --dir", looked.join(" or in ")))
+    let demo = demo_dir();
+    let found = is_claimed(&demo).then(|| load(&demo)).flatten();
+    found.or_else(|| load(Path::new(INSTALLED))).unwrap_or_else(|| {
+        Err(format!(
+            "no demo runs in {} and there is no {CONFIG_FILE} in {INSTALLED}; name the folder with \
+             --dir",
+            demo.display()
+        ))
+    })
+}
+
+/// True while a demo has that folder; what is left of one that ended says nothing of now.
+fn is_claimed(dir: &Path) -> bool {
+    let lock = File::open(dir.join(LOCK_FILE));
+    lock.is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockShared).is_err())
 }
 
 /// A demo's folder, locked for as long as this lives.
@@ -70,9 +88,15 @@ impl DemoDir {
             .truncate(false)
             .read(true)
             .write(true)
-            .open(path.join("lock"))
+            .open(path.join(LOCK_FILE))
             .map_err(|error| say("cannot open its lock", error))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let claim = |attempt: u32| {
+            if attempt > 0 {
+                std::thread::sleep(CLAIM_PAUSE);
+            }
+            flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok()
+        };
+        if !(0..CLAIMS).any(claim) {
             let mut owner = String::new();
             let _ = lock.read_to_string(&mut owner);
             return Err(format!(
@@ -126,7 +150,9 @@ mod tests {
         assert_eq!(fs::metadata(dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
         let error = DemoDir::claim(&path).map(|_| ()).unwrap_err();
         assert!(error.contains(&format!("pid {}", std::process::id())), "{error}");
+        assert!(is_claimed(dir.path()));
         drop(dir);
+        assert!(!is_claimed(&path));
         assert!(DemoDir::claim(&path).is_ok());
     }
 

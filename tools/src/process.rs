@@ -1,5 +1,6 @@
 //! What every process of Jackfield does about its parent, its signals and its limits.
 
+use rustix::fs::Mode;
 use rustix::process::{
     Resource, Signal, getppid, getrlimit, set_parent_process_death_signal, setrlimit,
 };
@@ -38,6 +39,9 @@ pub fn on_stop_signal(then: impl FnOnce() + Send + 'static) -> Result<(), String
     Ok(())
 }
 
+/// What a shell says of a command that Ctrl-C ended.
+pub const INTERRUPTED: u8 = 130;
+
 /// The signals that mean: stop in order.
 pub struct StopSignals {
     terminate: tokio::signal::unix::Signal,
@@ -68,6 +72,12 @@ impl StopSignals {
             _ = self.hang_up.recv() => {}
         }
     }
+}
+
+/// Makes every file that this process and its children create its user's alone. To be called before
+/// there are threads.
+pub fn keep_files_private() {
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
 }
 
 /// Raises the soft limit of open files to the hard one, and says what it is now.

@@ -1,9 +1,11 @@
 //! `status`, `agents` and `calls`: one look, as a table or as JSON.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
+use abi::Region;
 use serde_json::{Value, json};
 
 use crate::admin::{ask, text};
@@ -23,27 +25,59 @@ const HEADLINES: [&str; 6] = [
     "ports_in_use",
 ];
 
+/// What `status` exits with when control is away and only the shared memory speaks.
+const CONTROL_AWAY: u8 = 3;
+
+/// Who answered.
+enum From {
+    Control,
+    Memory,
+}
+
 /// `status`: from control, else from the regions.
 pub fn status(options: &cli::View) -> Result<ExitCode, String> {
-    look(options, "/v1/status", status_text, |views| {
+    let from = look(options, "/v1/status", status_text, view::read, |views| {
         let mut text = String::new();
         for view in views {
             text += &view_text(view);
         }
-        Ok(text)
+        text
+    })?;
+    Ok(match from {
+        From::Control => ExitCode::SUCCESS,
+        From::Memory => ExitCode::from(CONTROL_AWAY),
     })
 }
 
-/// `agents`: from control only, for only it knows them by name.
+/// `agents`: from control, else from the regions.
 pub fn agents(options: &cli::View) -> Result<ExitCode, String> {
-    look(options, "/v1/agents", agents_text, |_| {
-        Err("the list of agents is control's; `jackfield status` shows what runs without it".into())
+    look(options, "/v1/agents", agents_text, view::read_with_agents, |views| {
+        let mut rows = vec![header(&[
+            "TENANT", "NUMBER", "STATE", "CCB", "LOCATION", "PHONE", "SINCE", "NAME",
+        ])];
+        for view in views {
+            for agent in &view.logged_in {
+                rows.push(vec![
+                    agent.tenant.clone(),
+                    agent.number.clone(),
+                    agent.state.to_owned(),
+                    view.ccb.to_string(),
+                    agent.location.clone(),
+                    agent.phone.clone().unwrap_or_default(),
+                    format!("{} s", agent.age_s),
+                    agent.name.clone(),
+                ]);
+            }
+        }
+        let count = rows.len() - 1;
+        format!("{}{count} logged in", columns(&rows))
     })
+    .map(|_| ExitCode::SUCCESS)
 }
 
 /// `calls`: from control, else from the regions.
 pub fn calls(options: &cli::View) -> Result<ExitCode, String> {
-    look(options, "/v1/calls", calls_text, |views| {
+    look(options, "/v1/calls", calls_text, view::read, |views| {
         let mut rows = vec![header(&["CCB", "CALL", "STATE", "AGE", "CALLED", "PARTIES"])];
         for view in views {
             for call in &view.calls {
@@ -64,8 +98,9 @@ pub fn calls(options: &cli::View) -> Result<ExitCode, String> {
                 ]);
             }
         }
-        Ok(columns(&rows))
+        columns(&rows)
     })
+    .map(|_| ExitCode::SUCCESS)
 }
 
 /// Asks control and prints its answer; when it is away, what the regions say.
@@ -73,8 +108,9 @@ fn look(
     options: &cli::View,
     path: &str,
     print: impl Fn(&Value) -> String,
-    without: impl Fn(&[View]) -> Result<String, String>,
-) -> Result<ExitCode, String> {
+    read: impl Fn(&Arc<Region>) -> View,
+    without: impl Fn(&[View]) -> String,
+) -> Result<From, String> {
     let config = place::find(&options.at)?;
     let admin = Server::Unix(config.control.admin.clone());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -82,39 +118,48 @@ fn look(
         .build()
         .map_err(|error| error.to_string())?;
     match runtime.block_on(ask(&admin, path)) {
-        Ok(answer) if options.json => say(&answer.to_string()),
-        Ok(answer) => say(print(&answer).trim_end()),
-        Err(HttpError::Broken(why)) => return Err(format!("control at {admin}: {why}")),
+        Ok(answer) => {
+            match options.json {
+                true => say(&answer.to_string())?,
+                false => say(print(&answer).trim_end())?,
+            }
+            Ok(From::Control)
+        }
+        Err(HttpError::Broken(why)) => Err(format!("control at {admin}: {why}")),
         Err(HttpError::Away(error)) => {
-            let (views, unseen) = views(&config);
+            let (views, unseen) = views(&config, read);
             if views.is_empty() {
                 let unseen = unseen.join("; ");
                 return Err(format!("nothing runs: control at {admin}: {error}; {unseen}"));
             }
-            let text = without(&views)?;
+            let text = without(&views);
             if options.json {
-                say(&json!({ "control": "away", "ccbs": views, "unseen": unseen }).to_string());
+                say(&json!({ "control": "away", "ccbs": views, "unseen": unseen }).to_string())?;
             } else {
-                say(&format!("control is away ({error}); this is what the shared memory says"));
-                unseen.iter().for_each(|why| say(why));
-                say(text.trim_end());
+                say(&format!("control is away ({error}); this is what the shared memory says"))?;
+                unseen.iter().try_for_each(|why| say(why))?;
+                say(text.trim_end())?;
             }
+            Ok(From::Memory)
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-/// Prints a line; a reader that has seen enough, such as `head`, is no fault.
-pub fn say(text: &str) {
-    let _ = writeln!(std::io::stdout(), "{text}");
+/// Prints a line; a reader that has seen enough, such as `head`, is no fault, a full disk is.
+pub fn say(text: &str) -> Result<(), String> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| format!("standard output: {error}")),
+    }
 }
 
 /// What each region says, and why some say nothing.
-fn views(config: &Config) -> (Vec<View>, Vec<String>) {
+fn views(config: &Config, read: impl Fn(&Arc<Region>) -> View) -> (Vec<View>, Vec<String>) {
     let (mut views, mut unseen) = (Vec::new(), Vec::new());
     for ccb in &config.ccbs {
         match view::open(ccb) {
-            Ok(region) => views.push(view::read(&region)),
+            Ok(region) => views.push(read(&region)),
             Err(error) => unseen.push(format!("CCB {}: {error}", ccb.number)),
         }
     }
@@ -123,8 +168,13 @@ fn views(config: &Config) -> (Vec<View>, Vec<String>) {
 
 fn status_text(status: &Value) -> String {
     let mut out = format!(
-        "control: pid {}, up {} s, {} agents online\n",
-        status["pid"], status["uptime_s"], status["online"]
+        "control: pid {}, up {} s, {} agents online, logins: {} granted, {} refused, {} throttled\n",
+        status["pid"],
+        status["uptime_s"],
+        status["online"],
+        status["logins_ok"],
+        status["logins_refused"],
+        status["logins_throttled"],
     );
     for ccb in rows(&status["ccbs"]) {
         let _ = writeln!(
@@ -293,6 +343,7 @@ mod tests {
     fn control_s_answers_become_tables() {
         let status = json!({
             "pid": 7, "uptime_s": 3, "online": 2,
+            "logins_ok": 2, "logins_refused": 1, "logins_throttled": 0,
             "ccbs": [{
                 "ccb": 1, "status": "normal", "data_plane_pid": 8, "incarnation": 1, "online": 2,
                 "phones": 0, "calls": 1, "leases_held": 2,
@@ -303,6 +354,7 @@ mod tests {
             }],
         });
         let text = status_text(&status);
+        assert!(text.contains("logins: 2 granted, 1 refused, 0 throttled"), "{text}");
         assert!(text.contains("CCB 1: normal, data plane pid 8"), "{text}");
         let line = text.lines().find(|line| line.contains("rtp_received")).unwrap();
         assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["rtp_received", "5", "7"]);

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use abi::{CallState, Counter, DataPlaneState, Region};
-use base::WorkerId;
+use abi::{AgentRow, AgentState, CallState, Counter, CtiState, DataPlaneState, Region};
+use base::{AgentSlot, WorkerId};
 use serde::Serialize;
 
 use crate::clock;
@@ -27,6 +27,30 @@ pub struct View {
     pub workers: Vec<Worker>,
     /// Calls that stand.
     pub calls: Vec<Call>,
+    /// Who is logged in, when it was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub logged_in: Vec<Agent>,
+}
+
+/// A login as its rows show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Agent {
+    /// The tenant's name.
+    pub tenant: String,
+    /// The directory number.
+    pub number: String,
+    /// The user part of the phone's SIP address.
+    pub user: String,
+    /// The agent's name.
+    pub name: String,
+    /// In control's words.
+    pub state: &'static str,
+    /// The location's name.
+    pub location: String,
+    /// Where the phone is, while it is registered.
+    pub phone: Option<String>,
+    /// Seconds since the login was granted.
+    pub age_s: u64,
 }
 
 /// The data plane of a CCB.
@@ -119,7 +143,6 @@ pub fn data_plane(region: &Region) -> DataPlane {
 pub fn read(region: &Arc<Region>) -> View {
     let now = clock::now();
     let control = region.header().control();
-    let logged_in = region.agents().iter().filter(|(_, row)| row.state == 1 || row.state == 2);
     let registered = region
         .registrations()
         .iter()
@@ -132,11 +155,53 @@ pub fn read(region: &Arc<Region>) -> View {
             alive: control.process.is_alive(),
             attached: control.attached,
         },
-        agents: logged_in.count() as u32,
+        agents: logins(region).count() as u32,
         registered: registered.count() as u32,
         workers: (0..region.layout().workers).map(|w| worker(region, WorkerId(w))).collect(),
         calls: calls(region),
+        logged_in: Vec::new(),
     }
+}
+
+/// [`read`], and who is logged in.
+pub fn read_with_agents(region: &Arc<Region>) -> View {
+    View { logged_in: agents(region), ..read(region) }
+}
+
+fn logins(region: &Region) -> impl Iterator<Item = (AgentSlot, AgentRow)> {
+    let is_login =
+        |row: &AgentRow| matches!(row.state(), AgentState::LoggedIn | AgentState::Draining);
+    region.agents().iter().filter(move |(_, row)| is_login(row))
+}
+
+fn agents(region: &Region) -> Vec<Agent> {
+    let now = clock::now();
+    let tenants: BTreeMap<u32, String> =
+        region.tenants().iter().map(|(_, row)| (row.tenant, row.name().to_string())).collect();
+    let agents = logins(region).map(|(slot, row)| {
+        let phone = region.registrations().read(slot).filter(|phone| {
+            let is_of_login = phone.epoch == row.login_epoch;
+            is_of_login && phone.is_registered() && phone.expires_at > now.as_nanos()
+        });
+        let location = row.location().and_then(|id| region.locations().read(id));
+        Agent {
+            tenant: tenants.get(&row.tenant).cloned().unwrap_or_default(),
+            number: row.number().to_string(),
+            user: row.user().to_string(),
+            name: row.name().to_string(),
+            state: match (row.cti_state(), &phone) {
+                (CtiState::Lost, _) => "lost",
+                (CtiState::Connected, Some(_)) => "online",
+                (CtiState::Connected, None) => "waiting_for_phone",
+                (CtiState::None, Some(_)) => "registered",
+                (CtiState::None, None) => "granted",
+            },
+            location: location.map(|row| row.name().to_string()).unwrap_or_default(),
+            phone: phone.map(|phone| phone.addr().to_string()),
+            age_s: now.since(base::Instant::from_nanos(row.granted_at)).as_secs(),
+        }
+    });
+    agents.collect()
 }
 
 fn worker(region: &Arc<Region>, worker: WorkerId) -> Worker {

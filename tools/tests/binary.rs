@@ -37,7 +37,7 @@ fn config_check_names_every_fault_and_fails() {
     let name = path(&file);
     for expected in [
         format!("{name}:2: control.http: \"here\" must be ADDRESS:PORT"),
-        format!("{name}:3: control.admin: \"a\" must be an absolute path"),
+        format!("{name}:3: control.admin: \"a\" must be an absolute path of at most 103 bytes"),
         format!("{name}:5: ccb[0].number: must be a whole number in 1..=65535"),
         format!("{name}:4: ccb[0].cores: must be there"),
     ] {
@@ -76,6 +76,22 @@ fn a_demo_names_the_port_that_is_in_use() {
     let far = "far=203.0.113.77";
     let output = demo(&["--http", &port, "--sip", &taken, "--location", far]);
     assert!(stderr(&output).contains("203.0.113.77 is no address of this machine"));
+
+    for (flags, expected) in [
+        (["--trunk", "10.0.0.0/8", "--trunk", "10.0.0.0/8"], "--trunk 10.0.0.0/8: that trunk"),
+        (
+            ["--route", "9=127.0.0.1:5080", "--route", "9=127.0.0.1:5081"],
+            "--route 9=127.0.0.1:5081: that prefix",
+        ),
+    ] {
+        let output = demo(&flags);
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    let output = demo(&["--bind", "0.0.0.0"]);
+    assert!(stderr(&output).contains("for '--bind <IP>'"), "{}", stderr(&output));
+    let long = temp.path().join("x".repeat(100));
+    let output = jackfield(&["demo", "--dir", path(&long)]);
+    assert!(stderr(&output).contains("--dir ") && !long.exists(), "{}", stderr(&output));
 
     let output = demo(&["--http", &port, "--sip", "2050"]);
     assert!(stderr(&output).contains("--sip 2050 lies within --rtp-ports 2000-2100"));

@@ -259,6 +259,8 @@ pub enum LoginRefusal {
     NoCcb,
     /// The agent is in a call and the login was not forced (G-24).
     InCall,
+    /// A login of the same agent with a later epoch stands: draw a later one (G-24).
+    Overtaken,
     /// A field of the agent does not fit its row.
     TooLong(&'static str),
 }

@@ -24,8 +24,10 @@ use crate::token::Tokens;
 
 pub mod admin;
 mod cti;
+pub mod door;
 mod error;
 mod login;
+pub mod serve;
 
 pub use error::{ApiError, ErrorBody};
 
@@ -41,6 +43,8 @@ pub struct Parts {
     pub directory: Directory,
     /// Checks passwords.
     pub passwords: PasswordCheck,
+    /// Counts logins and keeps those out who guess.
+    pub door: door::Door,
     /// Signs and reads tokens.
     pub tokens: Tokens,
     /// The core.

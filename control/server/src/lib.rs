@@ -96,6 +96,7 @@ impl Server {
         let app = Arc::new(http::Parts {
             directory: directory.clone(),
             passwords,
+            door: http::door::Door::default(),
             tokens,
             blade,
             registration_life: config.registration_life,
@@ -125,13 +126,10 @@ impl Server {
             }
         }
         let mut serving = JoinSet::new();
+        let limits = http::serve::Limits::of_listeners(self.http.len());
         for listener in self.http {
             let router = http::router(self.app.clone());
-            let mut stop = stop.clone();
-            serving.spawn(async move {
-                let stopped = async move { stopped(&mut stop).await };
-                axum::serve(listener, router).with_graceful_shutdown(stopped).await
-            });
+            serving.spawn(http::serve::serve(listener, router, limits, stop.clone()));
         }
         let router = http::admin::router(self.app.clone());
         background.spawn(async move {

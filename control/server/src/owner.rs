@@ -143,6 +143,8 @@ pub struct Owner {
     desks: HashMap<u64, mpsc::Sender<ToDesk>>,
     logins: HashMap<u64, oneshot::Sender<Result<Granted, LoginRefusal>>>,
     releases: HashMap<u64, oneshot::Sender<OpOutcome>>,
+    /// Desks that did not keep up, which the core is to be told of.
+    lost: Vec<u64>,
     next_reply: u64,
     out: Vec<Output>,
 }
@@ -158,6 +160,7 @@ impl Owner {
             desks: HashMap::new(),
             logins: HashMap::new(),
             releases: HashMap::new(),
+            lost: Vec::new(),
             next_reply: 0,
             out: Vec::new(),
         }
@@ -240,9 +243,13 @@ impl Owner {
 
     fn give(&mut self, input: Input) {
         let mut out = std::mem::take(&mut self.out);
-        self.blade.handle(clock::now(), input, &mut out);
-        for output in out.drain(..) {
-            self.put(output);
+        let mut next = Some(input);
+        while let Some(input) = next {
+            self.blade.handle(clock::now(), input, &mut out);
+            for output in out.drain(..) {
+                self.put(output);
+            }
+            next = self.lost.pop().map(|socket| Input::DeskLost { socket });
         }
         self.out = out;
     }
@@ -297,6 +304,7 @@ impl Owner {
         let Some(desk) = self.desks.get(&socket) else { return };
         if desk.try_send(message).is_err() {
             self.desks.remove(&socket);
+            self.lost.push(socket);
         }
     }
 

@@ -27,10 +27,19 @@ pub fn verify(password: &str, hash: &Secret) -> bool {
         .is_ok_and(|hash| Argon2::default().verify_password(password.as_bytes(), &hash).is_ok())
 }
 
+/// Passwords that may wait for their turn; it takes some seconds until the last of them has it.
+const WAITING: usize = 64;
+
+/// Too many passwords wait already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Busy;
+
 /// Checks passwords off the runtime's threads, a bounded number at a time.
 #[derive(Clone, Debug)]
 pub struct PasswordCheck {
     turns: Arc<Semaphore>,
+    /// Places for those who have a turn or wait for one.
+    places: Arc<Semaphore>,
     /// What an unknown agent's password is compared with, so that its 401 costs the same time.
     nobody: Secret,
 }
@@ -39,22 +48,26 @@ impl PasswordCheck {
     /// A check with `parallel` turns. `sample` is a hash as the directory's hashes are; without one a
     /// hash of `cost` takes its place.
     pub fn new(parallel: usize, sample: Option<Secret>, cost: HashCost) -> Self {
-        let turns = Arc::new(Semaphore::new(parallel.max(1)));
+        let parallel = parallel.max(1);
+        let turns = Arc::new(Semaphore::new(parallel));
+        let places = Arc::new(Semaphore::new(parallel + WAITING));
         let nobody = sample.unwrap_or_else(|| hash("no agent has this password", cost));
-        PasswordCheck { turns, nobody }
+        PasswordCheck { turns, places, nobody }
     }
 
     /// True when `password` is that of `hash`; without a hash it takes as long and is false.
-    pub async fn matches(&self, password: Secret, hash: Option<Secret>) -> bool {
-        let Ok(turn) = self.turns.clone().acquire_owned().await else { return false };
+    /// [`Busy`] at once when too many wait.
+    pub async fn matches(&self, password: Secret, hash: Option<Secret>) -> Result<bool, Busy> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| Busy)?;
+        let turn = self.turns.clone().acquire_owned().await.map_err(|_| Busy)?;
         let known = hash.is_some();
         let hash = hash.unwrap_or_else(|| self.nobody.clone());
         let checked = tokio::task::spawn_blocking(move || {
             let matches = verify(password.expose(), &hash);
-            drop(turn);
+            drop((turn, place));
             matches
         });
-        checked.await.unwrap_or(false) && known
+        Ok(checked.await.unwrap_or(false) && known)
     }
 }
 
@@ -67,10 +80,31 @@ mod tests {
         let check = PasswordCheck::new(1, None, HashCost::DEMO);
         let right = hash("right", HashCost::DEMO);
         assert!(right.expose().starts_with("$argon2id$v=19$m=8,t=1,p=1$"));
-        assert!(check.matches(Secret::new("right"), Some(right.clone())).await);
-        assert!(!check.matches(Secret::new("wrong"), Some(right)).await);
-        assert!(!check.matches(Secret::new("no agent has this password"), None).await);
-        assert!(!check.matches(Secret::new("x"), Some(Secret::new("not a hash"))).await);
+        let matches = async |password, hash| check.matches(Secret::new(password), hash).await;
+        assert_eq!(matches("right", Some(right.clone())).await, Ok(true));
+        assert_eq!(matches("wrong", Some(right)).await, Ok(false));
+        assert_eq!(matches("no agent has this password", None).await, Ok(false));
+        assert_eq!(matches("x", Some(Secret::new("not a hash"))).await, Ok(false));
+    }
+
+    #[tokio::test]
+    async fn no_more_wait_than_there_are_places() {
+        let check = PasswordCheck::new(1, None, HashCost::DEMO);
+        let held = check.turns.clone().acquire_owned().await.expect("a turn");
+        let tries = (0..=WAITING).map(|_| {
+            let check = check.clone();
+            tokio::spawn(async move { check.matches(Secret::new("x"), None).await })
+        });
+        let tries: Vec<_> = tries.collect();
+        while check.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(check.matches(Secret::new("x"), None).await, Err(Busy));
+        drop(held);
+        for tried in tries {
+            assert_eq!(tried.await.expect("it ends"), Ok(false));
+        }
+        assert_eq!(check.matches(Secret::new("x"), None).await, Ok(false));
     }
 
     #[test]

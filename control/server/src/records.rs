@@ -4,8 +4,8 @@
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -27,6 +27,9 @@ struct CallFile {
     file: File,
     /// The ids of the lines at the end of the file when it was opened.
     written: HashSet<String>,
+    /// How long the file was before a write that failed and may have left half a line.
+    torn: Option<u64>,
+    path: PathBuf,
 }
 
 /// Opens `calls.jsonl` and starts the thread that writes to it; `recorded` is called for each record
@@ -66,7 +69,7 @@ impl CallFile {
             let line: Value = serde_json::from_slice(line).ok()?;
             line.get("id")?.as_str().map(str::to_owned)
         });
-        Ok(CallFile { written: ids.collect(), file })
+        Ok(CallFile { written: ids.collect(), file, torn: None, path: path.to_owned() })
     }
 
     fn append(&mut self, record: &CallRecord) -> io::Result<()> {
@@ -75,7 +78,37 @@ impl CallFile {
         }
         let mut line = json_of(record).to_string();
         line.push('\n');
-        self.file.write_all(line.as_bytes())
+        self.follow()?;
+        if let Some(length) = self.torn {
+            self.file.set_len(length)?;
+            self.torn = None;
+        }
+        let length = self.file.metadata()?.len();
+        let written = self.file.write_all(line.as_bytes());
+        if written.is_err() {
+            self.torn = Some(length);
+            // When this fails, too, the next try begins with it.
+            if self.file.set_len(length).is_ok() {
+                self.torn = None;
+            }
+        }
+        written
+    }
+
+    /// Opens the file anew when it is another one by now, or none: logs are rotated by a rename.
+    fn follow(&mut self) -> io::Result<()> {
+        let held = self.file.metadata()?;
+        let is_ours = match std::fs::metadata(&self.path) {
+            Ok(found) => (found.dev(), found.ino()) == (held.dev(), held.ino()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(error),
+        };
+        if !is_ours {
+            let fresh = CallFile::open(&self.path)?;
+            self.written.extend(fresh.written);
+            (self.file, self.torn) = (fresh.file, None);
+        }
+        Ok(())
     }
 }
 
@@ -144,6 +177,39 @@ mod tests {
             ended_at: Instant::from_nanos(2),
             legs: Vec::new(),
         })
+    }
+
+    #[test]
+    fn a_file_that_was_renamed_away_is_followed_by_a_new_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("calls.jsonl");
+        let mut calls = CallFile::open(&path).expect("it opens");
+        calls.append(&record(1)).expect("it is written");
+        let old = folder.path().join("calls.jsonl.1");
+        std::fs::rename(&path, &old).expect("it is renamed");
+        calls.append(&record(2)).expect("it is written");
+        let lines = |path: &Path| {
+            let text = std::fs::read_to_string(path).expect("it is there");
+            text.lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!((lines(&old).len(), lines(&path).len()), (1, 1));
+        assert!(lines(&path)[0].contains("\"call\":\"2.1\""));
+    }
+
+    #[test]
+    fn half_a_line_of_a_write_that_failed_is_cut_off_before_the_next() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("calls.jsonl");
+        let mut calls = CallFile::open(&path).expect("it opens");
+        calls.append(&record(1)).expect("it is written");
+        let whole = std::fs::metadata(&path).expect("it is there").len();
+        // As a full disk leaves it when the file cannot be cut either.
+        calls.file.write_all(b"{\"id\":\"ha").expect("it is written");
+        calls.torn = Some(whole);
+        calls.append(&record(2)).expect("it is written");
+        let text = std::fs::read_to_string(&path).expect("it is there");
+        assert_eq!(text.lines().count(), 2);
+        assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
     }
 
     fn write(path: &Path, slots: &[u32]) {

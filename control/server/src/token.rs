@@ -1,6 +1,6 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -50,19 +50,14 @@ impl Claims {
 impl Tokens {
     /// Reads the key of `path`, or makes one with mode 0600 when there is none.
     pub fn open(path: &Path, life: Duration) -> io::Result<Tokens> {
-        let mut key = [0; KEY_BYTES];
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-            Ok(mut file) => {
-                getrandom::fill(&mut key).map_err(io::Error::other)?;
-                file.write_all(&key)?;
-                file.sync_all()?;
+        let key = match read_key(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                make_key(path)?;
+                // Another process may have been first; then its key is the one.
+                read_key(path)?
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let mut file = fs::File::open(path)?;
-                file.read_exact(&mut key)?;
-            }
-            Err(error) => return Err(error),
-        }
+            read => read?,
+        };
         Ok(Tokens {
             signing: EncodingKey::from_secret(&key),
             checking: DecodingKey::from_secret(&key),
@@ -94,10 +89,51 @@ impl Tokens {
     }
 }
 
+/// The key of that file, which must be whole and nobody else's to read.
+fn read_key(path: &Path) -> io::Result<[u8; KEY_BYTES]> {
+    let file = fs::File::open(path)?;
+    let mode = file.metadata()?.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        let why = format!("its mode is {mode:04o}; it must be nobody else's to read: chmod 600");
+        return Err(io::Error::other(why));
+    }
+    let mut bytes = Vec::new();
+    file.take(KEY_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    bytes.try_into().map_err(|bytes: Vec<u8>| {
+        let held = if bytes.len() > KEY_BYTES { "more" } else { "fewer" };
+        let why = format!("it must hold a key of exactly {KEY_BYTES} bytes and holds {held}");
+        io::Error::other(why)
+    })
+}
+
+/// Makes the key: under its name there is a whole key or nothing, also after a crash.
+fn make_key(path: &Path) -> io::Result<()> {
+    let mut key = [0; KEY_BYTES];
+    getrandom::fill(&mut key).map_err(io::Error::other)?;
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(format!(".{}", std::process::id()));
+    let fresh = Path::new(&fresh);
+    match fs::remove_file(fresh) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(fresh)?;
+    file.write_all(&key)?;
+    file.sync_all()?;
+    // Unlike a rename, a link does not replace a key that another process has just made.
+    let linked = match fs::hard_link(fresh, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        linked => linked,
+    };
+    fs::remove_file(fresh)?;
+    linked?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     const LOGIN: LoginKey = LoginKey { tenant: TenantId(3), agent: 5, epoch: 7 };
 
@@ -130,5 +166,25 @@ mod tests {
         let ours = Tokens::open(&folder.path().join("b"), Duration::from_secs(9)).expect("a key");
         let other = Tokens::open(&folder.path().join("c"), Duration::from_secs(9)).expect("a key");
         assert_eq!(other.read(&ours.sign(LOGIN, "demo", CcbId(2), "east")), None);
+    }
+
+    #[test]
+    fn a_key_that_is_cut_short_or_open_to_others_is_refused_by_its_rule() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token.key");
+        let open = || Tokens::open(&path, Duration::from_secs(9)).map(drop);
+        open().expect("a key is made");
+        let left = fs::read_dir(folder.path()).expect("it is there").count();
+        assert_eq!(left, 1, "nothing is left beside the key");
+        for bytes in [&[][..], &[7; 31], &[7; 33]] {
+            fs::write(&path, bytes).expect("it is written");
+            let why = open().expect_err("its length").to_string();
+            assert!(why.contains("exactly 32 bytes"), "{why}");
+        }
+        fs::write(&path, [7; 32]).expect("it is written");
+        open().expect("it is whole");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("it is set");
+        let why = open().expect_err("its mode").to_string();
+        assert!(why.contains("0640") && why.contains("chmod 600"), "{why}");
     }
 }

@@ -105,6 +105,30 @@ async fn a_login_that_is_wrong_is_told_how() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_guesses_has_to_wait_whether_the_agent_exists_or_not() {
+    let world = World::start().await;
+    let _plane = world.data_plane().await;
+    let wrong = |agent: &str| format!(r#"{{"tenant":"demo","agent":"{agent}","password":"x"}}"#);
+    let mut waits = Vec::new();
+    for agent in ["1001", "9999"] {
+        for _ in 0..30 {
+            assert_eq!(world.post("/v1/login", &wrong(agent)).await.status, 401);
+        }
+        let answer = world.post("/v1/login", &wrong(agent)).await;
+        assert_eq!(answer.status, 503);
+        assert!(answer.head.contains("\r\nretry-after: "), "{}", answer.head);
+        waits.push(answer.body);
+    }
+    waits.dedup();
+    assert_eq!(waits.len(), 1, "one and the same answer: {waits:?}");
+    assert_eq!(world.login("1001", "").await.status, 503);
+    assert_eq!(world.login("1002", "").await.status, 200);
+    let status = world.admin("GET", "/v1/status").await.json();
+    let counts = ["logins_ok", "logins_refused", "logins_throttled"].map(|name| &status[name]);
+    assert_eq!(counts, [&json!(1), &json!(60), &json!(3)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steps_511_to_515_and_the_ways_back() {
     let world = World::start().await;
     let plane = world.data_plane().await;

@@ -265,6 +265,13 @@ impl<'d, 't> Table<'d, 't> {
         }
     }
 
+    /// The table under `field` once more, to report on it.
+    pub fn subtable(&self, field: &'static str) -> Option<Table<'d, 't>> {
+        let found = self.field(field)?;
+        let table = found.get_ref().as_table()?;
+        Some(Table::new(self.report, table, found.span(), self.name(field)))
+    }
+
     /// The tables `[[field]]`, at least one.
     pub fn tables(&self, field: &'static str) -> Vec<Table<'d, 't>> {
         self.known.borrow_mut().push(field);

@@ -140,3 +140,35 @@ fn one_of_several_ccbs_must_be_named() {
     assert_eq!(config.ccb(None).unwrap_err(), "which CCB? name one with --ccb: 1, 2");
     assert_eq!(config.ccb(Some(2)).unwrap().number, CcbId(2));
 }
+
+#[test]
+fn control_s_paths_and_addresses_differ_from_each_other_and_from_the_ccbs() {
+    let text = GOOD
+        .replace("\"127.0.0.1:8080\"", "[\"127.0.0.1:8080\", \"127.0.0.1:8080\"]")
+        .replace("/var/lib/jackfield/directory.sqlite", "/run/jackfield/admin.sock")
+        .replace("/run/jackfield/ccb-1.sock", "/run/jackfield/admin.sock");
+    let expected = |field: &str, what: &str| format!("{field}: {what} is in use by another field");
+    let faults = faults(&text);
+    assert_eq!(faults.len(), 3, "{faults:?}");
+    assert!(faults[0].contains(&expected("control.http", "127.0.0.1:8080")), "{faults:?}");
+    let path = "/run/jackfield/admin.sock";
+    assert!(faults[1].contains(&expected("control.directory", path)), "{faults:?}");
+    assert!(faults[2].contains(&expected("ccb[0].socket", path)), "{faults:?}");
+}
+
+#[test]
+fn each_worker_needs_two_pairs_and_a_socket_a_path_that_fits() {
+    let with = |ports: &str| faults(&GOOD.replace("30000-40000", ports));
+    assert_eq!(with("30000-30007"), Vec::<String>::new());
+    assert_eq!(
+        with("30001-30008"),
+        ["jackfield.toml:12: ccb[0].rtp_ports: 3 port pairs are too few for 2 workers, which \
+          need 4"]
+    );
+    assert!(!with("65535-65535").is_empty());
+    let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+    let socket = |bytes| faults(&GOOD.replace("/run/jackfield/ccb-1.sock", &path(bytes)));
+    assert_eq!(socket(SOCKET_PATH_BYTES), Vec::<String>::new());
+    let faults = socket(SOCKET_PATH_BYTES + 1);
+    assert!(faults[0].ends_with("must be an absolute path of at most 103 bytes"), "{faults:?}");
+}

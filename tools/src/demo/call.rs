@@ -76,7 +76,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, String> {
         .await?;
         desk.exit().await?;
     }
-    crate::show::say(&table(&counts));
+    crate::show::say(&table(&counts))?;
     verdict(&counts).map(|()| ExitCode::SUCCESS)
 }
 

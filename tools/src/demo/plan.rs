@@ -8,13 +8,15 @@ use std::path::Path;
 use base::CcbId;
 
 use crate::cli;
-use crate::config::{Ccb, Config, Control, Location};
+use crate::config::{self, Ccb, Config, Control, Location};
 use crate::place::{DemoDir, demo_dir};
 
 /// The demo's tenant; its passwords begin with it.
 pub const TENANT: &str = "demo";
 /// The first employee.
 pub const FIRST_AGENT: u32 = 1001;
+/// The socket of the tools.
+const ADMIN_SOCKET: &str = "admin.sock";
 /// The location at `--bind`.
 const LOCAL: &str = "local";
 
@@ -39,6 +41,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             ));
         }
     }
+    check_lists(options)?;
     let (low, high) = options.rtp_ports;
     if (low..=high).contains(&options.sip) {
         return Err(format!("--sip {} lies within --rtp-ports {low}-{high}", options.sip));
@@ -51,7 +54,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
         control: Control {
             // Each location's agents reach the CTI at their own address (S1-018).
             http: locations.iter().map(|at| SocketAddr::new(at.ip, options.http)).collect(),
-            admin: dir.file("admin.sock"),
+            admin: dir.file(ADMIN_SOCKET),
             directory: dir.file("directory.sqlite"),
             state: dir.path().to_owned(),
         },
@@ -67,6 +70,38 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
     };
     // The flags are checked one by one; this checks them against each other.
     Config::parse("demo", &config.to_toml()).map_err(|faults| faults.to_string())
+}
+
+/// Refuses a folder whose sockets would have too long a path.
+pub fn check_dir(dir: &Path) -> Result<(), String> {
+    let dir = std::path::absolute(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+    // The name is followed by the longer of the two sockets' names.
+    let admin = dir.join(ADMIN_SOCKET);
+    if config::is_socket_path(&admin) {
+        return Ok(());
+    }
+    let room = config::SOCKET_PATH_BYTES - ADMIN_SOCKET.len() - 1;
+    Err(format!("--dir {}: a demo's folder may have a path of {room} bytes", dir.display()))
+}
+
+/// Each trunk and each route must be given once.
+fn check_lists(options: &cli::Demo) -> Result<(), String> {
+    let mut nets = HashSet::new();
+    for trunk in &options.trunk {
+        if !nets.insert(trunk.to_string()) {
+            return Err(format!("--trunk {trunk}: that trunk is given twice"));
+        }
+    }
+    let mut prefixes = HashSet::new();
+    for route in &options.route {
+        if !prefixes.insert(&route.prefix) {
+            return Err(format!(
+                "--route {}={}: that prefix has another route already",
+                route.prefix, route.address
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The last cores that this process may run on: the first serve interrupts on most machines.
@@ -112,9 +147,21 @@ pub fn guide(options: &cli::Demo, config: &Config, dir: &Path) -> String {
     let ccb = &config.ccbs[0];
     let last = FIRST_AGENT + options.agents - 1;
     let http = config.control.http[0];
+    let (agents, then) = match options.agents {
+        1 => (
+            format!("agent {FIRST_AGENT}, password {TENANT}-{FIRST_AGENT}"),
+            "A call needs a second agent: --agents 2.".to_owned(),
+        ),
+        _ => (
+            format!(
+                "agents {FIRST_AGENT} to {last}, passwords {TENANT}-{FIRST_AGENT} to \
+                 {TENANT}-{last}"
+            ),
+            format!("Log {0} in likewise and call {0} from {FIRST_AGENT}.", FIRST_AGENT + 1),
+        ),
+    };
     let mut text = format!(
-        "Jackfield runs. Tenant {TENANT}, agents {FIRST_AGENT} to {last}, passwords \
-         {TENANT}-{FIRST_AGENT} to {TENANT}-{last}.\n\n\
+        "Jackfield runs. Tenant {TENANT}, {agents}.\n\n\
          Log an agent in:\n  curl -s http://{http}/v1/login -d '{{\"tenant\":\"{TENANT}\",\
          \"agent\":\"{FIRST_AGENT}\",\"password\":\"{TENANT}-{FIRST_AGENT}\",\
          \"location\":\"{}\"}}'\n\n\
@@ -122,10 +169,9 @@ pub fn guide(options: &cli::Demo, config: &Config, dir: &Path) -> String {
          address {FIRST_AGENT}.{TENANT}@{}, user \"user\", password \"secret\", realm \"realm\"\n\
          The agent is online once \"cti\".\"url\" is open with the \"token\", for example:\n  \
          websocat -H 'Authorization: Bearer TOKEN' URL\n\
-         Then call {} from {FIRST_AGENT}.\n\nLocations:\n",
+         {then}\n\nLocations:\n",
         ccb.locations[0].name,
         SocketAddr::new(ccb.locations[0].ip, ccb.locations[0].sip_port),
-        FIRST_AGENT + 1,
     );
     for location in &ccb.locations {
         let sip = SocketAddr::new(location.ip, location.sip_port);

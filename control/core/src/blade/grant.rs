@@ -29,6 +29,9 @@ impl Blade {
         let agent = (record.tenant, record.agent);
         let login = LoginKey { tenant: agent.0, agent: agent.1, epoch: request.epoch };
         let older = self.newest.get(&agent).copied();
+        if older.is_some_and(|older| older.epoch > request.epoch) {
+            return Err(LoginRefusal::Overtaken);
+        }
         if !request.force && older.is_some_and(|older| self.is_in_call(older)) {
             return Err(LoginRefusal::InCall);
         }

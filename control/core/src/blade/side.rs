@@ -160,12 +160,18 @@ impl Side {
         let Some(attached) = self.attached.as_ref().filter(|_| self.link) else {
             return CcbStatus::Down;
         };
-        let record = attached.region.header().data_plane();
-        if now.since(record.heartbeat).as_millis() > u128::from(HEARTBEAT_STALE_MS) {
+        let header = attached.region.header();
+        let record = header.data_plane();
+        let is_fresh = |at: Instant| now.since(at).as_millis() <= u128::from(HEARTBEAT_STALE_MS);
+        if !is_fresh(record.heartbeat) {
             return CcbStatus::Down;
         }
+        // The workers' beats are those of an earlier data plane until this one runs.
+        let mut workers = (0..attached.region.layout().workers).map(WorkerId);
+        let all_beat = workers.all(|id| header.worker_heartbeat(id).is_some_and(is_fresh));
         match record.state {
             DataPlaneState::Starting => CcbStatus::Starting,
+            DataPlaneState::Running | DataPlaneState::Draining if !all_beat => CcbStatus::Down,
             DataPlaneState::Running => CcbStatus::Normal,
             DataPlaneState::Draining => CcbStatus::Draining,
             DataPlaneState::Stopped => CcbStatus::Down,

@@ -55,7 +55,12 @@ impl Plane {
 
     fn start(&self, now: Instant) {
         self.region.header().start_data_plane(Process::default(), now);
+        self.beat(now);
         self.region.header().set_data_plane_state(DataPlaneState::Running);
+    }
+
+    fn beat(&self, now: Instant) {
+        (0..WORKERS).for_each(|w| self.region.header().beat_worker(WorkerId(w), now));
     }
 
     fn event(&mut self, worker: usize, event: Event, blob: &[u8]) {
@@ -173,7 +178,7 @@ impl World {
         while self.now < end {
             self.now = self.blade.deadline().max(self.now).min(end);
             for plane in &self.planes {
-                plane.region.header().beat_data_plane(self.now);
+                plane.beat(self.now);
             }
             all.extend(self.give(Input::Timeout));
         }
@@ -527,6 +532,29 @@ fn a_ccb_that_gives_no_sign_of_life_is_down_and_comes_back() {
     world.attach_all();
     assert_eq!(world.status(1), CcbStatus::Draining);
     assert_eq!(world.login(1001, 1, false).0, Err(LoginRefusal::NoCcb));
+}
+
+#[test]
+fn a_ccb_with_a_worker_that_hangs_is_down() {
+    let mut world = World::new(1);
+    for _ in 0..8 {
+        world.now = world.now + Duration::from_millis(250);
+        world.planes[0].region.header().beat_worker(WorkerId(0), world.now);
+        world.give(Input::Timeout);
+    }
+    assert_eq!(world.status(1), CcbStatus::Down);
+    assert_eq!(world.login(1001, 1, false).0, Err(LoginRefusal::NoCcb));
+    world.pass(500);
+    assert_eq!(world.status(1), CcbStatus::Normal);
+}
+
+#[test]
+fn a_login_that_was_overtaken_does_not_replace_the_newer_one() {
+    let mut world = World::new(1);
+    let newer = world.granted(1001, 7);
+    assert_eq!(world.login(1001, 6, true).0, Err(LoginRefusal::Overtaken));
+    assert!(world.blade.is_alive(newer.login));
+    assert!(world.login(1001, 8, false).0.is_ok());
 }
 
 #[test]

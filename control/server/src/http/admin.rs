@@ -37,6 +37,7 @@ fn stopping() -> ApiError {
 
 async fn status(State(app): State<App>) -> Answer {
     let started_at = app.started_at;
+    let logins = app.door.counts();
     let read = app.blade.look(move |blade, now| {
         let ccbs: Vec<Value> = blade.ccbs().map(|view| ccb_json(&view, now)).collect();
         json!({
@@ -44,6 +45,9 @@ async fn status(State(app): State<App>) -> Answer {
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "online": blade.cdm().iter().map(|(_, ccb)| ccb.online).sum::<u32>(),
+            "logins_ok": logins.ok,
+            "logins_refused": logins.refused,
+            "logins_throttled": logins.throttled,
             "ccbs": ccbs,
         })
     });

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
@@ -13,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
+use super::serve::Visitor;
 use super::{ApiError, App};
 use crate::owner::{Ask, DESK_MESSAGES, ToDesk};
 use crate::records;
@@ -27,9 +29,15 @@ const PING_S: u64 = 10;
 /// A desk that was silent for this long is gone: two pings and some seconds.
 const SILENT_S: u64 = 25;
 /// How long a desk may take to send its token.
-const LOGIN_S: u64 = 10;
+const LOGIN_S: u64 = 5;
+/// How long a desk may take to make room for a message.
+const SEND_S: u64 = 5;
 /// The longest message of a desk.
 const MESSAGE_BYTES: usize = 16 * 1024;
+/// What is read ahead of a desk, and gathered for it.
+const BUFFER_BYTES: usize = 4 * 1024;
+/// What may wait for a desk in memory; our messages are short.
+const MAX_BUFFER_BYTES: usize = 64 * 1024;
 
 /// The token may come in the query, where headers cannot be set.
 #[derive(Deserialize)]
@@ -121,6 +129,7 @@ struct CallBody {
 pub async fn cti(
     State(app): State<App>,
     Query(query): Query<TokenQuery>,
+    Extension(visitor): Extension<Visitor>,
     headers: HeaderMap,
     upgrade: WebSocketUpgrade,
 ) -> Response {
@@ -131,8 +140,14 @@ pub async fn cti(
             None => return ApiError::unauthorized().into_response(),
         },
     };
-    let upgrade = upgrade.protocols([PROTOCOL]).max_message_size(MESSAGE_BYTES);
-    upgrade.on_upgrade(move |socket| desk(app, socket, login))
+    let upgrade = upgrade
+        .protocols([PROTOCOL])
+        .max_message_size(MESSAGE_BYTES)
+        .max_frame_size(MESSAGE_BYTES)
+        .read_buffer_size(BUFFER_BYTES)
+        .write_buffer_size(BUFFER_BYTES)
+        .max_write_buffer_size(MAX_BUFFER_BYTES);
+    upgrade.on_upgrade(move |socket| desk(app, visitor, socket, login))
 }
 
 fn token_of(headers: &HeaderMap) -> Option<Secret> {
@@ -144,8 +159,8 @@ fn token_of(headers: &HeaderMap) -> Option<Secret> {
     protocols.split(',').map(str::trim).find(|name| *name != PROTOCOL).map(Secret::new)
 }
 
-/// One WebSocket from its upgrade to its end.
-async fn desk(app: App, mut ws: WebSocket, login: Option<LoginKey>) {
+/// One WebSocket from its upgrade to its end, for which it keeps its seat.
+async fn desk(app: App, visitor: Visitor, mut ws: WebSocket, login: Option<LoginKey>) {
     let login = match login {
         Some(login) => login,
         None => match first_message(&app, &mut ws).await {
@@ -153,6 +168,7 @@ async fn desk(app: App, mut ws: WebSocket, login: Option<LoginKey>) {
             None => return refuse(&mut ws).await,
         },
     };
+    visitor.settle();
     let socket = app.next_socket.fetch_add(1, Ordering::Relaxed);
     let (sender, messages) = mpsc::channel(DESK_MESSAGES);
     app.blade.tell(Ask::DeskAttached { socket, login, desk: sender }).await;
@@ -218,7 +234,7 @@ async fn talk(
                 if heard_at.elapsed() > Duration::from_secs(SILENT_S) {
                     return Ok(());
                 }
-                ws.send(Message::Ping(Default::default())).await?;
+                send(ws, Message::Ping(Default::default())).await?;
             }
         }
     }
@@ -238,7 +254,13 @@ async fn answer(app: &App, ws: &mut WebSocket, socket: u64, text: &str) -> Resul
 
 async fn say(ws: &mut WebSocket, body: DeskBody) -> Result<(), axum::Error> {
     let text = serde_json::to_string(&DeskText { v: VERSION, body });
-    ws.send(Message::Text(text.map_err(axum::Error::new)?.into())).await
+    send(ws, Message::Text(text.map_err(axum::Error::new)?.into())).await
+}
+
+/// Sends, or gives up a desk that does not read.
+async fn send(ws: &mut WebSocket, message: Message) -> Result<(), axum::Error> {
+    let sent = tokio::time::timeout(Duration::from_secs(SEND_S), ws.send(message)).await;
+    sent.map_err(axum::Error::new)?
 }
 
 /// Closes with a code of the range that RFC 6455, 7.4.2 leaves to applications, or normally.
@@ -249,7 +271,8 @@ async fn close(ws: &mut WebSocket, reason: CloseReason) -> Result<(), axum::Erro
         CloseReason::Taken => (4002, "taken"),
         CloseReason::NoLogin => (4401, "unauthorized"),
     };
-    ws.send(Message::Close(Some(CloseFrame { code, reason: reason.into() }))).await
+    let frame = CloseFrame { code, reason: reason.into() };
+    send(ws, Message::Close(Some(frame))).await
 }
 
 fn body_of(message: DeskMessage) -> DeskBody {

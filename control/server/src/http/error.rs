@@ -5,6 +5,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// The code of each 401.
+pub const UNAUTHORIZED: &str = "unauthorized";
+/// The code of a login that is to come later.
+pub const BUSY: &str = "busy";
+
 /// An answer that is not a success.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct ErrorBody {
@@ -58,7 +63,7 @@ impl ApiError {
     /// 401: one and the same for each thing that may be wrong.
     pub fn unauthorized() -> Self {
         let message = "tenant, agent or operator, password or token do not match";
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message)
+        Self::new(StatusCode::UNAUTHORIZED, UNAUTHORIZED, message)
     }
 
     /// 422: the tenant has no such location (G-12).
@@ -84,6 +89,20 @@ impl ApiError {
             retry_after_s: Some(retry_after_s),
             ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "no_ccb", message)
         }
+    }
+
+    /// 503: too many logins at a time, or too many wrong passwords for this name.
+    pub fn busy(retry_after_s: u32) -> Self {
+        let message = "too many logins; try again later";
+        ApiError {
+            retry_after_s: Some(retry_after_s),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, BUSY, message)
+        }
+    }
+
+    /// 408: the request did not come, or was not done, in time.
+    pub fn too_slow() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "too_slow", "the request took too long")
     }
 
     /// 404: there is no such thing.

@@ -1,19 +1,24 @@
 //! The AgentProxy (S1-013): a login asks once and is told everything that it needs.
 
-use axum::Json;
+use std::net::IpAddr;
+
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use base::{CcbId, TenantId};
-use control_core::{AgentRecord, Ha1, LoginKey, LoginRefusal, LoginRequest};
+use axum::{Extension, Json};
+use base::TenantId;
+use control_core::{AgentRecord, Granted, Ha1, LoginRefusal, LoginRequest};
 use md5::Md5;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
-use super::{ApiError, App};
+use super::serve::Visitor;
+use super::{ApiError, App, error};
+use crate::clock;
 use crate::directory::{Address, AddressKind, Agent, Identity, Tenant};
+use crate::password::Busy;
 use crate::secret::Secret;
 
 /// Characters of a SIP secret: 62^32 is more than 2^190.
@@ -22,7 +27,9 @@ const SECRET_CHARS: usize = 32;
 const FIELD_LIMIT: usize = 256;
 /// The longest token; ours are shorter.
 const TOKEN_LIMIT: usize = 2048;
-/// A login that found no CCB is told to ask again within these seconds, spread by chance (G-11).
+/// How often a login that was overtaken draws an epoch.
+const EPOCHS_A_LOGIN: u32 = 3;
+/// A login that found no CCB, or no room to wait, is told to ask again within these seconds, spread by chance (G-11).
 const RETRY_AFTER_S: std::ops::RangeInclusive<u32> = 1..=3;
 
 /// `POST /v1/login`: who logs in, and where (S1-030, S1-031).
@@ -149,15 +156,31 @@ pub struct PhoneAnswer {
         (status = 401, body = super::ErrorBody, description = "Unknown, or wrong password or token"),
         (status = 409, body = super::ErrorBody, description = "The agent is in a call"),
         (status = 422, body = super::ErrorBody, description = "Not a location of the tenant"),
-        (status = 503, body = super::ErrorBody, description = "No CCB runs normally; Retry-After"),
+        (status = 408, body = super::ErrorBody, description = "The request took too long"),
+        (status = 503, body = super::ErrorBody,
+            description = "No CCB runs normally (no_ccb), or too many logins (busy); Retry-After"),
     )
 )]
 pub async fn login(
     State(app): State<App>,
+    Extension(visitor): Extension<Visitor>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<LoginAnswer>, ApiError> {
     let body = body.map_err(|why| ApiError::unreadable(&why))?;
-    grant(&app, &body).await.map(Json)
+    let granted = grant(&app, visitor.peer(), &body).await;
+    match &granted {
+        Ok(answer) => {
+            app.door.count_ok();
+            let AgentAnswer { tenant, agent, .. } = &answer.agent;
+            tracing::info!(tenant, agent, "an agent logged in");
+        }
+        Err(why) if why.code == error::UNAUTHORIZED => {
+            app.door.refuse(clock::now(), visitor.peer());
+        }
+        Err(why) if why.code == error::BUSY => app.door.throttle(clock::now(), visitor.peer()),
+        Err(_) => {}
+    }
+    granted.map(Json)
 }
 
 /// What a body asks for, once each field keeps its rule.
@@ -185,11 +208,11 @@ enum Proof {
     },
 }
 
-async fn grant(app: &App, body: &[u8]) -> Result<LoginAnswer, ApiError> {
+async fn grant(app: &App, peer: IpAddr, body: &[u8]) -> Result<LoginAnswer, ApiError> {
     let asked = parse(body)?;
     let (tenant, agent) = match asked.proof {
         Proof::Password { tenant, name, is_operator, password } => {
-            by_password(app, &tenant, &name, is_operator, password).await?
+            by_password(app, peer, &tenant, &name, is_operator, password).await?
         }
         Proof::Token { token, tenant, agent, operator } => {
             let found = by_token(app, &token).await?;
@@ -209,23 +232,37 @@ async fn grant(app: &App, body: &[u8]) -> Result<LoginAnswer, ApiError> {
     };
     let directory = &app.directory;
     let eligible = directory.reachable(&location).await.map_err(|why| ApiError::internal(&why))?;
-    let epoch = directory.next_epoch(agent.id).await.map_err(|why| ApiError::internal(&why))?;
     let secret = mint_secret().map_err(|why| ApiError::internal(&why))?;
     let user = format!("{}.{}", agent.number, tenant.name);
     let request = LoginRequest {
         agent: record_of(&tenant, &agent, &user),
-        epoch,
+        epoch: 0,
         eligible,
         location: location.clone(),
         force: asked.force,
         ha1: ha1(&user, &tenant.realm, &secret),
     };
-    let granted = app.blade.login(request).await.map_err(|refusal| match refusal {
-        LoginRefusal::NoCcb => ApiError::no_ccb(spread(RETRY_AFTER_S)),
-        LoginRefusal::InCall => ApiError::in_call(),
-        LoginRefusal::TooLong(field) => ApiError::internal(&format!("{field} is too long")),
-    })?;
-    answer(app, tenant, agent, location, granted.ccb, epoch, secret, user).await
+    let granted = place(app, request).await?;
+    answer(app, tenant, agent, location, granted, secret, user).await
+}
+
+/// Puts a login on a CCB. Whoever drew an epoch and was overtaken by a login of the same agent that
+/// drew a later one draws again: the login that stands has the highest (G-24).
+async fn place(app: &App, mut request: LoginRequest) -> Result<Granted, ApiError> {
+    for _ in 0..EPOCHS_A_LOGIN {
+        let epoch = app.directory.next_epoch(request.agent.agent).await;
+        request.epoch = epoch.map_err(|why| ApiError::internal(&why))?;
+        return match app.blade.login(request.clone()).await {
+            Ok(granted) => Ok(granted),
+            Err(LoginRefusal::Overtaken) => continue,
+            Err(LoginRefusal::NoCcb) => Err(ApiError::no_ccb(spread(RETRY_AFTER_S))),
+            Err(LoginRefusal::InCall) => Err(ApiError::in_call()),
+            Err(LoginRefusal::TooLong(field)) => {
+                Err(ApiError::internal(&format!("{field} is too long")))
+            }
+        };
+    }
+    Err(ApiError::busy(spread(RETRY_AFTER_S)))
 }
 
 fn parse(body: &[u8]) -> Result<Asked, ApiError> {
@@ -299,20 +336,30 @@ fn text(
 
 async fn by_password(
     app: &App,
+    peer: IpAddr,
     tenant: &str,
     name: &str,
     is_operator: bool,
     password: Secret,
 ) -> Result<(Tenant, Agent), ApiError> {
     let internal = |why| ApiError::internal(&why);
+    let tried = app.door.name(peer, tenant, name, is_operator);
+    if let Some(wait_s) = app.door.must_wait_s(clock::now(), tried) {
+        return Err(ApiError::busy(wait_s));
+    }
     let tenant = app.directory.tenant(tenant).await.map_err(internal)?;
     let identity = if is_operator { Identity::Operator(name) } else { Identity::Agent(name) };
     // An unknown tenant asks for an agent too, so that its 401 takes the same way.
     let key = tenant.as_ref().map_or(TenantId(0), |tenant| tenant.id);
     let agent = app.directory.agent(key, identity).await.map_err(internal)?;
     let hash = agent.as_ref().map(|agent| agent.password.clone());
-    if !app.passwords.matches(password, hash).await {
-        return Err(ApiError::unauthorized());
+    match app.passwords.matches(password, hash).await {
+        Err(Busy) => return Err(ApiError::busy(spread(RETRY_AFTER_S))),
+        Ok(false) => {
+            app.door.wrong(clock::now(), tried);
+            return Err(ApiError::unauthorized());
+        }
+        Ok(true) => app.door.right(tried),
     }
     tenant.zip(agent).ok_or_else(ApiError::unauthorized)
 }
@@ -346,17 +393,16 @@ fn record_of(tenant: &Tenant, agent: &Agent, user: &str) -> AgentRecord {
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "each is one part of the answer")]
 async fn answer(
     app: &App,
     tenant: Tenant,
     agent: Agent,
     location: String,
-    ccb: CcbId,
-    epoch: u32,
+    granted: Granted,
     secret: Secret,
     user: String,
 ) -> Result<LoginAnswer, ApiError> {
+    let ccb = granted.ccb;
     let addresses = async |kind| {
         let list = app.directory.addresses(ccb, &location, kind).await;
         list.map_err(|why| ApiError::internal(&why))
@@ -366,8 +412,7 @@ async fn answer(
         true => format!("ws://[{}]:{}/v1/cti", first.host, first.port),
         false => format!("ws://{}:{}/v1/cti", first.host, first.port),
     });
-    let login = LoginKey { tenant: tenant.id, agent: agent.id, epoch };
-    let token = app.tokens.sign(login, &tenant.name, ccb, &location);
+    let token = app.tokens.sign(granted.login, &tenant.name, ccb, &location);
     Ok(LoginAnswer {
         ccb: CcbAnswer { device_number: ccb.0, addresses: addresses(AddressKind::Ccb).await? },
         cti: CtiAnswer { url: url.unwrap_or_default(), addresses: cti },
