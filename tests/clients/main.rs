@@ -160,6 +160,11 @@ fn calls_do_not_notice_the_death_of_control() {
         .into();
     phones.iter().for_each(Softphone::register);
     phones[0].call("1002");
+    // How even the machine itself is, for two seconds in which nothing dies.
+    let longest = |phones: &[Softphone]| phones.iter().map(Softphone::longest_gap).max();
+    longest(&phones);
+    std::thread::sleep(Duration::from_secs(2));
+    let usual = longest(&phones[..2]).expect("two phones");
     pair.control.kill();
     phones[2].call("1004");
     std::thread::sleep(Duration::from_secs(2));
@@ -174,14 +179,16 @@ fn calls_do_not_notice_the_death_of_control() {
         (agents == 4 && calls == 2).then_some(())
     });
     assert!(known.is_some(), "{:#?} {:#?}", pair.demo.ask("agents"), pair.demo.ask("calls"));
+    let gap = longest(&phones[..2]).expect("two phones");
+    let limit = Duration::from_millis(40).max(usual * 2);
+    assert!(gap <= limit, "RTP paused for {gap:?}, on a machine that pauses for {usual:?}");
     phones[0].hang_up();
     phones[2].hang_up();
     pair.demo.expect_all_free();
     for phone in phones {
         let heard = phone.end();
-        assert!(heard.report.rtp_received > 50, "{heard:?}");
-        assert_eq!(heard.report.rtp_lost, 0, "{heard:?}");
-        assert!(heard.longest_gap <= Duration::from_millis(40), "a gap in RTP: {heard:?}");
+        assert!(heard.rtp_received > 50, "{heard:?}");
+        assert_eq!(heard.rtp_lost, 0, "{heard:?}");
     }
     pair.control.stop();
     pair.data_plane.stop();
@@ -221,8 +228,8 @@ fn registrations_survive_the_death_of_the_data_plane() {
     assert_eq!(agents["agents"].as_array().map(Vec::len), Some(2), "{agents}");
     for phone in phones {
         let heard = phone.end();
-        assert!(heard.report.call.heard.received > 10, "no media after the restart: {heard:?}");
-        assert_eq!(heard.report.registrations, 1, "nobody registered anew");
+        assert!(heard.call.heard.received > 10, "no media after the restart: {heard:?}");
+        assert_eq!(heard.registrations, 1, "nobody registered anew");
     }
     demo.process.stop();
 }
@@ -283,12 +290,9 @@ fn garbage_is_dropped_by_name() {
     demo.expect_all_free();
     for phone in phones {
         let heard = phone.end();
-        assert!(heard.report.rtp_received > 50, "{heard:?}");
-        assert_eq!(heard.report.rtp_lost, 0, "{heard:?}");
-        assert_eq!(
-            heard.report.rtp_received, heard.report.call.heard.received,
-            "foreign packets came through"
-        );
+        assert!(heard.rtp_received > 50, "{heard:?}");
+        assert_eq!(heard.rtp_lost, 0, "{heard:?}");
+        assert_eq!(heard.rtp_received, heard.call.heard.received, "foreign packets came through");
     }
     demo.process.stop();
 }
@@ -467,6 +471,6 @@ fn calls_come_from_trunks_and_leave_by_them() {
     stranger.expect_failure("401");
     demo.expect_all_free();
     let heard = phone.end();
-    assert!(heard.report.rtp_received > 70, "{heard:?}");
+    assert!(heard.rtp_received > 70, "{heard:?}");
     demo.process.stop();
 }

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Wall};
@@ -17,15 +19,8 @@ const POLL_MS: u64 = 2;
 pub struct Softphone {
     orders: Sender<Order>,
     events: Receiver<Event>,
-    thread: Option<JoinHandle<Heard>>,
-}
-
-/// What a phone has seen by its end.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Heard {
-    pub report: Report,
-    /// The longest time between two RTP packets of one call.
-    pub longest_gap: Duration,
+    gap_us: Arc<AtomicU64>,
+    thread: Option<JoinHandle<Report>>,
 }
 
 impl Softphone {
@@ -57,8 +52,10 @@ impl Softphone {
         config.ring = Some(Duration::from_millis(50));
         let (orders, to_phone) = channel();
         let (from_phone, events) = channel();
-        let thread = std::thread::spawn(move || sockets.run(config, &to_phone, &from_phone));
-        Softphone { orders, events, thread: Some(thread) }
+        let gap_us = Arc::new(AtomicU64::new(0));
+        let gap = Arc::clone(&gap_us);
+        let thread = std::thread::spawn(move || sockets.run(config, &to_phone, &from_phone, &gap));
+        Softphone { orders, events, gap_us, thread: Some(thread) }
     }
 
     pub fn order(&self, order: Order) {
@@ -104,8 +101,13 @@ impl Softphone {
         self.expect(Duration::from_secs(5), "ended", |event| matches!(event, Event::Ended(_)));
     }
 
+    /// The longest time between two RTP packets of one call since this was asked last.
+    pub fn longest_gap(&self) -> Duration {
+        Duration::from_micros(self.gap_us.swap(0, Ordering::Relaxed))
+    }
+
     /// Ends the phone and says what it saw.
-    pub fn end(mut self) -> Heard {
+    pub fn end(mut self) -> Report {
         let (gone, _) = channel();
         self.orders = gone;
         self.thread.take().expect("it runs").join().expect("the phone ends well")
@@ -137,12 +139,17 @@ impl Sockets {
         Err(io::ErrorKind::AddrInUse.into())
     }
 
-    fn run(self, config: PhoneConfig, orders: &Receiver<Order>, events: &Sender<Event>) -> Heard {
+    fn run(
+        self,
+        config: PhoneConfig,
+        orders: &Receiver<Order>,
+        events: &Sender<Event>,
+        gap_us: &AtomicU64,
+    ) -> Report {
         let begun = Wall::now();
         let now = || Instant::from_nanos(begun.elapsed().as_nanos() as u64);
         let seed = u64::from(config.sip.port());
         let mut phone = Phone::new(config, Rng::from_number(seed));
-        let mut longest_gap = Duration::ZERO;
         let mut last_rtp: Option<Wall> = None;
         let mut buffer = vec![0; 65_536];
         let mut out = Vec::new();
@@ -151,7 +158,7 @@ impl Sockets {
                 Ok(order) => phone.handle(now(), Input::Order(order), &mut out),
                 Err(std::sync::mpsc::TryRecvError::Empty) => {}
                 Err(std::sync::mpsc::TryRecvError::Disconnected) => {
-                    return Heard { report: phone.report(), longest_gap };
+                    return phone.report();
                 }
             }
             self.send(&mut out, events);
@@ -172,7 +179,7 @@ impl Sockets {
             while let Ok((len, _)) = self.rtp.recv_from(&mut buffer) {
                 let at = Wall::now();
                 if let Some(last) = last_rtp.replace(at).filter(|_| phone.is_busy()) {
-                    longest_gap = longest_gap.max(at - last);
+                    gap_us.fetch_max((at - last).as_micros() as u64, Ordering::Relaxed);
                 }
                 phone.handle(now(), Input::Rtp(&buffer[..len]), &mut out);
             }

@@ -13,6 +13,9 @@ use crate::intake::ALLOW;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
+/// How many forks of one INVITE are told goodbye; a proxy has no business with more (RFC 3261, 16.6).
+const FORKS: usize = 16;
+
 impl Worker {
     pub(crate) fn on_response(
         &mut self,
@@ -151,8 +154,10 @@ impl Worker {
             return;
         }
         let (flow, tag) = (entry.flow, tag.unwrap_or_default().to_vec());
-        let is_new = !entry.declined.contains(&tag);
-        if let Some(entry) = self.calls.leg_mut(leg) {
+        let is_new = !entry.declined.contains(&tag) && entry.declined.len() < FORKS;
+        if let Some(entry) = self.calls.leg_mut(leg)
+            && is_new
+        {
             entry.declined.push(tag);
         }
         self.decline(now, flow, message, is_new);
