@@ -13,7 +13,7 @@ use crate::worker::Worker;
 
 /// A leg without RTP for this time is asked by OPTIONS whether it is still there (RFC 3261, 11), and again
 /// each time that it passes: held calls are silent, and live.
-const SILENCE: Duration = Duration::from_secs(30);
+const SILENCE: Duration = Duration::from_secs(60);
 
 impl Worker {
     /// Looks at one leg of a standing call: has it been heard?
