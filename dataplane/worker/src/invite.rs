@@ -12,6 +12,7 @@ use crate::dial::Target;
 use crate::identify::Identity;
 use crate::intake::Arrival;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
+use crate::register::way_back;
 use crate::worker::{Timer, Worker};
 
 /// How long control may take to say where a call goes, in milliseconds; then the call is answered 503.
@@ -114,7 +115,7 @@ impl Worker {
     /// a trunk says in Via where it listens.
     fn request_address(&self, arrival: Arrival<'_>, caller: &Identity) -> std::net::SocketAddr {
         match caller.party {
-            Party::Agent(..) => arrival.from,
+            Party::Agent(..) => way_back(arrival.message, arrival.from),
             Party::Trunk(..) => {
                 arrival.message.via().map_or(arrival.from, |via| via.response_address(arrival.from))
             }

@@ -1,10 +1,12 @@
 //! Phones register here (S1-061, S1-062; RFC 3261, 10.3). An agent has one binding: the phone that
 //! the login is for.
 
+use std::net::SocketAddr;
+
 use abi::{AgentRow, Counter, Event, RegistrationRow, UnregisterCause};
 use base::{AgentSlot, Instant, LocationId, owner};
 use sip::registrar::{self, Binding, Decision, Limits};
-use sip::wire;
+use sip::wire::{self, Message};
 
 use crate::call::Flow;
 use crate::intake::Arrival;
@@ -33,7 +35,8 @@ impl Worker {
             current.as_ref(),
             Limits::default(),
         ) {
-            Decision::Update(binding) => {
+            Decision::Update(mut binding) => {
+                binding.source = reach(binding.contact.as_bytes(), arrival.from);
                 self.bind(now, agent, &row, arrival.location, &binding);
                 self.accept_register(now, arrival, Some(&binding));
             }
@@ -173,5 +176,41 @@ impl Worker {
         let bytes =
             wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, &extra, None);
         self.transactions.respond(now, arrival.key, 200, bytes, &mut self.sent);
+    }
+}
+
+/// Where requests go to the phone that a request came from.
+pub(crate) fn way_back(message: &Message<'_>, from: SocketAddr) -> SocketAddr {
+    match message.contact() {
+        Some(Ok(contact)) => reach(contact.uri, from),
+        _ => from,
+    }
+}
+
+/// Where requests to a phone go: to its Contact when that is at the host that the REGISTER came from; else
+/// there is a NAT between us, and only the way that the REGISTER came leads back.
+fn reach(contact: &[u8], from: SocketAddr) -> SocketAddr {
+    let uri = wire::Uri::parse(contact).ok();
+    let address = uri.and_then(|uri| Some((uri.host_ip()?, uri.port.unwrap_or(5060))));
+    address.filter(|(ip, _)| *ip == from.ip()).map_or(from, SocketAddr::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contact_is_believed_at_its_own_host_only() {
+        let from = "192.0.2.2:40000".parse().expect("an address");
+        let cases = [
+            ("sip:a@192.0.2.2:5080", "192.0.2.2:5080"),
+            ("sip:a@192.0.2.2", "192.0.2.2:5060"),
+            ("sip:a@10.0.0.7:5080", "192.0.2.2:40000"),
+            ("sip:a@phone.example:5080", "192.0.2.2:40000"),
+            ("tel:1001", "192.0.2.2:40000"),
+        ];
+        for (contact, way) in cases {
+            assert_eq!(reach(contact.as_bytes(), from).to_string(), way, "{contact}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use sip::wire::{self, Message, Method};
 use crate::call::{Flow, Invited, Inviting, LegRef, Phase};
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
+use crate::register::way_back;
 use crate::worker::Worker;
 
 impl Worker {
@@ -134,7 +135,11 @@ impl Worker {
         let from_here =
             arrival.location == entry.flow.location && arrival.from.ip() == entry.flow.peer.ip();
         if entry.agent().is_some() && from_here {
-            entry.flow = Flow { location: arrival.location, peer: arrival.from };
+            let peer = match arrival.message.contact() {
+                Some(_) => way_back(arrival.message, arrival.from),
+                None => entry.flow.peer,
+            };
+            entry.flow = Flow { location: arrival.location, peer };
         }
         Ok(())
     }
