@@ -8,7 +8,6 @@ use sip::wire::{self, Method, RequestWriter};
 
 use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase};
 use crate::intake::ALLOW;
-
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::worker::{Timer, Worker};
 

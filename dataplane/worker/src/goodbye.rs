@@ -126,8 +126,7 @@ impl Worker {
                     self.say_goodbye(now, leg);
                 }
             }
-            Phase::Leaving => {}
-            Phase::Gone => {}
+            Phase::Leaving | Phase::Gone => {}
         }
     }
 

@@ -111,8 +111,8 @@ impl Worker {
         Ok(place.call)
     }
 
-    /// Where requests to the caller go: an agent's phone may sit behind a NAT, so the way it came from;
-    /// a trunk says in Via where it listens.
+    /// Where requests to the caller go: to an agent's phone as [`way_back`] says; a trunk says in Via
+    /// where it listens.
     fn request_address(&self, arrival: Arrival<'_>, caller: &Identity) -> std::net::SocketAddr {
         match caller.party {
             Party::Agent(..) => way_back(arrival.message, arrival.from),

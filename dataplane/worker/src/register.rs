@@ -130,15 +130,20 @@ impl Worker {
         true
     }
 
-    /// One timer an agent watches over the registration, however often it is renewed.
+    /// Sets a timer for the registration, unless one is set that comes first: however often a phone
+    /// renews, its timers do not pile up, and a shorter registration is not overlooked.
     fn watch(&mut self, agent: AgentSlot, until: Instant) {
-        if self.watched.insert(agent) {
+        if self.watched.get(&agent).is_none_or(|first| until < *first) {
+            self.watched.insert(agent, until);
             self.timers.set(until, Timer::Registration(agent));
         }
     }
 
     pub(crate) fn on_registration_limit(&mut self, now: Instant, agent: AgentSlot) {
-        self.watched.remove(&agent);
+        // A timer that a shorter registration overtook finds another set, and changes nothing.
+        if self.watched.get(&agent).is_some_and(|first| *first <= now) {
+            self.watched.remove(&agent);
+        }
         let Some(registration) = self.region.registrations().read(agent) else {
             return;
         };

@@ -1,4 +1,4 @@
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,8 +65,8 @@ pub struct Worker {
     more_commands: bool,
     pub(crate) leases_held: u64,
     pub(crate) provision: Provision,
-    /// Agents whose registration has a timer.
-    pub(crate) watched: HashSet<AgentSlot>,
+    /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
+    pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
     /// Timers are held back until then: see [`Input::Paused`].
     timers_wait_until: Instant,
@@ -128,7 +128,7 @@ impl Worker {
             more_commands: false,
             leases_held: 0,
             provision: Provision::read(&region, now),
-            watched: HashSet::new(),
+            watched: HashMap::new(),
             publish_turn: 0,
             timers_wait_until: Instant::ZERO,
             rng,
