@@ -146,6 +146,11 @@ impl Ccb {
                         self.sockets.remove(&address.expect("what is closed was bound"));
                     }
                 }
+                Effect::Media { .. }
+                | Effect::EnterBypass { .. }
+                | Effect::LeaveBypass { .. }
+                | Effect::Load { .. }
+                | Effect::Spool { .. } => {}
                 Effect::WakeControl => out.push(Out::WakeControl),
             }
         }

@@ -484,6 +484,7 @@ impl Blade {
             }
             Event::Done { op, result } => side.complete(op, result, out),
             Event::SourceRefused { .. } => side.counts.sources_refused += 1,
+            Event::Digit { .. } | Event::Digits { .. } | Event::Spool { .. } => {}
         }
     }
 

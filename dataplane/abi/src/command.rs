@@ -6,6 +6,7 @@ use std::sync::Arc;
 use base::{AgentSlot, CallRef, LocationId, WorkerId};
 
 use crate::bell::Wake;
+use crate::order::MediaOrder;
 use crate::record::{MAX_BLOB_BYTES, Put, Raw, RegionRing, Take};
 use crate::region::{Region, RingKind};
 use crate::ring::{Corrupt, Full, Reader, Room, Writer};
@@ -40,6 +41,27 @@ pub enum Command {
         /// For Retry-After, in seconds (RFC 3261, 20.33); 0 for none.
         retry_after_s: u32,
     },
+    /// Answers [`crate::Event::Asked`]: the data plane itself answers the call, which then has one leg,
+    /// to be played to, to press digits, to be mixed.
+    Answer {
+        /// The operation.
+        op: u64,
+        /// The question that this answers.
+        ask: u64,
+        /// The call.
+        call: CallRef,
+    },
+    /// An order for the media of an answered leg. The blob is the name of a prompt, where it is one.
+    Media {
+        /// The operation.
+        op: u64,
+        /// The call.
+        call: CallRef,
+        /// The leg's number in it.
+        leg: u8,
+        /// What.
+        order: MediaOrder,
+    },
     /// Ends a call.
     Release {
         /// The operation.
@@ -72,6 +94,8 @@ const REJECT: u64 = 2;
 const RELEASE: u64 = 3;
 const FORGET: u64 = 4;
 const DRAIN: u64 = 5;
+const ANSWER: u64 = 6;
+const MEDIA: u64 = 7;
 
 impl Command {
     /// The operation, which the completion names.
@@ -79,6 +103,8 @@ impl Command {
         match *self {
             Command::Dial { op, .. }
             | Command::Reject { op, .. }
+            | Command::Answer { op, .. }
+            | Command::Media { op, .. }
             | Command::Release { op, .. }
             | Command::Forget { op, .. }
             | Command::Drain { op, .. } => op,
@@ -92,6 +118,10 @@ impl Command {
             }
             Command::Reject { op, ask, call, status, retry_after_s } => {
                 Put::new(REJECT).int(op).int(ask).call(call).int(status).int(retry_after_s)
+            }
+            Command::Answer { op, ask, call } => Put::new(ANSWER).int(op).int(ask).call(call),
+            Command::Media { op, call, leg, order } => {
+                order.put(Put::new(MEDIA).int(op).call(call).int(leg))
             }
             Command::Release { op, call, cause } => Put::new(RELEASE).int(op).call(call).int(cause),
             Command::Forget { op, agent, epoch } => {
@@ -120,13 +150,16 @@ impl Command {
                 status: take.int()?,
                 retry_after_s: take.int()?,
             },
+            ANSWER => Command::Answer { op, ask: take.u64()?, call: take.call()? },
+            MEDIA => Command::Media {
+                op,
+                call: take.call()?,
+                leg: take.int()?,
+                order: MediaOrder::take(&mut take)?,
+            },
             RELEASE => Command::Release { op, call: take.call()?, cause: take.int()? },
             FORGET => Command::Forget { op, agent: take.agent()?, epoch: take.int()? },
-            DRAIN => {
-                let on =
-                    |number| [(0, false), (1, true)].iter().find(|e| e.0 == number).map(|e| e.1);
-                Command::Drain { op, on: take.one_of(on, "a yes or no")? }
-            }
+            DRAIN => Command::Drain { op, on: take.yes_or_no()? },
             _ => return Err(Corrupt { what: "the kind of a command" }),
         };
         take.end(command)

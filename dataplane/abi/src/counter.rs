@@ -123,6 +123,44 @@ counters! {
     StaleNonce = "stale_nonce",
     /// Calls refused because another has the agent.
     LeaseDenied = "lease_denied",
+    /// Gauge: streams whose packets go through the process.
+    StreamsInProcess = "streams_in_process",
+    /// Gauge: streams whose packets an XDP program relays.
+    StreamsXdp = "streams_xdp",
+    /// RTP packets that an XDP program relayed; they are not in `rtp_received`.
+    RtpBypassed = "rtp_bypassed",
+    /// Times that a stream moved to the bypass.
+    BypassEntered = "bypass_entered",
+    /// Times that a stream left the bypass.
+    BypassLeft = "bypass_left",
+    /// Times that the bypass refused a stream.
+    BypassRefused = "bypass_refused",
+    /// Dropped: RTP of another synchronization source than the locked one, while that one talks.
+    DropRtpForeignSsrc = "drop_rtp_foreign_ssrc",
+    /// Dropped: RTP whose sequence number lies outside of the locked window.
+    DropRtpSequence = "drop_rtp_sequence",
+    /// Dropped: RTP of a leg that hears or is heard otherwise now, a prompt or a mix.
+    DropRtpSuperseded = "drop_rtp_superseded",
+    /// RTP packets of our own making: prompts, mixes.
+    RtpMade = "rtp_made",
+    /// Digits pressed (RFC 4733), each once.
+    DigitsPressed = "digits_pressed",
+    /// Calls ended because no media came for too long.
+    MediaTimeouts = "media_timeouts",
+    /// Calls that a new incarnation took over from its predecessor.
+    CallsRecovered = "calls_recovered",
+    /// Calls that a new incarnation could not take over.
+    CallsNotRecovered = "calls_not_recovered",
+    /// Gauge: legs that are recorded.
+    RecordingsNow = "recordings_now",
+    /// Gauge: legs that are in a mix.
+    MixedNow = "mixed_now",
+    /// Bytes of recorded media handed to the spool.
+    SpoolBytes = "spool_bytes",
+    /// Bytes of recorded media that the spool lost: its disk is slow, full or gone.
+    SpoolLost = "spool_lost",
+    /// Frames of a mix or prompt that were due more than 20 ms ago and left out.
+    FramesSkipped = "frames_skipped",
 }
 
 impl Counter {

@@ -69,6 +69,35 @@ pub enum Event {
         /// What became of it.
         result: OpResult,
     },
+    /// A digit was pressed on a leg (RFC 4733); each once. Send it as [`Class::Statistic`].
+    Digit {
+        /// The call.
+        call: CallRef,
+        /// The leg's number in the call.
+        leg: u8,
+        /// The event: 0 to 9, 10 `*`, 11 `#`, 12 to 15 A to D, 16 flash.
+        digit: u8,
+        /// For how long, in milliseconds.
+        duration_ms: u16,
+    },
+    /// Digits were collected ([`crate::MediaOrder::Collect`]). The blob is the digits as text.
+    Digits {
+        /// The command's operation.
+        op: u64,
+        /// The call.
+        call: CallRef,
+        /// The leg's number in the call.
+        leg: u8,
+        /// Why it is done.
+        cause: DigitsCause,
+    },
+    /// Recorded media was lost, or is not lost any more: the spool's disk is slow, full or gone.
+    Spool {
+        /// How the spool is.
+        state: SpoolState,
+        /// Bytes that were lost since the data plane began.
+        lost: u64,
+    },
     /// RTP for a leg came from an address that is not its party's. Send it as [`Class::Statistic`].
     SourceRefused {
         /// The call.
@@ -101,6 +130,32 @@ pub enum UnregisterCause {
     Ordered = 3,
 }
 
+/// Why digits are not collected any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum DigitsCause {
+    /// As many as were asked for.
+    Full = 1,
+    /// One that ends it was pressed.
+    Ended = 2,
+    /// The first or the next one took too long.
+    Timeout = 3,
+    /// The leg is gone, or another order took its place.
+    Stopped = 4,
+}
+
+/// How a worker's spool of recordings is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum SpoolState {
+    /// What is recorded is written.
+    Writing = 1,
+    /// The disk is slower than the recordings; some is lost.
+    Slow = 2,
+    /// The disk refuses to write.
+    Failed = 3,
+}
+
 /// What became of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
@@ -115,6 +170,10 @@ pub enum OpResult {
     Full = 4,
     /// It does not fit the state that things are in.
     Refused = 5,
+    /// There is no prompt of that name, or it cannot be read.
+    NoSuchPrompt = 6,
+    /// It was stopped before its end.
+    Stopped = 7,
 }
 
 /// Which room of a full ring an event may take.
@@ -144,6 +203,9 @@ const ASKED: u64 = 3;
 const CALL_CHANGED: u64 = 4;
 const DONE: u64 = 5;
 const SOURCE_REFUSED: u64 = 6;
+const DIGIT: u64 = 7;
+const DIGITS: u64 = 8;
+const SPOOL: u64 = 9;
 
 impl Event {
     pub(crate) fn encode(&self) -> Raw {
@@ -164,6 +226,13 @@ impl Event {
                 Put::new(CALL_CHANGED).call(call).int(serial).int(state as u32).int(cause)
             }
             Event::Done { op, result } => Put::new(DONE).int(op).int(result as u32),
+            Event::Digit { call, leg, digit, duration_ms } => {
+                Put::new(DIGIT).call(call).int(leg).int(digit).int(duration_ms)
+            }
+            Event::Digits { op, call, leg, cause } => {
+                Put::new(DIGITS).int(op).call(call).int(leg).int(cause as u32)
+            }
+            Event::Spool { state, lost } => Put::new(SPOOL).int(state as u32).int(lost),
             Event::SourceRefused { call, leg, addr } => {
                 Put::new(SOURCE_REFUSED).call(call).int(leg).address(addr)
             }
@@ -200,6 +269,22 @@ impl Event {
                 cause: take.int()?,
             },
             DONE => Event::Done { op: take.u64()?, result: take.one_of(OpResult::of, "a result")? },
+            DIGIT => Event::Digit {
+                call: take.call()?,
+                leg: take.int()?,
+                digit: take.int()?,
+                duration_ms: take.int()?,
+            },
+            DIGITS => Event::Digits {
+                op: take.u64()?,
+                call: take.call()?,
+                leg: take.int()?,
+                cause: take.one_of(DigitsCause::of, "why digits ended")?,
+            },
+            SPOOL => Event::Spool {
+                state: take.one_of(SpoolState::of, "a spool's state")?,
+                lost: take.u64()?,
+            },
             SOURCE_REFUSED => {
                 Event::SourceRefused { call: take.call()?, leg: take.int()?, addr: take.address()? }
             }
@@ -220,6 +305,29 @@ impl UnregisterCause {
     }
 }
 
+impl DigitsCause {
+    fn of(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(DigitsCause::Full),
+            2 => Some(DigitsCause::Ended),
+            3 => Some(DigitsCause::Timeout),
+            4 => Some(DigitsCause::Stopped),
+            _ => None,
+        }
+    }
+}
+
+impl SpoolState {
+    fn of(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(SpoolState::Writing),
+            2 => Some(SpoolState::Slow),
+            3 => Some(SpoolState::Failed),
+            _ => None,
+        }
+    }
+}
+
 impl OpResult {
     fn of(number: u32) -> Option<Self> {
         match number {
@@ -228,6 +336,8 @@ impl OpResult {
             3 => Some(OpResult::NoSuchAgent),
             4 => Some(OpResult::Full),
             5 => Some(OpResult::Refused),
+            6 => Some(OpResult::NoSuchPrompt),
+            7 => Some(OpResult::Stopped),
             _ => None,
         }
     }

@@ -35,6 +35,8 @@ mod index;
 #[cfg(not(loom))]
 mod map;
 #[cfg(not(loom))]
+mod order;
+#[cfg(not(loom))]
 mod plan;
 #[cfg(not(loom))]
 mod record;
@@ -55,7 +57,8 @@ pub use command::{Command, CommandReceiver, CommandSender};
 pub use counter::{Counter, Counters};
 #[cfg(not(loom))]
 pub use event::{
-    Class, Event, EventReceiver, EventSender, Numbered, OpResult, Party, UnregisterCause,
+    Class, DigitsCause, Event, EventReceiver, EventSender, Numbered, OpResult, Party, SpoolState,
+    UnregisterCause,
 };
 #[cfg(not(loom))]
 pub use header::{ControlRecord, DataPlaneRecord, DataPlaneState, Header, Process};
@@ -63,6 +66,8 @@ pub use header::{ControlRecord, DataPlaneRecord, DataPlaneState, Header, Process
 pub use index::{IndexFull, Key};
 #[cfg(not(loom))]
 pub use lease::Leases;
+#[cfg(not(loom))]
+pub use order::{MediaOrder, MixRole};
 #[cfg(not(loom))]
 pub use plan::{BadLayout, LAYOUT_VERSION, Layout};
 #[cfg(not(loom))]
@@ -72,7 +77,7 @@ pub use region::{Opened, Region, RegionError, RingUsage};
 #[cfg(not(loom))]
 pub use row::{
     Address, AgentRow, AgentState, CallRow, CallState, CtiState, LegRow, LegState, LocationRow,
-    RegistrationRow, SecretRow, TenantRow, TrunkRow,
+    MediaPath, PathReason, RegistrationRow, SecretRow, TenantRow, TrunkRow,
 };
 #[cfg(not(loom))]
 pub use table::{Agents, Calls, Legs, Row, Slot, Table};

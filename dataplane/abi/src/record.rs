@@ -136,6 +136,11 @@ impl<'a> Take<'a> {
         of(self.int()?).ok_or(Corrupt { what })
     }
 
+    pub(crate) fn yes_or_no(&mut self) -> Result<bool, Corrupt> {
+        let of = |number| [(0, false), (1, true)].iter().find(|e| e.0 == number).map(|e| e.1);
+        self.one_of(of, "a yes or no")
+    }
+
     pub(crate) fn agent(&mut self) -> Result<AgentSlot, Corrupt> {
         self.int().map(AgentSlot)
     }

@@ -132,6 +132,50 @@ states! {
     }
 }
 
+states! {
+    /// Which way a stream's packets go.
+    pub enum MediaPath {
+        /// No stream.
+        None = 0,
+        /// Through the process, by io_uring.
+        IoUring = 1,
+        /// Through the process, by recvmmsg.
+        Recvmmsg = 2,
+        /// By an XDP program, past the process.
+        Xdp = 3,
+    }
+}
+
+states! {
+    /// Why a stream's packets go through the process and not past it.
+    pub enum PathReason {
+        /// They do go past it, or there is no stream.
+        None = 0,
+        /// The bypass is switched off.
+        NotWanted = 1,
+        /// No interface has the bypass: no rights, an old kernel, a driver that refuses.
+        Unavailable = 2,
+        /// The source of this stream or of its peer's is not locked yet.
+        Learning = 3,
+        /// The stream is joined to no other, or to nobody who can be sent to.
+        NoPeer = 4,
+        /// A prompt is played.
+        Prompt = 5,
+        /// The call is recorded.
+        Recording = 6,
+        /// The leg is in a mix.
+        Mix = 7,
+        /// One of the interfaces that it comes in and goes out by has no bypass.
+        Interface = 8,
+        /// The MAC address of the next hop is not known.
+        NextHop = 9,
+        /// The table of the bypass is full.
+        TableFull = 10,
+        /// It has just been asked for.
+        Installing = 11,
+    }
+}
+
 row! {
     /// An agent (S1-032); its writer is the control process.
     #[derive(Debug)]
@@ -515,10 +559,34 @@ row! {
         pub bytes_in: u64,
         /// RTP packets of the party that never came.
         pub lost: u64,
+        /// RTP and RTCP packets that came for the leg from others than the party, all dropped.
+        pub foreign: u64,
+        /// A [`MediaPath`]: which way the party's packets go.
+        pub path: u32,
+        /// A [`PathReason`]: why they do not take the bypass.
+        pub path_reason: u32,
+        /// Interarrival jitter of the party's packets, microseconds (RFC 3550, 6.4.1).
+        pub jitter_us: u32,
+        /// Round trip to the party, microseconds; 0 when nothing told it (RFC 3550, 6.4.1).
+        pub round_trip_us: u32,
+        /// Mean opinion score of what the party sends, in hundredths (ITU-T G.107); 0 before there is one.
+        pub mos_hundredths: u32,
+        /// Loss that the party reports of what it hears, in 256ths; its last report (RFC 3550, 6.4.1).
+        pub reported_loss: u32,
     }
 }
 
 impl LegRow {
+    /// Which way the party's packets go.
+    pub fn path(&self) -> MediaPath {
+        MediaPath::of(self.path).unwrap_or_default()
+    }
+
+    /// Why they do not take the bypass.
+    pub fn path_reason(&self) -> PathReason {
+        PathReason::of(self.path_reason).unwrap_or_default()
+    }
+
     /// How far it is; [`LegState::Free`] when the number means nothing.
     pub fn state(&self) -> LegState {
         LegState::of(self.state).unwrap_or_default()

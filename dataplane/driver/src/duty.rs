@@ -407,6 +407,11 @@ impl Duty {
                     self.ring.cancel(Token::MediaReceive(pair.rtcp(), generation));
                 }
             }
+            Effect::Media { .. }
+            | Effect::EnterBypass { .. }
+            | Effect::LeaveBypass { .. }
+            | Effect::Load { .. }
+            | Effect::Spool { .. } => {}
             Effect::WakeControl => self.mesh.control_bell().ring(),
         }
     }

@@ -5,6 +5,7 @@
 //! peer of the signalling is ever heard or answered (RTP Bleed, CVE-2017-14099 and its relatives).
 
 mod endpoint;
+mod flow;
 pub mod g711;
 mod latch;
 mod packet;
@@ -14,6 +15,7 @@ pub mod tone;
 pub mod wire;
 
 pub use endpoint::Endpoint;
+pub use flow::{FlowSpec, FlowStats, Splice, WhyNot};
 pub use latch::{LEARN_PACKETS, Latch, RELEARN_MS, Seen};
 pub use packet::{DropReason, Packet, Verdict};
 pub use port::{

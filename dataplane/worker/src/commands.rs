@@ -20,6 +20,7 @@ impl Worker {
             Command::Reject { op, ask, call, status, retry_after_s } => {
                 (op, self.on_reject(now, call, ask, status, retry_after_s))
             }
+            Command::Answer { op, .. } | Command::Media { op, .. } => (op, OpResult::Refused),
             Command::Release { op, call, cause } => (op, self.on_release(now, call, cause)),
             Command::Forget { op, agent, epoch } => (op, self.on_forget(agent, epoch)),
             Command::Drain { op, on } => {

@@ -1,7 +1,9 @@
 use std::net::SocketAddr;
 
-use base::{LocationId, WorkerId};
-use media::PairId;
+use std::sync::Arc;
+
+use base::{LocationId, Text, WorkerId};
+use media::{FlowSpec, FlowStats, PairId, SocketSlot, WhyNot};
 
 /// What happened, told to a worker.
 #[derive(Debug)]
@@ -24,6 +26,27 @@ pub enum Input<'a> {
         /// True when both ports are bound.
         ok: bool,
     },
+    /// What the bypass says of the stream that comes in at `pair`.
+    Bypass {
+        /// The pair whose packets are relayed past the process.
+        pair: PairId,
+        /// What it says.
+        news: BypassNews,
+    },
+    /// The answer to [`Effect::Load`]: 16-bit samples at 8 kHz; none when there is no such prompt.
+    Loaded {
+        /// The prompt.
+        name: Text<64>,
+        /// What it holds.
+        samples: Option<Arc<[i16]>>,
+    },
+    /// How the spool of recordings is, whenever that changes.
+    Spool {
+        /// How it is.
+        state: abi::SpoolState,
+        /// Bytes that it lost since the last of these.
+        lost: u64,
+    },
     /// Control rang: there may be commands.
     Commands,
     /// Control attached.
@@ -35,6 +58,21 @@ pub enum Input<'a> {
     Paused,
     /// [`crate::Worker::deadline`] has come, or may have.
     Timeout,
+}
+
+/// What the bypass says of one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BypassNews {
+    /// Its packets are relayed past the process from now on.
+    On,
+    /// It cannot be; its packets go on coming here.
+    Refused(WhyNot),
+    /// What it has counted so far.
+    Counted(FlowStats),
+    /// It has ended, by [`Effect::LeaveBypass`] or by itself (an interface went down), with its last counts.
+    Off(FlowStats),
+    /// A telephone-event passed by (RFC 4733); these are the first bytes of the RTP packet.
+    TelephoneEvent([u8; 16]),
 }
 
 /// A datagram on its way to the worker that owns its call.
@@ -80,6 +118,38 @@ pub enum Effect {
     Close {
         /// The pair to close.
         pair: PairId,
+    },
+    /// Send a packet of our own making out of `socket`.
+    Media {
+        /// Our socket.
+        socket: SocketSlot,
+        /// To whom.
+        to: SocketAddr,
+        /// RTP, at most an Ethernet frame.
+        packet: Box<[u8]>,
+    },
+    /// Relay the packets that come to `pair` past the process; answered by [`Input::Bypass`].
+    EnterBypass {
+        /// The pair that they come to.
+        pair: PairId,
+        /// How.
+        flow: FlowSpec,
+    },
+    /// Let the packets of `pair` come to the process again; answered by [`BypassNews::Off`], within the
+    /// same cycle and before the next packet.
+    LeaveBypass {
+        /// The pair.
+        pair: PairId,
+    },
+    /// Read a prompt; answered by [`Input::Loaded`].
+    Load {
+        /// Its name, without a directory.
+        name: Text<64>,
+    },
+    /// Write a block of the spool; see `abi::spool` for what is in it.
+    Spool {
+        /// Whole records.
+        block: Vec<u8>,
     },
     /// Ring control's doorbell.
     WakeControl,

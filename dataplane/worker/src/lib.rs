@@ -26,7 +26,7 @@ mod snapshot;
 mod worker;
 
 pub use config::{Config, Limits, Location};
-pub use io::{Effect, Input, Passed};
-pub use media::{Packet, PairId, SocketSlot, Verdict};
+pub use io::{BypassNews, Effect, Input, Passed};
+pub use media::{FlowSpec, FlowStats, Packet, PairId, SocketSlot, Splice, Verdict, WhyNot};
 pub use snapshot::recover;
 pub use worker::Worker;

@@ -152,6 +152,7 @@ impl Worker {
                 self.intake_owned(now, passed.location, passed.from, &passed.datagram);
             }
             Input::Bound { pair, ok } => self.ports.bound(pair, ok, now),
+            Input::Bypass { .. } | Input::Loaded { .. } | Input::Spool { .. } => {}
             Input::Commands => self.take_commands(now),
             Input::ControlHere => self.control_here = true,
             Input::ControlGone => self.lose_control(now),

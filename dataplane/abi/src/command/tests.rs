@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::tests::{address, call, layout};
+use crate::order::MixRole;
 
 fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
@@ -34,6 +35,31 @@ fn command() -> impl Strategy<Value = Command> {
             epoch,
         }),
         any::<(u64, bool)>().prop_map(|(op, on)| Command::Drain { op, on }),
+        (any::<(u64, u64)>(), call()).prop_map(|((op, ask), call)| Command::Answer {
+            op,
+            ask,
+            call
+        }),
+        (any::<(u64, u8)>(), call(), order())
+            .prop_map(|((op, leg), call, order)| { Command::Media { op, call, leg, order } }),
+    ]
+}
+
+fn order() -> impl Strategy<Value = MediaOrder> {
+    let roles = [MixRole::Participant, MixRole::Monitor, MixRole::Whisper];
+    prop_oneof![
+        any::<u32>().prop_map(|times| MediaOrder::Play { times }),
+        Just(MediaOrder::StopPlaying),
+        any::<(u8, u32, u32, u16, bool)>().prop_map(|(max, first_ms, next_ms, ends, barge_in)| {
+            MediaOrder::Collect { max, first_ms, next_ms, ends, barge_in }
+        }),
+        any::<u64>().prop_map(|recording| MediaOrder::Record { recording }),
+        Just(MediaOrder::PauseRecording),
+        Just(MediaOrder::ResumeRecording),
+        Just(MediaOrder::StopRecording),
+        (any::<(u32, u8)>(), call(), proptest::sample::select(roles.to_vec()))
+            .prop_map(|((mix, to_leg), to, role)| MediaOrder::Mix { mix, role, to, to_leg }),
+        Just(MediaOrder::LeaveMix),
     ]
 }
 
@@ -45,7 +71,7 @@ proptest! {
 
     #[test]
     fn any_record_is_a_command_or_corrupt(
-        kind in prop_oneof![0u64..8, any::<u64>()],
+        kind in prop_oneof![0u64..9, any::<u64>()],
         fields in any::<[u64; 12]>(),
         shift in 0u32..64,
     ) {

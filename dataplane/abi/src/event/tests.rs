@@ -39,7 +39,11 @@ fn event() -> impl Strategy<Value = Event> {
         OpResult::NoSuchAgent,
         OpResult::Full,
         OpResult::Refused,
+        OpResult::NoSuchPrompt,
+        OpResult::Stopped,
     ];
+    let ends = [DigitsCause::Full, DigitsCause::Ended, DigitsCause::Timeout, DigitsCause::Stopped];
+    let spool = [SpoolState::Writing, SpoolState::Slow, SpoolState::Failed];
     let select = proptest::sample::select::<CallState>(CallState::ALL);
     prop_oneof![
         (any::<(u32, u32, u8, u32)>(), address()).prop_map(
@@ -66,8 +70,16 @@ fn event() -> impl Strategy<Value = Event> {
         (any::<(u64, u16)>(), call(), select).prop_map(|((serial, cause), call, state)| {
             Event::CallChanged { call, serial, state, cause }
         }),
-        (any::<u64>(), 0..5usize)
+        (any::<u64>(), 0..7usize)
             .prop_map(move |(op, result)| Event::Done { op, result: results[result] }),
+        (any::<(u8, u8, u16)>(), call()).prop_map(|((leg, digit, duration_ms), call)| {
+            Event::Digit { call, leg, digit, duration_ms }
+        }),
+        (any::<(u64, u8)>(), call(), 0..4usize).prop_map(move |((op, leg), call, cause)| {
+            Event::Digits { op, call, leg, cause: ends[cause] }
+        }),
+        (any::<u64>(), 0..3usize)
+            .prop_map(move |(lost, state)| Event::Spool { state: spool[state], lost }),
         (any::<u8>(), call(), address()).prop_map(|(leg, call, addr)| Event::SourceRefused {
             call,
             leg,
@@ -84,7 +96,7 @@ proptest! {
 
     #[test]
     fn any_record_is_an_event_or_corrupt(
-        kind in prop_oneof![0u64..8, any::<u64>()],
+        kind in prop_oneof![0u64..11, any::<u64>()],
         fields in any::<[u64; 12]>(),
         shift in 0u32..64,
     ) {
