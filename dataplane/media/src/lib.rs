@@ -4,12 +4,16 @@
 //! pairs are bound, [`Streams`] relays between them, and a [`Latch`] per pair makes sure that only the
 //! peer of the signalling is ever heard or answered (RTP Bleed, CVE-2017-14099 and its relatives).
 
+pub mod codec;
+pub mod digits;
 mod endpoint;
 mod flow;
 pub mod g711;
 mod latch;
 mod packet;
 mod port;
+pub mod prompt;
+pub mod recorder;
 mod stream;
 pub mod tone;
 pub mod wire;
