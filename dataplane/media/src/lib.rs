@@ -10,6 +10,7 @@ pub mod g711;
 mod latch;
 mod packet;
 mod port;
+mod quality;
 mod stream;
 pub mod tone;
 pub mod wire;
@@ -22,4 +23,5 @@ pub use port::{
     BIND_PAUSE_MS, BINDS_PER_PLAN, FAILURES_BEFORE_PAUSE, PairId, PortPool, READY_LOW_WATER,
     REUSE_AFTER_MS, SocketSlot,
 };
-pub use stream::{StreamStats, Streams};
+pub use quality::Quality;
+pub use stream::{Digit, EVENT_TIMEOUT_MS, SSRC_SILENCE_MS, StreamImage, StreamStats, Streams};
