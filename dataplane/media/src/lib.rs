@@ -13,6 +13,7 @@ mod latch;
 mod packet;
 mod port;
 pub mod prompt;
+mod quality;
 pub mod recorder;
 mod stream;
 pub mod tone;
@@ -26,4 +27,5 @@ pub use port::{
     BIND_PAUSE_MS, BINDS_PER_PLAN, FAILURES_BEFORE_PAUSE, PairId, PortPool, READY_LOW_WATER,
     REUSE_AFTER_MS, SocketSlot,
 };
-pub use stream::{StreamStats, Streams};
+pub use quality::Quality;
+pub use stream::{Digit, EVENT_TIMEOUT_MS, SSRC_SILENCE_MS, StreamImage, StreamStats, Streams};
