@@ -18,6 +18,7 @@ pub mod prompt;
 pub mod recorder;
 mod stream;
 pub mod tone;
+pub mod wav;
 pub mod wire;
 
 pub use endpoint::Endpoint;
