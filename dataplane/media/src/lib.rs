@@ -10,13 +10,16 @@ mod endpoint;
 mod flow;
 pub mod g711;
 mod latch;
+pub mod mix;
 mod packet;
+pub mod playout;
 mod port;
 pub mod prompt;
 mod quality;
 pub mod recorder;
 mod stream;
 pub mod tone;
+pub mod wav;
 pub mod wire;
 
 pub use endpoint::Endpoint;
