@@ -47,10 +47,12 @@ impl Softphone {
             value.as_str().unwrap_or_else(|| panic!("no text in {phone}")).to_owned()
         };
         let address = &phone["addresses"][0];
-        let registrar = format!("{}:{}", text(&address["host"]), address["port"]);
+        let host: IpAddr = text(&address["host"]).parse().expect("an address");
+        let port = address["port"].as_u64().expect("a port") as u16;
+        let registrar = SocketAddr::new(host, port);
         let mut config = PhoneConfig::new(
             &text(&phone["user"]),
-            registrar.parse().expect("an address"),
+            registrar,
             sockets.sip.local_addr().expect("bound"),
             sockets.rtp.local_addr().expect("bound"),
         );

@@ -257,6 +257,7 @@ impl Seeds {
             seed: self.workers[number],
             nonce_key: self.nonce_key,
             limits: config.limits,
+            media: worker::MediaConfig::default(),
         }
     }
 }

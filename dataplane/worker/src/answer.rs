@@ -207,7 +207,8 @@ impl Worker {
             return self.say_goodbye(now, leg);
         }
         let Some(peer) = self.peer_of(leg) else {
-            return;
+            // The answer to an offer of our own (RFC 3264, 5).
+            return self.learn_remote(now, leg, message.body());
         };
         let Some(cseq) = self.calls.leg_mut(peer).and_then(|peer| peer.owes_ack.take()) else {
             return;

@@ -46,7 +46,7 @@ impl Worker {
         if to == self.config.id {
             return self.consider(now, location, from, &message);
         }
-        let passed = Passed { location, from, datagram: datagram.into() };
+        let passed = Passed::Sip { location, from, datagram: datagram.into() };
         self.effects.push(Effect::Mesh { to, passed });
     }
 

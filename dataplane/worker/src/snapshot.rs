@@ -119,6 +119,10 @@ impl Worker {
                 row.packets_out = stats.sent;
                 row.bytes_in = stats.bytes;
                 row.lost = stats.lost;
+                row.foreign = stats.foreign;
+                let (path, reason) = self.path(pair);
+                (row.path, row.path_reason) = (path.into(), reason.into());
+                self.note_quality(pair, &mut row);
             }
             // Its stream is closed, and its last counts stand in the row.
             None => {
@@ -131,6 +135,11 @@ impl Worker {
                     row.packets_out = last.packets_out;
                     row.bytes_in = last.bytes_in;
                     row.lost = last.lost;
+                    row.foreign = last.foreign;
+                    row.jitter_us = last.jitter_us;
+                    row.round_trip_us = last.round_trip_us;
+                    row.mos_hundredths = last.mos_hundredths;
+                    row.reported_loss = last.reported_loss;
                 }
             }
         }
@@ -148,7 +157,9 @@ impl Worker {
             .flat_map(|call| call.legs.iter().map(|leg| LegRef { call: call.id, leg: leg.number }))
             .collect();
         for leg in turn {
+            self.absorb_leg(leg);
             self.note_leg(leg);
+            self.try_bypass(leg);
             self.probe(now, leg);
         }
     }
@@ -160,10 +171,16 @@ impl Worker {
 
     /// The same, with what does not fit a record.
     pub(crate) fn tell_with(&mut self, event: Event, blob: &[u8]) {
-        match self.events.push(&event, blob, Class::Call) {
+        self.tell_as(event, blob, Class::Call);
+    }
+
+    /// The same, of a class: statistics leave room to calls.
+    pub(crate) fn tell_as(&mut self, event: Event, blob: &[u8], class: Class) {
+        match self.events.push(&event, blob, class) {
             Ok(Wake::Needed) => self.wake_control = true,
             Ok(Wake::NotNeeded) => {}
             // The numbers of events tell control that one is missing; it reads the tables then.
+            Err(_) if class == Class::Statistic => self.count(Counter::EventsGaveWay),
             Err(_) => self.count(Counter::EventsLost),
         }
     }

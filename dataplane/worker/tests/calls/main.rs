@@ -3,4 +3,5 @@
 mod corners;
 mod flows;
 mod house;
+mod media;
 mod storm;
