@@ -12,7 +12,10 @@ fn event(event: u8, ends: bool, timestamp: u32, duration: u16) -> [u8; 16] {
     [&header.bytes()[..], &payload].concat().try_into().expect("16 bytes")
 }
 
-const TABLE: &[(&str, Packets, &[(u8, u16)])] = &[
+/// A name, packets, and the digits with their milliseconds.
+type Case = (&'static str, Packets, &'static [(u8, u16)]);
+
+const TABLE: &[Case] = &[
     ("nothing", &[], &[]),
     (
         "a digit with three ends",
