@@ -3,6 +3,9 @@
 //! Pure: packets, addresses and the time come in, [`Verdict`]s go out. [`PortPool`] decides which port
 //! pairs are bound, [`Streams`] relays between them, and a [`Latch`] per pair makes sure that only the
 //! peer of the signalling is ever heard or answered (RTP Bleed, CVE-2017-14099 and its relatives).
+//!
+//! What is done with the sound itself lies beside that and knows only [`wire::Rtp`]: [`prompt`]s of [`wav`]
+//! files, [`digits`], [`mix`]es with a [`playout`] buffer a talker, and the [`recorder`].
 
 pub mod codec;
 pub mod digits;
