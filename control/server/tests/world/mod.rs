@@ -60,7 +60,9 @@ impl World {
             agents: 10,
             locations: vec![location("local", "127.0.0.1", 5060), location("east", "::1", 5061)],
             trunks: Vec::new(),
-            routes: vec![("9".into(), "127.0.0.1:5080".parse().expect("an address"))],
+            routes: [("9", "127.0.0.1:5080"), ("70", "play:hi.wav")]
+                .map(|(prefix, to)| (prefix.into(), to.parse().expect("a destination")))
+                .to_vec(),
         };
         directory.create_demo(&spec).await.expect("it is created");
         // A tenant whose location no CCB serves, and one without any location.
