@@ -25,7 +25,7 @@ if [ -z "$dest" ] && [ "$(id -u)" -ne 0 ]; then
 fi
 
 install -d "$dest$prefix/bin" "$dest$sysconf/systemd/system" "$dest$sysconf/sysctl.d" \
-    "$dest$sysconf/jackfield"
+    "$dest$sysconf/jackfield" "$dest$prefix/share/jackfield/prompts"
 config=$dest$sysconf/jackfield/jackfield.toml
 if [ ! -e "$config" ]; then
     install -m 0644 "$here/systemd/jackfield.toml" "$config"
