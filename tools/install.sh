@@ -28,7 +28,8 @@ install -d "$dest$prefix/bin" "$dest$sysconf/systemd/system" "$dest$sysconf/sysc
     "$dest$sysconf/jackfield" "$dest$prefix/share/jackfield/prompts"
 config=$dest$sysconf/jackfield/jackfield.toml
 if [ ! -e "$config" ]; then
-    install -m 0644 "$here/systemd/jackfield.toml" "$config"
+    sed -e "s#/usr/local/share#$prefix/share#" "$here/systemd/jackfield.toml" > "$config"
+    chmod 0644 "$config"
     echo "wrote $config: set its addresses and cores"
 fi
 # A binary that refuses the configuration does not take the place of one that runs with it.
