@@ -10,10 +10,12 @@ use base::{Instant, LocationId, WorkerId};
 use media::{Packet, PairId, SocketSlot, Verdict};
 use worker::{Effect, Input, Worker};
 
+use crate::disk::Disk;
 use crate::mesh::{Link, Mesh};
 use crate::pulse::{Pulse, Resting};
 use crate::ring_io::{Completion, Ring};
 use crate::sockets::{Ended, MediaSockets, bind_pair};
+use crate::spool::BlockLost;
 use crate::token::Token;
 use crate::{DriverError, clock};
 
@@ -21,6 +23,8 @@ use crate::{DriverError, clock};
 const COMPLETIONS_A_CYCLE: usize = 1_024;
 /// Datagrams of other workers taken in one cycle.
 const PASSED_A_CYCLE: usize = 256;
+/// Prompts and news of the spool taken in one cycle.
+const ANSWERS_A_CYCLE: usize = 16;
 /// Pairs bound in one cycle: eight system calls each, which delay the packets behind them.
 const BINDS_A_CYCLE: usize = 4;
 /// How often a worker says that it lives, in milliseconds; also the longest that it sleeps.
@@ -33,6 +37,7 @@ pub struct Duty {
     region: Arc<Region>,
     mesh: Arc<Mesh>,
     worker: Worker,
+    disk: Disk,
     ring: Ring,
     sockets: MediaSockets,
     completions: Vec<Completion>,
@@ -53,6 +58,7 @@ impl Duty {
         mesh: Arc<Mesh>,
         sip: Vec<OwnedFd>,
         files: u32,
+        disk: Disk,
     ) -> Result<Self, DriverError> {
         let id = config.id;
         let locations = config.locations.clone();
@@ -74,6 +80,7 @@ impl Duty {
             region,
             mesh,
             worker,
+            disk,
             ring,
             sockets: MediaSockets::new(sip.len() as u32, files),
             completions: Vec::with_capacity(COMPLETIONS_A_CYCLE),
@@ -100,6 +107,7 @@ impl Duty {
         self.wake_resting(now)?;
         self.drain_completions(now)?;
         self.drain_mesh(now);
+        self.drain_disk(now);
         self.follow_link(now);
         self.drain_binds(now);
         self.turn(now);
@@ -164,6 +172,7 @@ impl Duty {
         self.deadline().is_some_and(|deadline| deadline <= now)
             || self.sockets.is_wanting()
             || !self.mesh.is_empty(self.id)
+            || self.disk.has_answers()
             || self.ring.has_completions()
             || self.mesh.is_stopping()
     }
@@ -316,6 +325,25 @@ impl Duty {
         }
     }
 
+    fn drain_disk(&mut self, now: Instant) {
+        for _ in 0..ANSWERS_A_CYCLE {
+            let Some(input) = self.disk.next(now) else {
+                return;
+            };
+            self.worker.handle(now, input, &mut self.effects);
+            self.carry_out(now);
+        }
+    }
+
+    fn spool(&mut self, block: Vec<u8>) {
+        let bytes = block.len() as u64;
+        let (counter, bytes) = match self.disk.write(block) {
+            Ok(()) => (Counter::SpoolBytes, bytes),
+            Err(BlockLost(bytes)) => (Counter::SpoolLost, bytes),
+        };
+        self.region.counters().add(self.id, counter, bytes);
+    }
+
     /// Tells the worker when control came or went. One that was replaced went first.
     fn follow_link(&mut self, now: Instant) {
         let link = self.mesh.link();
@@ -407,11 +435,9 @@ impl Duty {
                     self.ring.cancel(Token::MediaReceive(pair.rtcp(), generation));
                 }
             }
-            Effect::Media { .. }
-            | Effect::EnterBypass { .. }
-            | Effect::LeaveBypass { .. }
-            | Effect::Load { .. }
-            | Effect::Spool { .. } => {}
+            Effect::Media { .. } | Effect::EnterBypass { .. } | Effect::LeaveBypass { .. } => {}
+            Effect::Load { name } => self.disk.load(name),
+            Effect::Spool { block } => self.spool(block),
             Effect::WakeControl => self.mesh.control_bell().ring(),
         }
     }

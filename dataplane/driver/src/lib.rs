@@ -9,16 +9,19 @@
 mod addr;
 mod buffers;
 mod clock;
+mod disk;
 mod doorbell;
 mod duty;
 mod error;
 mod link;
+mod loader;
 mod mesh;
 mod pin;
 mod pulse;
 mod ring_io;
 mod run;
 mod sockets;
+mod spool;
 mod token;
 
 use std::path::PathBuf;
@@ -50,6 +53,11 @@ pub struct Config {
     pub sizes: Sizes,
     /// Bounds of each worker's own tables.
     pub limits: worker::Limits,
+    /// The directory that recordings are spooled to, made if it is missing; with none, nothing is
+    /// recorded.
+    pub spool: Option<PathBuf>,
+    /// The directory with the prompts (WAV files).
+    pub prompts: Option<PathBuf>,
 }
 
 /// The sizes of a region's tables; other sizes make another region, and registrations start anew.

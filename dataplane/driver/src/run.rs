@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,10 +12,13 @@ use std::time::Duration;
 use abi::{DataPlaneState, LocationRow, Opened, Process, Region, RegionError};
 use base::{Instant, LocationId, Text, WorkerId};
 
+use crate::disk::Disk;
 use crate::duty::Duty;
 use crate::link::{Listener, News};
+use crate::loader::Loader;
 use crate::mesh::Mesh;
 use crate::sockets::{BIND_RETRY_MS, SIP_RECEIVE_LEAST_BYTES, bind_sip, receive_bytes};
+use crate::spool::{Place, Segments, Spool};
 use crate::{Config, DriverError, clock, pin};
 
 /// How long the calling thread sleeps when nothing happens; the longest that a stop takes to be seen.
@@ -63,7 +67,8 @@ pub fn run_telling(
         .map_err(io(format!("control's socket {}", config.socket.display())))?;
 
     let mut threads = Threads { mesh: Arc::clone(&mesh), running: Vec::new() };
-    let begun = threads.start(&config, &seeds, &region, sip, files)?;
+    let disks = open_disks(&config, &region, &mesh, incarnation)?;
+    let begun = threads.start(&config, &seeds, &region, sip, files, disks)?;
     wait_for_all(&begun, config.cores.len())?;
     region.header().set_data_plane_state(DataPlaneState::Running);
     tracing::info!(
@@ -149,6 +154,45 @@ fn open_region(config: &Config) -> Result<Arc<Region>, DriverError> {
     }
 }
 
+/// For each worker, its spool and its way to the prompts.
+fn open_disks(
+    config: &Config,
+    region: &Arc<Region>,
+    mesh: &Arc<Mesh>,
+    incarnation: u64,
+) -> Result<Vec<Disk>, DriverError> {
+    let named = |what: &str, path: &Path| {
+        let what = format!("{what} {}", path.display());
+        move |source| DriverError::Io { what, source }
+    };
+    let place = match &config.spool {
+        Some(path) => {
+            Some(Place::prepare(path, incarnation).map_err(named("the spool's directory", path))?)
+        }
+        None => None,
+    };
+    let loader = match &config.prompts {
+        Some(path) => {
+            Some(Loader::start(path.clone()).map_err(named("a thread for prompts in", path))?)
+        }
+        None => None,
+    };
+    let disk = |number| {
+        let id = WorkerId(number as u8);
+        let spool = place
+            .as_ref()
+            .map(|place| Spool::start(format!("spool-{number}"), Segments::new(place(id))))
+            .transpose()
+            .map_err(|source| DriverError::Io {
+                what: "a thread for a spool".to_owned(),
+                source,
+            })?;
+        let (region, mesh) = (Arc::clone(region), Arc::clone(mesh));
+        Ok(Disk::new(spool, loader.clone(), move || mesh.wake(&region, id)))
+    };
+    (0..config.cores.len()).map(disk).collect()
+}
+
 /// For each worker, its SIP sockets in the order of the locations.
 fn bind_locations(config: &Config) -> Result<Vec<Vec<OwnedFd>>, DriverError> {
     let mut by_worker: Vec<Vec<OwnedFd>> = config.cores.iter().map(|_| Vec::new()).collect();
@@ -231,9 +275,11 @@ impl Threads {
         region: &Arc<Region>,
         sip: Vec<Vec<OwnedFd>>,
         files: u32,
+        disks: Vec<Disk>,
     ) -> Result<Receiver<Begun>, DriverError> {
         let (tell, begun) = channel();
-        for (number, (sip, core)) in sip.into_iter().zip(config.cores.iter().copied()).enumerate() {
+        let parts = sip.into_iter().zip(disks).zip(config.cores.iter().copied());
+        for (number, ((sip, disk), core)) in parts.enumerate() {
             let part = Part {
                 config: seeds.worker_config(config, number),
                 core,
@@ -241,6 +287,7 @@ impl Threads {
                 mesh: Arc::clone(&self.mesh),
                 sip,
                 files,
+                disk,
                 begun: tell.clone(),
             };
             let thread = Builder::new()
@@ -287,19 +334,20 @@ struct Part {
     mesh: Arc<Mesh>,
     sip: Vec<OwnedFd>,
     files: u32,
+    disk: Disk,
     begun: Sender<Begun>,
 }
 
 impl Part {
     fn serve(self) -> Result<(), DriverError> {
-        let Part { config, core, region, mesh, sip, files, begun } = self;
+        let Part { config, core, region, mesh, sip, files, disk, begun } = self;
         let id = config.id;
         let duty = pin::to_core(core)
             .map_err(|source| DriverError::Io {
                 what: format!("worker {id} on core {core}"),
                 source,
             })
-            .and_then(|()| Duty::begin(config, region, mesh, sip, files));
+            .and_then(|()| Duty::begin(config, region, mesh, sip, files, disk));
         match duty {
             Ok(duty) => {
                 // Nobody listens when another worker could not begin; then this one is told to stop.

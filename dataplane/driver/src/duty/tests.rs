@@ -43,7 +43,8 @@ fn duty(socket: UdpSocket, rtp: u16) -> Duty {
     let mesh = Arc::new(Mesh::new(1).expect("doorbells"));
     let broken = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
     let sip = vec![OwnedFd::from(socket), broken];
-    Duty::begin(config, region, mesh, sip, 32).expect("io_uring is there")
+    Duty::begin(config, region, mesh, sip, 32, Disk::new(None, None, || {}))
+        .expect("io_uring is there")
 }
 
 fn socket() -> UdpSocket {

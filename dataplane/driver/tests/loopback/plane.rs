@@ -114,6 +114,8 @@ pub fn config(folder: &TempDir, workers: usize) -> Config {
             trunks: 4,
         },
         limits: worker::Limits { transactions: 4_096 },
+        spool: None,
+        prompts: None,
     }
 }
 
