@@ -9,7 +9,7 @@ use std::time::Duration;
 use abi::{CallState, Counter, Process};
 use base::{CcbId, Instant, Medium, Rng, TenantId, WorkerId};
 use control_core::{
-    AgentRecord, Blade, CcbStatus, Ha1, Input as ControlInput, LoginKey, LoginRequest,
+    AgentRecord, Blade, CcbStatus, Destination, Ha1, Input as ControlInput, LoginKey, LoginRequest,
     Output as ControlOutput, Provision, Route, TenantRecord, TrunkRecord,
 };
 use sip::digest::{Algorithm, ha1};
@@ -713,7 +713,8 @@ fn phone_config(user: &str, registrar: SocketAddr, ip: IpAddr, index: usize) -> 
 }
 
 fn provision() -> Provision {
-    let trunk = TRUNK.parse().expect("an address");
+    let address = TRUNK.parse().expect("an address");
+    let to = Destination::Trunk { address, location: None };
     Provision {
         tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: REALM.into() }],
         trunks: vec![TrunkRecord {
@@ -721,6 +722,6 @@ fn provision() -> Provision {
             name: "carrier".into(),
             net: "10.9.0.0/16".parse().expect("a network"),
         }],
-        routes: vec![Route { tenant: TENANT, prefix: "9".into(), address: trunk, location: None }],
+        routes: vec![Route { tenant: TENANT, prefix: "9".into(), to }],
     }
 }

@@ -42,8 +42,8 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         rtp_ports: ccb.rtp_ports,
         sizes: ccb.sizes,
         limits: worker::Limits::default(),
-        spool: None,
-        prompts: None,
+        spool: ccb.media.spool.clone(),
+        prompts: ccb.media.prompts.clone(),
     }
 }
 

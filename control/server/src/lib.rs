@@ -26,7 +26,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use config::{CcbConfig, Config, HashCost};
-pub use control_core::{Cidr, Route};
+pub use control_core::{
+    Cidr, Destination, MIX_RULE, MIXES, PROMPT_RULE, Route, Service, is_prompt_name, path_name,
+    reason_name, spool_name,
+};
 pub use directory::{
     Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError, Identity,
     Parameters, Tenant,
@@ -101,6 +104,7 @@ impl Server {
             blade,
             registration_life: config.registration_life,
             next_socket: AtomicU64::new(1),
+            recordings: http::RecordingNumbers::default(),
             started_at: clock::now(),
         });
         Ok(Server { config, http, admin, app, owner, directory })
