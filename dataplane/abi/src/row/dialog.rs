@@ -102,6 +102,8 @@ impl DialogRow {
     pub const CONFIRMED: u32 = 8;
     /// In `flags`: the texts did not fit, and the leg cannot be taken over.
     pub const TOO_LONG: u32 = 16;
+    /// In `flags`: the [`DialogText::Vias`] are of an INVITE of ours.
+    pub const INVITING: u32 = 32;
 
     /// How far it is; [`DialogPhase::None`] when the number means nothing.
     pub fn phase(&self) -> DialogPhase {
@@ -203,38 +205,59 @@ row! {
         pub lost: u64,
         /// Packets from others, dropped.
         pub foreign: u64,
+        /// When the newest packet came, ns of the clock.
+        pub arrival: u64,
+        /// When the newest packet went to the peer, ns of the clock; this and the next three hold where
+        /// [`Self::HAS_SENDER`] is set.
+        pub sender_at: u64,
+        /// What the bypass had counted when it was last asked, in the counts above already: packets.
+        pub absorbed_packets: u64,
+        /// The same: bytes.
+        pub absorbed_bytes: u64,
+        /// The same: packets from others.
+        pub absorbed_foreign: u64,
+        /// The synchronization source that we send to the peer with.
+        pub sender_ssrc: u32,
+        /// The newest sequence number that we sent.
+        pub sender_sequence: u32,
+        /// The newest timestamp that we sent.
+        pub sender_timestamp: u32,
+        /// The synchronization source that relayed packets get, where [`Self::HAS_SPLICE`] is set.
+        pub splice_ssrc: u32,
+        /// What is added to their sequence numbers.
+        pub splice_sequence: u32,
+        /// What is added to their timestamps.
+        pub splice_timestamp: u32,
+        /// The first sequence number of them, with its wraps.
+        pub splice_first: u32,
         /// The peer's synchronization source.
         pub ssrc: u32,
         /// The newest sequence number and, above 16 bits, how often it wrapped.
         pub newest: u32,
-        /// `newest` when counting began.
-        pub base: u32,
         /// Arrival less timestamp of the newest packet, in timestamp units.
         pub transit: u32,
         /// Jitter in sixteenths of a timestamp unit.
         pub jitter: u32,
-        /// The synchronization source that we send to the peer with.
-        pub out_ssrc: u32,
-        /// The newest sequence number that we sent.
-        pub out_sequence: u32,
-        /// The newest timestamp that we sent.
-        pub out_timestamp: u32,
-        /// What is added to the sequence numbers of relayed packets.
-        pub splice_sequence: u32,
-        /// What is added to their timestamps.
-        pub splice_timestamp: u32,
+        /// For a whole number of words.
+        pub reserved: u32,
     }
 }
 
 impl StreamRow {
     /// In `flags`: the peer wants nothing sent.
     pub const MUTED: u32 = 1;
-    /// In `flags`: what is relayed to the peer is rewritten.
+    /// In `flags`: what goes to the peer is one sender's, ours.
     pub const SPLICED: u32 = 2;
-    /// In `flags`: something was sent to the peer, see `out_ssrc`.
-    pub const HAS_OUT: u32 = 4;
+    /// In `flags`: something was sent to the peer as that sender.
+    pub const HAS_SENDER: u32 = 4;
     /// In `flags`: telephone-events were agreed on.
     pub const HAS_EVENTS: u32 = 8;
+    /// In `flags`: relayed packets are shifted.
+    pub const HAS_SPLICE: u32 = 16;
+    /// In `flags`: the bypass relays.
+    pub const BYPASSED: u32 = 32;
+    /// In `flags`: `host` is known.
+    pub const HAS_HOST: u32 = 64;
 
     /// The call it belongs to.
     pub fn call(&self) -> CallRef {
