@@ -101,7 +101,7 @@ impl Worker {
                 let arrival = Flow { location, peer: from };
                 self.on_response(now, key, LegRef::from_word(user), arrival, message);
             }
-            Received::StrayResponse => self.count(Counter::DropSipNoTransaction),
+            Received::StrayResponse => self.on_stray_answer(message),
             Received::Absorbed => {}
             Received::Malformed => self.count(Counter::DropSipMalformed),
             Received::Full => {
@@ -244,7 +244,7 @@ fn stateless_tag(branch: &[u8]) -> String {
 }
 
 /// The leg named by a tag of ours.
-fn parse_tag(tag: &[u8]) -> Option<LegRef> {
+pub(crate) fn parse_tag(tag: &[u8]) -> Option<LegRef> {
     let tag = std::str::from_utf8(tag).ok()?;
     let mut parts = tag.splitn(4, '.');
     let slot = u32::from_str_radix(parts.next()?, 16).ok()?;

@@ -19,14 +19,16 @@ mod invite;
 mod io;
 mod media_path;
 mod probe;
+mod recover;
 mod refusal;
 mod register;
 mod reinvite;
+mod remember;
 mod snapshot;
 mod worker;
 
 pub use config::{Config, Limits, Location};
 pub use io::{BypassNews, Effect, Input, Passed};
 pub use media::{FlowSpec, FlowStats, Packet, PairId, SocketSlot, Splice, Verdict, WhyNot};
-pub use snapshot::recover;
+pub use recover::{Recovery, recover};
 pub use worker::Worker;
