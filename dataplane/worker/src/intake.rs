@@ -236,8 +236,8 @@ impl Worker {
 }
 
 /// A To tag that depends on the request alone (RFC 3261, 8.2.7).
-fn stateless_tag(branch: &[u8]) -> String {
-    let hash = branch.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+pub(crate) fn stateless_tag(of: &[u8]) -> String {
+    let hash = of.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("{hash:016x}")
