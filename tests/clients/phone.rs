@@ -8,10 +8,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Wall};
 
+use crate::lab::Host;
 use base::{Instant, Rng};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value;
-use crate::lab::Host;
 use softphone::{Event, Input, Order, Output, Phone, PhoneConfig, Report};
 
 /// How long a thread waits for packets before it looks for orders.

@@ -31,7 +31,7 @@ impl Worker {
         match cseq.method {
             // The call is long forgotten; its phone must not think that it stands.
             Method::Invite if self.calls.leg(leg).is_none() && (200..300).contains(&status) => {
-                self.decline(now, arrival, message, true);
+                self.decline_again(arrival, message);
             }
             Method::Invite => self.on_invite_response(now, key, leg, status, message),
             Method::Bye if status >= 200 => self.leg_gone(leg),

@@ -32,7 +32,7 @@ impl Worker {
         if is_silent && now < since + SILENCE {
             return;
         }
-        if let Some(entry) = self.calls.leg_mut(leg) {
+        if let Some(entry) = self.calls.leg_unchanged(leg) {
             entry.alive = (now, packets);
         }
         if is_silent {

@@ -1,11 +1,11 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use abi::{CommandReceiver, Counter, EventSender, Region, TenantRow, TrunkRow};
 use base::{AgentSlot, CallRef, Instant, Rng, Timers};
-use media::{DropReason, Packet, PortPool, SocketSlot, Streams, Verdict, WhyNot};
+use media::{DropReason, Packet, PairId, PortPool, SocketSlot, Streams, Verdict, WhyNot};
 use sip::digest::NonceKey;
 use sip::transaction::{Fired, Sent, Transactions};
 
@@ -75,6 +75,8 @@ pub struct Worker {
     /// The last turn left commands in the ring; the next one takes them without waiting for a bell.
     more_commands: bool,
     pub(crate) leases_held: u64,
+    /// The pairs of legs that were taken over.
+    pub(crate) recovered: BTreeMap<PairId, LegRef>,
     pub(crate) provision: Provision,
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
@@ -108,8 +110,9 @@ impl Provision {
 }
 
 impl Worker {
-    /// A worker over its share of `region`, where [`crate::recover`] has ended what an earlier
-    /// incarnation left.
+    /// A worker over its share of `region`, where [`crate::recover`] has judged what an earlier incarnation
+    /// left: it goes on with those calls that stand, and parts from the peers of the others. What it has
+    /// to say to them comes out of the first [`Worker::handle`], which is due at once.
     pub fn new(config: Config, region: Arc<Region>, now: Instant) -> Worker {
         let slots = region.calls().range(config.id);
         let first = slots.start;
@@ -142,6 +145,7 @@ impl Worker {
             wake_control: false,
             more_commands: false,
             leases_held: 0,
+            recovered: BTreeMap::new(),
             provision: Provision::read(&region, now),
             watched: HashMap::new(),
             publish_turn: 0,
@@ -151,6 +155,7 @@ impl Worker {
             config,
         };
         worker.take_over_registrations();
+        worker.take_over_calls(now);
         worker.timers.set(now, Timer::Publish);
         worker
     }
@@ -167,7 +172,7 @@ impl Worker {
                 self.intake_owned(now, location, from, &datagram);
             }
             Input::Mesh(Passed::Mix(message)) => self.on_mix(now, message),
-            Input::Bound { pair, ok } => self.ports.bound(pair, ok, now),
+            Input::Bound { pair, ok } => self.on_bound(now, pair, ok),
             Input::Bypass { pair, news } => self.on_bypass(now, pair, news),
             Input::Loaded { name, samples } => self.on_loaded(now, name, samples),
             Input::Spool { state, lost } => self.on_spool(state, lost),
@@ -181,6 +186,7 @@ impl Worker {
         if now >= self.timers_wait_until {
             self.run_timers(now);
         }
+        self.note_touched();
         self.hand_out(now, out);
     }
 

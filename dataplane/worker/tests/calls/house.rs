@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::{
-    AgentRow, AgentState, CallRow, CallState, Command, Event, Key, Layout, OpResult, Region,
-    RegistrationRow, SecretRow, TenantRow, TrunkRow,
+    AgentRow, AgentState, CallRow, CallState, Command, Counter, Event, Key, Layout, OpResult,
+    Process, Region, RegistrationRow, SecretRow, TenantRow, TrunkRow,
 };
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, TenantId, Text, WorkerId};
 use sip::digest::{Algorithm, ha1};
 use sip::wire;
 use worker::{
     BypassNews, Config, Effect, FlowSpec, FlowStats, Input, Limits, Location, MediaConfig, Packet,
-    PairId, Passed, SocketSlot, Verdict, Worker, recover,
+    PairId, Passed, Recovery, SocketSlot, Verdict, Worker, recover,
 };
 
 pub const TRUNK: &str = "10.9.0.1:5060";
@@ -25,6 +25,9 @@ pub const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 203.0.113.9\r\ns=-\r\nc=IN IP4 20
 
 pub struct House {
     region: Arc<Region>,
+    config: Config,
+    /// Whether ports can be bound.
+    pub binds: bool,
     worker: Worker,
     now: Instant,
     sent: VecDeque<(SocketAddr, String)>,
@@ -91,9 +94,11 @@ impl House {
         };
         let now = Instant::from_nanos(1_000_000_000);
         recover(&region, &config, now);
-        let worker = Worker::new(config, region.clone(), now);
+        let worker = Worker::new(config.clone(), region.clone(), now);
         let mut house = House {
             region,
+            config,
+            binds: true,
             worker,
             now,
             sent: VecDeque::new(),
@@ -106,6 +111,36 @@ impl House {
         };
         house.input(Input::Timeout);
         house
+    }
+
+    /// kill -9, and a new incarnation after 100 ms. What was sent before and not looked at is lost.
+    pub fn die(&mut self) -> Recovery {
+        self.sent.clear();
+        self.now = self.now + Duration::from_millis(100);
+        self.config.seed[0] += 1;
+        self.region.header().start_data_plane(Process { pid: 1, start_time: 1 }, self.now);
+        let found = recover(&self.region, &self.config, self.now);
+        self.worker = Worker::new(self.config.clone(), self.region.clone(), self.now);
+        self.input(Input::Timeout);
+        found
+    }
+
+    /// The same, with another configuration.
+    pub fn die_and_change(&mut self, change: impl FnOnce(&mut Config)) -> Recovery {
+        change(&mut self.config);
+        self.die()
+    }
+
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.region.counters().total(counter)
+    }
+
+    pub fn recovered_pairs(&self) -> usize {
+        self.worker.recovered_pairs().count()
     }
 
     /// Logs an agent in whose phone has that secret.
@@ -226,7 +261,7 @@ impl House {
                     wire::lex(text.as_bytes()).expect("we write SIP");
                     self.sent.push_back((to, text));
                 }
-                Effect::Bind { pair, .. } => self.input(Input::Bound { pair, ok: true }),
+                Effect::Bind { pair, .. } => self.input(Input::Bound { pair, ok: self.binds }),
                 Effect::Close { .. } | Effect::WakeControl => {}
                 Effect::Media { socket, to, packet } => self.made.push((socket, to, packet)),
                 Effect::EnterBypass { pair, flow } => self.entering.push((pair, flow)),
