@@ -25,7 +25,7 @@ static OBJECT: &[u8] =
 const LAYOUT: u32 = 1;
 const MAPS: [&str; 4] = ["flows", "rows", "ports", "events"];
 /// What `statfs` says of a bpffs (linux/magic.h).
-const BPF_FS_MAGIC: i64 = 0xcafe_4a11;
+const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 
 /// The loaded program with its maps.
 pub struct Program {
@@ -169,7 +169,7 @@ pub fn is_bpffs(dir: &Path) -> bool {
     let there = dir.ancestors().find(|dir| dir.exists());
     there
         .and_then(|dir| rustix::fs::statfs(dir).ok())
-        .is_some_and(|stat| stat.f_type as i64 == BPF_FS_MAGIC)
+        .is_some_and(|stat| stat.f_type == BPF_FS_MAGIC)
 }
 
 fn xdp(ebpf: &mut Ebpf) -> &mut Xdp {
