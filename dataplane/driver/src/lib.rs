@@ -23,6 +23,7 @@ mod run;
 mod sockets;
 mod spool;
 mod token;
+pub mod xdp;
 
 use std::path::PathBuf;
 
