@@ -42,6 +42,7 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         rtp_ports: ccb.rtp_ports,
         sizes: ccb.sizes,
         limits: worker::Limits::default(),
+        media: driver::MediaChoice::default(),
     }
 }
 
