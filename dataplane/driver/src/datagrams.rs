@@ -57,6 +57,8 @@ pub enum Wait {
     No,
     /// Until something completes, at most so long.
     Any(Duration),
+    /// Until so many have completed, at most so long.
+    Batch(u32, Duration),
 }
 
 /// A worker's sockets and its doorbell. It belongs to the thread that opened it.

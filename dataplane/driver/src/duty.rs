@@ -12,6 +12,7 @@ use worker::{Effect, Input, Worker};
 
 use crate::datagrams::{Completion, Datagrams, Wait};
 use crate::mesh::{Link, Mesh};
+use crate::pace::Pace;
 use crate::pulse::{Pulse, Resting};
 use crate::sockets::{Ended, MediaSockets, bind_pair};
 use crate::token::Token;
@@ -40,6 +41,7 @@ pub struct Duty<D> {
     link: Link,
     beaten: Instant,
     pulse: Pulse,
+    pace: Pace,
     resting: Resting,
     failed_receives: u64,
 }
@@ -82,6 +84,7 @@ impl<D: Datagrams> Duty<D> {
             link: Link::default(),
             beaten: now,
             pulse: Pulse::new(now),
+            pace: Pace::new(now),
             resting: Resting::default(),
             failed_receives: 0,
         })
@@ -154,7 +157,7 @@ impl<D: Datagrams> Duty<D> {
         let longest = now + Duration::from_millis(HEARTBEAT_MS);
         let wait = self.deadline().map_or(longest, |deadline| deadline.min(longest)).since(now);
         self.pulse.sleep(wait);
-        Wait::Any(wait)
+        self.pace.sleep(wait)
     }
 
     /// When there is something to do, whatever comes in.
@@ -173,6 +176,7 @@ impl<D: Datagrams> Duty<D> {
     fn drain_completions(&mut self, now: Instant) -> Result<(), DriverError> {
         let mut completions = std::mem::take(&mut self.completions);
         self.io.completions(COMPLETIONS_A_CYCLE, &mut completions);
+        self.pace.take(now, completions.len());
         for completion in completions.drain(..) {
             match completion.token {
                 Token::MediaReceive(socket, generation) => {

@@ -17,6 +17,7 @@ mod error;
 mod link;
 mod mesh;
 mod mmsg;
+mod pace;
 mod pages;
 mod pin;
 mod pool;

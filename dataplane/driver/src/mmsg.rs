@@ -307,6 +307,11 @@ impl Datagrams for Mmsg {
             Wait::No => Duration::ZERO,
             Wait::Any(wait) if self.sip_waiting.is_empty() => wait,
             Wait::Any(wait) => wait.min(RETRY),
+            // epoll wakes at the first of them, so the sleep comes before.
+            Wait::Batch(_, wait) => {
+                std::thread::sleep(wait);
+                Duration::ZERO
+            }
         };
         match self.look(wait) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),

@@ -411,14 +411,20 @@ impl Datagrams for Ring {
         self.memory.media.publish();
         self.memory.sip.publish();
         self.push_later();
-        let result = match wait {
+        let (count, wait) = match wait {
             // What still waits for the queue is tried again at once.
-            Wait::Any(wait) if self.later.is_empty() => {
+            _ if !self.later.is_empty() => (0, Duration::ZERO),
+            Wait::No => (0, Duration::ZERO),
+            Wait::Any(wait) => (1, wait),
+            Wait::Batch(count, wait) => (count as usize, wait),
+        };
+        let result = match count {
+            1.. => {
                 let time = Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos());
                 let args = SubmitArgs::new().timespec(&time);
-                self.uring.submitter().submit_with_args(1, &args)
+                self.uring.submitter().submit_with_args(count, &args)
             }
-            _ => {
+            0 => {
                 let queue = self.uring.submission();
                 let nothing = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
                 drop(queue);
