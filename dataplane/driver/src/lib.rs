@@ -27,6 +27,7 @@ mod ring_io;
 mod run;
 mod sockets;
 mod token;
+pub mod xdp;
 
 use std::path::PathBuf;
 

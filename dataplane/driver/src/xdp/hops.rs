@@ -1,0 +1,195 @@
+//! Which way packets leave: routes and neighbours, kept here because the program cannot ask (a host that does
+//! not forward gets no answer from the kernel's own look-up), and never learns that its packets arrive.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::net::IpAddr;
+
+use media::{FlowSpec, WhyNot};
+
+use super::netlink::{Attached, Change, Link, Neighbour, Netlink, Route};
+use super::row::Way;
+
+/// What is known of interfaces, addresses and neighbours.
+pub struct Hops {
+    netlink: Netlink,
+    links: HashMap<u32, Link>,
+    /// The interfaces that the program is attached to.
+    ports: HashMap<u32, Attached>,
+    /// Our addresses.
+    locals: HashMap<IpAddr, u32>,
+    neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
+}
+
+/// A flow's way, found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    pub way: Way,
+    pub route: Route,
+    /// The interface and the VLAN that its packets come in on.
+    pub ingress: (u32, Option<u16>),
+}
+
+/// What a change means for the rows that are in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Rows by this route send to another MAC address.
+    Moved(Route, [u8; 6]),
+    /// Rows by this route have no next hop.
+    Lost(Route),
+    /// Rows that use this interface do not any more.
+    Down(u32),
+    /// All routes have to be asked for again.
+    Reroute,
+}
+
+impl Hops {
+    /// Reads all that the kernel knows.
+    pub fn read() -> io::Result<Hops> {
+        let mut hops = Hops {
+            netlink: Netlink::open()?,
+            links: HashMap::new(),
+            ports: HashMap::new(),
+            locals: HashMap::new(),
+            neighbours: HashMap::new(),
+        };
+        hops.read_again()?;
+        Ok(hops)
+    }
+
+    fn read_again(&mut self) -> io::Result<()> {
+        self.links = self.netlink.links()?.into_iter().map(|link| (link.index, link)).collect();
+        self.locals = self.netlink.addresses()?.into_iter().collect();
+        self.neighbours = self
+            .netlink
+            .neighbours()?
+            .into_iter()
+            .filter_map(|Neighbour { ifindex, ip, mac }| Some(((ifindex, ip), mac?)))
+            .collect();
+        Ok(())
+    }
+
+    /// The interface of one of our addresses, and the one below it where frames come in, with their VLAN.
+    pub fn interface(&self, address: IpAddr) -> Option<(&Link, &Link, Option<u16>)> {
+        self.lower(*self.locals.get(&address.to_canonical())?)
+    }
+
+    fn lower(&self, ifindex: u32) -> Option<(&Link, &Link, Option<u16>)> {
+        let link = self.links.get(&ifindex)?;
+        match link.vlan {
+            Some((lower, vlan)) => Some((link, self.links.get(&lower)?, Some(vlan))),
+            None => Some((link, link, None)),
+        }
+    }
+
+    /// Notes that the program is attached to an interface.
+    pub fn attached(&mut self, ifindex: u32, mode: Attached) {
+        self.ports.insert(ifindex, mode);
+    }
+
+    /// Finds a flow's way. One whose next hop is not known yet is asked for, and known a moment later.
+    pub fn find(&mut self, flow: &FlowSpec) -> Result<Found, WhyNot> {
+        self.find_with(flow, None)
+    }
+
+    /// Like [`Hops::find`]; a next hop that is not known is believed to be at `otherwise`.
+    pub fn find_with(
+        &mut self,
+        flow: &FlowSpec,
+        otherwise: Option<[u8; 6]>,
+    ) -> Result<Found, WhyNot> {
+        let (_, ingress, vlan_in) = self.interface(flow.local.ip()).ok_or(WhyNot::Interface)?;
+        let (ingress, is_up) = ((ingress.index, vlan_in), ingress.is_up);
+        let mode = *self.ports.get(&ingress.0).ok_or(WhyNot::Interface)?;
+        let (from, to) = (flow.from.ip().to_canonical(), flow.to.ip().to_canonical());
+        let route = self.route(from, to).ok_or(WhyNot::NextHop)?;
+        let (upper, egress, vlan) = self.lower(route.ifindex).ok_or(WhyNot::Interface)?;
+        let out = *self.ports.get(&egress.index).ok_or(WhyNot::Interface)?;
+        // A frame that came in natively cannot leave by an interface without native transmission.
+        let crosses = mode == Attached::Native && out != Attached::Native;
+        if crosses || !is_up || !upper.is_up || !egress.is_up {
+            return Err(WhyNot::Interface);
+        }
+        let (ifindex, ours) = (egress.index, upper.mac.ok_or(WhyNot::Interface)?);
+        let hop = match self.neighbours.get(&(route.ifindex, route.neighbour)) {
+            Some(mac) => *mac,
+            None => {
+                self.ask(route);
+                otherwise.ok_or(WhyNot::NextHop)?
+            }
+        };
+        Ok(Found { way: Way { ifindex, ours, hop, vlan }, route, ingress })
+    }
+
+    /// The way from one of our addresses to another host; none if there is none.
+    pub fn route(&mut self, from: IpAddr, to: IpAddr) -> Option<Route> {
+        self.netlink.route(from, to).ok().flatten()
+    }
+
+    /// Has the kernel look for a neighbour, or make sure of it; its answer comes as a change.
+    pub fn ask(&mut self, route: Route) {
+        let _ = self.netlink.use_neighbour(route.ifindex, route.neighbour);
+    }
+
+    /// Takes in a change; what it means is told.
+    pub fn change(&mut self, change: Change, told: &mut Vec<Effect>) {
+        match change {
+            Change::Neighbour(Neighbour { ifindex, ip, mac }) => {
+                let route = Route { ifindex, neighbour: ip };
+                let known = self.neighbours.get(&(ifindex, ip)).copied();
+                match mac {
+                    Some(mac) if known != Some(mac) => {
+                        self.neighbours.insert((ifindex, ip), mac);
+                        told.push(Effect::Moved(route, mac));
+                    }
+                    None if known.is_some() => {
+                        self.neighbours.remove(&(ifindex, ip));
+                        told.push(Effect::Lost(route));
+                    }
+                    Some(_) | None => {}
+                }
+            }
+            Change::Link(link) => {
+                let earlier = self.links.get(&link.index);
+                if !link.is_up || earlier.is_some_and(|earlier| earlier.mac != link.mac) {
+                    told.push(Effect::Down(link.index));
+                }
+                self.links.insert(link.index, link);
+            }
+            Change::LinkGone(index) => {
+                self.links.remove(&index);
+                self.ports.remove(&index);
+                told.push(Effect::Down(index));
+            }
+            Change::Routes => told.push(Effect::Reroute),
+            Change::Lost => self.compare(told),
+        }
+    }
+
+    /// Reads everything again after changes were lost, and tells what is not as it was.
+    fn compare(&mut self, told: &mut Vec<Effect>) {
+        let (links, neighbours) = (self.links.clone(), self.neighbours.clone());
+        if self.read_again().is_err() {
+            return;
+        }
+        for (index, earlier) in links {
+            let now = self.links.get(&index);
+            if now.is_none_or(|now| !now.is_up || now.mac != earlier.mac) {
+                told.push(Effect::Down(index));
+            }
+        }
+        let places: HashSet<(u32, IpAddr)> =
+            neighbours.keys().chain(self.neighbours.keys()).copied().collect();
+        for place in places {
+            let route = Route { ifindex: place.0, neighbour: place.1 };
+            match self.neighbours.get(&place) {
+                None => told.push(Effect::Lost(route)),
+                Some(mac) if neighbours.get(&place) != Some(mac) => {
+                    told.push(Effect::Moved(route, *mac));
+                }
+                Some(_) => {}
+            }
+        }
+        told.push(Effect::Reroute);
+    }
+}

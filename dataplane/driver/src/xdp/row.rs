@@ -1,0 +1,260 @@
+//! What the program and the process share: the layouts of `xdp/relay.bpf.c`, word for word.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use media::{FlowSpec, FlowStats, Splice};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+const FAMILY_4: u8 = 4;
+const FAMILY_6: u8 = 6;
+const NO_TELEPHONE_EVENT: u8 = 0xff;
+/// A row whose packets come without a VLAN tag.
+const NO_TAG: u16 = 0xffff;
+/// Above our MAC address: packets leave with a tag.
+const TAG_OUT: u64 = 1 << 48;
+
+/// The key of the flow map: where a packet comes to. Numbers are as on the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoBytes, FromBytes, Immutable)]
+#[repr(C)]
+pub struct FlowKey {
+    address: [u8; 16],
+    port: [u8; 2],
+    family: u16,
+}
+
+// SAFETY: plain bytes without padding (zerocopy's `IntoBytes` above proves it), any value is valid.
+unsafe impl aya::Pod for FlowKey {}
+
+impl FlowKey {
+    pub fn of(local: SocketAddr) -> FlowKey {
+        let (address, family) = on_wire(local.ip());
+        FlowKey { address, port: local.port().to_be_bytes(), family: u16::from(family) }
+    }
+}
+
+/// Where a row's packets go: the next hop, and the interface towards it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Way {
+    /// The interface that the program sends from.
+    pub ifindex: u32,
+    /// Its MAC address.
+    pub ours: [u8; 6],
+    /// The next hop's.
+    pub hop: [u8; 6],
+    /// The VLAN that packets leave with.
+    pub vlan: Option<u16>,
+}
+
+impl Way {
+    /// The word of a row that names the next hop; one store changes it under the program's hands.
+    pub fn hop_word(&self) -> u64 {
+        let tag = self.vlan.unwrap_or(0).to_be_bytes();
+        let [a, b, c, d, e, f] = self.hop;
+        u64::from_le_bytes([a, b, c, d, e, f, tag[0], tag[1]])
+    }
+
+    fn ours_word(&self) -> u64 {
+        let [a, b, c, d, e, f] = self.ours;
+        let tagged = if self.vlan.is_some() { TAG_OUT } else { 0 };
+        u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) | tagged
+    }
+}
+
+/// A row as the program reads it; three cache lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoBytes, FromBytes, Immutable)]
+#[repr(C, align(8))]
+pub struct Row {
+    source: [u8; 16],
+    from: [u8; 16],
+    to: [u8; 16],
+    source_port: [u8; 2],
+    from_port: [u8; 2],
+    to_port: [u8; 2],
+    vlan_in: u16,
+    tos: u8,
+    telephone_event: u8,
+    spliced: u8,
+    family: u8,
+    ssrc: [u8; 4],
+    hop: u64,
+    ours: u64,
+    ifindex: u32,
+    ip_delta: u32,
+    udp_delta: u32,
+    splice_ssrc: [u8; 4],
+    splice_timestamp: u32,
+    splice_sequence: u16,
+    local_port: [u8; 2],
+    local: [u8; 16],
+    taken: u32,
+    reserved: u32,
+    packets: u64,
+    bytes: u64,
+    foreign: u64,
+    newest: u32,
+    transit: u32,
+    jitter: u32,
+    timestamp: u32,
+    reserved_too: [u64; 3],
+}
+
+/// A row in the words that it is read and written by.
+pub const WORDS: usize = size_of::<Row>() / 8;
+/// Which of them is the next hop.
+pub const HOP_WORD: usize = std::mem::offset_of!(Row, hop) / 8;
+/// Which of them is the first that the program writes.
+pub const COUNTERS_WORD: usize = std::mem::offset_of!(Row, packets) / 8;
+
+const _: () = assert!(size_of::<Row>() == 192);
+
+impl Row {
+    /// No flow's.
+    pub const FREE: [u64; WORDS] = [0; WORDS];
+
+    /// The row of a flow whose both ends are of one family; `vlan_in` is the VLAN that its packets come on.
+    pub fn new(flow: &FlowSpec, vlan_in: Option<u16>, way: &Way) -> Option<Row> {
+        let (local, family) = on_wire(flow.local.ip());
+        let (source, from, to) =
+            (on_wire(flow.source.ip()), on_wire(flow.from.ip()), on_wire(flow.to.ip()));
+        if [source.1, from.1, to.1] != [family; 3] {
+            return None;
+        }
+        let splice = flow.splice.unwrap_or_default();
+        let addresses = delta(&source.0, &from.0) + delta(&local, &to.0);
+        let port = |addr: SocketAddr| addr.port().to_be_bytes();
+        let mut udp = addresses
+            + delta(&port(flow.source), &port(flow.from))
+            + delta(&port(flow.local), &port(flow.to));
+        if flow.splice.is_some() {
+            udp += delta(&flow.ssrc.to_be_bytes(), &splice.ssrc.to_be_bytes());
+        }
+        Some(Row {
+            source: source.0,
+            from: from.0,
+            to: to.0,
+            source_port: port(flow.source),
+            from_port: port(flow.from),
+            to_port: port(flow.to),
+            vlan_in: vlan_in.unwrap_or(NO_TAG),
+            tos: flow.dscp << 2,
+            telephone_event: flow.telephone_event.unwrap_or(NO_TELEPHONE_EVENT),
+            spliced: u8::from(flow.splice.is_some()),
+            family,
+            ssrc: flow.ssrc.to_be_bytes(),
+            hop: way.hop_word(),
+            ours: way.ours_word(),
+            ifindex: way.ifindex,
+            ip_delta: addresses,
+            udp_delta: udp,
+            splice_ssrc: splice.ssrc.to_be_bytes(),
+            splice_timestamp: splice.timestamp,
+            splice_sequence: splice.sequence,
+            local_port: port(flow.local),
+            local,
+            taken: 1,
+            reserved: 0,
+            packets: 0,
+            bytes: 0,
+            foreign: 0,
+            newest: flow.newest,
+            transit: flow.transit,
+            jitter: flow.jitter,
+            timestamp: 0,
+            reserved_too: [0; 3],
+        })
+    }
+
+    pub fn from_words(words: [u64; WORDS]) -> Row {
+        zerocopy::transmute!(words)
+    }
+
+    pub fn words(&self) -> [u64; WORDS] {
+        zerocopy::transmute!(*self)
+    }
+
+    /// The flow that it relays, with what it counted as the start; none of a row that is free.
+    pub fn flow(&self) -> Option<FlowSpec> {
+        if self.taken == 0 {
+            return None;
+        }
+        let addr = |ip: [u8; 16], port| {
+            let ip = if self.family == FAMILY_4 {
+                IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]))
+            } else {
+                IpAddr::V6(Ipv6Addr::from(ip))
+            };
+            SocketAddr::new(ip, u16::from_be_bytes(port))
+        };
+        let splice = Splice {
+            ssrc: u32::from_be_bytes(self.splice_ssrc),
+            sequence: self.splice_sequence,
+            timestamp: self.splice_timestamp,
+        };
+        let event = self.telephone_event;
+        Some(FlowSpec {
+            local: addr(self.local, self.local_port),
+            source: addr(self.source, self.source_port),
+            ssrc: u32::from_be_bytes(self.ssrc),
+            newest: self.newest,
+            transit: self.transit,
+            jitter: self.jitter,
+            from: addr(self.from, self.from_port),
+            to: addr(self.to, self.to_port),
+            splice: (self.spliced != 0).then_some(splice),
+            telephone_event: (event != NO_TELEPHONE_EVENT).then_some(event),
+            dscp: self.tos >> 2,
+        })
+    }
+
+    /// The next hop's MAC address.
+    pub fn hop(&self) -> [u8; 6] {
+        let [a, b, c, d, e, f, ..] = self.hop.to_le_bytes();
+        [a, b, c, d, e, f]
+    }
+
+    /// True when packets of both rows come and go by the same interfaces and VLANs, whatever the next hop.
+    pub fn is_way_of(&self, other: &Row) -> bool {
+        let tag = |row: &Row| row.hop >> 48;
+        (self.vlan_in, self.ours, self.ifindex) == (other.vlan_in, other.ours, other.ifindex)
+            && tag(self) == tag(other)
+    }
+
+    /// What it has counted.
+    pub fn stats(&self) -> FlowStats {
+        FlowStats {
+            packets: self.packets,
+            bytes: self.bytes,
+            foreign: self.foreign,
+            newest: self.newest,
+            transit: self.transit,
+            jitter: self.jitter,
+            timestamp: self.timestamp,
+        }
+    }
+}
+
+/// An address as it lies in a packet, padded, and its family.
+fn on_wire(ip: IpAddr) -> ([u8; 16], u8) {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let mut bytes = [0; 16];
+            bytes[..4].copy_from_slice(&ip.octets());
+            (bytes, FAMILY_4)
+        }
+        IpAddr::V6(ip) => (ip.octets(), FAMILY_6),
+    }
+}
+
+/// What a ones' complement sum of 16-bit words gains when `old` becomes `new` (RFC 1624, eqn. 3); words in
+/// this machine's order, as the program adds them.
+fn delta(old: &[u8], new: &[u8]) -> u32 {
+    let words = |bytes: &[u8], flip: u16| -> u32 {
+        bytes
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|word| u32::from(u16::from_ne_bytes(*word) ^ flip))
+            .sum()
+    };
+    words(old, 0xffff) + words(new, 0)
+}

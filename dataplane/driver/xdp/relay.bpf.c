@@ -1,0 +1,372 @@
+// SPDX-License-Identifier: Apache-2.0
+//
+// Relays the RTP of locked streams without waking the process.
+//
+//      frame -> Ethernet [802.1Q] -> IPv4 | IPv6 -> UDP to an even port
+//            -> flows: (our address, port, family) -> row number
+//            -> rows: is it the locked source? is it the locked stream? -> count, rewrite, send
+//
+// What is not surely a packet of a locked stream goes to the stack (XDP_PASS), where the process judges it
+// as ever: RTCP, fragments, IP options and extension headers, another SSRC, a jump of the sequence number.
+// The one exception is a packet from another source to a locked port: dropped and counted, so that it costs
+// nothing and nobody learns that the port is open (RTP Bleed).
+//
+// Layouts are shared with src/xdp/row.rs. The arithmetic of loss and jitter is media/src/stream.rs's.
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+char LICENSE[] SEC("license") = "Apache-2.0";
+
+// A forward jump of this many is a new start of the sender, a packet this far behind is late (RFC 3550, A.1).
+#define MAX_DROPOUT 3000
+#define MAX_MISORDER 100
+// Nanoseconds of one timestamp unit at 8 kHz.
+#define NANOS_PER_UNIT 125000
+// The largest step that jitter takes into account, in timestamp units.
+#define MAX_DIFFERENCE (60 * 8000)
+// Hops that a packet of ours may take: Linux's own default.
+#define HOPS 64
+// More fragments, or a fragment's offset; "don't fragment" may be set.
+#define IP_FRAGMENT 0x3fff
+#define NO_TELEPHONE_EVENT 0xff
+#define NO_TAG 0xffff
+#define FAMILY_4 4
+#define FAMILY_6 6
+
+struct vlan_header {
+	__be16 tci;
+	__be16 protocol;
+};
+
+struct rtp_header {
+	__u8 first;
+	__u8 marker_and_type;
+	__be16 sequence;
+	__be32 timestamp;
+	__be32 ssrc;
+};
+
+// IPv4 addresses lie in the first word, the others are zero.
+struct flow_key {
+	__be32 address[4];
+	__be16 port;
+	__u16 family;
+};
+
+struct row {
+	// Who is heard; ports and addresses are as on the wire.
+	__be32 source[4];
+	__be32 from[4];
+	__be32 to[4];
+	__be16 source_port;
+	__be16 from_port;
+	__be16 to_port;
+	// The VLAN that packets come in on, NO_TAG for none.
+	__u16 vlan_in;
+	// DSCP in its place in the byte of IPv4's type of service.
+	__u8 tos;
+	__u8 telephone_event;
+	__u8 spliced;
+	__u8 family;
+	__be32 ssrc;
+
+	// The next hop's MAC address and, above it, the tag's 16 bits on the wire; one store changes both.
+	__u64 hop;
+	// Our MAC address; 1 above it where a tag goes out.
+	__u64 ours;
+	__u32 ifindex;
+	// What ones' complement sums gain by the change of addresses and ports, and of the SSRC.
+	__u32 ip_delta;
+	__u32 udp_delta;
+	__be32 splice_ssrc;
+	__u32 splice_timestamp;
+	__u16 splice_sequence;
+	// From here to the counters: kept for the process that adopts the row.
+	__be16 local_port;
+	__be32 local[4];
+	__u32 taken;
+	__u32 reserved;
+
+	__u64 packets;
+	__u64 bytes;
+	__u64 foreign;
+	__u32 newest;
+	__u32 transit;
+	__u32 jitter;
+	__u32 timestamp;
+	__u64 reserved_too[3];
+};
+
+_Static_assert(sizeof(struct row) == 192, "three cache lines");
+
+struct event {
+	__u32 row;
+	__u8 rtp[16];
+};
+
+// The sizes of the first two are set by the loader.
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1);
+	__type(key, struct flow_key);
+	__type(value, __u32);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct row);
+} rows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_DEVMAP_HASH);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, struct bpf_devmap_val);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 18);
+} events SEC(".maps");
+
+// Folds a ones' complement sum to 16 bits.
+static __always_inline __u16 fold(__u64 sum)
+{
+	sum = (sum & 0xffffffff) + (sum >> 32);
+	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+	sum = (sum & 0xffff) + (sum >> 16);
+	sum = (sum & 0xffff) + (sum >> 16);
+	return sum;
+}
+
+// True for a packet of the stream that the row is locked to; it is not counted yet.
+static __always_inline int is_in_window(const struct row *row, __u16 sequence)
+{
+	__u16 ahead = sequence - (__u16)row->newest;
+
+	return ahead < MAX_DROPOUT || (__u16)-ahead <= MAX_MISORDER;
+}
+
+// RFC 3550, A.1 and A.8. A stream's packets come on one queue, so nobody else writes here meanwhile.
+static __always_inline void count(struct row *row, __u16 sequence, __u32 timestamp, __u16 bytes)
+{
+	__u32 arrival = bpf_ktime_get_ns() / NANOS_PER_UNIT;
+	__u32 transit = arrival - timestamp;
+	__u16 ahead = sequence - (__u16)row->newest;
+	__s32 step = transit - row->transit;
+	__u32 difference = step < 0 ? -(__u32)step : step;
+
+	if (ahead < MAX_DROPOUT)
+		row->newest += ahead;
+	if (difference > MAX_DIFFERENCE)
+		difference = MAX_DIFFERENCE;
+	row->transit = transit;
+	row->jitter = row->jitter - ((row->jitter + 8) >> 4) + difference;
+	row->timestamp = timestamp;
+	row->packets += 1;
+	row->bytes += bytes;
+}
+
+// Rewrites UDP and, with a splice, RTP.
+static __always_inline void rewrite_udp(const struct row *row, struct udphdr *udp,
+					struct rtp_header *rtp)
+{
+	__u64 sum = (__u16)~udp->check;
+
+	udp->source = row->from_port;
+	udp->dest = row->to_port;
+	sum += row->udp_delta;
+	if (row->spliced) {
+		__be16 sequence = bpf_htons(bpf_ntohs(rtp->sequence) + row->splice_sequence);
+		__be32 timestamp = bpf_htonl(bpf_ntohl(rtp->timestamp) + row->splice_timestamp);
+
+		sum += (__u16)~rtp->sequence;
+		sum += sequence;
+		sum += (__u32)~rtp->timestamp;
+		sum += timestamp;
+		rtp->sequence = sequence;
+		rtp->timestamp = timestamp;
+		rtp->ssrc = row->splice_ssrc;
+	}
+	// No checksum stays none; one that comes out as zero is sent as its other zero (RFC 768).
+	if (udp->check) {
+		__u16 check = ~fold(sum);
+
+		udp->check = check ? check : 0xffff;
+	}
+}
+
+// An IP packet of ours: our hop limit, our DSCP, no congestion marks. Length, identification stay.
+static __always_inline void rewrite_ipv4(const struct row *row, struct iphdr *ip)
+{
+	__be16 *words = (__be16 *)ip;
+	__u64 sum = (__u16)~ip->check;
+
+	sum += (__u16)~words[0];
+	sum += (__u16)~words[4];
+	ip->tos = row->tos;
+	ip->ttl = HOPS;
+	sum += words[0];
+	sum += words[4];
+	ip->saddr = row->from[0];
+	ip->daddr = row->to[0];
+	ip->check = ~fold(sum + row->ip_delta);
+}
+
+static __always_inline void rewrite_ipv6(const struct row *row, struct ipv6hdr *ip)
+{
+	// Version, traffic class, and no flow label (RFC 6437: the label was its source's).
+	*(__be32 *)ip = bpf_htonl(0x60000000 | (__u32)row->tos << 20);
+	ip->hop_limit = HOPS;
+	__builtin_memcpy(&ip->saddr, row->from, 16);
+	__builtin_memcpy(&ip->daddr, row->to, 16);
+}
+
+// Sends the frame, its IP packet rewritten already, to the row's next hop.
+static __always_inline int send(struct xdp_md *ctx, const struct row *row, int family,
+				int tagged)
+{
+	__u64 hop = *(volatile const __u64 *)&row->hop;
+	__u64 ours = row->ours;
+	int tag = ours >> 48 & 1;
+	void *data, *end;
+
+	if (tag != tagged && bpf_xdp_adjust_head(ctx, tag ? -4 : 4))
+		return XDP_DROP;
+	data = (void *)(long)ctx->data;
+	end = (void *)(long)ctx->data_end;
+	if (data + sizeof(struct ethhdr) + sizeof(struct vlan_header) > end)
+		return XDP_DROP;
+	*(__u32 *)data = hop;
+	*(__u16 *)(data + 4) = hop >> 32;
+	*(__u32 *)(data + 6) = ours;
+	*(__u16 *)(data + 10) = ours >> 32;
+	if (tag) {
+		*(__be16 *)(data + 12) = bpf_htons(ETH_P_8021Q);
+		*(__be16 *)(data + 14) = hop >> 48;
+	}
+	*(__be16 *)(data + (tag ? 16 : 12)) =
+		family == FAMILY_4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
+	if (row->ifindex == ctx->ingress_ifindex)
+		return XDP_TX;
+	return bpf_redirect_map(&ports, row->ifindex, XDP_DROP);
+}
+
+// What all packets have to go through whose UDP begins at `udp`, inlined once for each family. `length` is
+// UDP's as IP says it.
+static __always_inline int relay_udp(struct xdp_md *ctx, int family, void *network,
+				     struct udphdr *udp, const __be32 *source,
+				     struct flow_key *key, __u16 length, __u16 vlan)
+{
+	void *end = (void *)(long)ctx->data_end;
+	struct rtp_header *rtp = (void *)(udp + 1);
+	struct row *row;
+	__u32 *number;
+	__u16 sequence;
+
+	if ((void *)rtp > end)
+		return XDP_PASS;
+	key->port = udp->dest;
+	key->family = family;
+	// RTP has the even port of a pair.
+	if (key->port & bpf_htons(1))
+		return XDP_PASS;
+	number = bpf_map_lookup_elem(&flows, key);
+	if (!number)
+		return XDP_PASS;
+	row = bpf_map_lookup_elem(&rows, number);
+	if (!row || row->family != family || row->vlan_in != vlan)
+		return XDP_PASS;
+	if (udp->source != row->source_port || source[0] != row->source[0] ||
+	    (family == FAMILY_6 && (source[1] != row->source[1] || source[2] != row->source[2] ||
+				    source[3] != row->source[3]))) {
+		__sync_fetch_and_add(&row->foreign, 1);
+		return XDP_DROP;
+	}
+
+	// What UDP says must be what IP says and lie in the frame; the frame may be padded.
+	if ((void *)(rtp + 1) > end || bpf_ntohs(udp->len) != length ||
+	    length < sizeof(*udp) + sizeof(*rtp) || (void *)udp + length > end)
+		return XDP_PASS;
+	// IPv6 knows no UDP without a checksum (RFC 8200, 8.1).
+	if (family == FAMILY_6 && !udp->check)
+		return XDP_PASS;
+	sequence = bpf_ntohs(rtp->sequence);
+	if (rtp->first >> 6 != 2 || rtp->ssrc != row->ssrc || !is_in_window(row, sequence))
+		return XDP_PASS;
+	length -= sizeof(*udp);
+	if ((rtp->marker_and_type & 0x7f) == row->telephone_event && length >= 16 &&
+	    (void *)rtp + 16 <= end) {
+		struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+		// The process falls behind: it gets the packet itself, and relays it.
+		if (!event)
+			return XDP_PASS;
+		event->row = *number;
+		__builtin_memcpy(event->rtp, rtp, 16);
+		bpf_ringbuf_submit(event, 0);
+	}
+
+	count(row, sequence, bpf_ntohl(rtp->timestamp), length);
+	rewrite_udp(row, udp, rtp);
+	if (family == FAMILY_4)
+		rewrite_ipv4(row, network);
+	else
+		rewrite_ipv6(row, network);
+	return send(ctx, row, family, vlan != NO_TAG);
+}
+
+SEC("xdp")
+int relay(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data;
+	void *end = (void *)(long)ctx->data_end;
+	struct ethhdr *ethernet = data;
+	struct flow_key key = {};
+	void *network = ethernet + 1;
+	__u16 vlan = NO_TAG;
+	__be16 protocol;
+
+	if (network > end)
+		return XDP_PASS;
+	protocol = ethernet->h_proto;
+	if (protocol == bpf_htons(ETH_P_8021Q)) {
+		struct vlan_header *tag = network;
+
+		network = tag + 1;
+		if (network > end)
+			return XDP_PASS;
+		vlan = bpf_ntohs(tag->tci) & 0xfff;
+		protocol = tag->protocol;
+	}
+	if (protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip = network;
+
+		if ((void *)(ip + 1) > end || *(__u8 *)ip != 0x45 || ip->protocol != IPPROTO_UDP ||
+		    ip->frag_off & bpf_htons(IP_FRAGMENT))
+			return XDP_PASS;
+		key.address[0] = ip->daddr;
+		return relay_udp(ctx, FAMILY_4, ip, (void *)(ip + 1), &ip->saddr, &key,
+				 bpf_ntohs(ip->tot_len) - sizeof(*ip), vlan);
+	}
+	if (protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip = network;
+
+		if ((void *)(ip + 1) > end || *(__u8 *)ip >> 4 != 6 || ip->nexthdr != IPPROTO_UDP)
+			return XDP_PASS;
+		__builtin_memcpy(key.address, &ip->daddr, 16);
+		return relay_udp(ctx, FAMILY_6, ip, (void *)(ip + 1), ip->saddr.in6_u.u6_addr32,
+				 &key, bpf_ntohs(ip->payload_len), vlan);
+	}
+	return XDP_PASS;
+}
