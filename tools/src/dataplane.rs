@@ -44,6 +44,7 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         limits: worker::Limits::default(),
         spool: ccb.media.spool.clone(),
         prompts: ccb.media.prompts.clone(),
+        media: driver::MediaChoice::default(),
     }
 }
 

@@ -1,14 +1,12 @@
 //! Buffers that the kernel fills by itself: a group of equal buffers and the ring that offers them.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::io;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use io_uring::Submitter;
 use io_uring::types::BufRingEntry;
 
-const PAGE: usize = 4096;
+use crate::pages::Pages;
 
 /// A group of provided buffers, registered with one io_uring.
 ///
@@ -22,13 +20,6 @@ pub struct Buffers {
     mask: u16,
     tail: u16,
     ours: Vec<bool>,
-}
-
-/// Zeroed memory that begins at a page.
-#[derive(Debug)]
-struct Pages {
-    start: NonNull<u8>,
-    layout: Layout,
 }
 
 impl Buffers {
@@ -53,12 +44,7 @@ impl Buffers {
         // SAFETY: the ring's pages hold `count` entries and, as the caller promises, live as long as
         // the kernel may look at them.
         unsafe {
-            submitter.register_buf_ring_with_flags(
-                buffers.ring.start.as_ptr() as u64,
-                count,
-                group,
-                0,
-            )?;
+            submitter.register_buf_ring_with_flags(buffers.ring.start() as u64, count, group, 0)?;
         }
         for number in 0..count {
             buffers.give_back(number);
@@ -84,7 +70,7 @@ impl Buffers {
         // so the kernel does not write to it; `&mut self` keeps other slices away.
         unsafe {
             std::slice::from_raw_parts_mut(
-                self.memory.start.as_ptr().add(usize::from(number) * self.size),
+                self.memory.start().add(usize::from(number) * self.size),
                 self.size,
             )
         }
@@ -95,10 +81,10 @@ impl Buffers {
         let ours = std::mem::replace(&mut self.ours[usize::from(number)], false);
         assert!(ours, "a buffer is given back once");
         let place = usize::from(self.tail & self.mask);
-        let addr = self.memory.start.as_ptr() as u64 + (usize::from(number) * self.size) as u64;
+        let addr = self.memory.start() as u64 + (usize::from(number) * self.size) as u64;
         // SAFETY: `place` is below the number of entries that the ring's pages hold. The kernel reads
         // an entry only once the tail has passed it; this one it has not.
-        let entry = unsafe { &mut *self.ring.start.as_ptr().cast::<BufRingEntry>().add(place) };
+        let entry = unsafe { &mut *self.ring.start().cast::<BufRingEntry>().add(place) };
         entry.set_addr(addr);
         entry.set_len(self.size as u32);
         entry.set_bid(number);
@@ -111,28 +97,9 @@ impl Buffers {
         // kernel reads as the ring's tail; it is two bytes wide and aligned within the page, and
         // nobody but this line writes it.
         let tail = unsafe {
-            let tail = BufRingEntry::tail(self.ring.start.as_ptr().cast_const().cast());
+            let tail = BufRingEntry::tail(self.ring.start().cast_const().cast());
             AtomicU16::from_ptr(tail.cast_mut())
         };
         tail.store(self.tail, Ordering::Release);
-    }
-}
-
-impl Pages {
-    fn zeroed(bytes: usize) -> Self {
-        let layout = Layout::from_size_align(bytes.next_multiple_of(PAGE), PAGE)
-            .expect("buffer groups are far smaller than the address space");
-        assert!(layout.size() > 0, "a group has buffers");
-        // SAFETY: the size is not zero, as asserted above.
-        let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
-        Pages { start, layout }
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        // SAFETY: `start` came from `alloc_zeroed` with this layout, and is freed here only.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
     }
 }

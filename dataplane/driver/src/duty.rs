@@ -10,10 +10,11 @@ use base::{Instant, LocationId, WorkerId};
 use media::{Packet, PairId, SocketSlot, Verdict};
 use worker::{Effect, Input, Worker};
 
+use crate::datagrams::{Completion, Datagrams, Wait};
 use crate::disk::Disk;
 use crate::mesh::{Link, Mesh};
+use crate::pace::Pace;
 use crate::pulse::{Pulse, Resting};
-use crate::ring_io::{Completion, Ring};
 use crate::sockets::{Ended, MediaSockets, bind_pair};
 use crate::spool::BlockLost;
 use crate::token::Token;
@@ -31,46 +32,48 @@ const BINDS_A_CYCLE: usize = 4;
 const HEARTBEAT_MS: u64 = 50;
 
 /// What a worker's thread works with.
-pub struct Duty {
+pub struct Duty<D> {
     id: WorkerId,
     locations: Vec<worker::Location>,
     region: Arc<Region>,
     mesh: Arc<Mesh>,
     worker: Worker,
     disk: Disk,
-    ring: Ring,
+    io: D,
     sockets: MediaSockets,
     completions: Vec<Completion>,
     effects: Vec<Effect>,
     link: Link,
     beaten: Instant,
     pulse: Pulse,
+    pace: Pace,
     resting: Resting,
     failed_receives: u64,
 }
 
-impl Duty {
-    /// Opens the worker's ring with its SIP sockets, and receives on them. Called on the worker's own
-    /// thread, which alone may use the ring.
+impl<D: Datagrams> Duty<D> {
+    /// Takes the worker's SIP sockets, and receives on them. Called on the worker's own thread, which alone
+    /// may use them.
     pub fn begin(
         config: worker::Config,
         region: Arc<Region>,
         mesh: Arc<Mesh>,
         sip: Vec<OwnedFd>,
-        files: u32,
+        places: u32,
         disk: Disk,
     ) -> Result<Self, DriverError> {
         let id = config.id;
         let locations = config.locations.clone();
-        let mut ring = Ring::open(files).map_err(DriverError::Ring)?;
-        ring.put_files(0, &sip).map_err(|source| DriverError::Io {
-            what: "SIP sockets into the ring's table of files".to_owned(),
+        let sip_places = sip.len();
+        let mut io = D::open(places)?;
+        io.put(0, sip).map_err(|source| DriverError::Io {
+            what: format!("SIP sockets into the table of {}", D::NAME),
             source,
         })?;
-        for location in 0..sip.len() {
-            ring.receive_sip(location as u8);
+        for location in 0..sip_places {
+            io.receive_sip(location as u8);
         }
-        ring.listen(mesh.bell(id).as_fd());
+        io.listen(mesh.bell(id).as_fd());
         let worker = Worker::new(config, Arc::clone(&region), clock::now());
         let now = clock::now();
         region.header().beat_worker(id, now);
@@ -81,13 +84,14 @@ impl Duty {
             mesh,
             worker,
             disk,
-            ring,
-            sockets: MediaSockets::new(sip.len() as u32, files),
+            io,
+            sockets: MediaSockets::new(sip_places as u32, places),
             completions: Vec::with_capacity(COMPLETIONS_A_CYCLE),
             effects: Vec::new(),
             link: Link::default(),
             beaten: now,
             pulse: Pulse::new(now),
+            pace: Pace::new(now),
             resting: Resting::default(),
             failed_receives: 0,
         })
@@ -112,11 +116,12 @@ impl Duty {
         self.drain_binds(now);
         self.turn(now);
         let wait = self.may_sleep();
-        let submitted = self.ring.submit(wait);
-        if wait.is_some() {
+        let submitted = self.io.submit(wait);
+        if wait != Wait::No {
             self.bell(|bell| bell.awake());
         }
-        submitted.map_err(|source| DriverError::Io { what: "io_uring_enter".to_owned(), source })
+        submitted
+            .map_err(|source| DriverError::Io { what: format!("a wait of {}", D::NAME), source })
     }
 
     /// The time. A worker that was paused hears of it before anything else: it takes what came in
@@ -144,23 +149,23 @@ impl Duty {
         self.carry_out(now);
     }
 
-    /// How long to sleep, or none when there is something to do. What came in before the bell was told
-    /// is seen by the last look; what comes in after it rings.
-    fn may_sleep(&mut self) -> Option<Duration> {
+    /// How long to sleep. What came in before the bell was told is seen by the last look; what comes in
+    /// after it rings.
+    fn may_sleep(&mut self) -> Wait {
         let now = self.look_at_clock();
         if self.is_busy(now) {
-            return None;
+            return Wait::No;
         }
         self.bell(|bell| bell.sleep());
         self.turn(now);
         if self.is_busy(now) {
             self.bell(|bell| bell.awake());
-            return None;
+            return Wait::No;
         }
         let longest = now + Duration::from_millis(HEARTBEAT_MS);
         let wait = self.deadline().map_or(longest, |deadline| deadline.min(longest)).since(now);
         self.pulse.sleep(wait);
-        Some(wait)
+        self.pace.sleep(wait)
     }
 
     /// When there is something to do, whatever comes in.
@@ -173,32 +178,26 @@ impl Duty {
             || self.sockets.is_wanting()
             || !self.mesh.is_empty(self.id)
             || self.disk.has_answers()
-            || self.ring.has_completions()
+            || self.io.has_completions()
             || self.mesh.is_stopping()
     }
 
     fn drain_completions(&mut self, now: Instant) -> Result<(), DriverError> {
         let mut completions = std::mem::take(&mut self.completions);
-        self.ring.completions(COMPLETIONS_A_CYCLE, &mut completions);
+        self.io.completions(COMPLETIONS_A_CYCLE, &mut completions);
+        self.pace.take(now, completions.len());
         for completion in completions.drain(..) {
             match completion.token {
                 Token::MediaReceive(socket, generation) => {
                     self.on_media(now, socket, generation, completion);
                     self.on_received(now, completion)?;
                 }
-                Token::MediaSend(buffer) => {
-                    self.ring.give_back_media(buffer);
-                    self.check_send(completion.result);
-                }
                 Token::SipReceive(location) => {
                     self.on_sip(now, location, completion);
                     self.on_received(now, completion)?;
                 }
-                Token::SipSend(place) => {
-                    self.ring.sip_sent(place);
-                    self.check_send(completion.result);
-                }
-                Token::Bell => self.ring.listen(self.mesh.bell(self.id).as_fd()),
+                Token::SipSend(_) | Token::MediaSend => self.count(Counter::SendFailed),
+                Token::Bell => self.io.listen(self.mesh.bell(self.id).as_fd()),
                 Token::Cancel => {}
             }
         }
@@ -208,7 +207,7 @@ impl Duty {
 
     fn on_sip(&mut self, now: Instant, location: u8, completion: Completion) {
         if let Some(buffer) = completion.buffer {
-            match self.ring.sip_datagram(buffer, completion.result) {
+            match self.io.sip_datagram(buffer, completion.result) {
                 Some((datagram, _)) if datagram.truncated => self.count(Counter::DropSipTooLarge),
                 Some((datagram, bytes)) => {
                     let (location, from) = (LocationId(location), datagram.from);
@@ -218,7 +217,7 @@ impl Duty {
                 }
                 None => self.count(Counter::DropSipMalformed),
             }
-            self.ring.give_back_sip(buffer);
+            self.io.give_back_sip(buffer);
             self.carry_out(now);
         }
     }
@@ -233,7 +232,7 @@ impl Duty {
         if let Some(buffer) = completion.buffer
             && !self.relay(now, socket, generation, buffer, completion.result)
         {
-            self.ring.give_back_media(buffer);
+            self.io.give_back_media(buffer);
         }
     }
 
@@ -260,13 +259,13 @@ impl Duty {
 
     fn receive_again(&mut self, receive: Token) -> Result<(), DriverError> {
         match receive {
-            Token::SipReceive(location) => self.ring.receive_sip(location),
+            Token::SipReceive(location) => self.io.receive_sip(location),
             Token::MediaReceive(socket, generation) => {
                 match self.sockets.ended(socket, generation) {
-                    Ended::Again(file) => self.ring.receive_media(socket, generation, file),
-                    Ended::Clear(file) => {
-                        self.ring.clear_pair(file).map_err(|source| DriverError::Io {
-                            what: "sockets out of the ring's table of files".to_owned(),
+                    Ended::Again(place) => self.io.receive_media(socket, generation, place),
+                    Ended::Clear(place) => {
+                        self.io.clear_pair(place).map_err(|source| DriverError::Io {
+                            what: format!("sockets out of the table of {}", D::NAME),
                             source,
                         })?;
                     }
@@ -291,7 +290,7 @@ impl Duty {
             self.count(Counter::DropRtpUnbound);
             return false;
         }
-        let Some((datagram, bytes)) = self.ring.media_datagram(buffer, result) else {
+        let Some((datagram, bytes)) = self.io.media_datagram(buffer, result) else {
             self.count(Counter::DropRtpTooShort);
             return false;
         };
@@ -304,11 +303,11 @@ impl Duty {
             Verdict::Send { socket, to } => {
                 let range = packet.range();
                 // The peer's pair may be closing in this very cycle.
-                let Some(file) = self.sockets.file(socket) else {
+                let Some(place) = self.sockets.place(socket) else {
                     self.count(Counter::SendFailed);
                     return false;
                 };
-                self.ring.send_media(buffer, range, file, to);
+                self.io.send_media(buffer, range, place, to);
                 true
             }
             Verdict::Consume | Verdict::Drop(_) => false,
@@ -391,15 +390,15 @@ impl Duty {
         }
         let location = self.locations.get(usize::from(location.0));
         let ip = location.ok_or(std::io::ErrorKind::InvalidInput)?.ip;
-        let file = self.sockets.take_place().ok_or(std::io::ErrorKind::QuotaExceeded)?;
-        let put = bind_pair(ip, port).and_then(|sockets| self.ring.put_files(file, &sockets));
+        let place = self.sockets.take_place().ok_or(std::io::ErrorKind::QuotaExceeded)?;
+        let put = bind_pair(ip, port).and_then(|sockets| self.io.put(place, sockets));
         if let Err(error) = put {
-            self.sockets.give_place_back(file);
+            self.sockets.give_place_back(place);
             return Err(error);
         }
-        let generation = self.sockets.open(pair, file);
-        self.ring.receive_media(pair.rtp(), generation, file);
-        self.ring.receive_media(pair.rtcp(), generation, file + 1);
+        let generation = self.sockets.open(pair, place);
+        self.io.receive_media(pair.rtp(), generation, place);
+        self.io.receive_media(pair.rtcp(), generation, place + 1);
         Ok(())
     }
 
@@ -430,12 +429,13 @@ impl Duty {
             }
             Effect::Bind { pair, location, port } => self.sockets.want(pair, location, port),
             Effect::Close { pair } => {
-                if let Some(generation) = self.sockets.close(pair) {
-                    self.ring.cancel(Token::MediaReceive(pair.rtp(), generation));
-                    self.ring.cancel(Token::MediaReceive(pair.rtcp(), generation));
+                if let Some((generation, place)) = self.sockets.close(pair) {
+                    self.io.end_receive(pair.rtp(), generation, place);
+                    self.io.end_receive(pair.rtcp(), generation, place + 1);
                 }
             }
-            Effect::Media { .. } | Effect::EnterBypass { .. } | Effect::LeaveBypass { .. } => {}
+            Effect::Media { socket, to, packet } => self.send_made(socket, to, packet),
+            Effect::EnterBypass { .. } | Effect::LeaveBypass { .. } => {}
             Effect::Load { name } => self.disk.load(name),
             Effect::Spool { block } => self.spool(block),
             Effect::WakeControl => self.mesh.control_bell().ring(),
@@ -444,13 +444,14 @@ impl Duty {
 
     fn send_sip(&mut self, location: LocationId, to: SocketAddr, datagram: std::rc::Rc<[u8]>) {
         let known = usize::from(location.0) < self.locations.len();
-        if !known || !self.ring.send_sip(location.0, to, datagram) {
+        if !known || !self.io.send_sip(location.0, to, datagram) {
             self.count(Counter::SendFailed);
         }
     }
 
-    fn check_send(&self, result: i32) {
-        if result < 0 {
+    fn send_made(&mut self, socket: SocketSlot, to: SocketAddr, packet: Box<[u8]>) {
+        let place = self.sockets.place(socket);
+        if !place.is_some_and(|place| self.io.send_made(packet, place, to)) {
             self.count(Counter::SendFailed);
         }
     }

@@ -1,4 +1,5 @@
-//! The I/O of a data plane: threads, cores, sockets, io_uring, the clock and the mapping of the region.
+//! The I/O of a data plane: threads, cores, sockets, io_uring or recvmmsg, the clock and the mapping of the
+//! region.
 //!
 //! [`run`] starts one thread for each worker, pinned to its core. Each thread has a ring of its own and
 //! goes through its duty cycle; the calling thread minds the socket to control. Nothing above this crate
@@ -9,6 +10,7 @@
 mod addr;
 mod buffers;
 mod clock;
+mod datagrams;
 mod disk;
 mod doorbell;
 mod duty;
@@ -16,7 +18,12 @@ mod error;
 mod link;
 mod loader;
 mod mesh;
+mod mmsg;
+mod pace;
+mod pages;
 mod pin;
+mod pool;
+mod probe;
 mod pulse;
 mod ring_io;
 mod run;
@@ -59,6 +66,22 @@ pub struct Config {
     pub spool: Option<PathBuf>,
     /// The directory with the prompts (WAV files).
     pub prompts: Option<PathBuf>,
+    /// How packets go in and out.
+    pub media: MediaChoice,
+}
+
+/// How packets go in and out, SIP and media alike.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MediaChoice {
+    /// By io_uring, or by recvmmsg where that is refused.
+    #[default]
+    Auto,
+    /// By io_uring, or not at all.
+    IoUring,
+    /// By recvmmsg.
+    Recvmmsg,
+    /// As [`MediaChoice::Auto`], and past the process where an interface takes the bypass: one must.
+    Xdp,
 }
 
 /// The sizes of a region's tables; other sizes make another region, and registrations start anew.

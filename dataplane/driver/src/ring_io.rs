@@ -2,7 +2,7 @@
 //!
 //! Receives are multishot and draw on two groups of buffers that the kernel fills by itself, small ones
 //! for media and ones that hold any datagram for SIP. A media packet is sent out of the buffer that it
-//! came in; the buffer is offered again when that send completes.
+//! came in, and the buffer is offered again right after the submission: see [`Ring::send_now`].
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,6 +19,9 @@ use media::SocketSlot;
 
 use crate::addr::{self, KernelAddr, NAME_LEN};
 use crate::buffers::Buffers;
+use crate::datagrams::{
+    Completion, Datagram, Datagrams, MEDIA_BUFFER_BYTES, SIP_BUFFER_BYTES, SIP_SENDS_WAITING, Wait,
+};
 use crate::token::Token;
 
 /// Requests between two submissions; more are submitted in between.
@@ -29,22 +32,19 @@ const COMPLETIONS: u32 = 16_384;
 /// Media buffers. After 80 ms without the core each of 2,000 streams has four packets in its socket,
 /// and the kernel empties all the sockets in one turn; a socket that finds no buffer ends its receive.
 const MEDIA_BUFFERS: u16 = 8_192;
-/// An Ethernet frame's datagram with its address, and room for what a relay adds.
-const MEDIA_BUFFER_BYTES: usize = 2_048;
 const MEDIA_GROUP: u16 = 0;
 
 /// SIP buffers. They are given back within the cycle that took them, but the kernel takes 32 datagrams
 /// of a socket in a turn, and a cycle that fills the queue of submissions with its replies gives it
 /// several turns: 64 were just short of that.
 const SIP_BUFFERS: u16 = 128;
-/// The largest UDP datagram, 65,507 bytes, with its address.
-const SIP_BUFFER_BYTES: usize = 66 * 1_024;
 const SIP_GROUP: u16 = 1;
 
 /// SIP datagrams on their way at a time; more wait in a queue.
 const SIP_SENDS: usize = 1_024;
-/// SIP datagrams that wait for a place: what 1,000 calls that end at once have to say, and again.
-const SIP_SENDS_WAITING: usize = 16_384;
+/// Packets of our own making between two submissions: a turn of 1,000 prompts and mixes, and as many more
+/// when the turn came late.
+const MADE_SENDS: usize = 2_048;
 
 /// Times that a queue of submissions is offered to the kernel before what needs it empty fails. Each
 /// takes all of it, unless memory is so short that not one request can be made.
@@ -67,12 +67,16 @@ pub struct Ring {
     later: VecDeque<squeue::Entry>,
     /// Requests whose last completion has not been seen.
     in_flight: usize,
+    /// Media buffers whose packets the next submission sends.
+    going: Vec<u16>,
 }
 
 struct Memory {
     media: Buffers,
     /// Where the packet in each media buffer is being sent.
     media_to: Vec<KernelAddr>,
+    /// Packets of our own making that the next submission sends; it never grows beyond its capacity.
+    made: Vec<(KernelAddr, Box<[u8]>)>,
     sip: Buffers,
     sip_sends: Vec<SipSend>,
     /// The shape of a received message: a name, no control data. Only its lengths are read.
@@ -85,30 +89,6 @@ struct SipSend {
     datagram: Option<Rc<[u8]>>,
 }
 
-/// A completed request, or one of the many completions of a multishot one.
-#[derive(Clone, Copy, Debug)]
-pub struct Completion {
-    /// What it belongs to.
-    pub token: Token,
-    /// The result, or the error as a negative errno.
-    pub result: i32,
-    /// False for a request's last completion.
-    pub more: bool,
-    /// The buffer that now is ours.
-    pub buffer: Option<u16>,
-}
-
-/// A received datagram in its buffer.
-#[derive(Clone, Debug)]
-pub struct Datagram {
-    /// Who sent it.
-    pub from: SocketAddr,
-    /// Where in the buffer it lies.
-    pub range: Range<usize>,
-    /// It was longer than the buffer.
-    pub truncated: bool,
-}
-
 /// io_uring is not there, or cannot do what is needed.
 #[derive(Debug)]
 pub struct RingError {
@@ -119,11 +99,6 @@ pub struct RingError {
 }
 
 impl Ring {
-    /// Opens a ring with a table of `files` places for sockets.
-    pub fn open(files: u32) -> Result<Self, RingError> {
-        Self::build(files, &mut IoUring::builder())
-    }
-
     fn build(files: u32, builder: &mut Builder) -> Result<Self, RingError> {
         let missing = |missing| move |source| RingError { missing, source };
         let uring: IoUring = builder
@@ -157,6 +132,7 @@ impl Ring {
         let memory = Memory {
             media,
             media_to: vec![KernelAddr::NONE; usize::from(MEDIA_BUFFERS)],
+            made: Vec::with_capacity(MADE_SENDS),
             sip,
             sip_sends: sip_sends.collect(),
             shape,
@@ -169,153 +145,43 @@ impl Ring {
             sip_free: (0..SIP_SENDS as u32).rev().collect(),
             later: VecDeque::new(),
             in_flight: 0,
+            going: Vec::new(),
         })
     }
 
-    /// Puts sockets into consecutive places of the table of files; the ring holds them from here on.
-    pub fn put_files(&mut self, first: u32, sockets: &[OwnedFd]) -> io::Result<()> {
-        self.flush()?;
-        let raw: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
-        self.uring.submitter().register_files_update(first, &raw).map(drop)
-    }
-
-    /// Empties two consecutive places; the sockets close when nothing of them is in flight.
-    pub fn clear_pair(&mut self, first: u32) -> io::Result<()> {
-        self.flush()?;
-        self.uring.submitter().register_files_update(first, &[-1, -1]).map(drop)
-    }
-
-    /// Receives SIP on the socket at `location`'s place, until its completion says that no more come.
-    pub fn receive_sip(&mut self, location: u8) {
-        let shape = &raw const self.memory.shape;
-        let entry = opcode::RecvMsgMulti::new(Fixed(u32::from(location)), shape, SIP_GROUP).build();
-        self.push(entry, Token::SipReceive(location));
-    }
-
-    /// Receives media on the socket at place `file`, until its completion says that no more come.
-    pub fn receive_media(&mut self, socket: SocketSlot, generation: u32, file: u32) {
-        let shape = &raw const self.memory.shape;
-        let entry = opcode::RecvMsgMulti::new(Fixed(file), shape, MEDIA_GROUP).build();
-        self.push(entry, Token::MediaReceive(socket, generation));
-    }
-
-    /// Waits for the doorbell; it completes once.
-    pub fn listen(&mut self, bell: BorrowedFd<'_>) {
-        let to = (&raw mut self.memory.rings).cast();
-        let fd = io_uring::types::Fd(bell.as_raw_fd());
-        self.push(opcode::Read::new(fd, to, 8).build(), Token::Bell);
-    }
-
-    /// Ends the request of `token`; its last completion follows.
-    pub fn cancel(&mut self, token: Token) {
-        self.push(opcode::AsyncCancel::new(token.encode()).build(), Token::Cancel);
-    }
-
-    /// Sends a SIP datagram from a location's socket. False when too many wait already.
-    #[must_use]
-    pub fn send_sip(&mut self, location: u8, to: SocketAddr, datagram: Rc<[u8]>) -> bool {
-        if self.sip_waiting.len() >= SIP_SENDS_WAITING {
-            return false;
-        }
-        self.sip_waiting.push_back((location, KernelAddr::new(to), datagram));
-        self.start_sip_sends();
-        true
-    }
-
-    /// The SIP datagram at `place` is on its way or refused; the next one may have its place.
-    pub fn sip_sent(&mut self, place: u32) {
-        self.memory.sip_sends[place as usize].datagram = None;
-        self.sip_free.push(place);
-        self.start_sip_sends();
-    }
-
-    /// Sends what lies in `range` of a media buffer that is ours from the socket at place `file`. The
-    /// buffer is to be given back when the send completes.
-    pub fn send_media(&mut self, buffer: u16, range: Range<usize>, file: u32, to: SocketAddr) {
-        let memory = &mut **self.memory;
-        let bytes = &memory.media.bytes_mut(buffer)[range];
-        let place = &mut memory.media_to[usize::from(buffer)];
-        *place = KernelAddr::new(to);
-        // A full socket drops the packet: late media is worth less than its buffer.
-        let entry = opcode::Send::new(Fixed(file), bytes.as_ptr(), bytes.len() as u32)
+    /// Has a packet sent by the next submission, which is done with it when it returns.
+    ///
+    /// The kernel copies a datagram within the send. With MSG_DONTWAIT the request is `REQ_F_NOWAIT`: the
+    /// send is tried while the request is taken from the queue, and fails at once where it would have to
+    /// wait; it is never put off to a worker thread or a poll. `IOSQE_CQE_SKIP_SUCCESS`: only a failure
+    /// completes, so a packet that was sent costs no completion.
+    fn send_now(
+        &mut self,
+        bytes: (*const u8, usize),
+        place: u32,
+        to: (*const libc::sockaddr, u32),
+    ) {
+        let entry = opcode::Send::new(Fixed(place), bytes.0, bytes.1 as u32)
             .flags(libc::MSG_DONTWAIT)
-            .dest_addr(place.as_ptr())
-            .dest_addr_len(place.len())
-            .build();
-        self.push(entry, Token::MediaSend(buffer));
+            .dest_addr(to.0)
+            .dest_addr_len(to.1 as _)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS);
+        self.queue(entry.user_data(Token::MediaSend.encode()));
     }
 
-    /// Takes up to `limit` completions.
-    pub fn completions(&mut self, limit: usize, out: &mut Vec<Completion>) {
-        for entry in self.uring.completion().take(limit) {
-            let more = cqueue::more(entry.flags());
-            self.in_flight -= usize::from(!more);
-            let Some(token) = Token::decode(entry.user_data()) else {
-                continue;
-            };
-            let buffer = cqueue::buffer_select(entry.flags()).filter(|&number| match token {
-                Token::SipReceive(_) => self.memory.sip.take(number),
-                _ => self.memory.media.take(number),
-            });
-            out.push(Completion { token, result: entry.result(), more, buffer });
+    /// Offers the buffers again, and drops the packets, that the last submission sent: all of them, once
+    /// nothing is queued any more.
+    fn release_sent(&mut self) {
+        if self.going.is_empty() && self.memory.made.is_empty() {
+            return;
         }
-    }
-
-    /// The SIP datagram of a receive's completion, and its buffer.
-    pub fn sip_datagram(&mut self, buffer: u16, result: i32) -> Option<(Datagram, &mut [u8])> {
-        let memory = &mut **self.memory;
-        let bytes = memory.sip.bytes_mut(buffer);
-        Some((datagram(&memory.shape, bytes, result)?, bytes))
-    }
-
-    /// The packet of a receive's completion, and its buffer.
-    pub fn media_datagram(&mut self, buffer: u16, result: i32) -> Option<(Datagram, &mut [u8])> {
-        let memory = &mut **self.memory;
-        let bytes = memory.media.bytes_mut(buffer);
-        Some((datagram(&memory.shape, bytes, result)?, bytes))
-    }
-
-    /// Offers a SIP buffer to the kernel again, with the next submission.
-    pub fn give_back_sip(&mut self, buffer: u16) {
-        self.memory.sip.give_back(buffer);
-    }
-
-    /// Offers a media buffer to the kernel again, with the next submission.
-    pub fn give_back_media(&mut self, buffer: u16) {
-        self.memory.media.give_back(buffer);
-    }
-
-    /// True when a completion waits to be taken.
-    pub fn has_completions(&mut self) -> bool {
-        !self.uring.completion().is_empty()
-    }
-
-    /// Submits what was asked for; with `wait`, sleeps until something completes or the time is over.
-    pub fn submit(&mut self, wait: Option<Duration>) -> io::Result<()> {
-        self.memory.media.publish();
-        self.memory.sip.publish();
-        self.push_later();
-        let result = match wait {
-            // What still waits for the queue is tried again at once.
-            Some(wait) if self.later.is_empty() => {
-                let time = Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos());
-                let args = SubmitArgs::new().timespec(&time);
-                self.uring.submitter().submit_with_args(1, &args)
+        if self.later.is_empty() && self.uring.submission().is_empty() {
+            for buffer in self.going.drain(..) {
+                self.memory.media.give_back(buffer);
             }
-            _ => {
-                let queue = self.uring.submission();
-                let nothing = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
-                drop(queue);
-                if nothing { Ok(0) } else { self.uring.submit() }
-            }
-        };
-        match result {
-            Ok(_) => Ok(()),
-            // Nothing completed in time, a signal came, or completions must be taken first.
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
-                _ => Err(error),
-            },
+            self.memory.made.clear();
+            self.memory.media.publish();
         }
     }
 
@@ -340,8 +206,11 @@ impl Ring {
     /// The request is on its way from here on: what the queue has no room for goes with a later
     /// submission.
     fn push(&mut self, entry: squeue::Entry, token: Token) {
-        let entry = entry.user_data(token.encode());
         self.in_flight += 1;
+        self.queue(entry.user_data(token.encode()));
+    }
+
+    fn queue(&mut self, entry: squeue::Entry) {
         if self.later.is_empty() && self.try_push(&entry) {
             return;
         }
@@ -370,9 +239,11 @@ impl Ring {
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: everything that the entries of this file point at lies in `Memory`, behind a Box that
         // does not move: the shape and the counter of rings in place; media buffers and `media_to`,
-        // `sip_sends` in vectors that never grow. A SIP datagram is kept by its place until
-        // `sip_sent`, a media buffer is not given back before its send completes, which an entry in
-        // `later` has not, and `Ring::drop` leaks `Memory` if a request may still be in flight.
+        // `sip_sends` in vectors that never grow, as `made` does not beyond its capacity. A SIP datagram is
+        // kept by its place until its completion. A media buffer is not given back, nor a made packet
+        // dropped, before `release_sent` has seen that the kernel took all of the queue, and then it is
+        // done with them (see `send_now`). `Ring::drop` leaks `Memory` if a request may be in flight;
+        // what it leaves in the queue the kernel never looks at.
         unsafe { self.uring.submission().push(entry) }.is_ok()
     }
 
@@ -384,7 +255,7 @@ impl Ring {
             if self.later.is_empty() && self.uring.submission().is_empty() {
                 return Ok(());
             }
-            self.submit(None)?;
+            self.submit(Wait::No)?;
         }
         Err(io::ErrorKind::ResourceBusy.into())
     }
@@ -394,7 +265,7 @@ impl Ring {
         let step = Duration::from_millis(10);
         let mut last = Vec::new();
         for _ in 0..QUIESCE_MS / 10 {
-            let _ = self.submit(None);
+            let _ = self.submit(Wait::No);
             // What is not found has completed; any other failure shows in the count below.
             let _ = self.uring.submitter().register_sync_cancel(None, CancelBuilder::any().all());
             last.clear();
@@ -402,9 +273,173 @@ impl Ring {
             if self.in_flight == 0 {
                 return true;
             }
-            let _ = self.submit(Some(step));
+            let _ = self.submit(Wait::Any(step));
         }
         false
+    }
+}
+
+impl Datagrams for Ring {
+    const NAME: &'static str = "io_uring";
+
+    fn open(places: u32) -> Result<Self, RingError> {
+        Self::build(places, &mut IoUring::builder())
+    }
+
+    fn put(&mut self, first: u32, sockets: Vec<OwnedFd>) -> io::Result<()> {
+        self.flush()?;
+        // The ring holds them from here on.
+        let raw: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
+        self.uring.submitter().register_files_update(first, &raw).map(drop)
+    }
+
+    fn clear_pair(&mut self, first: u32) -> io::Result<()> {
+        self.flush()?;
+        self.uring.submitter().register_files_update(first, &[-1, -1]).map(drop)
+    }
+
+    fn listen(&mut self, bell: BorrowedFd<'_>) {
+        let to = (&raw mut self.memory.rings).cast();
+        let fd = io_uring::types::Fd(bell.as_raw_fd());
+        self.push(opcode::Read::new(fd, to, 8).build(), Token::Bell);
+    }
+
+    fn receive_sip(&mut self, location: u8) {
+        let shape = &raw const self.memory.shape;
+        let entry = opcode::RecvMsgMulti::new(Fixed(u32::from(location)), shape, SIP_GROUP).build();
+        self.push(entry, Token::SipReceive(location));
+    }
+
+    fn receive_media(&mut self, socket: SocketSlot, generation: u32, place: u32) {
+        let shape = &raw const self.memory.shape;
+        let entry = opcode::RecvMsgMulti::new(Fixed(place), shape, MEDIA_GROUP).build();
+        self.push(entry, Token::MediaReceive(socket, generation));
+    }
+
+    fn end_receive(&mut self, socket: SocketSlot, generation: u32, _: u32) {
+        let receive = Token::MediaReceive(socket, generation).encode();
+        self.push(opcode::AsyncCancel::new(receive).build(), Token::Cancel);
+    }
+
+    fn send_sip(&mut self, location: u8, to: SocketAddr, datagram: Rc<[u8]>) -> bool {
+        if self.sip_waiting.len() >= SIP_SENDS_WAITING {
+            return false;
+        }
+        self.sip_waiting.push_back((location, KernelAddr::new(to), datagram));
+        self.start_sip_sends();
+        true
+    }
+
+    fn send_media(&mut self, buffer: u16, range: Range<usize>, place: u32, to: SocketAddr) {
+        let memory = &mut **self.memory;
+        let bytes = &memory.media.bytes_mut(buffer)[range];
+        let addr = &mut memory.media_to[usize::from(buffer)];
+        *addr = KernelAddr::new(to);
+        let (bytes, addr) = ((bytes.as_ptr(), bytes.len()), (addr.as_ptr(), addr.len()));
+        self.going.push(buffer);
+        self.send_now(bytes, place, addr);
+    }
+
+    fn send_made(&mut self, packet: Box<[u8]>, place: u32, to: SocketAddr) -> bool {
+        let made = &mut self.memory.made;
+        if made.len() >= MADE_SENDS {
+            return false;
+        }
+        made.push((KernelAddr::new(to), packet));
+        let (addr, packet) = &made[made.len() - 1];
+        let (bytes, addr) = ((packet.as_ptr(), packet.len()), (addr.as_ptr(), addr.len()));
+        self.send_now(bytes, place, addr);
+        true
+    }
+
+    fn completions(&mut self, limit: usize, out: &mut Vec<Completion>) {
+        for entry in self.uring.completion().take(limit) {
+            let (more, result) = (cqueue::more(entry.flags()), entry.result());
+            let Some(token) = Token::decode(entry.user_data()) else {
+                continue;
+            };
+            // Sends of media are counted nowhere: they complete only when they fail.
+            self.in_flight -= usize::from(!more && token != Token::MediaSend);
+            let buffer = match token {
+                Token::SipReceive(_) => &mut self.memory.sip,
+                Token::MediaReceive(..) => &mut self.memory.media,
+                Token::SipSend(place) => {
+                    self.memory.sip_sends[place as usize].datagram = None;
+                    self.sip_free.push(place);
+                    if result < 0 {
+                        out.push(Completion { token, result, more, buffer: None });
+                    }
+                    continue;
+                }
+                Token::Cancel => continue,
+                Token::MediaSend | Token::Bell => {
+                    out.push(Completion { token, result, more, buffer: None });
+                    continue;
+                }
+            };
+            let buffer = cqueue::buffer_select(entry.flags()).filter(|&number| buffer.take(number));
+            out.push(Completion { token, result, more, buffer });
+        }
+        self.start_sip_sends();
+    }
+
+    fn has_completions(&mut self) -> bool {
+        !self.uring.completion().is_empty()
+    }
+
+    fn sip_datagram(&mut self, buffer: u16, result: i32) -> Option<(Datagram, &mut [u8])> {
+        let memory = &mut **self.memory;
+        let bytes = memory.sip.bytes_mut(buffer);
+        Some((datagram(&memory.shape, bytes, result)?, bytes))
+    }
+
+    fn media_datagram(&mut self, buffer: u16, result: i32) -> Option<(Datagram, &mut [u8])> {
+        let memory = &mut **self.memory;
+        let bytes = memory.media.bytes_mut(buffer);
+        Some((datagram(&memory.shape, bytes, result)?, bytes))
+    }
+
+    fn give_back_sip(&mut self, buffer: u16) {
+        self.memory.sip.give_back(buffer);
+    }
+
+    fn give_back_media(&mut self, buffer: u16) {
+        self.memory.media.give_back(buffer);
+    }
+
+    fn submit(&mut self, wait: Wait) -> io::Result<()> {
+        self.memory.media.publish();
+        self.memory.sip.publish();
+        self.push_later();
+        let (count, wait) = match wait {
+            // What still waits for the queue is tried again at once.
+            _ if !self.later.is_empty() => (0, Duration::ZERO),
+            Wait::No => (0, Duration::ZERO),
+            Wait::Any(wait) => (1, wait),
+            Wait::Batch(count, wait) => (count as usize, wait),
+        };
+        let result = match count {
+            1.. => {
+                let time = Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos());
+                let args = SubmitArgs::new().timespec(&time);
+                self.uring.submitter().submit_with_args(count, &args)
+            }
+            0 => {
+                let queue = self.uring.submission();
+                let nothing = queue.is_empty() && !queue.taskrun() && !queue.cq_overflow();
+                drop(queue);
+                if nothing { Ok(0) } else { self.uring.submit() }
+            }
+        };
+        self.release_sent();
+        match result {
+            Ok(_) => Ok(()),
+            // Nothing completed in time, a signal came, or completions must be taken first.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+                _ => Err(error),
+            },
+        }
     }
 }
 

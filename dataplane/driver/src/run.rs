@@ -12,11 +12,15 @@ use std::time::Duration;
 use abi::{DataPlaneState, LocationRow, Opened, Process, Region, RegionError};
 use base::{Instant, LocationId, Text, WorkerId};
 
+use crate::datagrams::Datagrams;
 use crate::disk::Disk;
 use crate::duty::Duty;
 use crate::link::{Listener, News};
 use crate::loader::Loader;
 use crate::mesh::Mesh;
+use crate::mmsg::Mmsg;
+use crate::probe::{Means, choose};
+use crate::ring_io::Ring;
 use crate::sockets::{BIND_RETRY_MS, SIP_RECEIVE_LEAST_BYTES, bind_sip, receive_bytes};
 use crate::spool::{Place, Segments, Spool};
 use crate::{Config, DriverError, clock, pin};
@@ -53,7 +57,8 @@ pub fn run_telling(
     mut tell: impl FnMut(Notice),
 ) -> Result<(), DriverError> {
     check(&config)?;
-    let files = files_per_worker(&config)?;
+    let means = choose(config.media)?;
+    let places = places_per_worker(&config, means)?;
     let region = open_region(&config)?;
     let incarnation = region.header().start_data_plane(Process::current(), clock::now());
     let sip = bind_locations(&config)?;
@@ -68,7 +73,7 @@ pub fn run_telling(
 
     let mut threads = Threads { mesh: Arc::clone(&mesh), running: Vec::new() };
     let disks = open_disks(&config, &region, &mesh, incarnation)?;
-    let begun = threads.start(&config, &seeds, &region, sip, files, disks)?;
+    let begun = threads.start(&config, &seeds, &region, sip, (means, places), disks)?;
     wait_for_all(&begun, config.cores.len())?;
     region.header().set_data_plane_state(DataPlaneState::Running);
     tracing::info!(
@@ -132,9 +137,10 @@ fn check(config: &Config) -> Result<(), DriverError> {
     }
 }
 
-/// How many places each ring's table of files has: a SIP socket for each location, and the pairs that
-/// are this worker's, as far as the limit of open files goes.
-fn files_per_worker(config: &Config) -> Result<u32, DriverError> {
+/// How many places each worker has for sockets: a SIP socket for each location, and the pairs that are this
+/// worker's, as far as the limit of open files goes. It bounds each ring's table by itself, and all that
+/// workers without a ring have open together.
+fn places_per_worker(config: &Config, means: Means) -> Result<u32, DriverError> {
     let limit = pin::raise_open_files().map_err(|source| DriverError::Io {
         what: "RLIMIT_NOFILE raised to the hard limit".to_owned(),
         source,
@@ -143,15 +149,19 @@ fn files_per_worker(config: &Config) -> Result<u32, DriverError> {
     let locations = config.locations.len() as u64;
     let pairs = u64::from(high - low) / 2 / config.cores.len() as u64 + 1;
     let wanted = locations + 2 * pairs * locations;
-    let files = wanted.min(limit.saturating_sub(SPARE_FILES));
-    if files < wanted {
+    let shared = match means {
+        Means::IoUring => 1,
+        Means::Recvmmsg => config.cores.len() as u64,
+    };
+    let places = wanted.min(limit.saturating_sub(SPARE_FILES) / shared);
+    if places < wanted {
         tracing::info!(
             limit,
-            pairs = (files - locations.min(files)) / 2,
+            pairs = (places - locations.min(places)) / 2,
             "RLIMIT_NOFILE bounds the port pairs that a worker can have open"
         );
     }
-    Ok(files as u32)
+    Ok(places as u32)
 }
 
 /// A killed predecessor has the region's lock until the kernel has taken it apart.
@@ -294,7 +304,7 @@ impl Threads {
         seeds: &Seeds,
         region: &Arc<Region>,
         sip: Vec<Vec<OwnedFd>>,
-        files: u32,
+        (means, places): (Means, u32),
         disks: Vec<Disk>,
     ) -> Result<Receiver<Begun>, DriverError> {
         let (tell, begun) = channel();
@@ -306,13 +316,16 @@ impl Threads {
                 region: Arc::clone(region),
                 mesh: Arc::clone(&self.mesh),
                 sip,
-                files,
+                places,
                 disk,
                 begun: tell.clone(),
             };
             let thread = Builder::new()
                 .name(format!("worker-{number}"))
-                .spawn(move || part.serve())
+                .spawn(move || match means {
+                    Means::IoUring => part.serve::<Ring>(),
+                    Means::Recvmmsg => part.serve::<Mmsg>(),
+                })
                 .map_err(|source| DriverError::Io {
                     what: "a thread for a worker".to_owned(),
                     source,
@@ -353,21 +366,21 @@ struct Part {
     region: Arc<Region>,
     mesh: Arc<Mesh>,
     sip: Vec<OwnedFd>,
-    files: u32,
+    places: u32,
     disk: Disk,
     begun: Sender<Begun>,
 }
 
 impl Part {
-    fn serve(self) -> Result<(), DriverError> {
-        let Part { config, core, region, mesh, sip, files, disk, begun } = self;
+    fn serve<D: Datagrams>(self) -> Result<(), DriverError> {
+        let Part { config, core, region, mesh, sip, places, disk, begun } = self;
         let id = config.id;
         let duty = pin::to_core(core)
             .map_err(|source| DriverError::Io {
                 what: format!("worker {id} on core {core}"),
                 source,
             })
-            .and_then(|()| Duty::begin(config, region, mesh, sip, files, disk));
+            .and_then(|()| Duty::<D>::begin(config, region, mesh, sip, places, disk));
         match duty {
             Ok(duty) => {
                 // Nobody listens when another worker could not begin; then this one is told to stop.

@@ -68,10 +68,10 @@ pub fn receive_bytes(socket: &OwnedFd) -> io::Result<usize> {
 }
 
 /// The two sockets of a pair of ports: RTP at `port`, RTCP at the next.
-pub fn bind_pair(ip: IpAddr, port: u16) -> io::Result<[OwnedFd; 2]> {
+pub fn bind_pair(ip: IpAddr, port: u16) -> io::Result<Vec<OwnedFd>> {
     let rtp = udp(SocketAddr::new(ip, port), TOS_MEDIA, false)?;
     let above = port.checked_add(1).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok([rtp, udp(SocketAddr::new(ip, above), TOS_MEDIA, false)?])
+    Ok(vec![rtp, udp(SocketAddr::new(ip, above), TOS_MEDIA, false)?])
 }
 
 fn udp(addr: SocketAddr, tos: u8, shared: bool) -> io::Result<OwnedFd> {
@@ -91,7 +91,7 @@ fn udp(addr: SocketAddr, tos: u8, shared: bool) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Which pairs of media sockets are open, and where they lie in the ring's table of files.
+/// Which pairs of media sockets are open, and in which places they lie.
 ///
 /// ```text
 /// Closed --open--> Open --close--> Closing --last receive completed--> Closed
@@ -102,7 +102,7 @@ fn udp(addr: SocketAddr, tos: u8, shared: bool) -> io::Result<OwnedFd> {
 #[derive(Debug)]
 pub struct MediaSockets {
     pairs: Vec<Pair>,
-    /// Free places in the table of files, each for two sockets.
+    /// Free places, each for two sockets.
     free: Vec<u32>,
     wanted: VecDeque<(PairId, LocationId, u16)>,
 }
@@ -111,7 +111,7 @@ pub struct MediaSockets {
 struct Pair {
     state: State,
     generation: u32,
-    file: u32,
+    place: u32,
     /// Whether a receive of RTP and of RTCP is in flight.
     armed: [bool; 2],
     wanted: Option<(LocationId, u16)>,
@@ -128,7 +128,7 @@ enum State {
 /// What to do about the end of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Start it again, at this place of the table.
+    /// Start it again, at this place.
     Again(u32),
     /// The pair is closed: empty this place and the next.
     Clear(u32),
@@ -167,23 +167,23 @@ impl MediaSockets {
         !self.wanted.is_empty()
     }
 
-    /// A place for two sockets in the table of files.
+    /// A place for two sockets.
     pub fn take_place(&mut self) -> Option<u32> {
         self.free.pop()
     }
 
     /// Gives a place back that was not used after all.
-    pub fn give_place_back(&mut self, file: u32) {
-        self.free.push(file);
+    pub fn give_place_back(&mut self, place: u32) {
+        self.free.push(place);
     }
 
-    /// The pair is bound, its sockets lie at `file` and the next place, and both receive. Returns the
+    /// The pair is bound, its sockets lie at `place` and the next, and both receive. Returns the
     /// generation of this use.
-    pub fn open(&mut self, pair: PairId, file: u32) -> u32 {
+    pub fn open(&mut self, pair: PairId, place: u32) -> u32 {
         let entry = self.entry(pair);
         assert_eq!(entry.state, State::Closed, "a pair is opened once");
         entry.generation = (entry.generation + 1) % GENERATIONS;
-        *entry = Pair { state: State::Open, file, armed: [true; 2], ..*entry };
+        *entry = Pair { state: State::Open, place, armed: [true; 2], ..*entry };
         entry.generation
     }
 
@@ -192,10 +192,10 @@ impl MediaSockets {
         self.pairs.get(pair.index()).is_some_and(|entry| entry.state == State::Open)
     }
 
-    /// Where in the table an open socket lies.
-    pub fn file(&self, socket: SocketSlot) -> Option<u32> {
+    /// In which place an open socket lies.
+    pub fn place(&self, socket: SocketSlot) -> Option<u32> {
         let entry = self.pairs.get(socket.pair().index())?;
-        (entry.state == State::Open).then_some(entry.file + u32::from(socket.is_rtcp()))
+        (entry.state == State::Open).then_some(entry.place + u32::from(socket.is_rtcp()))
     }
 
     /// True while packets of that use of the socket are to be judged.
@@ -205,8 +205,8 @@ impl MediaSockets {
             .is_some_and(|entry| entry.state == State::Open && entry.generation == generation)
     }
 
-    /// The pair is to be closed; returns the generation whose receives are to be cancelled.
-    pub fn close(&mut self, pair: PairId) -> Option<u32> {
+    /// The pair is to be closed; returns the generation and the place whose receives are to be ended.
+    pub fn close(&mut self, pair: PairId) -> Option<(u32, u32)> {
         // It may not have been bound yet.
         self.wanted.retain(|(wanted, ..)| *wanted != pair);
         let entry = self.pairs.get_mut(pair.index())?;
@@ -215,7 +215,7 @@ impl MediaSockets {
             return None;
         }
         entry.state = State::Closing;
-        Some(entry.generation)
+        Some((entry.generation, entry.place))
     }
 
     /// A receive completed for the last time, and has rested if it failed.
@@ -227,19 +227,19 @@ impl MediaSockets {
             return Ended::Nothing;
         }
         if entry.state == State::Open {
-            return Ended::Again(entry.file + u32::from(socket.is_rtcp()));
+            return Ended::Again(entry.place + u32::from(socket.is_rtcp()));
         }
         entry.armed[usize::from(socket.is_rtcp())] = false;
         if entry.armed != [false; 2] {
             return Ended::Nothing;
         }
         entry.state = State::Closed;
-        let file = entry.file;
+        let place = entry.place;
         if let Some((location, port)) = entry.wanted.take() {
             self.wanted.push_back((socket.pair(), location, port));
         }
-        self.free.push(file);
-        Ended::Clear(file)
+        self.free.push(place);
+        Ended::Clear(place)
     }
 
     fn entry(&mut self, pair: PairId) -> &mut Pair {
@@ -263,14 +263,14 @@ mod tests {
         let place = sockets.take_place().expect("there are two");
         assert_eq!(place, 3);
         let first = sockets.open(pair, place);
-        assert_eq!(sockets.file(pair.rtcp()), Some(4));
+        assert_eq!(sockets.place(pair.rtcp()), Some(4));
         assert!(sockets.hears(pair.rtp(), first) && !sockets.hears(pair.rtp(), first + 1));
         // A receive that ends in an open pair is started again.
         assert_eq!(sockets.ended(pair.rtcp(), first), Ended::Again(4));
-        assert_eq!(sockets.close(pair), Some(first));
+        assert_eq!(sockets.close(pair), Some((first, place)));
         assert_eq!(sockets.close(pair), None);
         assert!(!sockets.hears(pair.rtp(), first));
-        assert_eq!(sockets.file(pair.rtp()), None);
+        assert_eq!(sockets.place(pair.rtp()), None);
         // Wanted again while it closes: it waits.
         sockets.want(pair, LocationId(1), 30_010);
         assert!(!sockets.is_wanting());

@@ -16,8 +16,8 @@ pub enum Token {
     SipSend(u32),
     /// The multishot receive of an RTP or RTCP socket, in one use of its pair.
     MediaReceive(SocketSlot, u32),
-    /// A packet sent out of the receive buffer of that number.
-    MediaSend(u16),
+    /// A media packet sent; only a failure completes.
+    MediaSend,
     /// The read of this worker's doorbell.
     Bell,
     /// A cancellation; what it cancelled completes by itself.
@@ -34,7 +34,7 @@ impl Token {
             Token::SipReceive(location) => (1, 0, u32::from(location)),
             Token::SipSend(place) => (2, 0, place),
             Token::MediaReceive(socket, generation) => (3, generation % GENERATIONS, socket.0),
-            Token::MediaSend(buffer) => (4, 0, u32::from(buffer)),
+            Token::MediaSend => (4, 0, 0),
             Token::Bell => (5, 0, 0),
             Token::Cancel => (6, 0, 0),
         };
@@ -48,7 +48,7 @@ impl Token {
             1 => Some(Token::SipReceive(index as u8)),
             2 => Some(Token::SipSend(index)),
             3 => Some(Token::MediaReceive(SocketSlot(index), generation)),
-            4 => Some(Token::MediaSend(index as u16)),
+            4 => Some(Token::MediaSend),
             5 => Some(Token::Bell),
             6 => Some(Token::Cancel),
             _ => None,
@@ -67,7 +67,7 @@ mod tests {
             Token::SipSend(u32::MAX),
             Token::MediaReceive(SocketSlot(u32::MAX), GENERATIONS - 1),
             Token::MediaReceive(SocketSlot(0), 0),
-            Token::MediaSend(u16::MAX),
+            Token::MediaSend,
             Token::Bell,
             Token::Cancel,
         ] {

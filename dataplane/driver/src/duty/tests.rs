@@ -6,12 +6,14 @@ use base::CcbId;
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::*;
+use crate::mmsg::Mmsg;
+use crate::ring_io::Ring;
 
 /// Of this file's tests alone, so that they share no port with others.
 const IP: &str = "127.0.3.1";
 
 /// A worker with two locations: one with a SIP socket, and one whose socket is none.
-fn duty(socket: UdpSocket, rtp: u16) -> Duty {
+fn duty<D: Datagrams>(socket: UdpSocket, rtp: u16) -> Duty<D> {
     let layout = Layout {
         ccb: CcbId(1),
         workers: 1,
@@ -42,10 +44,9 @@ fn duty(socket: UdpSocket, rtp: u16) -> Duty {
     };
     worker::recover(&region, &config, clock::now());
     let mesh = Arc::new(Mesh::new(1).expect("doorbells"));
-    let broken = eventfd(0, EventfdFlags::CLOEXEC).expect("an eventfd");
+    let broken = eventfd(1, EventfdFlags::CLOEXEC).expect("an eventfd");
     let sip = vec![OwnedFd::from(socket), broken];
-    Duty::begin(config, region, mesh, sip, 32, Disk::new(None, None, || {}))
-        .expect("io_uring is there")
+    Duty::begin(config, region, mesh, sip, 32, Disk::new(None, None, || {})).expect("it begins")
 }
 
 fn socket() -> UdpSocket {
@@ -54,11 +55,20 @@ fn socket() -> UdpSocket {
 
 #[test]
 fn a_socket_that_fails_for_ever_takes_nothing_from_the_others() {
+    one_fails::<Ring>(28_000);
+}
+
+#[test]
+fn a_socket_that_fails_for_ever_takes_nothing_without_io_uring_either() {
+    one_fails::<Mmsg>(28_020);
+}
+
+fn one_fails<D: Datagrams>(rtp: u16) {
     let own = socket();
     let to = own.local_addr().expect("it is bound");
-    let mut duty = duty(own, 28_000);
+    let mut duty = duty::<D>(own, rtp);
     let peer = socket();
-    let counters = |duty: &Duty| {
+    let counters = |duty: &Duty<D>| {
         let count = |counter| duty.region.counters().get(WorkerId(0), counter);
         (count(Counter::ReceiveFailed), count(Counter::SipReceived))
     };
@@ -80,7 +90,7 @@ fn a_socket_that_fails_for_ever_takes_nothing_from_the_others() {
 
 #[test]
 fn who_was_paused_holds_its_timers_back() {
-    let mut duty = duty(socket(), 28_010);
+    let mut duty = duty::<Ring>(socket(), 28_010);
     duty.cycle().expect("it goes round");
     let deadline = duty.worker.deadline().expect("it counts now and then");
     std::thread::sleep(deadline.since(clock::now()) + Duration::from_millis(400));

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use abi::{AgentRow, AgentState, Counter, Key, SecretRow, TenantRow, TrunkRow};
 use base::{AgentSlot, TenantId, Text};
+use driver::MediaChoice;
 use sip::digest::{Algorithm, Challenge, answer, ha1};
 use sip::sdp::{Codec, Direction, Own};
 use sip::wire::{Header, RequestWriter, lex, response};
@@ -245,9 +246,9 @@ fn above(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip(), addr.port() + 1)
 }
 
-#[test]
-fn media_of_a_call_crosses_two_locations_and_nobody_else_has_a_part() {
-    let plane = Plane::start(2);
+on_both!(media_of_a_call_crosses_two_locations_and_nobody_else_has_a_part);
+fn media_of_a_call_crosses_two_locations_and_nobody_else_has_a_part(media: MediaChoice) {
+    let plane = Plane::start(2, media);
     write_tables(&plane);
     let (caller, callee) = (Phone::new("127.0.0.3"), Phone::new("127.0.0.4"));
     callee.register(plane.sip(1));
@@ -287,9 +288,9 @@ fn media_of_a_call_crosses_two_locations_and_nobody_else_has_a_part() {
     plane.stop();
 }
 
-#[test]
-fn call_after_call_leaves_nothing_behind() {
-    let plane = Plane::start(1);
+on_both!(call_after_call_leaves_nothing_behind);
+fn call_after_call_leaves_nothing_behind(media: MediaChoice) {
+    let plane = Plane::start(1, media);
     write_tables(&plane);
     let (caller, callee) = (Phone::new("127.0.0.3"), Phone::new("127.0.0.4"));
     callee.register(plane.sip(1));
@@ -298,6 +299,7 @@ fn call_after_call_leaves_nothing_behind() {
     let mut seen: Vec<(IpAddr, u16)> = Vec::new();
     for number in 0..60 {
         let id = format!("call{number}");
+
         let call = set_up(&plane, &caller, &callee, &id);
         relay_both_ways(&caller, &callee, &call, 3);
         hang_up(&plane, &caller, &callee, &call, &id);

@@ -4,10 +4,11 @@ use abi::Counter;
 use base::Rng;
 
 use crate::plane::{Plane, ask_options, peer, wait_for};
+use driver::MediaChoice;
 
-#[test]
-fn options_are_answered_at_each_location_by_each_worker() {
-    let plane = Plane::start(2);
+on_both!(options_are_answered_at_each_location_by_each_worker);
+fn options_are_answered_at_each_location_by_each_worker(media: MediaChoice) {
+    let plane = Plane::start(2, media);
     // The Call-ID decides the owner, the kernel the socket: both workers and the mesh have their part.
     for number in 0..20 {
         ask_options(&plane, number % 2, &format!("o{number}"));
@@ -20,9 +21,9 @@ fn options_are_answered_at_each_location_by_each_worker() {
     assert_eq!(region.header().data_plane().state, abi::DataPlaneState::Stopped);
 }
 
-#[test]
-fn garbage_on_every_port_hurts_nobody() {
-    let plane = Plane::start(2);
+on_both!(garbage_on_every_port_hurts_nobody);
+fn garbage_on_every_port_hurts_nobody(media: MediaChoice) {
+    let plane = Plane::start(2, media);
     let mut rng = Rng::from_number(4);
     let peer = peer("127.0.0.1");
     wait_for("ports are bound ahead", || plane.count(Counter::PortsReady) > 20);

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use abi::{Command, Event, OpResult, Wake};
 use base::WorkerId;
+use driver::MediaChoice;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketAddrUnix,
@@ -64,9 +65,9 @@ fn rings(bell: &OwnedFd) -> bool {
     poll(&mut fds, Some(&patience)).expect("poll") == 1
 }
 
-#[test]
-fn control_attaches_the_newest_wins_and_its_end_is_seen() {
-    let plane = Plane::start(2);
+on_both!(control_attaches_the_newest_wins_and_its_end_is_seen);
+fn control_attaches_the_newest_wins_and_its_end_is_seen(media: MediaChoice) {
+    let plane = Plane::start(2, media);
     let region = plane.region();
     assert!(!region.header().control().attached);
     let first = Control::attach(&plane);
@@ -84,9 +85,9 @@ fn control_attaches_the_newest_wins_and_its_end_is_seen() {
     wait_for("control sees the end", || third.is_let_go());
 }
 
-#[test]
-fn a_command_wakes_a_worker_and_its_completion_wakes_control() {
-    let plane = Plane::start(2);
+on_both!(a_command_wakes_a_worker_and_its_completion_wakes_control);
+fn a_command_wakes_a_worker_and_its_completion_wakes_control(media: MediaChoice) {
+    let plane = Plane::start(2, media);
     let region = plane.region();
     let control = Control::attach(&plane);
     for (number, bell) in control.worker_bells.iter().enumerate() {

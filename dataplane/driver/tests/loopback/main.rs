@@ -1,7 +1,9 @@
 //! The driver for real: sockets on loopback, a region in a temporary folder, control played by the test.
 
+#[macro_use]
+mod plane;
+
 mod call;
 mod garbage;
 mod link;
-mod plane;
 mod restart;

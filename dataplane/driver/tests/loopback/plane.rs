@@ -9,8 +9,25 @@ use std::time::{Duration, Instant};
 
 use abi::{Counter, Region};
 use base::CcbId;
-use driver::{Config, DriverError, Notice, Sizes};
+use driver::{Config, DriverError, MediaChoice, Notice, Sizes};
 use tempfile::TempDir;
+
+/// A test that is run on io_uring and on recvmmsg.
+macro_rules! on_both {
+    ($name:ident) => {
+        mod $name {
+            #[test]
+            fn io_uring() {
+                super::$name(driver::MediaChoice::IoUring);
+            }
+
+            #[test]
+            fn recvmmsg() {
+                super::$name(driver::MediaChoice::Recvmmsg);
+            }
+        }
+    };
+}
 
 /// Longer than anything takes, so that a hang is a failure.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -31,9 +48,9 @@ pub struct Plane {
 
 impl Plane {
     /// A data plane of so many workers with two locations; it runs when this returns.
-    pub fn start(workers: usize) -> Plane {
+    pub fn start(workers: usize, media: MediaChoice) -> Plane {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let config = config(&folder, workers);
+        let config = config(&folder, workers, media);
         Self::start_with(folder, config)
     }
 
@@ -89,7 +106,7 @@ impl Drop for Plane {
     }
 }
 
-pub fn config(folder: &TempDir, workers: usize) -> Config {
+pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
     let first = free_block();
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let location = |name: &str, ip: &str| worker::Location {
@@ -116,6 +133,7 @@ pub fn config(folder: &TempDir, workers: usize) -> Config {
         limits: worker::Limits { transactions: 4_096 },
         spool: None,
         prompts: None,
+        media,
     }
 }
 

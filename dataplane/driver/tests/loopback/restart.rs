@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use abi::Counter;
-use driver::{Config, DriverError};
+use driver::{Config, DriverError, MediaChoice};
 
 use crate::plane::{Plane, ask_options, config, wait_for};
 
-#[test]
-fn stops_and_starts_on_the_same_ports() {
-    let mut plane = Plane::start(2);
+on_both!(stops_and_starts_on_the_same_ports);
+fn stops_and_starts_on_the_same_ports(media: MediaChoice) {
+    let mut plane = Plane::start(2, media);
     for round in 1..=3 {
         ask_options(&plane, 0, &format!("r{round}"));
         wait_for("ports are bound ahead", || plane.count(Counter::PortsReady) > 20);
@@ -29,7 +29,12 @@ fn stops_and_starts_on_the_same_ports() {
 fn killed_child() {
     let Ok(folder) = std::env::var("JACKFIELD_TEST_FOLDER") else { return };
     let sip: u16 = std::env::var("JACKFIELD_TEST_SIP").expect("a port").parse().expect("a port");
-    let config = moved(config(&tempfile::tempdir().expect("a folder"), 2), folder.as_ref(), sip);
+    let media = match std::env::var("JACKFIELD_TEST_MEDIA").as_deref() {
+        Ok("recvmmsg") => MediaChoice::Recvmmsg,
+        _ => MediaChoice::IoUring,
+    };
+    let config =
+        moved(config(&tempfile::tempdir().expect("a folder"), 2, media), folder.as_ref(), sip);
     let running = driver::run_telling(config, Arc::new(AtomicBool::new(false)), |notice| {
         if notice == driver::Notice::Running {
             println!("\nrunning");
@@ -59,16 +64,20 @@ impl Drop for Killed {
     }
 }
 
-#[test]
-fn starts_at_once_where_a_process_was_killed() {
+on_both!(starts_at_once_where_a_process_was_killed);
+fn starts_at_once_where_a_process_was_killed(media: MediaChoice) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let config = config(&folder, 2);
+    let config = config(&folder, 2, media);
     for round in 0..3 {
         let mut child = Killed(
             Command::new(std::env::current_exe().expect("this test"))
                 .args(["restart::killed_child", "--exact", "--nocapture"])
                 .env("JACKFIELD_TEST_FOLDER", folder.path())
                 .env("JACKFIELD_TEST_SIP", config.locations[0].sip_port.to_string())
+                .env(
+                    "JACKFIELD_TEST_MEDIA",
+                    if media == MediaChoice::Recvmmsg { "recvmmsg" } else { "io_uring" },
+                )
                 .stdout(Stdio::piped())
                 .spawn()
                 .expect("a child"),
@@ -92,7 +101,7 @@ fn starts_at_once_where_a_process_was_killed() {
 #[test]
 fn errors_name_what_is_wrong() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let config = config(&folder, 1);
+    let config = config(&folder, 1, MediaChoice::Auto);
     let sip = (config.locations[1].ip, config.locations[1].sip_port);
     let squatter = UdpSocket::bind(sip).expect("it is free");
     let run = |config: &Config| {
@@ -124,10 +133,10 @@ fn errors_name_what_is_wrong() {
     assert!(error.to_string().starts_with("region: "), "{error}");
 }
 
-#[test]
-fn a_range_with_more_ports_than_files_may_be_open_is_served_as_far_as_they_go() {
+on_both!(a_range_with_more_ports_than_files_may_be_open_is_served_as_far_as_they_go);
+fn a_range_with_more_ports_than_files_may_be_open_is_served_as_far_as_they_go(media: MediaChoice) {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let mut config = config(&folder, 1);
+    let mut config = config(&folder, 1, media);
     // 57,000 sockets at two addresses; the limit is lower on most machines.
     config.rtp_ports = (32_000, 60_600);
     let plane = Plane::start_with(folder, config);
