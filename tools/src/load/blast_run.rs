@@ -105,8 +105,7 @@ async fn blast(options: &cli::Load) -> Result<ExitCode, String> {
     let wanted = &options.blast;
     let begin = |ips: (IpAddr, IpAddr)| {
         let sockets = bind(options.calls, ips.0, ips.1)?;
-        let own: Result<Vec<SocketAddr>, _> = 
-            sockets.iter().map(|at| at.local_addr()).collect();
+        let own: Result<Vec<SocketAddr>, _> = sockets.iter().map(|at| at.local_addr()).collect();
         let own: Vec<SocketAddr> = own.map_err(|error| error.to_string())?;
         let blast = Blast::start(sockets.clone(), &wanted.core, wanted.stamp)?;
         Ok::<_, String>((sockets, own, blast))
@@ -397,10 +396,10 @@ impl Report {
         }
         text += "\n";
         text += &show::columns(&table);
-        if let (Some(before), Some(with), Some(after)) = (self.before, self.with_calls, self.after) {
-            let each = |now: u64, then: u64| {
-                (now as f64 - then as f64) / f64::from(self.calls.max(1))
-            };
+        if let (Some(before), Some(with), Some(after)) = (self.before, self.with_calls, self.after)
+        {
+            let each =
+                |now: u64, then: u64| (now as f64 - then as f64) / f64::from(self.calls.max(1));
             text += &format!(
                 "\nmemory of the process a call: {:.1} KiB, of the kernel {:.1} KiB; descriptors \
                  {} before, {} with the calls, {} after",

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
-use softphone::{Event, Order, PhoneConfig};
+use softphone::{Event, Order, PhoneConfig, Why};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::timeout;
 
@@ -16,7 +16,11 @@ use crate::desk::Grant;
 use crate::fleet::{Fleet, News, Ports};
 
 /// Calls that are set up or ended at a time.
-const AT_A_TIME: usize = 32;
+const AT_A_TIME: usize = 8;
+/// How many answers 503 lead to another try, for ports are bound ahead only so far, and how long is
+/// waited before it.
+const TRIES: u32 = 200;
+const PAUSE: Duration = Duration::from_millis(50);
 /// How long nothing may happen before a call counts as failed: a request is sent again for 32 s.
 const PATIENCE: Duration = Duration::from_secs(40);
 
@@ -118,6 +122,7 @@ impl Calls {
         let mut peers: Vec<Option<SocketAddr>> = vec![None; self.phones.len()];
         let mut next = 0;
         let mut busy = 0;
+        let mut tries = TRIES;
         loop {
             while busy < AT_A_TIME && next < self.numbers.len() {
                 let called = Order::Call(self.numbers[next].clone());
@@ -140,7 +145,13 @@ impl Calls {
                         self.set_up.add(news.set_up.unwrap_or_default());
                     }
                 }
-                Event::Ended(why) => {
+                Event::Ended(Why::Refused(503)) if stream.is_multiple_of(2) && tries > 0 => {
+                    tries -= 1;
+                    tokio::time::sleep(PAUSE).await;
+                    let called = Order::Call(self.numbers[stream / 2].clone());
+                    self.fleet.order(news.phone, called);
+                }
+                Event::Ended(why) if stream.is_multiple_of(2) => {
                     return Err(format!("call {} of {next} failed: {why:?}", stream / 2 + 1));
                 }
                 _ => {}

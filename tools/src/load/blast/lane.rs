@@ -147,11 +147,7 @@ impl Lane {
     }
 
     /// Takes what is still under way.
-    fn drain(
-        &mut self,
-        events: &mut Vec<epoll::Event>,
-        headers: &mut Headers,
-    ) -> io::Result<()> {
+    fn drain(&mut self, events: &mut Vec<epoll::Event>, headers: &mut Headers) -> io::Result<()> {
         let end = Instant::now() + DRAIN;
         let mut quiet = Instant::now() + SILENCE;
         while Instant::now() < quiet.min(end) {
@@ -179,11 +175,7 @@ impl Lane {
     }
 
     /// Takes what lies in some sockets; does not wait.
-    fn receive(
-        &mut self,
-        events: &mut Vec<epoll::Event>,
-        headers: &mut Headers,
-    ) -> io::Result<()> {
+    fn receive(&mut self, events: &mut Vec<epoll::Event>, headers: &mut Headers) -> io::Result<()> {
         events.clear();
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&now)) {
@@ -211,7 +203,8 @@ impl Lane {
                 for message in messages {
                     lengths[taken] = message.bytes;
                     if self.stamp {
-                        stamps[taken] = message.cmsgs().ok().and_then(|mut all| all.find_map(stamp));
+                        stamps[taken] =
+                            message.cmsgs().ok().and_then(|mut all| all.find_map(stamp));
                     }
                     taken += 1;
                 }
