@@ -203,7 +203,8 @@ mod tests {
                 assert!((100..=1_100).contains(&counted.sent), "{counted:?}");
                 assert_eq!(counted.received, counted.sent);
                 assert_eq!((counted.duplicated, counted.stray, counted.lost()), (0, 0, 0));
-                assert!(counted.delays.percentile(50.0).is_some_and(|p50| p50.as_millis() < 50));
+                let delay = counted.delays.percentile(50.0);
+                assert_eq!(delay.is_some_and(|p50| p50.as_millis() < 50), stamp, "{delay:?}");
                 assert!(spent.watched_s > 0.0);
             }
             blast.stop();

@@ -318,7 +318,7 @@ impl Row {
             self.reordered.to_string(),
             self.stray.to_string(),
             (self.missed + self.refused).to_string(),
-            format!("{p50} / {p99} / {p999} / {longest}"),
+            if longest == 0 { "-".into() } else { format!("{p50} / {p99} / {p999} / {longest}") },
             format!("{:.2}", self.watched_us),
             format!("{:.2}", self.machine_us),
             format!("{:.0} %", self.spent.generator_s * 100.0 / self.seconds),

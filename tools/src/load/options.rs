@@ -17,11 +17,11 @@ pub struct BlastOptions {
     #[arg(long, value_name = "S", default_value_t = 10,
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub seconds: u32,
-    /// How often each rate is measured; its median by CPU time is the one that counts
+    /// How often each rate is measured
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub repeat: u32,
-    /// Take delays from the kernel's receive timestamps instead of from when the packet was read
+    /// Measure delays too, from just before the send to the kernel's receive timestamp
     #[arg(long)]
     pub stamp: bool,
     /// After that, seek the highest rate without more loss than --loss-limit
@@ -49,4 +49,27 @@ pub struct BlastOptions {
     /// Print the report as JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn lists_and_conflicts() {
+        let parse = |line: &str| Cli::try_parse_from(line.split_whitespace());
+        let line = "jackfield load --calls 500 --rate-pps 50000,100000 --core 1,2 --stamp --watch 7";
+        let Command::Load(load) = parse(line).unwrap().command else { panic!() };
+        assert_eq!(load.blast.rate_pps, [50_000, 100_000]);
+        assert_eq!((load.blast.core, load.blast.seconds), (vec![1, 2], 10));
+        for line in [
+            "jackfield load --rate-pps 0",
+            "jackfield load --rate-pps 1 --ng 127.0.0.1:2223 --direct 127.0.0.1",
+            "jackfield load --rate-pps 1 --ng 127.0.0.1:2223 --callers 127.0.0.1",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
 }

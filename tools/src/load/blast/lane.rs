@@ -1,8 +1,12 @@
 //! One thread's streams: a loop that sends what is due and takes what has come, and never sleeps.
+//!
+//! A socket is looked at just before each of its sends, when what its peer sent a round earlier lies
+//! there: one call of the system a packet each way, and no asking which sockets have any. So packets
+//! wait in their sockets, and when they arrived only the kernel's timestamps say.
 
 use std::io::{self, IoSliceMut};
 use std::net::UdpSocket;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,9 +16,8 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, MultiHeaders, recvmmsg, setsockopt, sockopt::ReceiveTimestampns,
 };
 use nix::sys::time::TimeSpec;
-use rustix::event::epoll;
-use rustix::net::SendFlags;
-use rustix::time::{ClockId, Timespec, clock_gettime};
+use rustix::net::{RecvFlags, SendFlags};
+use rustix::time::{ClockId, clock_gettime};
 
 use super::account::{Arrival, Arrivals, Counted};
 
@@ -25,12 +28,14 @@ const STAMP: usize = RtpHeader::LEN;
 const STAMP_END: usize = STAMP + 20;
 /// The mark of packets of ours; the least significant half of the stamp's end.
 const MARK: u32 = 0x4a41_434b;
-/// Packets sent before the sockets are looked at again.
+/// Packets sent before the clock is looked at again.
 const SENDS: u64 = 16;
-/// Sockets looked at before packets are sent again.
-const EVENTS: usize = 64;
-/// Packets taken from a socket by one call of the system.
-const BATCH: usize = 4;
+/// Packets taken from a socket by one call of the system, where they have timestamps.
+const BATCH: usize = 2;
+/// Each so many visits a socket is emptied, for a relay that paused sends several at once.
+const EMPTIED: u32 = 4;
+/// No datagram of a relay's is longer than that, or it is none of ours.
+const BUFFER: usize = 256;
 /// Packets that are later than this are not sent any more.
 const LATEST: Duration = Duration::from_millis(5);
 /// After the last send: how long nothing may arrive until nothing will, and how long that may take.
@@ -55,8 +60,7 @@ pub struct Lane {
     /// The number of the first stream.
     base: u32,
     streams: Vec<Stream>,
-    epoll: OwnedFd,
-    buffers: Box<[[u8; 256]; BATCH]>,
+    buffers: Box<[[u8; BUFFER]; BATCH]>,
     stamp: bool,
     next: usize,
     counted: Counted,
@@ -80,21 +84,17 @@ struct Stream {
 impl Lane {
     /// Streams with numbers from `base` on, an even number of them.
     pub fn new(base: u32, sockets: &[Arc<UdpSocket>], stamp: bool) -> io::Result<Lane> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut streams = Vec::new();
         for (place, socket) in sockets.iter().enumerate() {
             if stamp {
                 setsockopt(socket, ReceiveTimestampns, &true)?;
             }
-            let data = epoll::EventData::new_u64(place as u64);
-            epoll::add(&epoll, socket, data, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
             streams.push(Stream::new(base + place as u32, Arc::clone(socket)));
         }
         Ok(Lane {
             base,
             streams,
-            epoll,
-            buffers: Box::new([[0; 256]; BATCH]),
+            buffers: Box::new([[0; BUFFER]; BATCH]),
             stamp,
             next: 0,
             counted: Counted::default(),
@@ -107,7 +107,6 @@ impl Lane {
         for stream in &mut self.streams {
             stream.counts_after = u32::MAX;
         }
-        let mut events = Vec::with_capacity(EVENTS);
         let control = self.stamp.then(|| nix::cmsg_space!(TimeSpec));
         let headers = &mut MultiHeaders::preallocate(BATCH, control);
         let mut counting = false;
@@ -132,11 +131,13 @@ impl Lane {
             let end = due.min(done + SENDS);
             while done < end {
                 done += 1;
-                self.send(counting);
+                let place = self.next;
+                self.next = if place + 1 == self.streams.len() { 0 } else { place + 1 };
+                self.receive(place, headers)?;
+                self.send(place, counting);
             }
-            self.receive(&mut events, headers)?;
         }
-        self.drain(&mut events, headers)?;
+        self.drain(headers)?;
         Ok(std::mem::take(&mut self.counted))
     }
 
@@ -147,22 +148,24 @@ impl Lane {
     }
 
     /// Takes what is still under way.
-    fn drain(&mut self, events: &mut Vec<epoll::Event>, headers: &mut Headers) -> io::Result<()> {
+    fn drain(&mut self, headers: &mut Headers) -> io::Result<()> {
         let end = Instant::now() + DRAIN;
         let mut quiet = Instant::now() + SILENCE;
         while Instant::now() < quiet.min(end) {
-            let before = (self.counted.received, self.counted.stray);
-            self.receive(events, headers)?;
-            if before != (self.counted.received, self.counted.stray) {
+            let mut some = false;
+            for place in 0..self.streams.len() {
+                while self.take(place, headers)? > 0 {
+                    some = true;
+                }
+            }
+            if some {
                 quiet = Instant::now() + SILENCE;
             }
         }
         Ok(())
     }
 
-    fn send(&mut self, counting: bool) {
-        let place = self.next;
-        self.next = if place + 1 == self.streams.len() { 0 } else { place + 1 };
+    fn send(&mut self, place: usize, counting: bool) {
         let stream = &mut self.streams[place];
         stream.prepare();
         match rustix::net::send(&stream.socket, &stream.packet, SendFlags::DONTWAIT) {
@@ -174,23 +177,35 @@ impl Lane {
         }
     }
 
-    /// Takes what lies in some sockets; does not wait.
-    fn receive(&mut self, events: &mut Vec<epoll::Event>, headers: &mut Headers) -> io::Result<()> {
-        events.clear();
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&now)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        for event in &*events {
-            // An event says only once that there are packets.
-            while self.take(event.data.u64() as usize, headers)? == BATCH {}
-        }
+    /// Takes what a visit of that socket takes; does not wait.
+    fn receive(&mut self, place: usize, headers: &mut Headers) -> io::Result<()> {
+        let to_the_last = self.streams[place].number.is_multiple_of(EMPTIED);
+        while self.take(place, headers)? > 0 && to_the_last {}
         Ok(())
     }
 
-    /// Takes up to [`BATCH`] packets from one socket; how many there were.
+    /// Takes some packets from one socket; how many there were.
     fn take(&mut self, place: usize, headers: &mut Headers) -> io::Result<usize> {
+        if self.stamp {
+            return self.take_stamped(place, headers);
+        }
+        let buffer = &mut self.buffers[0];
+        match rustix::net::recv(&self.streams[place].socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+            Ok((length, _)) => {
+                let stamp = Stamp::read(&self.buffers[0][..length.min(BUFFER)]);
+                self.count(place as u32, stamp, None);
+                Ok(1)
+            }
+            // A port that refused an earlier packet says so here, once.
+            Err(
+                rustix::io::Errno::AGAIN | rustix::io::Errno::INTR | rustix::io::Errno::CONNREFUSED,
+            ) => Ok(0),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same with the kernel's timestamps.
+    fn take_stamped(&mut self, place: usize, headers: &mut Headers) -> io::Result<usize> {
         let hearer = place as u32;
         let socket = self.streams[place].socket.as_raw_fd();
         let mut buffers = self.buffers.each_mut().map(|buffer| [IoSliceMut::new(buffer)]);
@@ -213,15 +228,14 @@ impl Lane {
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => return Ok(0),
             Err(error) => return Err(error.into()),
         }
-        let now = if self.stamp { 0 } else { realtime() };
         for packet in 0..taken {
-            let read = Stamp::read(&self.buffers[packet][..lengths[packet].min(256)]);
-            self.count(hearer, read, stamps[packet].unwrap_or(now));
+            let read = Stamp::read(&self.buffers[packet][..lengths[packet].min(BUFFER)]);
+            self.count(hearer, read, stamps[packet]);
         }
         Ok(taken)
     }
 
-    fn count(&mut self, hearer: u32, stamp: Option<Stamp>, arrived: u64) {
+    fn count(&mut self, hearer: u32, stamp: Option<Stamp>, arrived: Option<u64>) {
         let sender = stamp.and_then(|stamp| stamp.stream.checked_sub(self.base));
         let (Some(stamp), Some(sender)) = (stamp, sender) else {
             self.counted.stray += 1;
@@ -245,8 +259,10 @@ impl Lane {
             Arrival::InOrder => {}
         }
         self.counted.received += 1;
-        // A clock that was set back makes no negative delay.
-        self.counted.delays.add(Duration::from_nanos(arrived.saturating_sub(stamp.sent)));
+        if let Some(arrived) = arrived {
+            // A clock that was set back makes no negative delay.
+            self.counted.delays.add(Duration::from_nanos(arrived.saturating_sub(stamp.sent)));
+        }
     }
 }
 
