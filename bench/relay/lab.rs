@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ fn clean() {
         }
         let end = Instant::now() + STOP_LIMIT;
         for pid in mess.processes.drain(..) {
-            // Children are reaped by nobody any more; a zombie still answers, so its state is read.
+            // A child may be reaped by nobody any more, and a zombie still takes signals.
             while is_alive(pid) && Instant::now() < end {
                 std::thread::sleep(ASK_EVERY);
             }
@@ -244,6 +244,18 @@ impl Drop for Running {
         let _ = self.child.wait();
         mess(|mess| mess.processes.retain(|other| *other != pid));
     }
+}
+
+/// Runs a command to its end; it does not outlive this program either.
+pub fn output(command: &mut Command) -> Result<Output, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = piped.spawn().map_err(failed)?;
+    let pid = Pid::from_child(&child);
+    mess(|mess| mess.processes.push(pid));
+    let output = child.wait_with_output().map_err(failed);
+    mess(|mess| mess.processes.retain(|other| *other != pid));
+    output
 }
 
 fn ip(arguments: &[&str]) -> Result<(), String> {

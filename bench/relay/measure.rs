@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::Lab;
+use crate::lab::{self, Lab};
 use crate::relays::{self, Relay, Started};
 use crate::table::{Better, Table};
 
@@ -263,7 +263,7 @@ impl Bench<'_> {
 
 /// The output of a command; one that printed a report may also say that packets were lost.
 fn run(command: &mut Command) -> Result<String, String> {
-    let output = command.output().map_err(|error| error.to_string())?;
+    let output = lab::output(command)?;
     if output.status.success() || output.stdout.starts_with(b"{") {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
