@@ -261,6 +261,9 @@ pub struct Load {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub logins: u16,
+    /// Many packets instead of many calls.
+    #[command(flatten)]
+    pub blast: crate::load::BlastOptions,
 }
 
 fn parse_rtp_ports(text: &str) -> Result<(u16, u16), String> {
