@@ -27,7 +27,9 @@ impl Sink for Disk {
     fn close(&mut self) {}
 }
 
-fn disk() -> (Spool, Sender<io::Result<()>>, Arc<Mutex<Vec<u8>>>) {
+type Orders = Sender<io::Result<()>>;
+
+fn disk() -> (Spool, Orders, Arc<Mutex<Vec<u8>>>) {
     let (order, orders) = channel();
     let written = Arc::default();
     let disk = Disk { orders, written: Arc::clone(&written) };
