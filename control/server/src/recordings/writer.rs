@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ pub struct Writer {
     file: Option<File>,
     sequence: u64,
     clock: Clock,
-    takes: BTreeMap<RecordingId, Take>,
+    takes: HashMap<RecordingId, Take>,
     done: HashSet<RecordingId>,
     left_out: u64,
 }
@@ -53,7 +53,7 @@ impl Writer {
             file: None,
             sequence: 0,
             clock: Clock::default(),
-            takes: BTreeMap::new(),
+            takes: HashMap::new(),
             done: HashSet::new(),
             left_out: 0,
         };
@@ -211,12 +211,12 @@ impl Writer {
             self.clock = Clock { at: at.as_nanos(), unix_ns };
         }
         let Some(of) = record.of() else { return Ok(()) };
-        if matches!(record, Record::Start { .. }) {
-            self.done.remove(&of);
-        } else if self.done.contains(&of) {
-            return Ok(());
-        }
         if !self.takes.contains_key(&of) {
+            if matches!(record, Record::Start { .. }) {
+                self.done.remove(&of);
+            } else if self.done.contains(&of) {
+                return Ok(());
+            }
             if self.takes.len() >= TAKES {
                 self.left_out += 1;
                 if self.left_out.is_power_of_two() {
@@ -270,7 +270,7 @@ impl Writer {
 
     /// Finishes what a dead writer did not end, and removes what is left of it.
     fn bury(&mut self) -> io::Result<()> {
-        while let Some((_, take)) = self.takes.pop_first() {
+        for (_, take) in std::mem::take(&mut self.takes) {
             take.finish(self.place())?;
         }
         // The lock's file is last: as long as it is there the writer is found again.
