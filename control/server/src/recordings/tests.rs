@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::*;
 
 const SIDES: [SpoolSide; 2] = [SpoolSide::Caller, SpoolSide::Called];
-const NEVER: AtomicBool = AtomicBool::new(false);
+static NEVER: AtomicBool = AtomicBool::new(false);
 
 /// A data plane's worker with segments of its own size.
 struct Plane {
