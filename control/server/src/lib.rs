@@ -8,6 +8,7 @@ mod http;
 mod link;
 mod owner;
 mod password;
+pub mod recordings;
 mod records;
 mod secret;
 mod token;
@@ -134,6 +135,9 @@ impl Server {
         for listener in self.http {
             let router = http::router(self.app.clone());
             serving.spawn(http::serve::serve(listener, router, limits, stop.clone()));
+        }
+        if let Some(recordings) = self.config.recordings {
+            background.spawn(recordings::follow(recordings, stop.clone()));
         }
         let router = http::admin::router(self.app.clone());
         background.spawn(async move {
