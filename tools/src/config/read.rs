@@ -77,6 +77,9 @@ impl<'t> Report<'t> {
     }
 }
 
+/// A name of a table, its text when it is one, and where the name stands.
+pub type NamedText = (String, Option<String>, Range<usize>);
+
 /// A field's value and where it stands.
 pub struct Found<T> {
     /// The value.
@@ -279,10 +282,7 @@ impl<'d, 't> Table<'d, 't> {
 
     /// The names, texts and places of the table under `field`, none when it is absent; a value that
     /// is no text is `None`.
-    pub fn texts(
-        &self,
-        field: &'static str,
-    ) -> Option<Vec<(String, Option<String>, Range<usize>)>> {
+    pub fn texts(&self, field: &'static str) -> Option<Vec<NamedText>> {
         let Some(found) = self.field(field) else { return Some(Vec::new()) };
         let Some(table) = found.get_ref().as_table() else {
             return self.wrong(field, found, "must be a table");
