@@ -20,10 +20,7 @@ mod row;
 mod table;
 mod watch;
 
-#[cfg(test)]
-mod program_tests;
-
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -297,25 +294,28 @@ impl Shared {
     }
 
     /// Asks for the routes of all rows again; those that go another way now are taken out, and their owner
-    /// comes again.
+    /// comes again. A worker waits for one of these questions at most.
     fn reroute(&self) {
-        let mut inner = self.lock();
+        let placed: Vec<(u32, Placed)> = {
+            let inner = self.lock();
+            inner.placed.iter().map(|(row, placed)| (*row, placed.clone())).collect()
+        };
         let mut known = HashMap::new();
-        for row in inner.rows(|_| true) {
-            let Placed { from, to, route, .. } = inner.placed[&row];
-            let now = known.entry((from, to)).or_insert_with(|| inner.hops.route(from, to));
-            if *now != Some(route) {
+        for (row, Placed { from, to, route, .. }) in placed {
+            let mut inner = self.lock();
+            let now = *known.entry((from, to)).or_insert_with(|| inner.hops.route(from, to));
+            let is_same =
+                |placed: &Placed| (placed.from, placed.to, placed.route) == (from, to, route);
+            if now != Some(route) && inner.placed.get(&row).is_some_and(is_same) {
                 self.give_up(&mut inner, row);
             }
         }
     }
 
-    /// Tells the kernel which neighbours are in use.
+    /// Tells the kernel which neighbours are in use. A worker waits for one of them at most.
     fn refresh(&self) {
-        let mut inner = self.lock();
-        let used: std::collections::HashSet<Route> =
-            inner.placed.values().map(|placed| placed.route).collect();
-        used.into_iter().for_each(|route| inner.hops.ask(route));
+        let used: HashSet<Route> = self.lock().placed.values().map(|placed| placed.route).collect();
+        used.into_iter().for_each(|route| self.lock().hops.ask(route));
     }
 
     /// Passes a telephone-event on to its row's owner.
@@ -328,7 +328,7 @@ impl Inner {
     /// Lets the program find a row that is written already.
     fn place(&mut self, row: u32, flow: &FlowSpec, found: Found) -> Result<(), WhyNot> {
         let port = flow.local.port();
-        if port % 2 != 0 || !self.program.flows.insert(port, row) {
+        if !port.is_multiple_of(2) || !self.program.flows.insert(port, row) {
             return Err(WhyNot::TableFull);
         }
         self.placed.insert(row, Placed::new(port, flow.from, flow.to, found));

@@ -238,3 +238,6 @@ fn reason(error: &(dyn std::error::Error + 'static)) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

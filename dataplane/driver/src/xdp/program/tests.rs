@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use aya::programs::{TestRun, TestRunOptions};
 use media::{FlowSpec, Splice};
 
-use super::program::{Events, Program};
-use super::row::{Row, SLOTS, Way};
+use super::{Events, Program};
+use crate::xdp::RIGHTS;
+use crate::xdp::row::{Row, SLOTS, Way};
 use frame::{Frame, rtp};
 
-#[path = "../../tests/xdp/frame.rs"]
+#[path = "../../../tests/xdp/frame.rs"]
 mod frame;
 
 const DROP: u32 = 1;
@@ -25,7 +26,7 @@ const EVENT_TYPE: u8 = 101;
 fn load() -> Option<(Program, Events)> {
     match Program::load(8, None) {
         Ok(loaded) => Some(loaded),
-        Err(why) if why == super::RIGHTS => {
+        Err(why) if why == RIGHTS => {
             println!("skipped: {why}");
             None
         }
