@@ -295,7 +295,7 @@ impl Worker {
             self.streams.tap(pair, is_tapped);
             self.streams.occupy(pair, is_played_to);
         }
-        if let Some(entry) = self.calls.leg_mut(leg)
+        if let Some(entry) = self.calls.leg_unchanged(leg)
             && entry.functions.as_ref().is_some_and(|functions| functions.is_idle())
         {
             entry.functions = None;
@@ -308,12 +308,12 @@ impl Worker {
     }
 
     pub(crate) fn functions_of(&mut self, leg: LegRef) -> Option<&mut Functions> {
-        self.calls.leg_mut(leg)?.functions.as_deref_mut()
+        self.calls.leg_unchanged(leg)?.functions.as_deref_mut()
     }
 
     /// The same, made if there are none yet.
     pub(crate) fn functions_mut(&mut self, leg: LegRef) -> Option<&mut Functions> {
-        Some(self.calls.leg_mut(leg)?.functions.get_or_insert_default())
+        Some(self.calls.leg_unchanged(leg)?.functions.get_or_insert_default())
     }
 
     fn playing_mut(&mut self, leg: LegRef) -> Option<&mut Playing> {

@@ -201,7 +201,7 @@ impl Worker {
         if !self.is_recorded(leg) {
             return;
         }
-        let functions = self.calls.leg_mut(leg).and_then(|leg| leg.functions.as_deref_mut());
+        let functions = self.calls.leg_unchanged(leg).and_then(|leg| leg.functions.as_deref_mut());
         let Some(recording) = functions.and_then(|functions| functions.recording.as_mut()) else {
             return;
         };

@@ -23,14 +23,16 @@ use std::net::SocketAddr;
 
 use abi::{
     CallRow, CallState, Counter, DialogPhase, DialogRow, DialogText, LeaseState, LegRow, LegState,
-    Party, Region,
+    Party, Region, StreamRow,
 };
 use base::{AgentSlot, CallRef, Instant, LocationId, Medium, owner};
-use media::{BindOutcome, PairId};
+use media::codec::Codec;
+use media::{BindOutcome, PairId, WhyNot};
 use sip::transaction::Received;
 use sip::wire::{self, Message, Method, RequestWriter};
 
 use crate::Config;
+use crate::bypass::Way;
 use crate::call::{Bridge, Call, Flow, Invited, Inviting, Leg, LegRef, Phase};
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
@@ -193,12 +195,26 @@ fn is_of(dialog: &DialogRow, leg: &LegRow) -> bool {
 }
 
 impl Worker {
-    /// The port pairs of calls that were taken over: whom the bypass may still relay.
+    /// The port pairs of calls that were taken over. Those whose packets the bypass relayed when the earlier
+    /// incarnation died, and still does, are to be told by [`Worker::resume_bypass`], before the first
+    /// [`Worker::handle`]; what else the bypass relays belongs to nobody.
     pub fn recovered_pairs(&self) -> impl Iterator<Item = PairId> + '_ {
         let is_theirs = |(pair, leg): &(&PairId, &LegRef)| {
             self.calls.leg(**leg).is_some_and(|entry| entry.pair == Some(**pair))
         };
         self.recovered.iter().filter(is_theirs).map(|(pair, _)| *pair)
+    }
+
+    /// The bypass has relayed the packets of a recovered pair all the while, and its counts go on from where
+    /// they were. False when the pair's stream was not in the bypass, as far as the region knows: then the
+    /// flow is to be removed from it.
+    pub fn resume_bypass(&mut self, pair: PairId) -> bool {
+        let image = self.streams.image(pair);
+        let is_ours = self.recovered.contains_key(&pair) && image.bypassed;
+        if is_ours {
+            self.ways[pair.index()] = Way::Bypassed(image.ssrc);
+        }
+        is_ours
     }
 
     /// Makes again the calls of this worker that [`recover`] left answered, and those that are over but
@@ -430,6 +446,11 @@ impl Worker {
         let Some(pair) = self.ports.adopt(entry.flow.location, port) else { return false };
         entry.pair = Some(pair);
         entry.alive = (now, row.packets);
+        entry.held = row.flags & StreamRow::HELD != 0;
+        let takes = Some(row.takes as u8).filter(|_| row.flags & StreamRow::TAKES != 0);
+        entry.takes = takes.and_then(Codec::of_payload_type);
+        self.legs_at[pair.index()] = Some(leg);
+        self.ways[pair.index()] = Way::Process(WhyNot::Learning);
         self.streams.restore(pair, &image_of(&row));
         self.recovered.insert(pair, leg);
         true
@@ -446,6 +467,10 @@ impl Worker {
         }
         if outcome == BindOutcome::Lost {
             return self.lose_call(now, leg.call);
+        }
+        if !self.is_bypassed(pair) {
+            // The bypass went with the earlier incarnation; packets come here from now on.
+            self.streams.bypassed(pair, false);
         }
         let Some(peer) = self.peer_of(leg) else { return };
         let there = self.calls.leg(peer).and_then(|peer| peer.pair);

@@ -49,7 +49,17 @@ impl Worker {
         let Some(place) = self.leg_rows.row(leg) else { return };
         let Some(entry) = self.calls.leg(leg) else { return };
         let row = match entry.pair {
-            Some(pair) => stream_row(leg, self.ports.port(pair), &self.streams.image(pair)),
+            Some(pair) => {
+                let mut row = stream_row(leg, self.ports.port(pair), &self.streams.image(pair));
+                if let Some(codec) = entry.takes {
+                    row.flags |= StreamRow::TAKES;
+                    row.takes = u32::from(codec.payload_type());
+                }
+                if entry.held {
+                    row.flags |= StreamRow::HELD;
+                }
+                row
+            }
             None => StreamRow::default(),
         };
         self.region.streams().write(place, &row);

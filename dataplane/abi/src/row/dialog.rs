@@ -238,8 +238,8 @@ row! {
         pub transit: u32,
         /// Jitter in sixteenths of a timestamp unit.
         pub jitter: u32,
-        /// For a whole number of words.
-        pub reserved: u32,
+        /// The payload type of the G.711 that the peer takes and prefers, where [`Self::TAKES`] is set.
+        pub takes: u32,
     }
 }
 
@@ -258,6 +258,10 @@ impl StreamRow {
     pub const BYPASSED: u32 = 32;
     /// In `flags`: `host` is known.
     pub const HAS_HOST: u32 = 64;
+    /// In `flags`: `takes` is known.
+    pub const TAKES: u32 = 128;
+    /// In `flags`: the peer does not want to hear us now.
+    pub const HELD: u32 = 256;
 
     /// The call it belongs to.
     pub fn call(&self) -> CallRef {
