@@ -95,10 +95,12 @@ impl Lab {
 fn expect_same(east: &[Frame], west: &[Frame], family: Family) {
     let (a, b) = (family.address(1, 2), family.address(2, 2));
     for (sent, heard, from, to) in [(east, west, a, b), (west, east, b, a)] {
-        let sent: Vec<Frame> = sent.iter().filter(|frame| frame.from.ip() == from).cloned().collect();
+        let sent: Vec<Frame> =
+            sent.iter().filter(|frame| frame.from.ip() == from).cloned().collect();
         let heard: Vec<Frame> = heard.iter().filter(|frame| frame.to.ip() == to).cloned().collect();
         let (sent, heard) = (by_source(&sent), by_source(&heard));
-        let (ssrc, sent) = sent.iter().max_by_key(|(_, frames)| frames.len()).expect("RTP was sent");
+        let (ssrc, sent) =
+            sent.iter().max_by_key(|(_, frames)| frames.len()).expect("RTP was sent");
         let heard = heard.get(ssrc).unwrap_or_else(|| panic!("{ssrc:x} was not heard"));
         assert!(sent.len() > 100, "{} packets", sent.len());
         let payloads = |frames: &[&Frame]| -> Vec<Vec<u8>> {
@@ -133,7 +135,7 @@ fn a_call_is_the_same_on(family: Family, media: &str, path: &str) {
     expect_same(&east, &west, family);
     for phone in [caller, callee] {
         let report = phone.end();
-        assert_eq!((report.rtp_lost, report.call.heard.duplicates), (0, 0), "{report:?}");
+        assert_eq!((report.rtp_lost, report.call.heard.duplicate), (0, 0), "{report:?}");
     }
     lab.demo.expect_all_free();
 }
@@ -192,7 +194,9 @@ fn a_third_host_that_guesses_ports_hears_nothing_and_changes_nothing() {
             assert_eq!(heard.call.heard.invalid, 0, "{media}: {heard:?}");
         }
         let seen = capture.end();
-        let bled = datagrams(&seen).into_iter().find(|frame| frame.to.ip() == IpAddr::from([10, 77, 3, 2]));
+        let bled = datagrams(&seen)
+            .into_iter()
+            .find(|frame| frame.to.ip() == IpAddr::from([10, 77, 3, 2]));
         assert!(bled.is_none(), "{media}: media for a stranger: {bled:?}");
         // Closed ports are answered by the kernel's ICMP, those of calls never.
         let used = ports_of(&lab);
@@ -235,9 +239,8 @@ fn spray(mallory: &Host, rounds: u16) {
 
 /// What control orders, as `jackfield call` does, for the one call.
 fn order(demo: &Demo, arguments: &[&str]) -> String {
-    let output = run(
-        Command::new(jackfield()).arg("call").args(arguments).arg("--dir").arg(demo.dir()),
-    );
+    let output =
+        run(Command::new(jackfield()).arg("call").args(arguments).arg("--dir").arg(demo.dir()));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "call {arguments:?}: {text}{error}");
@@ -276,7 +279,7 @@ fn a_stream_that_moves_between_the_paths_loses_nothing() {
     expect_same(&east, &west, Family::V4);
     for phone in [caller, callee] {
         let heard = phone.end();
-        assert_eq!((heard.rtp_lost, heard.call.heard.duplicates), (0, 0), "{heard:?}");
+        assert_eq!((heard.rtp_lost, heard.call.heard.duplicate), (0, 0), "{heard:?}");
     }
 }
 
@@ -304,10 +307,8 @@ fn prompts() -> tempfile::TempDir {
 fn channels(file: &Path) -> [Vec<i16>; 2] {
     let bytes = std::fs::read(file).expect("a recording");
     let start = bytes.windows(4).position(|word| word == b"data").expect("a data chunk") + 8;
-    let samples: Vec<i16> = bytes[start..]
-        .chunks_exact(2)
-        .map(|pair| i16::from_le_bytes([pair[0], pair[1]]))
-        .collect();
+    let samples: Vec<i16> =
+        bytes[start..].chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
     [0, 1].map(|side| samples.iter().copied().skip(side).step_by(2).collect())
 }
 
@@ -338,7 +339,16 @@ fn prompts_digits_and_a_conference_of_three() {
         None,
         &[
             super::FLAGS,
-            &["--route", "700=answer", "--route", "702=mix:7", "--prompts", paths[0], "--recordings", paths[1]],
+            &[
+                "--route",
+                "700=answer",
+                "--route",
+                "702=mix:7",
+                "--prompts",
+                paths[0],
+                "--recordings",
+                paths[1],
+            ],
         ]
         .concat(),
     );
@@ -356,8 +366,9 @@ fn prompts_digits_and_a_conference_of_three() {
     let call = the_call(&demo);
     order(&demo, &["record", &call]);
     let collect = std::thread::scope(|scope| {
-        let collecting =
-            scope.spawn(|| order(&demo, &["collect", &call, "--max", "4", "--end", "#", "--first", "10s"]));
+        let collecting = scope.spawn(|| {
+            order(&demo, &["collect", &call, "--max", "4", "--end", "#", "--first", "10s"])
+        });
         order(&demo, &["play", &call, "welcome.wav", "--wait"]);
         for key in [1, 7, 9, 11] {
             phones[0].order(Order::Press(key));
@@ -391,7 +402,8 @@ fn prompts_digits_and_a_conference_of_three() {
     for file in files {
         let [said, heard] = channels(&file);
         let share = |samples: &[i16], tone| media::tone::share(&samples[8_000..16_000], tone);
-        let mine = *tones.iter().find(|tone| share(&said, **tone) > 0.9).expect("a tone of its own");
+        let mine =
+            *tones.iter().find(|tone| share(&said, **tone) > 0.9).expect("a tone of its own");
         own.insert(mine);
         for tone in tones {
             let level = share(&heard, tone);
@@ -432,7 +444,10 @@ fn a_standing_call_survives_the_death_of_the_data_plane() {
     demo.expect_normal();
     std::thread::sleep(Duration::from_secs(1));
     let gap = phones.iter().map(Softphone::longest_gap).max().expect("two phones");
-    assert!(gap <= back + Duration::from_millis(100), "{gap:?} without media, {back:?} without a process");
+    assert!(
+        gap <= back + Duration::from_millis(100),
+        "{gap:?} without media, {back:?} without a process"
+    );
     assert_eq!(the_call(&demo), call, "it has its name");
     assert_eq!(demo.ask("calls").expect("calls")["calls"][0]["serial"], serial);
     // Hold, talk again and hang up work in the dialogs that were taken over.

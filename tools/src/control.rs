@@ -29,6 +29,13 @@ pub fn run(options: &cli::Control) -> Result<(), String> {
     })
 }
 
+/// Recordings are made where a CCB spools them.
+fn recordings(config: &Config) -> Option<control_server::recordings::Config> {
+    let spools: Vec<_> = config.ccbs.iter().filter_map(|ccb| ccb.media.spool.clone()).collect();
+    let directory = config.control.recordings.clone();
+    (!spools.is_empty()).then_some(control_server::recordings::Config { directory, spools })
+}
+
 fn server_config(config: &Config) -> control_server::Config {
     let ccbs = config.ccbs.iter().map(|ccb| control_server::CcbConfig {
         id: ccb.number,
@@ -39,6 +46,7 @@ fn server_config(config: &Config) -> control_server::Config {
     control_server::Config {
         admin: control.admin.clone(),
         directory: control.directory.display().to_string(),
+        recordings: recordings(config),
         ..control_server::Config::new(control.state.clone(), control.http.clone(), ccbs.collect())
     }
 }

@@ -647,7 +647,6 @@ impl Blade {
                     record.ended_at = now;
                 }
                 side.calls.set_recording(changed.call.call);
-                side.mixes.end(changed.call.call);
                 side.served.remove(&changed.call.call);
                 out.push(Output::Record(Box::new(record)));
             }

@@ -232,8 +232,6 @@ pub enum OpOutcome {
     NoSuchLeg,
     /// The call to whisper to is not there, or not of the same tenant.
     NoSuchListener,
-    /// A mix stands on one worker; this one, or the leg to whisper to, is on another one.
-    OtherWorker,
     /// The number of the mix is out of its range.
     NoSuchMix,
 }

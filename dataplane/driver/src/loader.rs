@@ -12,9 +12,7 @@ use std::thread::Builder;
 use base::Text;
 use crossbeam::queue::SegQueue;
 
-use self::wav::WavError;
-
-pub mod wav;
+use media::wav::{self, WavError};
 
 /// The longest file of a prompt: over an hour of WAV at 8 kHz.
 const FILE_BYTES: u64 = 64 << 20;

@@ -120,12 +120,7 @@ impl Worker {
     }
 
     /// A prompt was read.
-    pub(crate) fn on_loaded(
-        &mut self,
-        now: Instant,
-        name: Text<64>,
-        samples: Option<Arc<[i16]>>,
-    ) {
+    pub(crate) fn on_loaded(&mut self, now: Instant, name: Text<64>, samples: Option<Arc<[i16]>>) {
         let waiting: Vec<LegRef> = self.studio.players.iter().copied().collect();
         for leg in waiting {
             let Some(playing) = self.playing_mut(leg) else { continue };

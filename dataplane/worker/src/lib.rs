@@ -34,8 +34,8 @@ mod studio;
 mod worker;
 
 pub use bypass::CountBypass;
-pub use config::{Config, Limits, Location, MediaConfig};
 pub use call::LegRef;
+pub use config::{Config, Limits, Location, MediaConfig};
 pub use io::{BypassNews, Effect, Input, MixMessage, Passed};
 pub use media::{FlowSpec, FlowStats, Packet, PairId, SocketSlot, Splice, Verdict, WhyNot};
 pub use recover::{Recovery, recover};

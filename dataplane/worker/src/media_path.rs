@@ -137,7 +137,8 @@ impl Worker {
         self.leave_bypass(leg, WhyNot::Learning);
         self.streams.set_remote(now, pair, audio.address);
         self.streams.set_rtcp(pair, audio.rtcp);
-        let takes = audio.payloads.iter().find_map(|payload| Codec::of_payload_type(payload.number));
+        let takes =
+            audio.payloads.iter().find_map(|payload| Codec::of_payload_type(payload.number));
         if let Some(entry) = self.calls.leg_mut(leg) {
             entry.takes = takes;
             entry.held = audio.held;

@@ -83,13 +83,7 @@ impl Mixing {
 
 impl Worker {
     /// Puts a leg into a mix. False when its peer takes no G.711.
-    pub(crate) fn join_mix(
-        &mut self,
-        leg: LegRef,
-        mix: u32,
-        role: MixRole,
-        to: LegRef,
-    ) -> bool {
+    pub(crate) fn join_mix(&mut self, leg: LegRef, mix: u32, role: MixRole, to: LegRef) -> bool {
         self.leave_mix(leg);
         let Some(entry) = self.calls.leg(leg) else { return false };
         let (Some(pair), Some(_)) = (entry.pair, entry.takes) else { return false };

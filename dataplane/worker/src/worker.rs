@@ -154,6 +154,7 @@ impl Worker {
             region,
             config,
         };
+        worker.streams.seed(worker.rng.next_u64());
         worker.take_over_registrations();
         worker.take_over_calls(now);
         worker.timers.set(now, Timer::Publish);

@@ -1,7 +1,5 @@
 //! Orders for media: those of an administrator, and those of the services that routes lead to.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use abi::{CallState, Command, MediaOrder, MixRole, OpResult};
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
@@ -18,42 +16,6 @@ const UNAVAILABLE: u16 = 480;
 const INTERNAL: u16 = 500;
 /// SIP's Service Unavailable (RFC 3261, 21.5.4).
 const NO_ROOM: u16 = 503;
-
-/// Which worker has which mix. A mix stands on one worker, so a leg of another one would be put into
-/// a mix of its own of the same number, unheard.
-#[derive(Debug, Default)]
-pub(super) struct Mixes {
-    mixes: BTreeMap<u32, (WorkerId, BTreeSet<(CallRef, u8)>)>,
-}
-
-impl Mixes {
-    /// True when a leg of that worker may join.
-    fn admits(&self, mix: u32, worker: WorkerId) -> bool {
-        self.mixes.get(&mix).is_none_or(|(at, _)| *at == worker)
-    }
-
-    fn join(&mut self, mix: u32, worker: WorkerId, call: CallRef, leg: u8) {
-        self.leave(call, leg);
-        let (_, legs) = self.mixes.entry(mix).or_insert((worker, BTreeSet::new()));
-        legs.insert((call, leg));
-    }
-
-    /// That leg is in no mix any more.
-    pub(super) fn leave(&mut self, call: CallRef, leg: u8) {
-        self.mixes.retain(|_, (_, legs)| {
-            legs.remove(&(call, leg));
-            !legs.is_empty()
-        });
-    }
-
-    /// That call is over.
-    pub(super) fn end(&mut self, call: CallRef) {
-        self.mixes.retain(|_, (_, legs)| {
-            legs.retain(|(of, _)| *of != call);
-            !legs.is_empty()
-        });
-    }
-}
 
 /// What is sent for an order, and where to.
 struct Ready {
@@ -74,9 +36,6 @@ impl Blade {
         };
         let side = self.sides.get_mut(&order.ccb).expect("it was just there");
         let Order { call, leg, prompt, .. } = order;
-        if let MediaOrder::Mix { mix, .. } = what {
-            side.mixes.join(mix, worker, call, leg);
-        }
         let command = |op| Command::Media { op, call, leg, order: what };
         side.send(now, worker, Purpose::Asked { reply }, prompt.as_bytes(), command, out);
     }
@@ -95,7 +54,7 @@ impl Blade {
             return;
         };
         let Asked { op: ask, call, tenant, .. } = *asked;
-        if !can_serve(side, tenant, worker, &service) {
+        if !can_serve(tenant, &service) {
             side.counts.asked_rejected += 1;
             out.push(failed(ccb, call, &service, OpResult::Refused));
             let status = UNAVAILABLE;
@@ -167,13 +126,11 @@ impl Blade {
                 let row = side.region().and_then(|region| region.calls().read(call.slot));
                 let row = row.filter(|row| row.generation == call.generation);
                 let mix = row.and_then(|row| routes::mix_number(row.tenant(), *number));
-                let mix = mix.filter(|mix| side.mixes.admits(*mix, worker));
                 let Some(mix) = mix else {
                     out.push(failed(ccb, call, &service, OpResult::Refused));
                     let command = |op| Command::Release { op, call, cause: UNAVAILABLE };
                     return side.send(now, worker, Purpose::Answer, &[], command, out);
                 };
-                side.mixes.join(mix, worker, call, CALLER);
                 let role = MixRole::Participant;
                 (MediaOrder::Mix { mix, role, to: call, to_leg: CALLER }, Vec::new())
             }
@@ -233,16 +190,10 @@ fn check(side: &Side, order: &Order) -> Result<Ready, OpOutcome> {
         MediaOrder::Mix { mix, role, to, to_leg } => {
             let tenant = call.row.tenant();
             let mix = routes::mix_number(tenant, mix).ok_or(OpOutcome::NoSuchMix)?;
-            if !side.mixes.admits(mix, worker) {
-                return Err(OpOutcome::OtherWorker);
-            }
             if role == MixRole::Whisper {
                 let listener = side.calls.find(to).filter(|one| one.row.tenant() == tenant);
                 if !listener.is_some_and(|one| has_leg(one, to_leg)) {
                     return Err(OpOutcome::NoSuchListener);
-                }
-                if region.calls().owner(to.slot) != Some(worker) {
-                    return Err(OpOutcome::OtherWorker);
                 }
             }
             MediaOrder::Mix { mix, role, to, to_leg }
@@ -252,11 +203,9 @@ fn check(side: &Side, order: &Order) -> Result<Ready, OpOutcome> {
     Ok(Ready { worker, what })
 }
 
-fn can_serve(side: &Side, tenant: TenantId, worker: WorkerId, service: &Service) -> bool {
+fn can_serve(tenant: TenantId, service: &Service) -> bool {
     match service {
-        Service::Mix(number) => {
-            routes::mix_number(tenant, *number).is_some_and(|mix| side.mixes.admits(mix, worker))
-        }
+        Service::Mix(number) => routes::mix_number(tenant, *number).is_some(),
         Service::Answer | Service::Play(_) => true,
     }
 }

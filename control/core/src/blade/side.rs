@@ -8,7 +8,6 @@ use abi::{
 };
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, WorkerId};
 
-use super::order::Mixes;
 use crate::calls::Calls;
 use crate::cdm::CcbStatus;
 use crate::login::LoginKey;
@@ -37,7 +36,6 @@ pub(super) struct Side {
     pub(super) online: u32,
     pub(super) phones: u32,
     pub(super) counts: Counts,
-    pub(super) mixes: Mixes,
     /// Calls that are given a service and need no more to be done for it.
     pub(super) served: BTreeSet<CallRef>,
     /// What each worker last said of its spool, and how many bytes it lost.
@@ -213,7 +211,6 @@ impl Side {
             online: 0,
             phones: 0,
             counts: Counts::default(),
-            mixes: Mixes::default(),
             served: BTreeSet::new(),
             spool: BTreeMap::new(),
             refusals: Refusals::default(),
@@ -339,9 +336,8 @@ impl Side {
         }
     }
 
-    /// A data plane that restarted has no mixes and plays nothing, and its spool begins anew.
+    /// A data plane that restarted mixes and plays nothing, and its spool begins anew.
     fn forget_media(&mut self) {
-        self.mixes = Mixes::default();
         self.served.clear();
         self.spool.clear();
     }
@@ -425,15 +421,6 @@ impl Side {
             self.counts.completions_stray += 1;
             return None;
         };
-        match op.media {
-            Some((call, leg, MediaOrder::Mix { .. })) if result != OpResult::Ok => {
-                self.mixes.leave(call, leg);
-            }
-            Some((call, leg, MediaOrder::LeaveMix)) if result == OpResult::Ok => {
-                self.mixes.leave(call, leg);
-            }
-            _ => {}
-        }
         let purpose = op.purpose.clone();
         end(op, OpOutcome::Done(result), out);
         Some(purpose)

@@ -221,8 +221,6 @@ fn digit_set(text: &str) -> Option<u16> {
 
 /// `done` or `stopped`, or the error that names what does not fit.
 fn result_of(outcome: OpOutcome, what: &MediaOrder) -> Result<&'static str, ApiError> {
-    let worker =
-        "a mix and those that whisper in it stand on one worker; this leg is on another one";
     match outcome {
         OpOutcome::Done(OpResult::Ok) => Ok("done"),
         OpOutcome::Done(OpResult::Stopped) => Ok("stopped"),
@@ -233,7 +231,6 @@ fn result_of(outcome: OpOutcome, what: &MediaOrder) -> Result<&'static str, ApiE
         OpOutcome::Done(OpResult::NoSuchPrompt) => Err(ApiError::not_found("prompt")),
         OpOutcome::NoSuchListener => Err(ApiError::not_found("call to whisper to")),
         OpOutcome::NoSuchMix => Err(ApiError::malformed(Some("mix"), MIX_RULE)),
-        OpOutcome::OtherWorker => Err(ApiError::conflict(worker)),
         OpOutcome::Done(OpResult::Refused) => Err(ApiError::conflict(unfit(what))),
         OpOutcome::Done(OpResult::Full) => Err(ApiError::conflict("the worker has no room for it")),
         OpOutcome::Done(other) => Err(ApiError::refused(&format!("{other:?}"))),

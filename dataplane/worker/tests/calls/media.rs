@@ -170,7 +170,9 @@ fn a_prompt_is_played_in_place_of_the_peer_and_ends() {
     let first = &house.made[0].2;
     assert_eq!((first.len(), first[1]), (172, 0x80), "PCMU, with the marker");
     for pair in house.made.windows(2) {
-        let number = |packet: &[u8], at: usize| u32::from_be_bytes(packet[at..at + 4].try_into().expect("4"));
+        let number = |packet: &[u8], at: usize| {
+            u32::from_be_bytes(packet[at..at + 4].try_into().expect("4"))
+        };
         assert_eq!(number(&pair[1].2, 4).wrapping_sub(number(&pair[0].2, 4)), 160);
         assert_eq!(pair[0].2[8..12], pair[1].2[8..12], "one sender");
     }
@@ -195,7 +197,10 @@ fn prompts_that_are_not_there_are_stopped_or_outlive_their_call_complete() {
     assert_eq!(house.done(), [(77, OpResult::Stopped)], "the new one takes its place");
     house.command(Command::Release { op: 6, call, cause: 0 }, b"");
     let done = house.done();
-    assert!(done.contains(&(77, OpResult::Stopped)) && done.contains(&(6, OpResult::Ok)), "{done:?}");
+    assert!(
+        done.contains(&(77, OpResult::Stopped)) && done.contains(&(6, OpResult::Ok)),
+        "{done:?}"
+    );
     order(&mut house, call, 0, PLAY_ONCE, b"late.wav");
     let late = house.done();
     assert!(matches!(late[..], [(77, OpResult::NoSuchCall | OpResult::Refused)]), "{late:?}");
@@ -214,7 +219,8 @@ fn key(sequence: u16, event: u8, end: bool, timestamp: u32) -> Vec<u8> {
 #[test]
 fn digits_are_told_once_collected_and_stop_the_prompt() {
     let mut house = House::new();
-    let offer = OFFER.replace("RTP/AVP 0 8\r\n", "RTP/AVP 0 8 101\r\na=rtpmap:101 telephone-event/8000\r\n");
+    let offer = OFFER
+        .replace("RTP/AVP 0 8\r\n", "RTP/AVP 0 8 101\r\na=rtpmap:101 telephone-event/8000\r\n");
     house.attach_control();
     house.send(TRUNK, &house.invite("700", "c1", Some(&offer)));
     house.next_to(TRUNK);
@@ -224,8 +230,13 @@ fn digits_are_told_once_collected_and_stop_the_prompt() {
     assert!(ok.contains("telephone-event"), "{ok}");
     house.ack(TRUNK, &ok, "c1");
     house.events();
-    let collect =
-        MediaOrder::Collect { max: 4, first_ms: 5_000, next_ms: 2_000, ends: 1 << 11, barge_in: true };
+    let collect = MediaOrder::Collect {
+        max: 4,
+        first_ms: 5_000,
+        next_ms: 2_000,
+        ends: 1 << 11,
+        barge_in: true,
+    };
     house.command(Command::Media { op: 8, call, leg: 0, order: collect }, b"");
     order(&mut house, call, 0, MediaOrder::Play { times: 0 }, b"menu.wav");
     house.loaded("menu.wav", Some(&[5; 160]));
@@ -255,7 +266,12 @@ fn digits_are_told_once_collected_and_stop_the_prompt() {
     // Nobody presses anything.
     house.command(Command::Media { op: 9, call, leg: 0, order: collect }, b"");
     house.pass_ms(5_100);
-    assert!(house.events().contains(&Event::Digits { op: 9, call, leg: 0, cause: DigitsCause::Timeout }));
+    assert!(house.events().contains(&Event::Digits {
+        op: 9,
+        call,
+        leg: 0,
+        cause: DigitsCause::Timeout
+    }));
 }
 
 /// The bytes of both sides of a recording, by position.
@@ -354,7 +370,8 @@ fn a_call_that_hears_nothing_ends_unless_it_is_on_hold() {
             let sdp = OFFER.replace("sendrecv", "sendonly");
             let hold = house.within("INVITE", &ok, "c1", 2, Some(&sdp));
             house.send(TRUNK, &hold);
-            let invite = house.drain_to(AGENT_A).into_iter().find(|text| text.starts_with("INVITE"));
+            let invite =
+                house.drain_to(AGENT_A).into_iter().find(|text| text.starts_with("INVITE"));
             let answer = OFFER.replace("sendrecv", "recvonly");
             house.reply(AGENT_A, &invite.expect("the hold goes on"), 200, "t1", Some(&answer));
             let ack = house.within("ACK", &ok, "c1", 2, None);

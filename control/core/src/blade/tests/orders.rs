@@ -256,35 +256,21 @@ fn a_service_that_fails_ends_the_call_and_is_told() {
 }
 
 #[test]
-fn a_mix_stands_on_one_worker() {
+fn a_mix_takes_legs_of_every_worker() {
     let mut world = World::new(1);
     route(&mut world, "8", Service::Mix(5));
-    let here = answered(&world, 1, "8");
-    ask(&mut world, 0, here, Party::Trunk(0), "8");
-    let op = sent(&mut world, 0).0.op();
-    done(&mut world, 0, op, OpResult::Ok);
-    sent(&mut world, 0);
     // Slots from 4 on are the second worker's.
-    let there = answered(&world, 5, "8");
-    ask(&mut world, 1, there, Party::Trunk(0), "8");
-    assert!(matches!(sent(&mut world, 1).0, Command::Reject { status: 480, .. }));
-    let there = answered(&world, 6, "1");
-    let event = Event::CallChanged { call: there, serial: 0, state: CallState::Answered, cause: 0 };
-    world.planes[0].event(1, event, &[]);
-    world.give(Input::Pump);
-    let join = mix(5, MixRole::Monitor, there);
-    assert_eq!(outcome(&world.give(order(there, 0, join))), Some((OpOutcome::OtherWorker, None)));
-    // It may stand elsewhere once nobody is in it.
-    let mut row = world.planes[0].region.calls().read(1).expect("a row");
-    row.state = CallState::Ended.into();
-    let event = Event::CallChanged { call: here, serial: 0, state: CallState::Answered, cause: 0 };
-    world.planes[0].event(0, event, &[]);
-    world.give(Input::Pump);
-    world.planes[0].region.calls().write(1, &row);
-    world.planes[0].event(0, event, &[]);
-    world.give(Input::Pump);
-    assert_eq!(outcome(&world.give(order(there, 0, join))), None);
-    assert!(matches!(sent(&mut world, 1).0, Command::Media { .. }));
+    for (worker, slot) in [(0, 1), (1, 5)] {
+        let call = answered(&world, slot, "8");
+        ask(&mut world, worker, call, Party::Trunk(0), "8");
+        let op = sent(&mut world, worker).0.op();
+        done(&mut world, worker, op, OpResult::Ok);
+        let (command, _) = sent(&mut world, worker);
+        let Command::Media { order: MediaOrder::Mix { mix, .. }, .. } = command else {
+            panic!("{command:?}");
+        };
+        assert_eq!(mix & 0xfff, 5);
+    }
 }
 
 #[test]
