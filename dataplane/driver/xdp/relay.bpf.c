@@ -101,7 +101,10 @@ struct row {
 	__u32 transit;
 	__u32 jitter;
 	__u32 timestamp;
-	__u64 reserved_too[3];
+	// The last one who was not heard; not all of one packet where several queues write.
+	__be32 foreigner[4];
+	__be16 foreigner_port;
+	__u16 reserved_too[3];
 };
 
 _Static_assert(sizeof(struct row) == 192, "three cache lines");
@@ -319,6 +322,13 @@ static __always_inline int relay_udp(struct xdp_md *ctx, int family, void *netwo
 	    (family == FAMILY_6 && (source[1] != row->source[1] || source[2] != row->source[2] ||
 				    source[3] != row->source[3]))) {
 		__sync_fetch_and_add(&row->foreign, 1);
+		row->foreigner[0] = source[0];
+		if (family == FAMILY_6) {
+			row->foreigner[1] = source[1];
+			row->foreigner[2] = source[2];
+			row->foreigner[3] = source[3];
+		}
+		row->foreigner_port = udp->source;
 		return XDP_DROP;
 	}
 

@@ -76,7 +76,9 @@ pub struct Row {
     transit: u32,
     jitter: u32,
     timestamp: u32,
-    reserved_too: [u64; 3],
+    foreigner: [u8; 16],
+    foreigner_port: [u8; 2],
+    reserved_too: [u16; 3],
 }
 
 /// A row in the words that it is read and written by.
@@ -147,6 +149,8 @@ impl Row {
             transit: flow.transit,
             jitter: flow.jitter,
             timestamp: 0,
+            foreigner: [0; 16],
+            foreigner_port: [0; 2],
             reserved_too: [0; 3],
         })
     }
@@ -164,14 +168,6 @@ impl Row {
         if self.taken == 0 {
             return None;
         }
-        let addr = |ip: [u8; 16], port| {
-            let ip = if self.family == FAMILY_4 {
-                IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]))
-            } else {
-                IpAddr::V6(Ipv6Addr::from(ip))
-            };
-            SocketAddr::new(ip, u16::from_be_bytes(port))
-        };
         let splice = Splice {
             ssrc: u32::from_be_bytes(self.splice_ssrc),
             sequence: self.splice_sequence,
@@ -179,14 +175,14 @@ impl Row {
         };
         let event = self.telephone_event;
         Some(FlowSpec {
-            local: addr(self.local, self.local_port),
-            source: addr(self.source, self.source_port),
+            local: self.addr(self.local, self.local_port),
+            source: self.addr(self.source, self.source_port),
             ssrc: u32::from_be_bytes(self.ssrc),
             newest: self.newest,
             transit: self.transit,
             jitter: self.jitter,
-            from: addr(self.from, self.from_port),
-            to: addr(self.to, self.to_port),
+            from: self.addr(self.from, self.from_port),
+            to: self.addr(self.to, self.to_port),
             splice: (self.spliced != 0).then_some(splice),
             telephone_event: (event != NO_TELEPHONE_EVENT).then_some(event),
             dscp: self.tos >> 2,
@@ -204,6 +200,20 @@ impl Row {
         let tag = |row: &Row| row.hop >> 48;
         (self.vlan_in, self.ours, self.ifindex) == (other.vlan_in, other.ours, other.ifindex)
             && tag(self) == tag(other)
+    }
+
+    /// The last source that was not heard.
+    pub fn foreigner(&self) -> Option<SocketAddr> {
+        (self.foreign > 0).then(|| self.addr(self.foreigner, self.foreigner_port))
+    }
+
+    fn addr(&self, ip: [u8; 16], port: [u8; 2]) -> SocketAddr {
+        let ip = if self.family == FAMILY_4 {
+            IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]))
+        } else {
+            IpAddr::V6(Ipv6Addr::from(ip))
+        };
+        SocketAddr::new(ip, u16::from_be_bytes(port))
     }
 
     /// What it has counted.
