@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn lists_and_conflicts() {
         let parse = |line: &str| Cli::try_parse_from(line.split_whitespace());
-        let line = "jackfield load --calls 500 --rate-pps 50000,100000 --core 1,2 --stamp --watch 7";
+        let line =
+            "jackfield load --calls 500 --rate-pps 50000,100000 --core 1,2 --stamp --watch 7";
         let Command::Load(load) = parse(line).unwrap().command else { panic!() };
         assert_eq!(load.blast.rate_pps, [50_000, 100_000]);
         assert_eq!((load.blast.core, load.blast.seconds), (vec![1, 2], 10));
