@@ -228,9 +228,9 @@ impl Lane {
             Err(Errno::EAGAIN | Errno::EINTR | Errno::ECONNREFUSED) => return Ok(0),
             Err(error) => return Err(error.into()),
         }
-        for packet in 0..taken {
-            let read = Stamp::read(&self.buffers[packet][..lengths[packet].min(BUFFER)]);
-            self.count(hearer, read, stamps[packet]);
+        for (packet, (length, arrived)) in lengths.into_iter().zip(stamps).take(taken).enumerate() {
+            let read = Stamp::read(&self.buffers[packet][..length.min(BUFFER)]);
+            self.count(hearer, read, arrived);
         }
         Ok(taken)
     }
