@@ -229,7 +229,9 @@ fn calls_and_registrations_survive_the_death_of_the_data_plane() {
     assert_eq!(calls["calls"].as_array().map(Vec::len), Some(1), "{calls}");
     let status = demo.status().expect("status answers");
     assert_eq!(status["ccbs"][0]["counters"]["calls_recovered"], 1, "{status}");
-    phones.iter().for_each(|phone| drop(phone.longest_gap()));
+    for phone in &phones {
+        phone.longest_gap();
+    }
     std::thread::sleep(Duration::from_secs(1));
     for phone in &phones {
         let gap = phone.longest_gap();

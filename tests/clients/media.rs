@@ -133,7 +133,7 @@ fn a_call_is_the_same_on(family: Family, media: &str, path: &str) {
     expect_same(&east, &west, family);
     for phone in [caller, callee] {
         let report = phone.end();
-        assert_eq!((report.rtp_lost, report.call.heard.duplicates), (0, 0), "{report:?}");
+        assert_eq!((report.rtp_lost, report.call.heard.duplicate), (0, 0), "{report:?}");
     }
     lab.demo.expect_all_free();
 }
@@ -276,7 +276,7 @@ fn a_stream_that_moves_between_the_paths_loses_nothing() {
     expect_same(&east, &west, Family::V4);
     for phone in [caller, callee] {
         let heard = phone.end();
-        assert_eq!((heard.rtp_lost, heard.call.heard.duplicates), (0, 0), "{heard:?}");
+        assert_eq!((heard.rtp_lost, heard.call.heard.duplicate), (0, 0), "{heard:?}");
     }
 }
 
