@@ -205,7 +205,7 @@ fn calls_do_not_notice_the_death_of_control() {
 /// The data plane dies: control says so within a second and restarts it, registrations survive, a
 /// call a second later connects, nothing is stuck.
 #[test]
-fn registrations_survive_the_death_of_the_data_plane() {
+fn calls_and_registrations_survive_the_death_of_the_data_plane() {
     let _turn = turn();
     let mut demo = Demo::start(None, FLAGS);
     let phones =
@@ -224,10 +224,21 @@ fn registrations_survive_the_death_of_the_data_plane() {
     assert!(reported.is_some(), "control did not see it within a second");
     demo.expect_normal();
     std::thread::sleep(Duration::from_secs(1));
-    // Both phones still think that they talk: the call's dialog is gone, as their BYE learns.
+    // The call goes on: control still knows it, RTP flows, and a BYE reaches the other phone.
+    let calls = demo.ask("calls").expect("calls answers");
+    assert_eq!(calls["calls"].as_array().map(Vec::len), Some(1), "{calls}");
+    let status = demo.status().expect("status answers");
+    assert_eq!(status["ccbs"][0]["counters"]["calls_recovered"], 1, "{status}");
     for phone in &phones {
-        phone.hang_up();
+        phone.longest_gap();
     }
+    std::thread::sleep(Duration::from_secs(1));
+    for phone in &phones {
+        let gap = phone.longest_gap();
+        assert!(!gap.is_zero() && gap < Duration::from_millis(500), "RTP after the death: {gap:?}");
+    }
+    phones[0].hang_up();
+    phones[1].expect_end();
     phones[0].call("1002");
     std::thread::sleep(Duration::from_millis(500));
     phones[0].hang_up();
