@@ -94,6 +94,7 @@ impl House {
             seed: [7; 32],
             nonce_key: [9; 32],
             limits: Limits::default(),
+            media: worker::MediaConfig::default(),
         };
         let now = Instant::from_nanos(1_000_000_000);
         recover(&region, &config, now);
@@ -167,8 +168,8 @@ impl House {
                 Effect::Bind { pair, .. } => {
                     self.worker.handle(self.now, Input::Bound { pair, ok: true }, effects);
                 }
-                Effect::Close { .. } | Effect::WakeControl => {}
                 Effect::Mesh { .. } => panic!("there is one worker"),
+                _ => {}
             }
         }
     }

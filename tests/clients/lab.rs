@@ -27,6 +27,29 @@ impl Host {
         host
     }
 
+    /// Does something on this host: sockets that are made in it belong to it, wherever they are used.
+    pub fn enter<T: Send>(&self, make: impl FnOnce() -> T + Send) -> T {
+        use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+        let path = Path::new("/run/netns").join(&self.name);
+        let file = std::fs::File::open(path).expect("the namespace is there");
+        // The thread ends with the namespace that it went into; nobody else's is changed.
+        thread::scope(|scope| {
+            let inside = scope.spawn(move || {
+                let network = Some(LinkNameSpaceType::Network);
+                move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), network).expect("root");
+                make()
+            });
+            inside.join().expect("it does not panic")
+        })
+    }
+
+    /// Runs a program of this host to its end.
+    pub fn run(&self, program: &str, arguments: &[&str]) {
+        let output = self.command(program).args(arguments).output().expect("ip netns exec runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{program} {}: {error}", arguments.join(" "));
+    }
+
     /// Joins two hosts by a cable; both addresses lie in one network of 24 bits.
     pub fn connect(&self, own: &str, other: &Host, theirs: &str) {
         let cable = theirs.replace('.', "");

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant as Wall};
 use base::{Instant, Rng};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value;
+use crate::lab::Host;
 use softphone::{Event, Input, Order, Output, Phone, PhoneConfig, Report};
 
 /// How long a thread waits for packets before it looks for orders.
@@ -31,13 +32,22 @@ impl Softphone {
 
     /// The same, registering for so many seconds at a time.
     pub fn start_for(login: &Value, ip: IpAddr, tone_hz: u32, expires_s: u32) -> Softphone {
+        Softphone::with(Sockets::bind(ip).expect("three ports"), login, tone_hz, expires_s)
+    }
+
+    /// A phone on another host.
+    pub fn start_on(host: &Host, login: &Value, ip: IpAddr, tone_hz: u32) -> Softphone {
+        let sockets = host.enter(|| Sockets::bind(ip).expect("three ports"));
+        Softphone::with(sockets, login, tone_hz, 3_600)
+    }
+
+    fn with(sockets: Sockets, login: &Value, tone_hz: u32, expires_s: u32) -> Softphone {
         let phone = &login["phone"];
         let text = |value: &Value| {
             value.as_str().unwrap_or_else(|| panic!("no text in {phone}")).to_owned()
         };
         let address = &phone["addresses"][0];
         let registrar = format!("{}:{}", text(&address["host"]), address["port"]);
-        let sockets = Sockets::bind(ip).expect("three ports");
         let mut config = PhoneConfig::new(
             &text(&phone["user"]),
             registrar.parse().expect("an address"),

@@ -43,6 +43,9 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         sizes: ccb.sizes,
         limits: worker::Limits::default(),
         media: driver::MediaChoice::default(),
+        xdp: driver::XdpSettings::default(),
+        spool: None,
+        prompts: None,
     }
 }
 

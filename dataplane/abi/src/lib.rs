@@ -18,6 +18,8 @@ pub mod bell;
 pub mod cell;
 pub mod lease;
 pub mod ring;
+#[cfg(not(loom))]
+pub mod spool;
 pub mod sync;
 
 #[cfg(not(loom))]

@@ -7,14 +7,17 @@ use std::time::Duration;
 
 use abi::{Counter, Region};
 use base::{Instant, LocationId, WorkerId};
-use media::{Packet, PairId, SocketSlot, Verdict};
-use worker::{Effect, Input, Worker};
+use media::{FlowSpec, Packet, PairId, SocketSlot, Verdict};
+use worker::{BypassNews, Effect, Input, Worker};
 
 use crate::datagrams::{Completion, Datagrams, Wait};
+use crate::detour::Detour;
+use crate::disk::Disk;
 use crate::mesh::{Link, Mesh};
 use crate::pace::Pace;
 use crate::pulse::{Pulse, Resting};
 use crate::sockets::{Ended, MediaSockets, bind_pair};
+use crate::spool::BlockLost;
 use crate::token::Token;
 use crate::{DriverError, clock};
 
@@ -22,10 +25,28 @@ use crate::{DriverError, clock};
 const COMPLETIONS_A_CYCLE: usize = 1_024;
 /// Datagrams of other workers taken in one cycle.
 const PASSED_A_CYCLE: usize = 256;
+/// Prompts and news of the spool taken in one cycle.
+const ANSWERS_A_CYCLE: usize = 16;
 /// Pairs bound in one cycle: eight system calls each, which delay the packets behind them.
 const BINDS_A_CYCLE: usize = 4;
 /// How often a worker says that it lives, in milliseconds; also the longest that it sleeps.
 const HEARTBEAT_MS: u64 = 50;
+/// The doorbell that control and the other workers ring.
+const OWN_BELL: u8 = 0;
+/// The one that the bypass rings.
+const DETOUR_BELL: u8 = 1;
+
+/// What a worker's thread is given to work with.
+pub struct Outfit {
+    /// A SIP socket for each location.
+    pub sip: Vec<OwnedFd>,
+    /// How many places there are for sockets.
+    pub places: u32,
+    /// Its spool and its prompts.
+    pub disk: Disk,
+    /// Its share of the bypass.
+    pub detour: Detour,
+}
 
 /// What a worker's thread works with.
 pub struct Duty<D> {
@@ -34,6 +55,8 @@ pub struct Duty<D> {
     region: Arc<Region>,
     mesh: Arc<Mesh>,
     worker: Worker,
+    disk: Disk,
+    detour: Detour,
     io: D,
     sockets: MediaSockets,
     completions: Vec<Completion>,
@@ -53,11 +76,11 @@ impl<D: Datagrams> Duty<D> {
         config: worker::Config,
         region: Arc<Region>,
         mesh: Arc<Mesh>,
-        sip: Vec<OwnedFd>,
-        places: u32,
+        outfit: Outfit,
     ) -> Result<Self, DriverError> {
         let id = config.id;
         let locations = config.locations.clone();
+        let Outfit { sip, places, disk, detour } = outfit;
         let sip_places = sip.len();
         let mut io = D::open(places)?;
         io.put(0, sip).map_err(|source| DriverError::Io {
@@ -67,16 +90,17 @@ impl<D: Datagrams> Duty<D> {
         for location in 0..sip_places {
             io.receive_sip(location as u8);
         }
-        io.listen(mesh.bell(id).as_fd());
         let worker = Worker::new(config, Arc::clone(&region), clock::now());
         let now = clock::now();
         region.header().beat_worker(id, now);
-        Ok(Duty {
+        let mut duty = Duty {
             id,
             locations,
             region,
             mesh,
             worker,
+            disk,
+            detour,
             io,
             sockets: MediaSockets::new(sip_places as u32, places),
             completions: Vec::with_capacity(COMPLETIONS_A_CYCLE),
@@ -87,7 +111,10 @@ impl<D: Datagrams> Duty<D> {
             pace: Pace::new(now),
             resting: Resting::default(),
             failed_receives: 0,
-        })
+        };
+        duty.listen(OWN_BELL);
+        duty.listen(DETOUR_BELL);
+        Ok(duty)
     }
 
     /// Serves until the process stops.
@@ -102,8 +129,10 @@ impl<D: Datagrams> Duty<D> {
         let now = self.look_at_clock();
         self.beat(now);
         self.wake_resting(now)?;
+        self.drain_detour(now);
         self.drain_completions(now)?;
         self.drain_mesh(now);
+        self.drain_disk(now);
         self.follow_link(now);
         self.drain_binds(now);
         self.turn(now);
@@ -162,13 +191,15 @@ impl<D: Datagrams> Duty<D> {
 
     /// When there is something to do, whatever comes in.
     fn deadline(&self) -> Option<Instant> {
-        self.worker.deadline().into_iter().chain(self.resting.deadline()).min()
+        let own = [self.resting.deadline(), self.detour.deadline()];
+        self.worker.deadline().into_iter().chain(own.into_iter().flatten()).min()
     }
 
     fn is_busy(&mut self, now: Instant) -> bool {
         self.deadline().is_some_and(|deadline| deadline <= now)
             || self.sockets.is_wanting()
             || !self.mesh.is_empty(self.id)
+            || self.disk.has_answers()
             || self.io.has_completions()
             || self.mesh.is_stopping()
     }
@@ -188,12 +219,50 @@ impl<D: Datagrams> Duty<D> {
                     self.on_received(now, completion)?;
                 }
                 Token::SipSend(_) | Token::MediaSend => self.count(Counter::SendFailed),
-                Token::Bell => self.io.listen(self.mesh.bell(self.id).as_fd()),
+                Token::Bell(number) => self.listen(number),
                 Token::Cancel => {}
             }
         }
         self.completions = completions;
         Ok(())
+    }
+
+    fn listen(&mut self, bell: u8) {
+        match bell {
+            OWN_BELL => self.io.listen(bell, self.mesh.bell(self.id).as_fd()),
+            _ => self.detour.bell().into_iter().for_each(|fd| self.io.listen(bell, fd)),
+        }
+    }
+
+    /// What the bypass says by itself, before the packets that come here because of it.
+    fn drain_detour(&mut self, now: Instant) {
+        while let Some((pair, news)) = self.detour.next(now) {
+            self.tell_of_bypass(now, pair, news);
+            self.carry_out(now);
+        }
+        self.count_passed();
+    }
+
+    fn enter_bypass(&mut self, now: Instant, pair: PairId, flow: &FlowSpec) {
+        let news = self.detour.enter(pair, flow);
+        self.tell_of_bypass(now, pair, news);
+    }
+
+    fn leave_bypass(&mut self, now: Instant, pair: PairId) {
+        let stats = self.detour.leave(pair);
+        self.count_passed();
+        self.tell_of_bypass(now, pair, BypassNews::Off(stats));
+    }
+
+    fn tell_of_bypass(&mut self, now: Instant, pair: PairId, news: BypassNews) {
+        self.worker.handle(now, Input::Bypass { pair, news }, &mut self.effects);
+    }
+
+    fn count_passed(&mut self) {
+        let passed = self.detour.take_passed();
+        if passed > 0 {
+            self.region.counters().add(self.id, Counter::RtpBypassed, passed);
+        }
     }
 
     fn on_sip(&mut self, now: Instant, location: u8, completion: Completion) {
@@ -315,6 +384,25 @@ impl<D: Datagrams> Duty<D> {
         }
     }
 
+    fn drain_disk(&mut self, now: Instant) {
+        for _ in 0..ANSWERS_A_CYCLE {
+            let Some(input) = self.disk.next(now) else {
+                return;
+            };
+            self.worker.handle(now, input, &mut self.effects);
+            self.carry_out(now);
+        }
+    }
+
+    fn spool(&mut self, block: Vec<u8>) {
+        let bytes = block.len() as u64;
+        let (counter, bytes) = match self.disk.write(block) {
+            Ok(()) => (Counter::SpoolBytes, bytes),
+            Err(BlockLost(bytes)) => (Counter::SpoolLost, bytes),
+        };
+        self.region.counters().add(self.id, counter, bytes);
+    }
+
     /// Tells the worker when control came or went. One that was replaced went first.
     fn follow_link(&mut self, now: Instant) {
         let link = self.mesh.link();
@@ -401,16 +489,17 @@ impl<D: Datagrams> Duty<D> {
             }
             Effect::Bind { pair, location, port } => self.sockets.want(pair, location, port),
             Effect::Close { pair } => {
+                self.detour.leave(pair);
                 if let Some((generation, place)) = self.sockets.close(pair) {
                     self.io.end_receive(pair.rtp(), generation, place);
                     self.io.end_receive(pair.rtcp(), generation, place + 1);
                 }
             }
             Effect::Media { socket, to, packet } => self.send_made(socket, to, packet),
-            Effect::EnterBypass { .. }
-            | Effect::LeaveBypass { .. }
-            | Effect::Load { .. }
-            | Effect::Spool { .. } => {}
+            Effect::EnterBypass { pair, flow } => self.enter_bypass(now, pair, &flow),
+            Effect::LeaveBypass { pair } => self.leave_bypass(now, pair),
+            Effect::Load { name } => self.disk.load(name),
+            Effect::Spool { block } => self.spool(block),
             Effect::WakeControl => self.mesh.control_bell().ring(),
         }
     }

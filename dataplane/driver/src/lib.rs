@@ -11,10 +11,13 @@ mod addr;
 mod buffers;
 mod clock;
 mod datagrams;
+mod detour;
+mod disk;
 mod doorbell;
 mod duty;
 mod error;
 mod link;
+mod loader;
 mod mesh;
 mod mmsg;
 mod pace;
@@ -26,9 +29,11 @@ mod pulse;
 mod ring_io;
 mod run;
 mod sockets;
+mod spool;
 mod token;
 pub mod xdp;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use abi::Layout;
@@ -58,8 +63,15 @@ pub struct Config {
     pub sizes: Sizes,
     /// Bounds of each worker's own tables.
     pub limits: worker::Limits,
+    /// The directory that recordings are spooled to, made if it is missing; with none, nothing is
+    /// recorded.
+    pub spool: Option<PathBuf>,
+    /// The directory with the prompts (WAV files).
+    pub prompts: Option<PathBuf>,
     /// How packets go in and out.
     pub media: MediaChoice,
+    /// How interfaces are used for the bypass, where `media` allows one.
+    pub xdp: XdpSettings,
 }
 
 /// How packets go in and out, SIP and media alike.
@@ -74,6 +86,18 @@ pub enum MediaChoice {
     Recvmmsg,
     /// As [`MediaChoice::Auto`], and past the process where an interface takes the bypass: one must.
     Xdp,
+}
+
+/// How the interfaces of the locations are used for the bypass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct XdpSettings {
+    /// How interfaces are used that `modes` does not name.
+    pub mode: xdp::XdpMode,
+    /// How the named interfaces are used.
+    pub modes: BTreeMap<String, xdp::XdpMode>,
+    /// A directory in a bpffs, this data plane's own: streams in the bypass go on in it while a killed process
+    /// restarts.
+    pub bpffs: Option<PathBuf>,
 }
 
 /// The sizes of a region's tables; other sizes make another region, and registrations start anew.

@@ -43,12 +43,17 @@ impl Mesh {
     pub fn pass(&self, region: &Region, to: WorkerId, passed: Passed) -> Result<(), MeshFull> {
         let lane = self.lanes.get(usize::from(to.0)).ok_or(MeshFull)?;
         lane.push(passed).map_err(|_| MeshFull)?;
+        self.wake(region, to);
+        Ok(())
+    }
+
+    /// Wakes a worker if it sleeps: there is something for it to look at.
+    pub fn wake(&self, region: &Region, to: WorkerId) {
         if let Some(bell) = region.header().worker_bell(to)
             && bell.wake() == Wake::Needed
         {
             self.bells[usize::from(to.0)].ring();
         }
-        Ok(())
     }
 
     /// The next datagram that was passed to `worker`.

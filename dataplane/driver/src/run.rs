@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,13 +13,17 @@ use abi::{DataPlaneState, LocationRow, Opened, Process, Region, RegionError};
 use base::{Instant, LocationId, Text, WorkerId};
 
 use crate::datagrams::Datagrams;
-use crate::duty::Duty;
+use crate::detour::open_detours;
+use crate::disk::Disk;
+use crate::duty::{Duty, Outfit};
 use crate::link::{Listener, News};
+use crate::loader::Loader;
 use crate::mesh::Mesh;
 use crate::mmsg::Mmsg;
 use crate::probe::{Means, choose};
 use crate::ring_io::Ring;
 use crate::sockets::{BIND_RETRY_MS, SIP_RECEIVE_LEAST_BYTES, bind_sip, receive_bytes};
+use crate::spool::{Place, Segments, Spool};
 use crate::{Config, DriverError, clock, pin};
 
 /// How long the calling thread sleeps when nothing happens; the longest that a stop takes to be seen.
@@ -68,7 +73,15 @@ pub fn run_telling(
         .map_err(io(format!("control's socket {}", config.socket.display())))?;
 
     let mut threads = Threads { mesh: Arc::clone(&mesh), running: Vec::new() };
-    let begun = threads.start(&config, &seeds, &region, sip, (means, places))?;
+    let disks = open_disks(&config, &region, &mesh, incarnation)?;
+    let detours = open_detours(&config)?;
+    let outfits = sip.into_iter().zip(disks).zip(detours).map(|((sip, disk), detour)| Outfit {
+        sip,
+        places,
+        disk,
+        detour,
+    });
+    let begun = threads.start(&config, &seeds, &region, means, outfits)?;
     wait_for_all(&begun, config.cores.len())?;
     region.header().set_data_plane_state(DataPlaneState::Running);
     tracing::info!(
@@ -159,6 +172,45 @@ fn open_region(config: &Config) -> Result<Arc<Region>, DriverError> {
     }
 }
 
+/// For each worker, its spool and its way to the prompts.
+fn open_disks(
+    config: &Config,
+    region: &Arc<Region>,
+    mesh: &Arc<Mesh>,
+    incarnation: u64,
+) -> Result<Vec<Disk>, DriverError> {
+    let named = |what: &str, path: &Path| {
+        let what = format!("{what} {}", path.display());
+        move |source| DriverError::Io { what, source }
+    };
+    let place = match &config.spool {
+        Some(path) => {
+            Some(Place::prepare(path, incarnation).map_err(named("the spool's directory", path))?)
+        }
+        None => None,
+    };
+    let loader = match &config.prompts {
+        Some(path) => {
+            Some(Loader::start(path.clone()).map_err(named("a thread for prompts in", path))?)
+        }
+        None => None,
+    };
+    let disk = |number| {
+        let id = WorkerId(number as u8);
+        let spool = place
+            .as_ref()
+            .map(|place| Spool::start(format!("spool-{number}"), Segments::new(place(id))))
+            .transpose()
+            .map_err(|source| DriverError::Io {
+                what: "a thread for a spool".to_owned(),
+                source,
+            })?;
+        let (region, mesh) = (Arc::clone(region), Arc::clone(mesh));
+        Ok(Disk::new(spool, loader.clone(), move || mesh.wake(&region, id)))
+    };
+    (0..config.cores.len()).map(disk).collect()
+}
+
 /// For each worker, its SIP sockets in the order of the locations.
 fn bind_locations(config: &Config) -> Result<Vec<Vec<OwnedFd>>, DriverError> {
     let mut by_worker: Vec<Vec<OwnedFd>> = config.cores.iter().map(|_| Vec::new()).collect();
@@ -239,18 +291,17 @@ impl Threads {
         config: &Config,
         seeds: &Seeds,
         region: &Arc<Region>,
-        sip: Vec<Vec<OwnedFd>>,
-        (means, places): (Means, u32),
+        means: Means,
+        outfits: impl Iterator<Item = Outfit>,
     ) -> Result<Receiver<Begun>, DriverError> {
         let (tell, begun) = channel();
-        for (number, (sip, core)) in sip.into_iter().zip(config.cores.iter().copied()).enumerate() {
+        for (number, (outfit, core)) in outfits.zip(config.cores.iter().copied()).enumerate() {
             let part = Part {
                 config: seeds.worker_config(config, number),
                 core,
                 region: Arc::clone(region),
                 mesh: Arc::clone(&self.mesh),
-                sip,
-                places,
+                outfit,
                 begun: tell.clone(),
             };
             let thread = Builder::new()
@@ -298,21 +349,20 @@ struct Part {
     core: usize,
     region: Arc<Region>,
     mesh: Arc<Mesh>,
-    sip: Vec<OwnedFd>,
-    places: u32,
+    outfit: Outfit,
     begun: Sender<Begun>,
 }
 
 impl Part {
     fn serve<D: Datagrams>(self) -> Result<(), DriverError> {
-        let Part { config, core, region, mesh, sip, places, begun } = self;
+        let Part { config, core, region, mesh, outfit, begun } = self;
         let id = config.id;
         let duty = pin::to_core(core)
             .map_err(|source| DriverError::Io {
                 what: format!("worker {id} on core {core}"),
                 source,
             })
-            .and_then(|()| Duty::<D>::begin(config, region, mesh, sip, places));
+            .and_then(|()| Duty::<D>::begin(config, region, mesh, outfit));
         match duty {
             Ok(duty) => {
                 // Nobody listens when another worker could not begin; then this one is told to stop.

@@ -75,8 +75,9 @@ enum Phase {
     },
 }
 
+/// Consecutive packets of somebody who may become the source.
 #[derive(Clone, Copy, Debug, Default)]
-struct Candidate {
+pub(crate) struct Candidate {
     source: Endpoint,
     ssrc: u32,
     next_sequence: u16,
@@ -139,6 +140,37 @@ impl Latch {
         Seen::Peer
     }
 
+    /// The lock as it was in a process that is gone: `locked` to a source, or else learning one where an
+    /// address was signalled.
+    pub(crate) fn restore(
+        signalled: Endpoint,
+        host: Option<u128>,
+        locked: Option<Endpoint>,
+        muted: bool,
+    ) -> Self {
+        let phase = match locked {
+            Some(source) => Phase::Locked(source),
+            None if signalled.is_somewhere() => Phase::Learning,
+            None => Phase::Silent,
+        };
+        Latch { phase, signalled, host, candidate: Candidate::default(), muted }
+    }
+
+    /// The host that the leg's SIP comes from, where it was told.
+    pub(crate) fn host(&self) -> Option<u128> {
+        self.host
+    }
+
+    /// True when nothing may be sent (hold).
+    pub(crate) fn is_muted(&self) -> bool {
+        self.muted
+    }
+
+    /// True before anything was signalled.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.phase == Phase::Silent
+    }
+
     /// The address signalled last; nowhere before the first.
     pub fn signalled(&self) -> Endpoint {
         self.signalled
@@ -176,7 +208,7 @@ impl Latch {
 
 impl Candidate {
     /// Counts the packet when it goes on where the last one stopped, else starts again with it.
-    fn count(&mut self, source: Endpoint, ssrc: u32, sequence: u16) -> u8 {
+    pub(crate) fn count(&mut self, source: Endpoint, ssrc: u32, sequence: u16) -> u8 {
         let goes_on = self.packets > 0
             && (self.source, self.ssrc, self.next_sequence) == (source, ssrc, sequence);
         let packets = if goes_on { self.packets + 1 } else { 1 };

@@ -4,14 +4,22 @@
 //! pairs are bound, [`Streams`] relays between them, and a [`Latch`] per pair makes sure that only the
 //! peer of the signalling is ever heard or answered (RTP Bleed, CVE-2017-14099 and its relatives).
 
+pub mod codec;
+pub mod digits;
 mod endpoint;
 mod flow;
 pub mod g711;
 mod latch;
+pub mod mix;
 mod packet;
+pub mod playout;
 mod port;
+pub mod prompt;
+mod quality;
+pub mod recorder;
 mod stream;
 pub mod tone;
+pub mod wav;
 pub mod wire;
 
 pub use endpoint::Endpoint;
@@ -22,4 +30,5 @@ pub use port::{
     BIND_PAUSE_MS, BINDS_PER_PLAN, FAILURES_BEFORE_PAUSE, PairId, PortPool, READY_LOW_WATER,
     REUSE_AFTER_MS, SocketSlot,
 };
-pub use stream::{StreamStats, Streams};
+pub use quality::Quality;
+pub use stream::{Digit, EVENT_TIMEOUT_MS, SSRC_SILENCE_MS, StreamImage, StreamStats, Streams};

@@ -74,6 +74,13 @@ pub enum DropReason {
     RtpForeignSource,
     /// From a source that has not yet sent enough to be locked to.
     RtpLearning,
+    /// From the locked address, but another synchronization source than the locked one, which was heard
+    /// just before or has not been silent for long.
+    RtpForeignSsrc,
+    /// A sequence number far from the newest, and the next one has not followed it (RFC 3550, A.1).
+    RtpSequence,
+    /// What the peer hears is made here: a prompt, a mix, or a packet from before one.
+    RtpSuperseded,
     /// The stream has nobody to send to: no bridge, or the other side's address is not known.
     RtpNoPeer,
     /// No stream is open on that port.
@@ -86,11 +93,14 @@ pub enum DropReason {
 
 impl DropReason {
     /// All the reasons.
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; 11] = [
         DropReason::RtpTooShort,
         DropReason::RtpVersion,
         DropReason::RtpForeignSource,
         DropReason::RtpLearning,
+        DropReason::RtpForeignSsrc,
+        DropReason::RtpSequence,
+        DropReason::RtpSuperseded,
         DropReason::RtpNoPeer,
         DropReason::RtpUnbound,
         DropReason::RtcpMalformed,
@@ -104,6 +114,9 @@ impl DropReason {
             DropReason::RtpVersion => "rtp_version",
             DropReason::RtpForeignSource => "rtp_foreign_source",
             DropReason::RtpLearning => "rtp_learning",
+            DropReason::RtpForeignSsrc => "rtp_foreign_ssrc",
+            DropReason::RtpSequence => "rtp_sequence",
+            DropReason::RtpSuperseded => "rtp_superseded",
             DropReason::RtpNoPeer => "rtp_no_peer",
             DropReason::RtpUnbound => "rtp_unbound",
             DropReason::RtcpMalformed => "rtcp_malformed",

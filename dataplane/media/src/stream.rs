@@ -2,14 +2,29 @@
 //!
 //! A stream is one leg's media on one port pair. What `forward` needs of a stream for a packet lies in one
 //! row of 64 bytes, so that a relayed packet touches two cache lines: its own stream's and its peer's.
+//! What only few packets need lies in a second row, and what is done with those in the modules below.
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use base::Instant;
 
-use crate::latch::{Latch, Seen};
-use crate::wire::{Rtcp, Rtp, RtpError};
+use crate::latch::{LEARN_PACKETS, Seen};
+use crate::wire::{Rtp, RtpError};
 use crate::{DropReason, Endpoint, Packet, PairId, SocketSlot, Verdict};
+
+mod bypass;
+mod event;
+mod image;
+mod report;
+mod row;
+mod sender;
+
+pub use event::{Digit, EVENT_TIMEOUT_MS};
+pub use image::StreamImage;
+
+use row::{Cold, Hot, LOCKED, NOBODY, OCCUPIED, OPEN, Row, SENDABLE, SPLICED, TAPPED};
 
 /// A forward jump of this many sequence numbers is a new start of the sender, not a loss (RFC 3550, A.1).
 const MAX_DROPOUT: u16 = 3_000;
@@ -18,11 +33,28 @@ const MAX_MISORDER: u16 = 100;
 /// Nanoseconds of one timestamp unit at 8 kHz.
 const NANOS_PER_UNIT: u64 = 125_000;
 
+/// How long the locked synchronization source is silent before another one at its address may take its
+/// place, in milliseconds: some phones change it when a call is held. Ten packets of speech, so that
+/// somebody who forges the address cannot take a stream from one who talks.
+pub const SSRC_SILENCE_MS: u64 = 200;
+
+/// At most one foreign source of a stream is told in this time: an attack must not cost more than its
+/// packets.
+const FOREIGN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many foreign sources wait to be taken.
+const MAX_FOREIGN: usize = 64;
+
 /// The streams of one worker, a row for each port pair.
 #[derive(Debug)]
 pub struct Streams {
     hot: Vec<Hot>,
     cold: Vec<Cold>,
+    /// Digits to be taken, and the streams on which a digit may be pressed just now.
+    digits: VecDeque<(PairId, Digit)>,
+    pressed: Vec<PairId>,
+    foreign: VecDeque<(PairId, SocketAddr)>,
+    seed: u64,
 }
 
 /// What a stream has counted since it was opened.
@@ -32,7 +64,7 @@ pub struct StreamStats {
     pub packets: u64,
     /// Their UDP payload in bytes.
     pub bytes: u64,
-    /// RTP packets relayed to the peer.
+    /// RTP packets to the peer, relayed or made.
     pub sent: u64,
     /// Packets that never came, by sequence numbers (RFC 3550, A.3); duplicates count against them.
     pub lost: u64,
@@ -46,53 +78,33 @@ pub struct StreamStats {
     pub locked: Option<SocketAddr>,
 }
 
-/// A stream's share of the packet path; one cache line.
-#[derive(Clone, Debug)]
-#[repr(align(64))]
-struct Hot {
-    /// The locked source when `phase` is Locked, else where to send.
-    remote_ip: u128,
+/// Packets that came and that did not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counted {
     packets: u64,
-    bytes: u64,
-    sent: u64,
-    /// The other leg's row, or [`NOBODY`].
-    peer: u32,
-    ssrc: u32,
-    /// The newest sequence number and, above it, how often it wrapped.
-    newest: u32,
-    /// Arrival less timestamp of the last packet, in timestamp units.
-    transit: u32,
-    /// Jitter in sixteenths of a timestamp unit.
-    jitter: u32,
-    remote_port: u16,
-    phase: Phase,
-    /// True when `remote` may be sent to.
-    sendable: bool,
+    lost: u64,
 }
 
-const _: () = assert!(size_of::<Hot>() == 64);
+impl Counted {
+    fn since(self, before: Counted) -> Counted {
+        Counted {
+            packets: self.packets.saturating_sub(before.packets),
+            lost: self.lost.saturating_sub(before.lost),
+        }
+    }
 
-const NOBODY: u32 = u32::MAX;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    Closed,
-    /// The latch is asked about every packet.
-    Unlocked,
-    /// Packets from `remote` are the peer's; the latch is asked about all others.
-    Locked,
+    /// The share that did not come.
+    fn loss(self) -> f32 {
+        let expected = (self.packets + self.lost).max(1);
+        self.lost as f32 / expected as f32
+    }
 }
 
-#[derive(Clone, Debug, Default)]
-struct Cold {
-    latch: Latch,
-    rtcp_signalled: Endpoint,
-    rtcp_locked: Option<Endpoint>,
-    /// `newest` when counting began anew, and how many packets had come before.
-    base: u32,
-    packets_before: u64,
-    lost_before: u64,
-    foreign: u64,
+/// The numbers of a packet that is on its way through.
+#[derive(Clone, Copy)]
+struct Relayed {
+    sequence: u16,
+    timestamp: u32,
 }
 
 impl Streams {
@@ -101,6 +113,10 @@ impl Streams {
         Streams {
             hot: vec![Hot::CLOSED; pairs as usize],
             cold: vec![Cold::default(); pairs as usize],
+            digits: VecDeque::new(),
+            pressed: Vec::new(),
+            foreign: VecDeque::new(),
+            seed: 0,
         }
     }
 
@@ -111,7 +127,7 @@ impl Streams {
         let Some(row) = self.hot.get_mut(pair.index()) else {
             return;
         };
-        row.phase = Phase::Unlocked;
+        row.flags = OPEN;
         if let Some(addr) = signalled {
             self.set_remote(Instant::ZERO, pair, addr);
         }
@@ -133,17 +149,21 @@ impl Streams {
         if a != b && self.is_open(a) && self.is_open(b) {
             self.hot[a.index()].peer = b.0;
             self.hot[b.index()].peer = a.0;
+            self.note_join(a);
+            self.note_join(b);
         }
     }
 
     /// Parts a stream from the one it is joined to.
     pub fn unbridge(&mut self, pair: PairId) {
-        let Some(row) = self.hot.get_mut(pair.index()) else {
+        let Some(peer) = self.hot.get(pair.index()).map(|row| PairId(row.peer)) else {
             return;
         };
-        let peer = std::mem::replace(&mut row.peer, NOBODY);
-        if let Some(other) = self.hot.get_mut(peer as usize) {
-            other.peer = NOBODY;
+        if self.hot.get(peer.index()).is_some() {
+            self.remember_sent(pair);
+            self.remember_sent(peer);
+            self.hot[pair.index()].peer = NOBODY;
+            self.hot[peer.index()].peer = NOBODY;
         }
     }
 
@@ -159,7 +179,11 @@ impl Streams {
             cold.rtcp_signalled = Endpoint { port: endpoint.port.saturating_add(1), ..endpoint };
             cold.rtcp_locked = None;
         }
+        let locked = cold.latch.locked();
         cold.latch.signal(now, endpoint);
+        if locked != cold.latch.locked() {
+            cold.former = locked;
+        }
         self.refresh(pair.index());
     }
 
@@ -182,6 +206,7 @@ impl Streams {
         self.unbridge(pair);
         if let Some(row) = self.hot.get_mut(pair.index()) {
             *row = Hot::CLOSED;
+            self.close_events(pair);
             self.cold[pair.index()] = Cold::default();
         }
         stats
@@ -189,23 +214,50 @@ impl Streams {
 
     /// What the stream has counted; zeros for one that is not open.
     pub fn stats(&self, pair: PairId) -> StreamStats {
-        let (Some(row), Some(cold)) = (self.hot.get(pair.index()), self.cold.get(pair.index()))
-        else {
+        if self.hot.get(pair.index()).is_none() {
             return StreamStats::default();
-        };
+        }
+        let row = self.row(pair.index());
         StreamStats {
-            packets: row.packets,
-            bytes: row.bytes,
-            sent: row.sent,
-            lost: cold.lost_before + row.lost_since(cold),
-            jitter: row.jitter >> 4,
-            ssrc: row.ssrc,
-            foreign: cold.foreign,
-            locked: cold.latch.locked().map(Endpoint::addr),
+            packets: row.packets(),
+            bytes: row.hot.bytes,
+            sent: row.sent(),
+            lost: row.counted().lost,
+            jitter: row.hot.jitter >> 4,
+            ssrc: row.hot.ssrc,
+            foreign: row.cold.foreign,
+            locked: row.cold.latch.locked().map(Endpoint::addr),
         }
     }
 
-    /// Judges a packet that came to `socket`: who sent it, and where it goes.
+    /// When the newest packet of the peer came, past the process or through it;
+    /// [`Instant::ZERO`] before the first.
+    pub fn silent_since(&self, pair: PairId) -> Instant {
+        self.hot.get(pair.index()).map_or(Instant::ZERO, |row| row.arrival)
+    }
+
+    /// Tells whether the packets of the pair's peer are wanted here as well as where they go. When they go
+    /// nowhere, their verdict is [`Verdict::Consume`].
+    pub fn tap(&mut self, pair: PairId, on: bool) {
+        if self.is_open(pair) {
+            self.hot[pair.index()].set(TAPPED, on);
+        }
+    }
+
+    /// True when the packets of the pair's peer are wanted here.
+    #[inline]
+    pub fn is_tapped(&self, pair: PairId) -> bool {
+        self.hot.get(pair.index()).is_some_and(|row| row.has(TAPPED))
+    }
+
+    /// The next foreign source that was refused at a pair: the first one of each stream, and then at most
+    /// one a second.
+    pub fn take_foreign(&mut self) -> Option<(PairId, SocketAddr)> {
+        self.foreign.pop_front()
+    }
+
+    /// Judges a packet that came to `socket`: who sent it, and where it goes. It is changed only where the
+    /// peer hears a spliced sender ([`Streams::make`]).
     pub fn forward(
         &mut self,
         now: Instant,
@@ -214,44 +266,72 @@ impl Streams {
         packet: &mut Packet<'_>,
     ) -> Verdict {
         let index = socket.pair().index();
-        let from = Endpoint::new(from);
         if socket.is_rtcp() {
-            return self.forward_rtcp(index, from, packet.bytes());
+            return self.forward_rtcp(now, index, from, packet);
         }
-        let Some(row) = self.hot.get_mut(index) else {
+        let Some(row) = self.hot.get_mut(index).filter(|row| row.has(OPEN)) else {
             return Verdict::Drop(DropReason::RtpUnbound);
         };
-        if row.phase == Phase::Closed {
-            return Verdict::Drop(DropReason::RtpUnbound);
-        }
         let rtp = match Rtp::parse(packet.bytes()) {
             Ok(rtp) => rtp,
             Err(RtpError::TooShort) => return Verdict::Drop(DropReason::RtpTooShort),
             Err(RtpError::Version) => return Verdict::Drop(DropReason::RtpVersion),
         };
-        let from_peer =
-            row.phase == Phase::Locked && row.remote_ip == from.ip && row.remote_port == from.port;
-        if !from_peer && let Some(reason) = self.judge(now, index, from, &rtp) {
+        let from = Endpoint::new(from);
+        let follows = row.is_source(from, rtp.ssrc()) && row.follow(now, &rtp);
+        if !follows && let Some(reason) = self.judge(now, index, from, &rtp) {
             return Verdict::Drop(reason);
         }
-        let row = &mut self.hot[index];
-        row.packets += 1;
-        row.bytes += packet.bytes().len() as u64;
-        row.count(now, &rtp, &mut self.cold[index]);
-        let peer = row.peer;
-        let Some(other) = self.hot.get_mut(peer as usize) else {
-            return Verdict::Drop(DropReason::RtpNoPeer);
-        };
-        if !other.sendable {
-            return Verdict::Drop(DropReason::RtpNoPeer);
+        self.count_received(index, 1, packet.bytes().len() as u64);
+        let row = &self.hot[index];
+        let (peer, event_type) = (row.peer, row.event_type);
+        if rtp.payload_type() == event_type {
+            self.take_event(now, index, rtp.timestamp(), rtp.payload());
         }
-        other.sent += 1;
-        let to = Endpoint { ip: other.remote_ip, port: other.remote_port };
-        Verdict::Send { socket: PairId(peer).rtp(), to: to.addr() }
+        let Some(other) = self.hot.get(peer as usize) else {
+            return self.unsent(index, DropReason::RtpNoPeer);
+        };
+        if other.flags & (SENDABLE | SPLICED | OCCUPIED) != SENDABLE {
+            let relayed = Relayed { sequence: rtp.sequence(), timestamp: rtp.timestamp() };
+            return self.relay_otherwise(now, index, peer, relayed, packet);
+        }
+        let to = other.remote().addr();
+        self.count_sent(peer, 1);
+        Verdict::Send { socket: PairId(peer).rtp(), to }
     }
 
-    /// Judges a packet that is not from the locked source: the reason to drop it, or none if it is the
-    /// peer's after all.
+    #[inline]
+    fn count_received(&mut self, index: usize, packets: u64, bytes: u64) {
+        let row = &mut self.hot[index];
+        row.bytes = row.bytes.wrapping_add(bytes);
+        let (count, is_over) = row.packets.overflowing_add(packets as u32);
+        row.packets = count;
+        if is_over {
+            self.cold[index].packets_over += 1;
+        }
+    }
+
+    #[inline]
+    fn count_sent(&mut self, to: u32, packets: u64) {
+        let row = &mut self.hot[to as usize];
+        let (count, is_over) = row.sent.overflowing_add(packets as u32);
+        row.sent = count;
+        if is_over {
+            self.cold[to as usize].sent_over += 1;
+        }
+    }
+
+    /// The verdict on a packet that is not sent on.
+    #[cold]
+    fn unsent(&self, index: usize, reason: DropReason) -> Verdict {
+        match self.hot[index].has(TAPPED) {
+            true => Verdict::Consume,
+            false => Verdict::Drop(reason),
+        }
+    }
+
+    /// Judges a packet that is not simply the locked source's next: the reason to drop it, or none if it is
+    /// the peer's after all.
     #[cold]
     fn judge(
         &mut self,
@@ -260,150 +340,127 @@ impl Streams {
         from: Endpoint,
         rtp: &Rtp<'_>,
     ) -> Option<DropReason> {
-        let cold = &mut self.cold[index];
-        let locked_before = cold.latch.locked();
-        let seen = cold.latch.see(now, from, rtp.ssrc(), rtp.sequence());
-        if locked_before != cold.latch.locked() {
-            // RTCP that was accepted before belongs to this source only if it came from its host, and
-            // not where a source on that host has just lost the lock: the RTCP may have been its own.
-            let first = locked_before.is_none();
-            cold.rtcp_locked = cold.rtcp_locked.filter(|rtcp| first && rtcp.ip == from.ip);
-            self.refresh(index);
-        }
-        match seen {
-            Seen::Peer => None,
-            Seen::Candidate => Some(DropReason::RtpLearning),
-            Seen::Foreign => {
-                self.cold[index].foreign += 1;
-                Some(DropReason::RtpForeignSource)
+        if !self.hot[index].has(LOCKED) || self.hot[index].remote() != from {
+            let cold = &mut self.cold[index];
+            let locked_before = cold.latch.locked();
+            let seen = cold.latch.see(now, from, rtp.ssrc(), rtp.sequence());
+            if locked_before != cold.latch.locked() {
+                self.note_lock(index, locked_before, from);
+                // A phone that moved may go on as it was.
+                let row = self.row(index);
+                let goes_on = row.packets() > 0 && row.hot.ssrc == rtp.ssrc();
+                if !goes_on || !self.hot[index].follow(now, rtp) {
+                    self.begin(now, index, rtp);
+                }
+                return None;
+            }
+            match seen {
+                // The old one, while another is learned.
+                Seen::Peer => {}
+                Seen::Candidate => return Some(DropReason::RtpLearning),
+                Seen::Foreign => {
+                    self.note_foreign(now, index, from);
+                    return Some(DropReason::RtpForeignSource);
+                }
             }
         }
+        if self.hot[index].ssrc == rtp.ssrc() {
+            return self.judge_sequence(now, index, rtp);
+        }
+        self.judge_rival(now, index, from, rtp)
     }
 
-    fn forward_rtcp(&mut self, index: usize, from: Endpoint, bytes: &[u8]) -> Verdict {
-        let Some(row) = self.hot.get(index).filter(|row| row.phase != Phase::Closed) else {
-            return Verdict::Drop(DropReason::RtpUnbound);
-        };
-        if Rtcp::parse(bytes).is_err() {
-            return Verdict::Drop(DropReason::RtcpMalformed);
+    /// RFC 3550, A.1: two packets in a row make a new start of the sequence.
+    fn judge_sequence(&mut self, now: Instant, index: usize, rtp: &Rtp<'_>) -> Option<DropReason> {
+        if self.hot[index].follow(now, rtp) {
+            return None;
         }
+        let next = rtp.sequence().wrapping_add(1);
+        if self.cold[index].restart.replace(next) != Some(rtp.sequence()) {
+            return Some(DropReason::RtpSequence);
+        }
+        self.begin(now, index, rtp);
+        None
+    }
+
+    /// Another synchronization source at the address of the one that is heard.
+    fn judge_rival(
+        &mut self,
+        now: Instant,
+        index: usize,
+        from: Endpoint,
+        rtp: &Rtp<'_>,
+    ) -> Option<DropReason> {
+        let (arrival, cold) = (self.hot[index].arrival, &mut self.cold[index]);
+        let packets = cold.rival.count(from, rtp.ssrc(), rtp.sequence());
+        if packets == 1 {
+            (cold.rival_since, cold.quiet) = (now, false);
+        }
+        let silence = Duration::from_millis(SSRC_SILENCE_MS);
+        let is_silent = now >= arrival + silence && (!cold.bypassed || cold.quiet);
+        if packets < LEARN_PACKETS || !is_silent {
+            return Some(DropReason::RtpForeignSsrc);
+        }
+        self.begin(now, index, rtp);
+        None
+    }
+
+    /// The lock went to `source`.
+    fn note_lock(&mut self, index: usize, before: Option<Endpoint>, source: Endpoint) {
         let cold = &mut self.cold[index];
-        if !cold.is_rtcp_peer(from) {
-            cold.foreign += 1;
-            return Verdict::Drop(DropReason::RtcpForeignSource);
-        }
-        cold.rtcp_locked = Some(from);
-        let peer = PairId(row.peer);
-        match self.cold.get(peer.index()).and_then(Cold::rtcp_target) {
-            Some(to) => Verdict::Send { socket: peer.rtcp(), to: to.addr() },
-            None => Verdict::Drop(DropReason::RtpNoPeer),
+        // RTCP that was accepted before belongs to this source only if it came from its host, and
+        // not where a source on that host has just lost the lock: the RTCP may have been its own.
+        cold.rtcp_locked = cold.rtcp_locked.filter(|rtcp| before.is_none() && rtcp.ip == source.ip);
+        cold.former = before.or(cold.former);
+        self.refresh(index);
+    }
+
+    /// The row's source begins: what it lost before stays lost, and its numbers count from here.
+    fn begin(&mut self, now: Instant, index: usize, rtp: &Rtp<'_>) {
+        self.restart_events(index);
+        let counted = self.row(index).counted();
+        let (row, cold) = (&mut self.hot[index], &mut self.cold[index]);
+        cold.lost_before = counted.lost;
+        cold.packets_before = counted.packets;
+        cold.base = u32::from(rtp.sequence());
+        cold.starts = cold.starts.wrapping_add(1);
+        (cold.restart, cold.rival, cold.quiet) = (None, Default::default(), false);
+        row.ssrc = rtp.ssrc();
+        row.newest = cold.base;
+        row.arrival = now;
+        row.transit = row::units(now).wrapping_sub(rtp.timestamp());
+    }
+
+    /// Counts a packet of somebody else, and tells of it now and then.
+    fn note_foreign(&mut self, now: Instant, index: usize, from: Endpoint) {
+        let cold = &mut self.cold[index];
+        cold.foreign += 1;
+        let is_due = cold.foreign_told.is_none_or(|told| now >= told + FOREIGN_PAUSE);
+        // Before signalling nobody is known, and a source that moved has packets under way: no attacks.
+        let is_strange = !cold.latch.is_silent() && cold.former != Some(from);
+        if is_due && is_strange && self.foreign.len() < MAX_FOREIGN {
+            cold.foreign_told = Some(now);
+            self.foreign.push_back((PairId(index as u32), from.addr()));
         }
     }
 
     fn is_open(&self, pair: PairId) -> bool {
-        self.hot.get(pair.index()).is_some_and(|row| row.phase != Phase::Closed)
+        self.hot.get(pair.index()).is_some_and(|row| row.has(OPEN))
+    }
+
+    fn row(&self, index: usize) -> Row<'_> {
+        Row { hot: &self.hot[index], cold: &self.cold[index] }
     }
 
     /// Copies into the hot row what the latch has decided.
     fn refresh(&mut self, index: usize) {
         let (row, latch) = (&mut self.hot[index], &self.cold[index].latch);
-        let (phase, remote) = match latch.locked() {
-            Some(source) => (Phase::Locked, source),
-            None => (Phase::Unlocked, latch.target().unwrap_or_default()),
-        };
-        row.phase = phase;
+        let locked = latch.locked();
+        let remote = locked.or(latch.target()).unwrap_or_default();
+        row.set(LOCKED, locked.is_some());
         row.remote_ip = remote.ip;
         row.remote_port = remote.port;
-        row.sendable = latch.target().is_some();
-    }
-}
-
-impl Hot {
-    const CLOSED: Hot = Hot {
-        remote_ip: 0,
-        packets: 0,
-        bytes: 0,
-        sent: 0,
-        peer: NOBODY,
-        ssrc: 0,
-        newest: 0,
-        transit: 0,
-        jitter: 0,
-        remote_port: 0,
-        phase: Phase::Closed,
-        sendable: false,
-    };
-
-    /// Takes the packet, already counted in `packets`, into loss and jitter.
-    #[inline]
-    fn count(&mut self, now: Instant, rtp: &Rtp<'_>, cold: &mut Cold) {
-        let arrival = (now.as_nanos() / NANOS_PER_UNIT) as u32;
-        let transit = arrival.wrapping_sub(rtp.timestamp());
-        let ahead = rtp.sequence().wrapping_sub(self.newest as u16);
-        let known = self.packets > 1 && self.ssrc == rtp.ssrc();
-        if known && ahead < MAX_DROPOUT {
-            self.newest = self.newest.wrapping_add(u32::from(ahead));
-        } else if !known || ahead.wrapping_neg() > MAX_MISORDER {
-            self.begin(rtp, transit, cold);
-            return;
-        }
-        // RFC 3550, A.8: J += |D| / 16, kept in sixteenths and rounded.
-        let difference = transit.wrapping_sub(self.transit).cast_signed().unsigned_abs();
-        self.transit = transit;
-        let smoothed = self.jitter - ((self.jitter + 8) >> 4);
-        self.jitter = smoothed.saturating_add(difference.min(MAX_DIFFERENCE));
-    }
-
-    /// A sender begins: what it lost before stays lost, and its numbers count from here.
-    #[cold]
-    fn begin(&mut self, rtp: &Rtp<'_>, transit: u32, cold: &mut Cold) {
-        // The packet at hand is counted already, but belongs to the new start.
-        self.packets -= 1;
-        cold.lost_before += self.lost_since(cold);
-        cold.packets_before = self.packets;
-        self.packets += 1;
-        self.ssrc = rtp.ssrc();
-        self.newest = u32::from(rtp.sequence());
-        cold.base = self.newest;
-        self.transit = transit;
-    }
-
-    /// Lost since the sender began: expected less received.
-    fn lost_since(&self, cold: &Cold) -> u64 {
-        let received = self.packets - cold.packets_before;
-        if received == 0 {
-            return 0;
-        }
-        let expected = u64::from(self.newest.wrapping_sub(cold.base)) + 1;
-        expected.saturating_sub(received)
-    }
-}
-
-/// The largest step that jitter takes into account, in timestamp units: a minute, so that a wild
-/// timestamp cannot overflow it.
-const MAX_DIFFERENCE: u32 = 60 * 8_000;
-
-impl Cold {
-    /// True for the signalled RTCP address, which takes the lock from any other source, for the locked
-    /// source, and before there is one for the host whose RTP is heard.
-    fn is_rtcp_peer(&self, from: Endpoint) -> bool {
-        if self.rtcp_signalled.is_somewhere() && from == self.rtcp_signalled {
-            return true;
-        }
-        match self.rtcp_locked {
-            Some(source) => source == from,
-            None => self.latch.hears_host(from.ip),
-        }
-    }
-
-    /// Where RTCP goes: to its locked source; before, to the signalled address, unless RTP showed that
-    /// the peer is elsewhere.
-    fn rtcp_target(&self) -> Option<Endpoint> {
-        let signalled_holds =
-            self.latch.locked().is_none_or(|rtp| rtp.ip == self.rtcp_signalled.ip);
-        self.rtcp_locked
-            .or_else(|| signalled_holds.then_some(self.rtcp_signalled))
-            .filter(|target| target.is_somewhere())
+        row.set(SENDABLE, latch.target().is_some());
     }
 }
 

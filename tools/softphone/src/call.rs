@@ -290,6 +290,7 @@ impl Phone {
                     tone_hz: self.config.tone_hz,
                     frames: self.config.frames,
                     listen: self.config.listen,
+                    events: remote.events,
                 };
                 call.stream = Some(Stream::new(now, start, &mut self.rng));
             }

@@ -105,6 +105,9 @@ pub enum Order {
     Hold,
     /// Talk again.
     Resume,
+    /// Press a key: the event of RFC 4733, 0 to 9, 10 for `*`, 11 for `#`. It lasts 100 ms, during which
+    /// the tone is not sent; nothing happens when the peer does not take events.
+    Press(u8),
 }
 
 /// What happens to the phone.

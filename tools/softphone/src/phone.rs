@@ -95,7 +95,7 @@ impl Phone {
             },
             Input::Rtcp(packet) => {
                 if let Some(stream) = self.call.as_mut().and_then(|call| call.stream.as_mut()) {
-                    stream.hear_report(packet);
+                    stream.hear_report(now, packet);
                 }
             }
             Input::Timeout => self.timeout(now, out),
@@ -134,6 +134,11 @@ impl Phone {
             Order::HangUp => self.hang_up(now, out),
             Order::Hold => self.change_hold(now, true, out),
             Order::Resume => self.change_hold(now, false, out),
+            Order::Press(event) => {
+                if let Some(stream) = self.call.as_mut().and_then(|call| call.stream.as_mut()) {
+                    stream.press(event);
+                }
+            }
         }
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Remote {
     pub(crate) address: SocketAddr,
     pub(crate) rtcp: SocketAddr,
     pub(crate) law: Law,
+    /// The payload type of its telephone-events (RFC 4733); none when it does not know them.
+    pub(crate) events: Option<u8>,
     /// The peer does not want to hear us.
     pub(crate) held: bool,
 }
@@ -91,7 +93,7 @@ fn codecs(config: &PhoneConfig) -> Vec<Codec> {
         Law::Mu => Codec::Pcmu,
         Law::A => Codec::Pcma,
     };
-    config.laws.iter().map(codec).collect()
+    config.laws.iter().map(codec).chain([Codec::TelephoneEvent]).collect()
 }
 
 fn read(config: &PhoneConfig, description: &[u8]) -> Result<Remote, SdpError> {
@@ -103,5 +105,9 @@ fn read(config: &PhoneConfig, description: &[u8]) -> Result<Remote, SdpError> {
         .filter_map(|payload| Law::of_payload_type(payload.number))
         .find(|law| config.laws.contains(law))
         .ok_or(SdpError::NoCommonCodec)?;
-    Ok(Remote { address: audio.address, rtcp: audio.rtcp, law, held: audio.held })
+    let is_event = |payload: &&sdp::Payload<'_>| {
+        payload.encoding.eq_ignore_ascii_case(b"telephone-event") && payload.clock == 8_000
+    };
+    let events = audio.payloads.iter().find(is_event).map(|payload| payload.number);
+    Ok(Remote { address: audio.address, rtcp: audio.rtcp, law, events, held: audio.held })
 }

@@ -1,4 +1,5 @@
 use core::time::Duration;
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use base::{Instant, Rng};
@@ -17,6 +18,11 @@ const AMPLITUDE: i16 = 8_000;
 const REPORT: Duration = Duration::from_secs(5);
 /// RFC 3550, 6.2: the first report comes after half the interval.
 const FIRST_REPORT: Duration = Duration::from_millis(2_500);
+/// Frames that a key is held down, and packets that tell its end (RFC 4733, 2.5.1.4 recommends three).
+const PRESSED_FRAMES: u16 = 5;
+const END_PACKETS: u16 = 3;
+/// The loudness of a key in -dBm0.
+const KEY_VOLUME: u8 = 10;
 /// A phone that was paused does not send what is older than this.
 const LATEST: Duration = Duration::from_millis(500);
 
@@ -51,6 +57,20 @@ pub(crate) struct Stream {
     next_report: Instant,
     ear: Ear,
     report: MediaReport,
+    events: Option<u8>,
+    keys: VecDeque<u8>,
+    pressing: Option<Pressing>,
+    /// The middle of the last sender report's time, and when it came (RFC 3550, 6.4.1, LSR).
+    last_report: Option<(u32, Instant)>,
+}
+
+/// A key that is down, or whose end is being told.
+#[derive(Clone, Copy, Debug)]
+struct Pressing {
+    event: u8,
+    /// When it was pressed, which all its packets carry.
+    timestamp: u32,
+    packets: u16,
 }
 
 /// How a stream is started.
@@ -63,6 +83,7 @@ pub(crate) struct Start {
     pub(crate) tone_hz: u32,
     pub(crate) frames: Option<u32>,
     pub(crate) listen: bool,
+    pub(crate) events: Option<u8>,
 }
 
 impl Stream {
@@ -91,6 +112,10 @@ impl Stream {
             next_report: now + FIRST_REPORT,
             ear: Ear::default(),
             report: MediaReport::default(),
+            events: start.events,
+            keys: VecDeque::new(),
+            pressing: None,
+            last_report: None,
         }
     }
 
@@ -117,6 +142,13 @@ impl Stream {
             self.next_frame = now;
         }
         self.sending = sending;
+    }
+
+    /// Presses a key after those that are still to be pressed.
+    pub(crate) fn press(&mut self, event: u8) {
+        if self.events.is_some() {
+            self.keys.push_back(event);
+        }
     }
 
     /// Sends no more frames.
@@ -151,8 +183,15 @@ impl Stream {
         self.ear.hear(now, packet, self.listen);
     }
 
-    pub(crate) fn hear_report(&mut self, packet: &[u8]) {
-        self.report.rtcp_received += u64::from(Rtcp::parse(packet).is_ok());
+    pub(crate) fn hear_report(&mut self, now: Instant, packet: &[u8]) {
+        let Ok(rtcp) = Rtcp::parse(packet) else { return };
+        self.report.rtcp_received += 1;
+        // A sender report: its sender, then the time in 64 bits, of which the middle 32 count.
+        let report = rtcp.packets().find(|packet| packet.packet_type == 200);
+        if let Some(middle) = report.and_then(|report| report.body.get(6..10)) {
+            let middle = u32::from_be_bytes([middle[0], middle[1], middle[2], middle[3]]);
+            self.last_report = Some((middle, now));
+        }
     }
 
     pub(crate) fn report(&self) -> MediaReport {
@@ -164,6 +203,46 @@ impl Stream {
     }
 
     fn frame(&mut self) -> Output {
+        if self.pressing.is_none()
+            && let Some(event) = self.keys.pop_front()
+        {
+            let timestamp = self.header.timestamp;
+            self.pressing = Some(Pressing { event, timestamp, packets: 0 });
+        }
+        match (self.pressing, self.events) {
+            (Some(pressing), Some(payload_type)) => self.key_frame(pressing, payload_type),
+            _ => self.tone_frame(),
+        }
+    }
+
+    /// RFC 4733, 2.3 and 2.5: the event, whether it has ended and its loudness, its duration so far.
+    fn key_frame(&mut self, pressing: Pressing, payload_type: u8) -> Output {
+        let packets = pressing.packets + 1;
+        let header = RtpHeader {
+            marker: packets == 1,
+            payload_type,
+            timestamp: pressing.timestamp,
+            ..self.header
+        };
+        let ended = packets > PRESSED_FRAMES;
+        let duration = packets.min(PRESSED_FRAMES) * SAMPLES as u16;
+        let mut packet = header.bytes().to_vec();
+        packet.extend([pressing.event, u8::from(ended) << 7 | KEY_VOLUME]);
+        packet.extend(duration.to_be_bytes());
+        let is_last = packets == PRESSED_FRAMES + END_PACKETS;
+        self.pressing = (!is_last).then_some(Pressing { packets, ..pressing });
+        // The tone goes on behind the key where it would have been by then.
+        self.tone.by_ref().take(SAMPLES as usize).for_each(drop);
+        let sequence = header.sequence;
+        self.header.marker = is_last;
+        self.header.sequence = sequence.wrapping_add(1);
+        self.header.timestamp = self.header.timestamp.wrapping_add(SAMPLES);
+        self.octets = self.octets.wrapping_add(4);
+        self.report.sent += 1;
+        Output::Rtp { to: self.remote, ssrc: header.ssrc, sequence, packet }
+    }
+
+    fn tone_frame(&mut self) -> Output {
         let mut packet = Vec::with_capacity(RtpHeader::LEN + SAMPLES as usize);
         packet.extend_from_slice(&self.header.bytes());
         let law = self.law;
@@ -197,8 +276,11 @@ impl Stream {
             word((u32::from(reception.fraction_lost) << 24) | reception.lost);
             word(reception.highest);
             word(reception.jitter);
-            word(0);
-            word(0);
+            let (last, since) = self.last_report.map_or((0, 0), |(last, at)| {
+                (last, (now.since(at).as_micros() * 65_536 / 1_000_000) as u32)
+            });
+            word(last);
+            word(since);
         }
         let words = packet.len() / 4 - 1;
         packet[3] = words as u8;
@@ -229,6 +311,7 @@ mod tests {
             tone_hz: 440,
             frames,
             listen: true,
+            events: Some(101),
         };
         Stream::new(Instant::ZERO, start, &mut Rng::from_number(1))
     }
@@ -254,7 +337,7 @@ mod tests {
                     assert_eq!(packet.len(), 172);
                     receiver.hear(now, &packet);
                 }
-                Output::Rtcp { packet, .. } => receiver.hear_report(&packet),
+                Output::Rtcp { packet, .. } => receiver.hear_report(now, &packet),
                 Output::Sip { .. } | Output::Event(_) => unreachable!(),
             }
         }
@@ -263,6 +346,31 @@ mod tests {
         assert_eq!((report.rtcp_received, sender.report().rtcp_sent), (1, 1));
         assert_eq!((report.heard.tone_blocks, report.heard.tone_hz), (30, 440));
         assert_eq!(report.heard.jitter_us, 0);
+    }
+
+    #[test]
+    fn a_key_is_one_event_with_a_told_end() {
+        let mut sender = stream(None);
+        sender.press(11);
+        let packets: Vec<Vec<u8>> = run(&mut sender, Duration::from_millis(200))
+            .into_iter()
+            .filter_map(|(_, output)| match output {
+                Output::Rtp { packet, .. } => Some(packet),
+                _ => None,
+            })
+            .collect();
+        let keys: Vec<_> = packets.iter().filter(|packet| packet.len() == 16).collect();
+        assert_eq!((packets.len(), keys.len()), (10, 8));
+        let (first, rest) = keys.split_first().expect("eight");
+        assert_eq!((first[1], &first[12..]), (0x80 | 101, &[11, 10, 0, 160][..]));
+        assert!(rest.iter().all(|key| key[1] == 101 && key[4..8] == first[4..8]));
+        let ends: Vec<_> = keys.iter().filter(|key| key[13] & 0x80 != 0).collect();
+        assert_eq!(ends.len(), 3);
+        assert!(ends.iter().all(|key| key[14..] == [3, 32]), "100 ms");
+        // The tone goes on with the clock, and says that it begins again.
+        assert_eq!(packets[8][1], 0x80 | 8);
+        let at = |packet: &[u8]| u32::from_be_bytes([packet[4], packet[5], packet[6], packet[7]]);
+        assert_eq!(at(&packets[8]) - at(first), 8 * 160);
     }
 
     #[test]

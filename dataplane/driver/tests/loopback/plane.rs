@@ -132,6 +132,9 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
         },
         limits: worker::Limits { transactions: 4_096 },
         media,
+        xdp: driver::XdpSettings::default(),
+        spool: None,
+        prompts: None,
     }
 }
 

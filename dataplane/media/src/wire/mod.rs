@@ -3,5 +3,5 @@
 mod rtcp;
 mod rtp;
 
-pub use rtcp::{Rtcp, RtcpError, RtcpPacket};
+pub use rtcp::{ReportBlock, Rtcp, RtcpError, RtcpPacket, SenderInfo, Translation};
 pub use rtp::{Rtp, RtpError, RtpHeader};
