@@ -25,10 +25,11 @@ if [ -z "$dest" ] && [ "$(id -u)" -ne 0 ]; then
 fi
 
 install -d "$dest$prefix/bin" "$dest$sysconf/systemd/system" "$dest$sysconf/sysctl.d" \
-    "$dest$sysconf/jackfield"
+    "$dest$sysconf/jackfield" "$dest$prefix/share/jackfield/prompts"
 config=$dest$sysconf/jackfield/jackfield.toml
 if [ ! -e "$config" ]; then
-    install -m 0644 "$here/systemd/jackfield.toml" "$config"
+    sed -e "s#/usr/local/share#$prefix/share#" "$here/systemd/jackfield.toml" > "$config"
+    chmod 0644 "$config"
     echo "wrote $config: set its addresses and cores"
 fi
 # A binary that refuses the configuration does not take the place of one that runs with it.

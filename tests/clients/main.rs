@@ -2,9 +2,11 @@
 //! sip-tester, iproute2 and curl; `tools/test.sh` installs them.
 
 mod baresip;
+mod capture;
 mod demo;
 mod desk;
 mod lab;
+mod media;
 mod phone;
 mod sipp;
 

@@ -8,10 +8,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Wall};
 
+use crate::lab::Host;
 use base::{Instant, Rng};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value;
-use crate::lab::Host;
 use softphone::{Event, Input, Order, Output, Phone, PhoneConfig, Report};
 
 /// How long a thread waits for packets before it looks for orders.
@@ -47,10 +47,12 @@ impl Softphone {
             value.as_str().unwrap_or_else(|| panic!("no text in {phone}")).to_owned()
         };
         let address = &phone["addresses"][0];
-        let registrar = format!("{}:{}", text(&address["host"]), address["port"]);
+        let host: IpAddr = text(&address["host"]).parse().expect("an address");
+        let port = address["port"].as_u64().expect("a port") as u16;
+        let registrar = SocketAddr::new(host, port);
         let mut config = PhoneConfig::new(
             &text(&phone["user"]),
-            registrar.parse().expect("an address"),
+            registrar,
             sockets.sip.local_addr().expect("bound"),
             sockets.rtp.local_addr().expect("bound"),
         );

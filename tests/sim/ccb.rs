@@ -84,6 +84,7 @@ impl Ccb {
                 seed,
                 nonce_key,
                 limits: Limits::default(),
+                media: worker::MediaConfig::default(),
             };
             if id.0 == 0 && recovers {
                 recover(&self.region, &config, now);

@@ -4,6 +4,7 @@
 
 mod ccb;
 mod network;
+mod rules;
 mod world;
 
 use world::{Outcome, Plant, run};
@@ -17,7 +18,8 @@ fn seeds() -> std::ops::Range<u64> {
     }
 }
 
-/// Every call ends, no port or lease leaks, counters balance, whatever dies and whatever is lost.
+/// Every call ends, no port or lease leaks, counters balance, whatever dies and whatever is lost. Answered
+/// calls go on over a death, with media both ways; no CSeq number of a dialog is used twice.
 #[test]
 fn every_seed_comes_to_rest() {
     let mut sum = Outcome::default();
@@ -30,6 +32,9 @@ fn every_seed_comes_to_rest() {
                 sum.rtp_sent += outcome.rtp_sent;
                 sum.rtp_received += outcome.rtp_received;
                 sum.deaths += outcome.deaths;
+                sum.kept += outcome.kept;
+                sum.kept_ended_well += outcome.kept_ended_well;
+                sum.heard += outcome.heard;
                 for (cause, times) in outcome.causes {
                     *sum.causes.entry(cause).or_default() += times;
                 }
@@ -40,6 +45,10 @@ fn every_seed_comes_to_rest() {
     println!("{sum:?}");
     assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
     assert!(sum.answered > 4 * seeds().count() as u64, "too little happened: {sum:?}");
+    assert!(sum.kept > seeds().count() as u64 / 4, "too few calls met a death: {sum:?}");
+    assert!(sum.heard > sum.kept, "media was not looked for: {sum:?}");
+    // Some phones are cut off, and the network loses up to a BYE's every repetition.
+    assert!(sum.kept_ended_well * 10 > sum.kept * 8, "calls that went on do not end: {sum:?}");
     // What the network loses twice (up to 10 % each way), and what flies while a process is dead.
     assert!(sum.rtp_received * 10 > sum.rtp_sent * 7, "media does not flow: {sum:?}");
 }
@@ -56,7 +65,7 @@ fn the_same_seed_gives_the_same_trace() {
 /// The checks would find what they look for.
 #[test]
 fn planted_bugs_are_caught() {
-    for plant in [Plant::ForgetsToRecover, Plant::KeepsALease] {
+    for plant in [Plant::ForgetsToRecover, Plant::KeepsALease, Plant::RecoversAnOldCSeq] {
         let caught = seeds().find_map(|seed| run(seed, plant).err().map(|what| (seed, what)));
         let (seed, what) = caught.unwrap_or_else(|| panic!("{plant:?} went unseen"));
         println!("{plant:?} is caught by seed {seed}: {what}");

@@ -2,22 +2,23 @@
 //! desks, a trunk, a bad network, and processes that die and come back.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use abi::{CallState, Counter, Process};
 use base::{CcbId, Instant, Medium, Rng, TenantId, WorkerId};
 use control_core::{
-    AgentRecord, Blade, CcbStatus, Ha1, Input as ControlInput, LoginKey, LoginRequest,
+    AgentRecord, Blade, CcbStatus, Destination, Ha1, Input as ControlInput, LoginKey, LoginRequest,
     Output as ControlOutput, Provision, Route, TenantRecord, TrunkRecord,
 };
 use sip::digest::{Algorithm, ha1};
 use softphone::{Input as PhoneInput, Order, Output as PhoneOutput, Phone, PhoneConfig};
-use worker::{Input, Passed};
+use worker::{Input, Passed, Worker};
 
-use crate::ccb::{Ccb, Out, WORKERS};
+use crate::ccb::{Ccb, Out, SIP_PORT, WORKERS};
 use crate::network::Network;
+use crate::rules::Watch;
 
 const PHONES: usize = 8;
 const REALM: &str = "demo.test";
@@ -36,6 +37,8 @@ pub enum Plant {
     ForgetsToRecover,
     /// Somebody wins a lease word and never lets go.
     KeepsALease,
+    /// A data plane that comes back goes on with an older CSeq number than its predecessor's last.
+    RecoversAnOldCSeq,
 }
 
 /// What a run came to.
@@ -48,6 +51,12 @@ pub struct Outcome {
     pub rtp_sent: u64,
     pub rtp_received: u64,
     pub deaths: u64,
+    /// Calls that went on over the death of their data plane.
+    pub kept: u64,
+    /// Those of them that nothing but a BYE ended.
+    pub kept_ended_well: u64,
+    /// How often media passed in such a call.
+    pub heard: u64,
     /// How many calls ended with which cause.
     pub causes: BTreeMap<u32, u64>,
 }
@@ -59,6 +68,7 @@ enum Act {
     Person(usize),
     KillDataPlane(usize),
     StartDataPlane(usize),
+    Listen(usize),
     KillControl(usize),
     StartControl(usize),
     Link(usize),
@@ -97,6 +107,9 @@ pub struct World {
     desks: Vec<Desk>,
     /// Serial numbers of the calls that control has a record of, and how often it wrote one.
     records: BTreeMap<u64, u32>,
+    watch: Watch,
+    /// Data planes that die after their next turn: its rows are written, its messages are not sent.
+    dying: BTreeSet<usize>,
     acts: BinaryHeap<Reverse<(Instant, u64, Act)>>,
     passed: BTreeMap<u64, Passed>,
     sequence: u64,
@@ -128,6 +141,8 @@ impl World {
             blades,
             desks,
             records: BTreeMap::new(),
+            watch: Watch::default(),
+            dying: BTreeSet::new(),
             acts: BinaryHeap::new(),
             passed: BTreeMap::new(),
             sequence: 0,
@@ -218,7 +233,9 @@ impl World {
         }
         for ccb in 0..self.ccbs.len() {
             for worker in (0..self.ccbs[ccb].workers.len()).map(|worker| WorkerId(worker as u8)) {
-                let deadline = self.ccbs[ccb].workers[usize::from(worker.0)].deadline();
+                // One worker's turn may be the last of all.
+                let worker_now = self.ccbs[ccb].workers.get(usize::from(worker.0));
+                let deadline = worker_now.and_then(Worker::deadline);
                 if deadline.is_some_and(|at| at <= self.now) {
                     self.worker(ccb, worker, Input::Timeout);
                 }
@@ -237,8 +254,12 @@ impl World {
             Act::Login(desk) => self.log_in(desk),
             Act::Attach(desk) => self.attach(desk),
             Act::Person(desk) => self.person(desk),
+            Act::KillDataPlane(ccb) if self.rng.chance(50) => {
+                self.dying.insert(ccb);
+            }
             Act::KillDataPlane(ccb) => self.kill_data_plane(ccb),
             Act::StartDataPlane(ccb) => self.start_data_plane(ccb),
+            Act::Listen(ccb) => self.watch.listen(self.now, ccb, &mut self.ccbs[ccb]),
             Act::KillControl(control) => self.kill_control(control),
             Act::StartControl(control) => self.start_control(control),
             Act::Link(ccb) => self.link(ccb),
@@ -398,9 +419,17 @@ impl World {
     }
 
     fn carry_out(&mut self, ccb: usize, out: Vec<Out>) {
+        if self.dying.remove(&ccb) {
+            return self.kill_data_plane(ccb);
+        }
         for out in out {
             match out {
-                Out::Send { from, to, bytes } => self.network.send(self.now, from, to, bytes),
+                Out::Send { from, to, bytes } => {
+                    if from.port() == SIP_PORT {
+                        self.watch.sent(&bytes);
+                    }
+                    self.network.send(self.now, from, to, bytes);
+                }
                 Out::Mesh { to, passed } => {
                     self.sequence += 1;
                     let number = self.sequence;
@@ -436,6 +465,7 @@ impl World {
         }
         self.outcome.deaths += 1;
         self.ccbs[ccb].kill();
+        self.watch.died(ccb, &self.ccbs[ccb].region);
         self.control(self.control_of(ccb), ControlInput::Gone { ccb: CcbId(ccb as u16 + 1) });
         let ms = 50 + self.rng.below(2_000);
         self.after_ms(ms, Act::StartDataPlane(ccb));
@@ -443,7 +473,16 @@ impl World {
 
     fn start_data_plane(&mut self, ccb: usize) {
         let recovers = self.plant != Plant::ForgetsToRecover;
+        if self.plant == Plant::RecoversAnOldCSeq {
+            let region = self.ccbs[ccb].region.clone();
+            for (place, mut row) in region.dialogs().iter() {
+                row.local_cseq = row.local_cseq.saturating_sub(1);
+                region.dialogs().write(place, &row);
+            }
+        }
         self.ccbs[ccb].start(self.now, recovers);
+        self.watch.born(ccb, &self.ccbs[ccb].region);
+        self.after_ms(500, Act::Listen(ccb));
         (0..WORKERS).for_each(|worker| self.worker(ccb, WorkerId(worker), Input::Timeout));
         let ms = self.rng.below(50);
         self.after_ms(ms, Act::Link(ccb));
@@ -542,6 +581,8 @@ impl World {
                 *times += 1;
                 if *times == 1 {
                     *self.outcome.causes.entry(record.cause).or_default() += 1;
+                    let kept = self.watch.kept.contains(&record.serial);
+                    self.outcome.kept_ended_well += u64::from(kept && record.cause == 0);
                 }
                 let ms = self.rng.below(3);
                 let (slot, generation) = (record.call.slot, record.call.generation);
@@ -598,6 +639,11 @@ impl World {
     // What must hold when all has come to rest.
 
     fn check(mut self) -> Result<Outcome, String> {
+        if let Some(broken) = self.watch.broken {
+            return Err(broken);
+        }
+        self.outcome.kept = self.watch.kept.len() as u64;
+        self.outcome.heard = self.watch.heard;
         for ccb in &self.ccbs {
             for (id, worker) in ccb.workers.iter().enumerate() {
                 expect(worker.is_idle(), || {
@@ -713,7 +759,8 @@ fn phone_config(user: &str, registrar: SocketAddr, ip: IpAddr, index: usize) -> 
 }
 
 fn provision() -> Provision {
-    let trunk = TRUNK.parse().expect("an address");
+    let address = TRUNK.parse().expect("an address");
+    let to = Destination::Trunk { address, location: None };
     Provision {
         tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: REALM.into() }],
         trunks: vec![TrunkRecord {
@@ -721,6 +768,6 @@ fn provision() -> Provision {
             name: "carrier".into(),
             net: "10.9.0.0/16".parse().expect("a network"),
         }],
-        routes: vec![Route { tenant: TENANT, prefix: "9".into(), address: trunk, location: None }],
+        routes: vec![Route { tenant: TENANT, prefix: "9".into(), to }],
     }
 }

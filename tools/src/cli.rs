@@ -1,12 +1,15 @@
 //! The command line.
 
+mod call;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use control_server::Cidr;
+use control_server::{Cidr, Destination};
 
-use crate::config;
+use crate::config::{self, Media};
+pub use call::{CallCommand, Leg, To};
 
 /// Jackfield, a cloud contact centre.
 #[derive(Debug, Parser)]
@@ -32,6 +35,9 @@ pub enum Command {
     Agents(View),
     /// Show the calls in progress
     Calls(View),
+    /// Play, record, mix, collect digits in a call that stands
+    #[command(subcommand)]
+    Call(CallCommand),
     /// Watch it live
     Top(Top),
     /// Work on configuration files
@@ -131,9 +137,19 @@ pub struct Demo {
     /// SIP peers of the demo tenant, trusted by address; may be repeated
     #[arg(long, value_name = "CIDR")]
     pub trunk: Vec<Cidr>,
-    /// Numbers that go out to a trunk; may be repeated
-    #[arg(long, value_name = "PREFIX=IP:PORT", value_parser = parse_route)]
+    /// Where numbers go that are no agent's: to a trunk, or to a service (answer, play:NAME or
+    /// mix:NUMBER); may be repeated
+    #[arg(long, value_name = "PREFIX=IP:PORT|SERVICE", value_parser = parse_route)]
     pub route: Vec<Route>,
+    /// The way that RTP takes
+    #[arg(long, value_enum, default_value_t = Media::Auto)]
+    pub media: Media,
+    /// The folder of prompts [default: prompts in the demo's folder]
+    #[arg(long, value_name = "DIR")]
+    pub prompts: Option<PathBuf>,
+    /// The folder of recordings [default: recordings in the demo's folder]
+    #[arg(long, value_name = "DIR")]
+    pub recordings: Option<PathBuf>,
     /// How many cores the data plane uses [default: half of them]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub cores: Option<u16>,
@@ -179,13 +195,13 @@ pub struct DemoLocation {
     pub ip: IpAddr,
 }
 
-/// Numbers that begin with a prefix, and the trunk they go to.
+/// Numbers that begin with a prefix, and where they go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The first digits.
     pub prefix: String,
-    /// The SIP peer.
-    pub address: SocketAddr,
+    /// A trunk or a service.
+    pub to: Destination,
 }
 
 /// `load`
@@ -245,6 +261,9 @@ pub struct Load {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub logins: u16,
+    /// Many packets instead of many calls.
+    #[command(flatten)]
+    pub blast: crate::load::BlastOptions,
 }
 
 fn parse_rtp_ports(text: &str) -> Result<(u16, u16), String> {
@@ -269,18 +288,13 @@ fn parse_phones_ip(text: &str) -> Result<IpAddr, String> {
 }
 
 fn parse_route(text: &str) -> Result<Route, String> {
-    let (prefix, address) = text.split_once('=').ok_or("must be PREFIX=IP:PORT")?;
+    let (prefix, to) = text.split_once('=').ok_or("must be PREFIX=IP:PORT or PREFIX=SERVICE")?;
     let digits = prefix.strip_prefix('+').unwrap_or(prefix);
     let dialled = digits.bytes().all(|b| b.is_ascii_digit() || b == b'*' || b == b'#');
     if prefix.is_empty() || prefix.len() > 24 || !dialled {
         return Err("PREFIX must be 1 to 24 digits, stars or hashes, or + and digits".into());
     }
-    let address: SocketAddr =
-        address.parse().map_err(|_| format!("{address:?} must be IP:PORT"))?;
-    if address.port() == 0 {
-        return Err("the port must not be 0".into());
-    }
-    Ok(Route { prefix: prefix.to_owned(), address })
+    Ok(Route { prefix: prefix.to_owned(), to: to.parse()? })
 }
 
 fn parse_rate(text: &str) -> Result<f64, String> {
@@ -310,7 +324,8 @@ mod tests {
     fn the_flags_of_demo_keep_their_names() {
         let line = "jackfield demo --bind 127.0.0.1 --agents 20000 --location east=127.0.0.2 \
                     --location west=::1 --trunk 10.0.0.0/8 --trunk 192.0.2.7 \
-                    --route 9=127.0.0.9:5060 --cores 2 --http 8081 --sip 5070 \
+                    --route 9=127.0.0.9:5060 --route 700=answer --route 701=play:welcome.wav \
+                    --route 702=mix:1 --media recvmmsg --prompts /p --recordings /r --cores 2 --http 8081 --sip 5070 \
                     --rtp-ports 40000-41000 --dir /tmp/x --call";
         let Command::Demo(demo) = parse(line).unwrap() else { panic!() };
         assert_eq!(
@@ -319,7 +334,11 @@ mod tests {
         );
         assert_eq!(demo.trunk[0].to_string(), "10.0.0.0/8");
         assert_eq!(demo.trunk[1].bits, 32);
-        assert_eq!(demo.route[0].address, "127.0.0.9:5060".parse().unwrap());
+        let routes: Vec<_> = demo.route.iter().map(|route| route.to.to_string()).collect();
+        assert_eq!(routes, ["127.0.0.9:5060", "answer", "play:welcome.wav", "mix:1"]);
+        assert_eq!(demo.media, Media::Recvmmsg);
+        assert_eq!(demo.prompts, Some("/p".into()));
+        assert_eq!(demo.recordings, Some("/r".into()));
         assert_eq!((demo.agents, demo.cores, demo.http, demo.sip), (20_000, Some(2), 8081, 5070));
         assert_eq!(demo.rtp_ports, (40_000, 41_000));
         assert!(demo.call);
@@ -331,6 +350,27 @@ mod tests {
         assert_eq!((demo.http, demo.sip, demo.rtp_ports), (8080, 5060, (30_000, 60_000)));
         assert_eq!(demo.bind, IpAddr::from([127, 0, 0, 1]));
         assert!(!demo.call && demo.location.is_empty());
+        assert_eq!((demo.media, demo.prompts, demo.recordings), (Media::Auto, None, None));
+    }
+
+    #[test]
+    fn the_commands_for_a_call_keep_their_names() {
+        for line in [
+            "jackfield call play 1.2 hi.wav",
+            "jackfield call play 1.2:1 hi.wav --times 0 --wait --json --ccb 3 --dir /x",
+            "jackfield call stop 1.2",
+            "jackfield call collect 1.2:0 --max 4 --first 5s --next 3s --end # --barge-in",
+            "jackfield call record 1.2",
+            "jackfield call record 1.2:1 --pause",
+            "jackfield call record 1.2 --resume",
+            "jackfield call record 1.2 --stop",
+            "jackfield call mix 1.2:0 7 --role monitor",
+            "jackfield call mix 1.2 7 --role whisper --to 3.4:1",
+            "jackfield call leave 1.2",
+            "jackfield call hang-up 1.2",
+        ] {
+            assert!(parse(line).is_ok(), "{line}");
+        }
     }
 
     #[test]
@@ -346,6 +386,19 @@ mod tests {
             "jackfield demo --trunk 10.0.0.0/33",
             "jackfield demo --route 9=127.0.0.1",
             "jackfield demo --route x=127.0.0.1:5060",
+            "jackfield demo --route 9=echo",
+            "jackfield demo --route 9=mix:0",
+            "jackfield demo --route 9=play:../x",
+            "jackfield demo --media fast",
+            "jackfield call play 1 hi.wav",
+            "jackfield call play 1.2 ../hi.wav",
+            "jackfield call collect 1.2 --max 65",
+            "jackfield call collect 1.2 --first 5",
+            "jackfield call collect 1.2 --end x",
+            "jackfield call record 1.2 --pause --stop",
+            "jackfield call mix 1.2 0",
+            "jackfield call mix 1.2 4096",
+            "jackfield call mix 1.2 1 --role whisper",
             "jackfield demo --cores 0",
             "jackfield load --rate 0",
             "jackfield load --rate inf",

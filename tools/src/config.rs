@@ -1,5 +1,6 @@
 //! The configuration file: one for the control process and for every CCB of a blade.
 
+mod media;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use base::CcbId;
 use driver::Sizes;
 use toml::de::DeTable;
 
+pub use media::{Media, MediaConfig, XdpMode};
 pub use read::Faults;
 use read::{Found, Report, Table};
 
@@ -52,6 +54,8 @@ pub struct Control {
     pub directory: PathBuf,
     /// What must survive a restart of control, such as the key of its tokens.
     pub state: PathBuf,
+    /// The folder that recordings are made in.
+    pub recordings: PathBuf,
 }
 
 /// `[[ccb]]`
@@ -69,6 +73,8 @@ pub struct Ccb {
     pub rtp_ports: (u16, u16),
     /// The sizes of the region.
     pub sizes: Sizes,
+    /// How it moves media.
+    pub media: MediaConfig,
     /// The SBC addresses, at least one.
     pub locations: Vec<Location>,
 }
@@ -133,10 +139,11 @@ impl Config {
     pub fn summary(&self) -> String {
         let http: Vec<_> = self.control.http.iter().map(|at| format!("http://{at}")).collect();
         let mut text = format!(
-            "control: AgentProxy and CTI at {}, directory {}, state {}, admin socket {}",
+            "control: AgentProxy and CTI at {}, directory {}, state {}, recordings {}, admin socket {}",
             http.join(" and "),
             self.control.directory.display(),
             self.control.state.display(),
+            self.control.recordings.display(),
             self.control.admin.display(),
         );
         for ccb in &self.ccbs {
@@ -152,6 +159,7 @@ impl Config {
                 ccb.sizes.agents,
                 ccb.region.display(),
             );
+            let _ = write!(text, "\n  {}", ccb.media.summary());
             for location in &ccb.locations {
                 let sip = SocketAddr::new(location.ip, location.sip_port);
                 let _ = write!(text, "\n  location {}: SIP udp {sip}", location.name);
@@ -165,11 +173,13 @@ impl Config {
         let quote = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
         let http: Vec<_> = self.control.http.iter().map(SocketAddr::to_string).collect();
         let mut text = format!(
-            "[control]\nhttp = {:?}\nadmin = {}\ndirectory = {}\nstate = {}\n",
+            "[control]\nhttp = {:?}\nadmin = {}\ndirectory = {}\nstate = {}\n\
+             recordings = {}\n",
             http,
             quote(&self.control.admin),
             quote(&self.control.directory),
             quote(&self.control.state),
+            quote(&self.control.recordings),
         );
         for ccb in &self.ccbs {
             let sizes = &ccb.sizes;
@@ -193,6 +203,8 @@ impl Config {
                 sizes.tenants,
                 sizes.trunks,
             );
+            text += &ccb.media.to_toml();
+            text += &ccb.media.xdp_toml();
             for location in &ccb.locations {
                 let _ = write!(
                     text,
@@ -242,18 +254,23 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     let admin = table.required_parsed("admin", SOCKET_RULE, parse_socket);
     let directory = absolute(table, "directory");
     let state = absolute(table, "state");
+    let recordings = table.parsed("recordings", ABSOLUTE_RULE, parse_absolute);
+    let beside = state.as_ref().map(|state| state.value.join("recordings")).unwrap_or_default();
+    let recordings = table.or("recordings", recordings, beside);
     table.finish();
     Some(Control {
         http: http?.value,
         admin: admin?.value,
         directory: directory?.value,
         state: state?.value,
+        recordings: recordings?,
     })
 }
 
 fn read_ccb(table: &Table<'_, '_>) -> Option<Ccb> {
     let number = table.required_number("number", 1..65_536);
     let default_region = number.as_ref().map_or(0, |number| number.value);
+    let media = MediaConfig::read(table, u16::try_from(default_region).unwrap_or(0));
     let default_region = PathBuf::from(format!("/dev/shm/jackfield-{default_region}"));
     let region = table.parsed("region", ABSOLUTE_RULE, parse_absolute);
     let region = table.or("region", region, default_region);
@@ -285,6 +302,7 @@ fn read_ccb(table: &Table<'_, '_>) -> Option<Ccb> {
         cores: cores?,
         rtp_ports: ports?,
         sizes: sizes?,
+        media: media?,
         locations: locations?,
     })
 }
@@ -395,7 +413,11 @@ impl Seen {
                 table.report().fault(&table.field_span(field), table.name(field), rule);
             }
         };
-        for (field, path) in [("admin", &control.admin), ("directory", &control.directory)] {
+        for (field, path) in [
+            ("admin", &control.admin),
+            ("directory", &control.directory),
+            ("recordings", &control.recordings),
+        ] {
             fault(self.paths.insert(path.clone()), field, path.display().to_string());
         }
         let mut http = HashSet::new();
@@ -412,6 +434,12 @@ impl Seen {
             fault("number", format!("{} is another CCB's number", ccb.number));
         }
         for (field, path) in [("region", &ccb.region), ("socket", &ccb.socket)] {
+            if !self.paths.insert(path.clone()) {
+                fault(field, format!("{} is in use by another field", path.display()));
+            }
+        }
+        let pins = [("xdp", Some(&ccb.media.bpffs)), ("spool", ccb.media.spool.as_ref())];
+        for (field, path) in pins.into_iter().filter_map(|(field, path)| Some((field, path?))) {
             if !self.paths.insert(path.clone()) {
                 fault(field, format!("{} is in use by another field", path.display()));
             }

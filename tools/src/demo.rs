@@ -52,6 +52,7 @@ async fn demo(options: &cli::Demo) -> Result<ExitCode, String> {
     let file = dir.file(CONFIG_FILE);
     std::fs::write(&file, config.to_toml())
         .map_err(|error| format!("{}: {error}", file.display()))?;
+    plan::make_folders(&config)?;
     // What a demo left that was killed.
     remove_region(&config);
     tokio::select! {

@@ -116,19 +116,30 @@ pub async fn log_in(server: &Server, who: &Credentials) -> Result<Grant, String>
 impl Grant {
     /// A built-in phone as the answer says, and its ports.
     pub async fn phone(&self) -> Result<(PhoneConfig, Ports), String> {
-        let part = &self.phone;
-        let address = part.addresses.first().ok_or("the login's answer has no SBC address")?;
-        let registrar = resolve(&address.host, address.port).await?;
+        let registrar = self.registrar().await?;
         let ports = Ports::bind_towards(registrar).map_err(|error| format!("ports: {error}"))?;
         let (sip, rtp) = (ports.sip(), ports.rtp());
         let (sip, rtp) = sip.and_then(|sip| Ok((sip, rtp?))).map_err(|e| format!("ports: {e}"))?;
+        Ok((self.config(registrar, sip, rtp), ports))
+    }
+
+    /// The SBC that the answer names first.
+    pub async fn registrar(&self) -> Result<SocketAddr, String> {
+        let address =
+            self.phone.addresses.first().ok_or("the login's answer has no SBC address")?;
+        resolve(&address.host, address.port).await
+    }
+
+    /// A built-in phone at these ports.
+    pub fn config(&self, registrar: SocketAddr, sip: SocketAddr, rtp: SocketAddr) -> PhoneConfig {
+        let part = &self.phone;
         let mut config = PhoneConfig::new(&part.user, registrar, sip, rtp);
         config.auth_user = part.auth_user.clone();
         config.realm = part.realm.clone();
         config.secret = part.secret.clone();
         config.expires_s = part.expires_s;
         config.display = self.agent.number.clone();
-        Ok((config, ports))
+        config
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -33,11 +33,10 @@ const PORT_TRIES: u32 = 1_000;
 /// The token of the eventfd; phones' tokens are far below.
 const BELL: u64 = u64::MAX;
 
-/// The ports of one phone.
+/// The ports of one phone; RTP and RTCP are none where something else sends and hears them.
 pub struct Ports {
     sip: UdpSocket,
-    rtp: UdpSocket,
-    rtcp: UdpSocket,
+    media: Option<(UdpSocket, UdpSocket)>,
 }
 
 impl Ports {
@@ -56,7 +55,14 @@ impl Ports {
         for socket in [&sip, &rtp, &rtcp] {
             socket.set_nonblocking(true)?;
         }
-        Ok(Ports { sip, rtp, rtcp })
+        Ok(Ports { sip, media: Some((rtp, rtcp)) })
+    }
+
+    /// A port for SIP alone at this address.
+    pub fn bind_sip(ip: IpAddr) -> io::Result<Ports> {
+        let sip = UdpSocket::bind((ip, 0))?;
+        sip.set_nonblocking(true)?;
+        Ok(Ports { sip, media: None })
     }
 
     /// Where SIP is received.
@@ -64,9 +70,12 @@ impl Ports {
         self.sip.local_addr()
     }
 
-    /// Where RTP is received.
+    /// Where RTP is received; not where these ports are without it.
     pub fn rtp(&self) -> io::Result<SocketAddr> {
-        self.rtp.local_addr()
+        match &self.media {
+            Some((rtp, _)) => rtp.local_addr(),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        }
     }
 }
 
@@ -96,6 +105,8 @@ pub struct News {
     pub event: Event,
     /// With [`Event::Answered`] of a call that the phone placed: from its INVITE to the 200.
     pub set_up: Option<Duration>,
+    /// With [`Event::Answered`]: where the peer wants its RTP.
+    pub media: Option<SocketAddr>,
 }
 
 /// What a phone counted.
@@ -237,11 +248,12 @@ enum Port {
 impl Port {
     const ALL: [Port; 3] = [Port::Sip, Port::Rtp, Port::Rtcp];
 
-    fn of(self, ports: &Ports) -> &UdpSocket {
-        match self {
-            Port::Sip => &ports.sip,
-            Port::Rtp => &ports.rtp,
-            Port::Rtcp => &ports.rtcp,
+    fn of(self, ports: &Ports) -> Option<&UdpSocket> {
+        match (self, &ports.media) {
+            (Port::Sip, _) => Some(&ports.sip),
+            (Port::Rtp, Some((rtp, _))) => Some(rtp),
+            (Port::Rtcp, Some((_, rtcp))) => Some(rtcp),
+            (_, None) => None,
         }
     }
 }
@@ -291,8 +303,9 @@ impl Hall {
                     debug_assert_eq!(number, self.seats.len());
                     for (place, port) in Port::ALL.into_iter().enumerate() {
                         let token = epoll::EventData::new_u64((number * 4 + place) as u64);
-                        let socket = port.of(&ports).as_fd();
-                        epoll::add(&self.deck.epoll, socket, token, epoll::EventFlags::IN)?;
+                        if let Some(socket) = port.of(&ports) {
+                            epoll::add(&self.deck.epoll, socket, token, epoll::EventFlags::IN)?;
+                        }
                     }
                     let phone = Phone::new(*config, Rng::from_seed(seed));
                     self.seats.push(Seat { phone, ports, delays: Delays::default(), due: None });
@@ -319,7 +332,10 @@ impl Hall {
     fn receive(&mut self, seat: usize, port: Port) {
         for _ in 0..BURST {
             let mut buffer = std::mem::take(&mut self.buffer);
-            let received = port.of(&self.seats[seat].ports).recv_from(&mut buffer);
+            let received = match port.of(&self.seats[seat].ports) {
+                Some(socket) => socket.recv_from(&mut buffer),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            };
             let now = clock::now();
             let length = match received {
                 Ok((length, from)) => {
@@ -376,10 +392,14 @@ impl Hall {
                 let empty = || vec![(0, Instant::ZERO); NOTED].into_boxed_slice();
                 let noted = self.noted.entry(ssrc).or_insert_with(empty);
                 noted[usize::from(sequence) % NOTED] = (sequence, clock::now());
-                let _ = ports.rtp.send_to(&packet, to);
+                if let Some((rtp, _)) = &ports.media {
+                    let _ = rtp.send_to(&packet, to);
+                }
             }
             Output::Rtcp { to, packet } => {
-                let _ = ports.rtcp.send_to(&packet, to);
+                if let Some((_, rtcp)) = &ports.media {
+                    let _ = rtcp.send_to(&packet, to);
+                }
             }
             Output::Event(event) => {
                 if matches!(event, Event::Ended(_)) && self.noted.len() > 2 * self.seats.len() {
@@ -387,8 +407,10 @@ impl Hall {
                     self.forget_old();
                 }
                 let answered = event == Event::Answered;
-                let set_up = answered.then(|| self.seats[seat].phone.report().set_up).flatten();
-                let _ = self.deck.tell.send(News { phone: seat, event, set_up });
+                let phone = &self.seats[seat].phone;
+                let set_up = answered.then(|| phone.report().set_up).flatten();
+                let media = answered.then(|| phone.peer_media()).flatten();
+                let _ = self.deck.tell.send(News { phone: seat, event, set_up, media });
             }
         }
     }

@@ -83,12 +83,22 @@ impl fmt::Display for HttpError {
 
 /// Asks `server` for `path`.
 pub async fn get(server: &Server, path: &str) -> Result<Answer, HttpError> {
-    ask(server, Method::GET, path, None).await
+    ask(server, Method::GET, path, None, REQUEST_TIMEOUT).await
 }
 
 /// Posts JSON to `path`.
 pub async fn post(server: &Server, path: &str, body: &Value) -> Result<Answer, HttpError> {
-    ask(server, Method::POST, path, Some(body.to_string())).await
+    post_for(server, path, body, REQUEST_TIMEOUT).await
+}
+
+/// Posts JSON to `path` and waits for the answer for so long.
+pub async fn post_for(
+    server: &Server,
+    path: &str,
+    body: &Value,
+    limit: Duration,
+) -> Result<Answer, HttpError> {
+    ask(server, Method::POST, path, Some(body.to_string()), limit).await
 }
 
 async fn ask(
@@ -96,6 +106,7 @@ async fn ask(
     method: Method,
     path: &str,
     body: Option<String>,
+    limit: Duration,
 ) -> Result<Answer, HttpError> {
     let host = match server {
         Server::Unix(_) => "localhost".to_owned(),
@@ -121,9 +132,9 @@ async fn ask(
             }
         }
     };
-    match tokio::time::timeout(REQUEST_TIMEOUT, exchange).await {
+    match tokio::time::timeout(limit, exchange).await {
         Ok(result) => result,
-        Err(_) => Err(HttpError::Broken(format!("no answer within {REQUEST_TIMEOUT:?}"))),
+        Err(_) => Err(HttpError::Broken(format!("no answer within {limit:?}"))),
     }
 }
 

@@ -1,7 +1,13 @@
 //! `load`: agents log in, their phones register, and pairs of them call each other at a steady
 //! rate.
 
+mod blast;
+mod blast_run;
+mod by_ng;
+mod by_sip;
+mod options;
 mod tally;
+mod watch;
 
 use std::collections::VecDeque;
 use std::process::ExitCode;
@@ -21,6 +27,7 @@ use crate::http::Server;
 use crate::place;
 use crate::process::{self, StopSignals};
 use crate::show;
+pub use options::BlastOptions;
 use tally::Tally;
 
 /// How long the registrations may take altogether beyond the logins.
@@ -42,6 +49,9 @@ const FRAME: Duration = Duration::from_millis(20);
 
 /// Runs the load; 0 when nothing failed.
 pub fn run(options: &cli::Load) -> Result<ExitCode, String> {
+    if !options.blast.rate_pps.is_empty() {
+        return blast_run::run(options);
+    }
     let needed = u64::from(options.agents) * FILES_PER_AGENT + 64;
     let allowed = process::raise_open_files();
     if allowed < needed {
@@ -50,10 +60,7 @@ pub fn run(options: &cli::Load) -> Result<ExitCode, String> {
             options.agents
         ));
     }
-    let server = match options.http {
-        Some(http) => Server::Tcp(http),
-        None => Server::Tcp(place::find(&options.at)?.control.http[0]),
-    };
+    let server = server(options)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -61,11 +68,19 @@ pub fn run(options: &cli::Load) -> Result<ExitCode, String> {
     runtime.block_on(load(options, server))
 }
 
+/// The AgentProxy.
+fn server(options: &cli::Load) -> Result<Server, String> {
+    match options.http {
+        Some(http) => Ok(Server::Tcp(http)),
+        None => Ok(Server::Tcp(place::find(&options.at)?.control.http[0])),
+    }
+}
+
 async fn load(options: &cli::Load, server: Server) -> Result<ExitCode, String> {
     let (mut fleet, mut news) = Fleet::start().map_err(|error| error.to_string())?;
     let mut tally = Tally::default();
     let begun = Instant::now();
-    let agents = log_in_all(options, &server).await?;
+    let agents = log_in_all(options, &server, true).await?;
     // From here on there are calls and registrations to end first.
     let mut signals = StopSignals::new().map_err(|error| error.to_string())?;
     tally.logged_in = agents.len();
@@ -82,7 +97,7 @@ async fn load(options: &cli::Load, server: Server) -> Result<ExitCode, String> {
         numbers.push(grant.agent.number.clone());
         let number = fleet.add(phone, ports).map_err(|error| error.to_string())?;
         fleet.order(number, Order::Register);
-        desks.push(desk);
+        desks.extend(desk);
     }
     let mut interrupted = false;
     tokio::select! {
@@ -102,7 +117,7 @@ async fn load(options: &cli::Load, server: Server) -> Result<ExitCode, String> {
         tally.call_time = begun.elapsed();
     }
     tally.counts = fleet.counts().await;
-    log_out_all(&fleet, &mut news, desks).await;
+    log_out_all(&fleet, &mut news, numbers.len(), desks).await;
     show::say(&tally.table(options))?;
     if interrupted {
         return Ok(ExitCode::from(process::INTERRUPTED));
@@ -119,7 +134,12 @@ fn frames(duration_s: f64) -> u32 {
     u32::try_from(talk.as_nanos() / FRAME.as_nanos()).unwrap_or(u32::MAX)
 }
 
-async fn log_in_all(options: &cli::Load, server: &Server) -> Result<Vec<(Grant, Desk)>, String> {
+/// Logs the agents in; with their desks' WebSockets or, for phones that only call, without.
+async fn log_in_all(
+    options: &cli::Load,
+    server: &Server,
+    with_desks: bool,
+) -> Result<Vec<(Grant, Option<Desk>)>, String> {
     let turns = Arc::new(Semaphore::new(usize::from(options.logins)));
     let mut tasks = JoinSet::new();
     for place in 0..options.agents {
@@ -134,7 +154,7 @@ async fn log_in_all(options: &cli::Load, server: &Server) -> Result<Vec<(Grant, 
         tasks.spawn(async move {
             let _turn = turns.acquire_owned().await.map_err(|error| error.to_string())?;
             let grant = log_in(&server, &who).await?;
-            let desk = Desk::attach(&grant).await?;
+            let desk = if with_desks { Some(Desk::attach(&grant).await?) } else { None };
             Ok::<_, String>((place, grant, desk))
         });
     }
@@ -183,11 +203,16 @@ async fn hang_up_all(
     let _ = timeout(HANG_UP_LIMIT, ends).await;
 }
 
-async fn log_out_all(fleet: &Fleet, news: &mut UnboundedReceiver<News>, desks: Vec<Desk>) {
-    for phone in 0..desks.len() {
+async fn log_out_all(
+    fleet: &Fleet,
+    news: &mut UnboundedReceiver<News>,
+    phones: usize,
+    desks: Vec<Desk>,
+) {
+    for phone in 0..phones {
         fleet.order(phone, Order::Unregister);
     }
-    let mut left = desks.len();
+    let mut left = phones;
     let unregistered = async {
         while left > 0 {
             let Some(news) = news.recv().await else { return };

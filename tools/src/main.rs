@@ -13,6 +13,7 @@ mod fleet;
 mod http;
 mod load;
 mod log;
+mod order;
 mod place;
 mod process;
 mod show;
@@ -53,6 +54,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Status(options) => show::status(&options),
         Command::Agents(options) => show::agents(&options),
         Command::Calls(options) => show::calls(&options),
+        Command::Call(command) => order::run(&command),
         Command::Top(options) => top::run(&options),
         Command::Config(ConfigCommand::Check { file }) => check(&file),
         Command::Load(options) => load::run(&options),

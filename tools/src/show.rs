@@ -1,5 +1,6 @@
 //! `status`, `agents` and `calls`: one look, as a table or as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
@@ -26,7 +27,7 @@ const HEADLINES: [&str; 6] = [
 ];
 
 /// What `status` exits with when control is away and only the shared memory speaks.
-const CONTROL_AWAY: u8 = 3;
+pub const CONTROL_AWAY: u8 = 3;
 
 /// Who answered.
 enum From {
@@ -78,27 +79,15 @@ pub fn agents(options: &cli::View) -> Result<ExitCode, String> {
 /// `calls`: from control, else from the regions.
 pub fn calls(options: &cli::View) -> Result<ExitCode, String> {
     look(options, "/v1/calls", calls_text, view::read, |views| {
-        let mut rows = vec![header(&["CCB", "CALL", "STATE", "AGE", "CALLED", "PARTIES"])];
-        for view in views {
-            for call in &view.calls {
-                let legs: Vec<String> = call
-                    .legs
-                    .iter()
-                    .map(|leg| {
-                        format!("{} ({} in, {} out)", leg.number, leg.packets_in, leg.packets_out)
-                    })
-                    .collect();
-                rows.push(vec![
-                    view.ccb.to_string(),
-                    call.call.clone(),
-                    call.state.to_owned(),
-                    format!("{} s", call.age_s),
-                    call.called.clone(),
-                    legs.join(" - "),
-                ]);
-            }
-        }
-        columns(&rows)
+        let calls = views.iter().flat_map(|view| {
+            view.calls.iter().map(|call| {
+                let mut shown = json!(call);
+                shown["ccb"] = view.ccb.into();
+                shown["duration_ms"] = (call.age_s * 1_000).into();
+                shown
+            })
+        });
+        calls_text(&json!({ "calls": calls.collect::<Vec<_>>() }))
     })
     .map(|_| ExitCode::SUCCESS)
 }
@@ -190,6 +179,8 @@ fn status_text(status: &Value) -> String {
             ccb["calls"],
             text(&ccb["leases_held"]),
         );
+        let total = |name: &str| ccb["counters"][name].as_u64().unwrap_or(0);
+        out += &media_line(total, ccb["spool"]["state"].as_str().unwrap_or(""));
         let workers: Vec<(String, &Value)> = rows(&ccb["workers"])
             .iter()
             .map(|worker| (worker["worker"].to_string(), &worker["counters"]))
@@ -213,6 +204,10 @@ fn view_text(view: &View) -> String {
         view.registered,
         view.calls.len(),
     );
+    let total = |name: &str| {
+        view.workers.iter().filter_map(|worker| worker.counters.get(name)).sum::<u64>()
+    };
+    out += &media_line(total, "");
     let counters: Vec<(String, Value)> = view
         .workers
         .iter()
@@ -265,29 +260,82 @@ fn agents_text(answer: &Value) -> String {
     format!("{}{count} logged in", columns(&table))
 }
 
+/// A line for each leg, and what they have in common.
 fn calls_text(answer: &Value) -> String {
-    let mut table =
-        vec![header(&["CCB", "CALL", "SERIAL", "STATE", "PARTIES (packets in, out, lost)"])];
-    for call in rows(&answer["calls"]) {
-        let legs: Vec<String> = rows(&call["legs"])
-            .iter()
-            .map(|leg| {
-                format!(
-                    "{} ({}, {}, {})",
-                    text(&leg["number"]),
-                    leg["packets_in"],
-                    leg["packets_out"],
-                    leg["lost"]
-                )
-            })
-            .collect();
-        let mut row: Vec<String> =
-            ["ccb", "call", "serial", "state"].iter().map(|name| text(&call[*name])).collect();
-        row.push(legs.join(" - "));
-        table.push(row);
+    let mut table = vec![header(&[
+        "CCB", "CALL", "STATE", "AGE", "LEG", "NUMBER", "IN", "OUT", "LOST", "JITTER", "RTT",
+        "MOS", "PATH",
+    ])];
+    let mut paths: BTreeMap<String, u64> = BTreeMap::new();
+    let (mut received, mut lost) = (0, 0);
+    let calls = rows(&answer["calls"]);
+    for call in calls {
+        let mut head: Vec<String> =
+            ["ccb", "call", "state"].iter().map(|name| text(&call[*name])).collect();
+        head.push(format!("{} s", call["duration_ms"].as_u64().unwrap_or(0) / 1_000));
+        for leg in rows(&call["legs"]) {
+            let mut row = std::mem::replace(&mut head, vec![String::new(); 4]);
+            row.extend(leg_cells(leg));
+            table.push(row);
+            received += leg["packets_in"].as_u64().unwrap_or(0);
+            lost += leg["lost"].as_u64().unwrap_or(0);
+            *paths.entry(text(&leg["path"])).or_default() += 1;
+        }
+        if head.iter().any(|cell| !cell.is_empty()) {
+            table.push(head);
+        }
     }
-    let count = table.len() - 1;
-    format!("{}{count} calls", columns(&table))
+    paths.retain(|path, _| !["", "none"].contains(&path.as_str()));
+    let paths: Vec<_> = paths.iter().map(|(path, count)| format!("{count} by {path}")).collect();
+    let streams = if paths.is_empty() { "none".to_owned() } else { paths.join(", ") };
+    let calls = calls.len();
+    let loss = percent(lost, received);
+    format!("{}{calls} calls; streams: {streams}; {lost} packets lost ({loss})", columns(&table))
+}
+
+fn leg_cells(leg: &Value) -> Vec<String> {
+    let ms = |value: &Value| {
+        value.as_u64().map_or(String::new(), |us| format!("{:.1} ms", us as f64 / 1e3))
+    };
+    let count = |name: &str| leg[name].as_u64().unwrap_or(0);
+    let (received, lost) = (count("packets_in"), count("lost"));
+    let path = match leg["path_reason"].as_str() {
+        None | Some("") => text(&leg["path"]),
+        Some(why) => format!("{} ({why})", text(&leg["path"])),
+    };
+    vec![
+        text(&leg["leg"]),
+        text(&leg["number"]),
+        received.to_string(),
+        count("packets_out").to_string(),
+        if lost == 0 { "0".into() } else { format!("{lost} ({})", percent(lost, received)) },
+        ms(&leg["jitter_us"]),
+        ms(&leg["round_trip_us"]),
+        leg["mos"].as_f64().map_or(String::new(), |mos| format!("{mos:.2}")),
+        path,
+    ]
+}
+
+/// How much of what was sent is lost.
+fn percent(lost: u64, received: u64) -> String {
+    format!("{:.2} %", 100.0 * lost as f64 / (lost + received).max(1) as f64)
+}
+
+/// What becomes of media: which way streams take, what is recorded and mixed, how the spool does.
+fn media_line(count: impl Fn(&str) -> u64, spool: &str) -> String {
+    let lost = count("spool_lost");
+    let trouble = match (spool, lost) {
+        ("" | "writing", 0) => String::new(),
+        ("" | "writing", lost) => format!("; the spool lost {lost} bytes"),
+        (state, lost) => format!("; THE SPOOL IS {}, {lost} bytes lost", state.to_uppercase()),
+    };
+    format!(
+        "  media: {} streams in the process, {} by XDP, {} legs recorded, {} in mixes{trouble}\n",
+        count("streams_in_process"),
+        count("streams_xdp"),
+        count("recordings_now"),
+        count("mixed_now"),
+    )
 }
 
 fn rows(value: &Value) -> &[Value] {
@@ -346,7 +394,9 @@ mod tests {
             "logins_ok": 2, "logins_refused": 1, "logins_throttled": 0,
             "ccbs": [{
                 "ccb": 1, "status": "normal", "data_plane_pid": 8, "incarnation": 1, "online": 2,
-                "phones": 0, "calls": 1, "leases_held": 2,
+                "phones": 0, "calls": 1, "leases_held": 2, "spool": {"state": "slow"},
+                "counters": {"streams_in_process": 4, "streams_xdp": 6, "recordings_now": 2,
+                    "spool_lost": 9},
                 "workers": [
                     {"worker": 0, "counters": {"rtp_received": 5, "drop_sip_malformed": 0}},
                     {"worker": 1, "counters": {"rtp_received": 7}},
@@ -356,6 +406,9 @@ mod tests {
         let text = status_text(&status);
         assert!(text.contains("logins: 2 granted, 1 refused, 0 throttled"), "{text}");
         assert!(text.contains("CCB 1: normal, data plane pid 8"), "{text}");
+        let media = "media: 4 streams in the process, 6 by XDP, 2 legs recorded, 0 in mixes; \
+                     THE SPOOL IS SLOW, 9 bytes lost";
+        assert!(text.contains(media), "{text}");
         let line = text.lines().find(|line| line.contains("rtp_received")).unwrap();
         assert_eq!(line.split_whitespace().collect::<Vec<_>>(), ["rtp_received", "5", "7"]);
         assert!(!text.contains("drop_sip_malformed"));
@@ -366,5 +419,32 @@ mod tests {
         }]});
         let text = agents_text(&agents);
         assert!(text.contains("online") && text.ends_with("1 logged in"), "{text}");
+    }
+    #[test]
+    fn each_leg_shows_its_quality_and_its_path() {
+        let leg = |leg: u32, path: &str, why: &str| {
+            json!({"leg": leg, "number": format!("100{leg}"), "packets_in": 99, "packets_out": 98,
+                "lost": leg, "jitter_us": 1_540, "round_trip_us": null, "mos": 4.4, "path": path,
+                "path_reason": why})
+        };
+        let legs = [leg(0, "xdp", ""), leg(1, "io_uring", "recording")];
+        let call = json!({"ccb": 1, "call": "5.3", "state": "answered", "duration_ms": 61_000,
+            "legs": legs});
+        let asked =
+            json!({"ccb": 1, "call": "6.1", "state": "asked", "duration_ms": 0, "legs": []});
+        let text = calls_text(&json!({ "calls": [call, asked] }));
+        let lines: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split_whitespace().collect()).collect();
+        let expected = "1 5.3 answered 61 s 0 1000 99 98 0 1.5 ms 4.40 xdp";
+        assert_eq!(lines[1].join(" "), expected);
+        let expected = "1 1001 99 98 1 (1.00 %) 1.5 ms 4.40 io_uring (recording)";
+        assert_eq!(lines[2].join(" "), expected);
+        assert_eq!(lines[3].join(" "), "1 6.1 asked 0 s");
+        let total = "2 calls; streams: 1 by io_uring, 1 by xdp; 1 packets lost (0.50 %)";
+        assert!(text.ends_with(total), "{text}");
+        assert!(
+            calls_text(&json!({ "calls": [] }))
+                .ends_with("0 calls; streams: none; 0 packets lost (0.00 %)")
+        );
     }
 }

@@ -117,6 +117,10 @@ impl Screen {
         count_of(&self.now, worker, counter)
     }
 
+    fn total(&self, counter: Counter) -> u64 {
+        (0..self.now.counts.len()).map(|worker| self.count(worker, counter)).sum()
+    }
+
     /// How much a counter grows in a second; 0 before the second look.
     fn rate(&self, worker: usize, counter: Counter) -> f64 {
         let seconds = self.now.at.since(self.before.at).as_secs_f64();
@@ -158,17 +162,17 @@ fn draw_ccb(frame: &mut Frame<'_>, screen: &Screen, area: Rect) {
     };
     let workers = view.workers.len() as u16 + 1;
     let [head, table, calls] = Layout::vertical([
-        Constraint::Length(3),
+        Constraint::Length(4),
         Constraint::Length(workers + 1),
         Constraint::Fill(1),
     ])
     .areas(inside);
-    frame.render_widget(Paragraph::new(headline(view)), head);
+    frame.render_widget(Paragraph::new(headline(screen, view)), head);
     frame.render_widget(worker_table(screen, view), table);
     frame.render_widget(call_table(view), calls);
 }
 
-fn headline(view: &View) -> Vec<Line<'static>> {
+fn headline(screen: &Screen, view: &View) -> Vec<Line<'static>> {
     let (data_plane, control) = (&view.data_plane, &view.control);
     let control = match (control.attached, control.alive) {
         (true, _) => format!("attached, pid {}", control.pid),
@@ -176,6 +180,11 @@ fn headline(view: &View) -> Vec<Line<'static>> {
         (false, false) => "away".to_owned(),
     };
     let life = if data_plane.alive { data_plane.state } else { "gone" };
+    let media = format!(
+        "{} legs recorded, {} in mixes",
+        screen.total(Counter::RecordingsNow),
+        screen.total(Counter::MixedNow),
+    );
     vec![
         Line::from(format!(
             "data plane {life}, pid {}, incarnation {}, heartbeat {} ms ago; control {control}",
@@ -187,6 +196,10 @@ fn headline(view: &View) -> Vec<Line<'static>> {
             view.registered,
             view.calls.len(),
         )),
+        Line::from(match screen.total(Counter::SpoolLost) {
+            0 => media,
+            lost => format!("{media}; THE SPOOL LOST {lost} BYTES"),
+        }),
     ]
 }
 
@@ -198,6 +211,8 @@ fn worker_table(screen: &Screen, view: &View) -> Table<'static> {
         "SIP/S",
         "RTP IN/S",
         "RTP OUT/S",
+        "IN PROCESS",
+        "XDP",
         "PORTS",
         "EVENTS",
         "DROPS",
@@ -211,6 +226,8 @@ fn worker_table(screen: &Screen, view: &View) -> Table<'static> {
             format!("{sip:.0}"),
             format!("{:.0}", screen.rate(at, Counter::RtpReceived)),
             format!("{:.0}", screen.rate(at, Counter::RtpSent)),
+            screen.count(at, Counter::StreamsInProcess).to_string(),
+            screen.count(at, Counter::StreamsXdp).to_string(),
             screen.count(at, Counter::PortsInUse).to_string(),
             worker.events_waiting.to_string(),
             screen.drops(at).to_string(),
@@ -227,7 +244,10 @@ fn call_table(view: &View) -> Table<'static> {
         let legs: Vec<String> = call
             .legs
             .iter()
-            .map(|leg| format!("{} {}/{}", leg.number, leg.packets_in, leg.packets_out))
+            .map(|leg| {
+                let (received, sent, path) = (leg.packets_in, leg.packets_out, leg.path);
+                format!("{} {received}/{sent} {path}", leg.number)
+            })
             .collect();
         Row::new([
             call.call.clone(),
@@ -285,13 +305,26 @@ mod tests {
         screen.look();
         region.counters().add(WorkerId(1), Counter::RtpReceived, 1_000_000);
         region.counters().add(WorkerId(1), Counter::DropRtpUnbound, 7);
+        region.counters().set(WorkerId(0), Counter::StreamsXdp, 4_321);
+        region.counters().set(WorkerId(0), Counter::RecordingsNow, 3);
+        region.counters().add(WorkerId(1), Counter::SpoolLost, 99);
         screen.look();
         assert!(screen.rate(1, Counter::RtpReceived) > 0.0);
         assert_eq!(screen.drops(1), 7);
         let mut terminal = Terminal::new(TestBackend::new(120, 20)).unwrap();
         terminal.draw(|frame| draw(frame, &[screen])).unwrap();
         let text = terminal.backend().to_string();
-        for expected in ["CCB 1", "5.3", "answered", "1002", "RTP IN/S"] {
+        for expected in [
+            "CCB 1",
+            "5.3",
+            "answered",
+            "1002",
+            "RTP IN/S",
+            "XDP",
+            "4321",
+            "3 legs recorded",
+            "THE SPOOL LOST 99",
+        ] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
     }

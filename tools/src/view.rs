@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use abi::{AgentRow, AgentState, CallState, Counter, CtiState, DataPlaneState, Region};
 use base::{AgentSlot, WorkerId};
+use control_server::{path_name, reason_name};
 use serde::Serialize;
 
 use crate::clock;
@@ -120,6 +121,18 @@ pub struct Leg {
     pub packets_out: u64,
     /// RTP packets that never came.
     pub lost: u64,
+    /// RTP and RTCP packets from others than the party, all dropped.
+    pub foreign: u64,
+    /// Which way the party's packets go.
+    pub path: &'static str,
+    /// Why they do not take the bypass; empty when they do.
+    pub path_reason: &'static str,
+    /// Jitter, microseconds.
+    pub jitter_us: u32,
+    /// Round trip, microseconds, once it is known.
+    pub round_trip_us: Option<u32>,
+    /// Mean opinion score of what the party sends, once there is one.
+    pub mos: Option<f64>,
 }
 
 /// Maps the region of `ccb` for reading only.
@@ -224,6 +237,12 @@ fn calls(region: &Region) -> Vec<Call> {
             packets_in: row.packets_in,
             packets_out: row.packets_out,
             lost: row.lost,
+            foreign: row.foreign,
+            path: path_name(row.path()),
+            path_reason: reason_name(row.path_reason()),
+            jitter_us: row.jitter_us,
+            round_trip_us: (row.round_trip_us != 0).then_some(row.round_trip_us),
+            mos: (row.mos_hundredths != 0).then(|| f64::from(row.mos_hundredths) / 100.0),
         });
     }
     let mut calls = Vec::new();

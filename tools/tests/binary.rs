@@ -1,6 +1,8 @@
 //! The binary as a user meets it.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, UdpSocket};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -100,9 +102,152 @@ fn a_demo_names_the_port_that_is_in_use() {
 #[test]
 fn tools_say_where_they_looked() {
     let temp = tempfile::tempdir().unwrap();
-    for tool in ["status", "agents", "calls", "top"] {
-        let output = jackfield(&[tool, "--dir", path(temp.path())]);
-        assert_eq!(output.status.code(), Some(1), "{tool}");
-        assert!(stderr(&output).contains(path(temp.path())), "{tool}: {}", stderr(&output));
+    for tool in [&["status"][..], &["agents"], &["calls"], &["top"], &["call", "stop", "1.2"]] {
+        let output = jackfield(&[tool, &["--dir", path(temp.path())]].concat());
+        assert_eq!(output.status.code(), Some(1), "{tool:?}");
+        assert!(stderr(&output).contains(path(temp.path())), "{tool:?}: {}", stderr(&output));
     }
+}
+
+/// A folder whose configuration names an admin socket, and that socket.
+fn folder_of_control() -> (tempfile::TempDir, UnixListener) {
+    let temp = tempfile::tempdir().unwrap();
+    let dir = path(temp.path());
+    let text = include_str!("../systemd/jackfield.toml")
+        .replace("/run/jackfield/", &format!("{dir}/"))
+        .replace("/dev/shm/jackfield-1", &format!("{dir}/region"));
+    std::fs::write(temp.path().join("jackfield.toml"), text).unwrap();
+    let listener = UnixListener::bind(temp.path().join("admin.sock")).unwrap();
+    (temp, listener)
+}
+
+/// Answers one request; returns its first line and its body.
+fn answer(listener: &UnixListener, status: u16, body: &str) -> (String, String) {
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut reader = BufReader::new(stream.try_clone().unwrap());
+    let mut lines = Vec::new();
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap();
+        }
+        if line == "\r\n" {
+            break;
+        }
+        lines.push(line.trim().to_owned());
+    }
+    let mut sent = vec![0; length];
+    reader.read_exact(&mut sent).unwrap();
+    let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", body.len());
+    stream.write_all((head + body).as_bytes()).unwrap();
+    (lines.remove(0), String::from_utf8(sent).unwrap())
+}
+
+#[test]
+fn orders_for_a_call_reach_control_and_its_word_comes_back() {
+    let (temp, listener) = folder_of_control();
+    let not_found = r#"{"error":{"code":"not_found","message":"there is no such prompt"}}"#;
+    let malformed = r#"{"error":{"code":"malformed","message":"name one","field":"ccb"}}"#;
+    for (line, status, reply, request, part, code, printed) in [
+        (
+            "collect 9.4:1 --max 4 --end #",
+            200,
+            r#"{"digits":"42","cause":"ended"}"#,
+            "POST /v1/calls/9.4/legs/1/orders HTTP/1.1",
+            r##""ends":"#""##,
+            0,
+            "42",
+        ),
+        (
+            "collect 9.4",
+            200,
+            r#"{"digits":"4","cause":"timeout"}"#,
+            "POST /v1/calls/9.4/legs/0/orders HTTP/1.1",
+            r#""first_ms":5000"#,
+            5,
+            "4",
+        ),
+        (
+            "record 9.4",
+            200,
+            r#"{"recording":"77","result":"done"}"#,
+            "POST /v1/calls/9.4/legs/0/orders HTTP/1.1",
+            r#""order":"record""#,
+            0,
+            "77",
+        ),
+        (
+            "record 9.4 --pause",
+            200,
+            r#"{"result":"done"}"#,
+            "POST /v1/calls/9.4/legs/0/orders HTTP/1.1",
+            r#""order":"pause_recording""#,
+            0,
+            "done",
+        ),
+        (
+            "play 9.4 hi.wav --wait",
+            200,
+            r#"{"result":"stopped"}"#,
+            "POST /v1/calls/9.4/legs/0/orders HTTP/1.1",
+            r#""wait":true"#,
+            5,
+            "hi.wav was stopped",
+        ),
+        (
+            "play 9.4 no.wav",
+            404,
+            not_found,
+            "POST /v1/calls/9.4/legs/0/orders HTTP/1.1",
+            r#""prompt":"no.wav""#,
+            4,
+            "no such prompt",
+        ),
+        (
+            "mix 9.4 1 --role whisper --to 8.1:1 --ccb 2",
+            200,
+            r#"{"result":"done"}"#,
+            "POST /v1/calls/9.4/legs/0/orders?ccb=2 HTTP/1.1",
+            r#""to":"8.1""#,
+            0,
+            "done",
+        ),
+        (
+            "leave 9.4",
+            400,
+            malformed,
+            "POST /v1/calls/9.4/legs/0/orders HTTP/1.1",
+            "leave_mix",
+            1,
+            "ccb: name one",
+        ),
+        (
+            "hang-up 9.4",
+            200,
+            r#"{"released":"9.4"}"#,
+            "POST /v1/calls/9.4/release HTTP/1.1",
+            "{}",
+            0,
+            "9.4 is over",
+        ),
+    ] {
+        let mut arguments: Vec<&str> = vec!["call"];
+        arguments.extend(line.split(' '));
+        arguments.extend(["--dir", path(temp.path())]);
+        let (seen, output) = std::thread::scope(|scope| {
+            let asked = scope.spawn(|| answer(&listener, status, reply));
+            let output = jackfield(&arguments);
+            (asked.join().unwrap(), output)
+        });
+        assert_eq!(seen.0, request, "{line}");
+        assert!(seen.1.contains(part), "{line}: {}", seen.1);
+        assert_eq!(output.status.code(), Some(code), "{line}: {}", stderr(&output));
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &stderr(&output);
+        assert!(text.contains(printed), "{line}: {text}");
+    }
+    drop(listener);
+    let output = jackfield(&["call", "stop", "1.2", "--dir", path(temp.path())]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
 }

@@ -8,17 +8,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use abi::{Event, LeaseState, Party, Process, Region, TenantRow, TrunkRow};
+use abi::{Event, LeaseState, Party, Process, Region, SpoolState, TenantRow, TrunkRow};
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, Text, WorkerId};
 
 use crate::calls::Changed;
 use crate::cdm::{CcbStatus, Cdm};
 use crate::login::{Login, LoginKey};
-use crate::message::{AgentRecord, Ha1, Input, OpOutcome, Output, Provision};
-use crate::routes::{self, Routes};
+use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision};
+use crate::routes::{self, Destination, Routes};
 
 mod desk;
 mod grant;
+mod order;
 mod side;
 
 pub use side::Counts;
@@ -106,8 +107,27 @@ pub struct CcbView {
     pub open_ops: usize,
     /// What happened on its rings.
     pub counts: Counts,
+    /// Its spool of recordings.
+    pub spool: SpoolView,
     /// Its region as it was last mapped.
     pub region: Option<Arc<Region>>,
+}
+
+/// The spools of a CCB's workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpoolView {
+    /// How the worst of them does.
+    pub state: SpoolState,
+    /// Bytes that they lost since the data plane began.
+    pub lost: u64,
+}
+
+impl SpoolView {
+    fn of(side: &Side) -> SpoolView {
+        let worst = side.spool.values().map(|(state, _)| *state).max_by_key(|state| *state as u32);
+        let lost = side.spool.values().map(|(_, lost)| lost).sum();
+        SpoolView { state: worst.unwrap_or(SpoolState::Writing), lost }
+    }
 }
 
 impl Blade {
@@ -145,6 +165,7 @@ impl Blade {
             Input::DeskExit { socket } => self.desk_exit(now, socket, out),
             Input::Logout { login, end } => self.end(now, login, end, out),
             Input::Release { reply, ccb, call } => self.release(now, reply, ccb, call, out),
+            Input::Order { reply, order } => self.order(now, reply, *order, out),
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
             Input::Timeout => {}
         }
@@ -235,6 +256,7 @@ impl Blade {
                 calls: side.calls.count(),
                 open_ops: side.open_ops(),
                 counts: side.counts,
+                spool: SpoolView::of(side),
                 region: side.region(),
             })
         })
@@ -354,6 +376,7 @@ impl Blade {
                 self.calls_changed(now, ccb, changed, out);
                 self.refresh_phones(now, ccb, out);
             }
+            self.resume_services(now, ccb, out);
         }
         let due = |entry: &Entry| entry.login.deadline().filter(|(at, _)| *at <= now);
         let over: Vec<_> = self
@@ -482,14 +505,41 @@ impl Blade {
                 side.calls.refresh(&region, call.slot, &mut changed);
                 self.calls_changed(now, ccb, changed, out);
             }
-            Event::Done { op, result } => side.complete(op, result, out),
-            Event::SourceRefused { .. } => side.counts.sources_refused += 1,
-            Event::Digit { .. } | Event::Digits { .. } | Event::Spool { .. } => {}
+            Event::Done { op, result } => {
+                if let Some(Purpose::Serve { call, service, is_answer }) =
+                    side.complete(op, result, out)
+                {
+                    let step = (call, service, is_answer);
+                    self.service_done(now, ccb, worker, step, result, out);
+                }
+            }
+            Event::SourceRefused { call, leg, addr: address } => {
+                side.counts.sources_refused += 1;
+                if let Some(left_out) = side.refusals.admit(now) {
+                    out.push(Output::SourceRefused { ccb, call, leg, address, left_out });
+                }
+            }
+            Event::Digit { call, leg, digit, duration_ms } => {
+                side.counts.digits += 1;
+                if let Some(digit) = digit_name(digit) {
+                    self.tell_digit(ccb, (call, leg), digit, duration_ms, out);
+                }
+            }
+            Event::Digits { op, cause, .. } => {
+                let digits = String::from_utf8_lossy(blob).into_owned();
+                side.collected(op, Collected { digits, cause });
+            }
+            Event::Spool { state, lost } => {
+                side.counts.spool_changes += 1;
+                side.spool.insert(worker, (state, lost));
+                out.push(Output::Spool { ccb, worker, state, lost });
+            }
         }
     }
 
     /// Says where a call goes whose number is no agent's. A trunk's call never goes out to a trunk
-    /// again: who is trusted to call our agents may not call the world at our cost.
+    /// again: who is trusted to call our agents may not call the world at our cost. A service of the
+    /// data plane is no way out.
     fn asked(
         &mut self,
         now: Instant,
@@ -498,25 +548,31 @@ impl Blade {
         asked: Asked<'_>,
         out: &mut Vec<Output>,
     ) {
+        let route = self.routes.find(asked.tenant, asked.number).map(|route| route.to.clone());
+        let way = match (asked.caller, route) {
+            (_, Some(Destination::Service(service))) => {
+                return self.serve(now, ccb, worker, &asked, service, out);
+            }
+            (Party::Agent(..), Some(Destination::Trunk { address, location })) => {
+                Some((address, location))
+            }
+            _ => None,
+        };
         let Some(side) = self.sides.get_mut(&ccb) else {
             return;
         };
-        let route = match asked.caller {
-            Party::Agent(..) => self.routes.find(asked.tenant, asked.number),
-            Party::Trunk(_) => None,
-        };
-        let way = route.and_then(|route| {
-            let location = match &route.location {
+        let way = way.and_then(|(address, location)| {
+            let location = match &location {
                 Some(name) => side.location(name),
                 None => {
                     let region = side.region()?;
                     let places = region.locations().iter();
                     let places = places.filter(|(_, row)| !row.name().is_empty());
                     let places = places.map(|(id, row)| (id, row.sip().ip()));
-                    routes::nearest(places, route.address.ip())
+                    routes::nearest(places, address.ip())
                 }
             };
-            Some((route.address, location?))
+            Some((address, location?))
         });
         let Asked { op: ask, call, number, .. } = asked;
         match way {
@@ -549,13 +605,13 @@ impl Blade {
             region.calls().owner(call.slot).map(|worker| (side, worker))
         });
         match known {
-            None => out.push(Output::Done { reply, result: OpOutcome::Unknown }),
+            None => out.push(Output::Done { reply, result: OpOutcome::Unknown, digits: None }),
             Some((side, _)) if !side.link => {
-                out.push(Output::Done { reply, result: OpOutcome::Gone });
+                out.push(Output::Done { reply, result: OpOutcome::Gone, digits: None });
             }
             Some((side, worker)) => {
                 let command = |op| abi::Command::Release { op, call, cause: 0 };
-                side.send(now, worker, Purpose::Release { reply }, &[], command, out);
+                side.send(now, worker, Purpose::Asked { reply }, &[], command, out);
             }
         }
     }
@@ -591,10 +647,17 @@ impl Blade {
                     record.ended_at = now;
                 }
                 side.calls.set_recording(changed.call.call);
+                side.mixes.end(changed.call.call);
+                side.served.remove(&changed.call.call);
                 out.push(Output::Record(Box::new(record)));
             }
         }
     }
+}
+
+/// The digit as a desk is told it, by its number in RFC 4733, 3.2; 16 is a hook flash.
+fn digit_name(event: u8) -> Option<char> {
+    "0123456789*#ABCD!".chars().nth(usize::from(event))
 }
 
 /// What the data plane asked.

@@ -9,15 +9,21 @@ mod calls;
 mod cdm;
 mod login;
 mod message;
+mod path;
 mod routes;
 
-pub use blade::{BEAT_MS, Blade, CcbView, Counts, LoginView, SWEEP_MS};
+pub use blade::{BEAT_MS, Blade, CcbView, Counts, LoginView, SWEEP_MS, SpoolView};
 pub use cdm::{Ccb, CcbStatus, Cdm};
 pub use login::{
     Change, DESK_AWAY_MS, Desk, End, GRANT_MS, Login, LoginKey, PHONE_AWAY_MS, Phone, Step,
 };
 pub use message::{
-    AgentRecord, CallEvent, CallRecord, CloseReason, DeskMessage, Granted, Ha1, Input, LegRecord,
-    LoginRefusal, LoginRequest, OpOutcome, Output, Provision, TenantRecord, TrunkRecord,
+    AgentRecord, CallEvent, CallRecord, CloseReason, Collected, DeskMessage, Granted, Ha1, Input,
+    LegRecord, LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision, TenantRecord,
+    TrunkRecord,
 };
-pub use routes::{Cidr, Route, Routes, nearest};
+pub use path::{path_name, reason_name, spool_name};
+pub use routes::{
+    Cidr, Destination, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service, is_prompt_name,
+    mix_number, nearest,
+};

@@ -4,7 +4,7 @@ use core::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use abi::{OpResult, Region};
+use abi::{DigitsCause, MediaOrder, MediaPath, OpResult, PathReason, Region, SpoolState};
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
 use crate::cdm::CcbStatus;
@@ -69,6 +69,13 @@ pub enum Input {
         ccb: CcbId,
         /// The call.
         call: CallRef,
+    },
+    /// That is ordered for the media of a leg.
+    Order {
+        /// Comes back with the result.
+        reply: u64,
+        /// Which leg, and what.
+        order: Box<Order>,
     },
     /// The record of that call is safe; its row may go.
     Recorded {
@@ -139,13 +146,75 @@ pub enum Output {
         /// The worker.
         worker: WorkerId,
     },
-    /// The result of [`Input::Release`].
+    /// The result of [`Input::Release`] or [`Input::Order`].
     Done {
         /// As it was given.
         reply: u64,
         /// What the data plane said.
         result: OpOutcome,
+        /// What was pressed, when digits were to be collected.
+        digits: Option<Collected>,
     },
+    /// A service of the data plane could not be given to a caller.
+    ServiceFailed {
+        /// The CCB.
+        ccb: CcbId,
+        /// The call.
+        call: CallRef,
+        /// The service as its route names it.
+        service: String,
+        /// What the data plane said.
+        result: OpResult,
+    },
+    /// The spool of a worker's recordings does otherwise than before, or lost more.
+    Spool {
+        /// The CCB.
+        ccb: CcbId,
+        /// The worker.
+        worker: WorkerId,
+        /// How it does.
+        state: SpoolState,
+        /// Bytes lost since the data plane began.
+        lost: u64,
+    },
+    /// Media came from a source that is not the party's; for the security log. Some are left out
+    /// when there are many.
+    SourceRefused {
+        /// The CCB.
+        ccb: CcbId,
+        /// The call.
+        call: CallRef,
+        /// The leg.
+        leg: u8,
+        /// Where it came from.
+        address: SocketAddr,
+        /// How many were left out before this one.
+        left_out: u64,
+    },
+}
+
+/// An order of an administrator for the media of a leg.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The CCB.
+    pub ccb: CcbId,
+    /// The call.
+    pub call: CallRef,
+    /// The leg's number in it.
+    pub leg: u8,
+    /// What. The number of a mix is the tenant's (1 to [`crate::MIXES`]).
+    pub what: MediaOrder,
+    /// The prompt to play; empty for other orders.
+    pub prompt: String,
+}
+
+/// Digits that were collected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// The digits.
+    pub digits: String,
+    /// Why there are no more.
+    pub cause: DigitsCause,
 }
 
 /// What became of a command.
@@ -159,6 +228,14 @@ pub enum OpOutcome {
     Lost,
     /// There is no such call or CCB.
     Unknown,
+    /// The call has no leg of that number.
+    NoSuchLeg,
+    /// The call to whisper to is not there, or not of the same tenant.
+    NoSuchListener,
+    /// A mix stands on one worker; this one, or the leg to whisper to, is on another one.
+    OtherWorker,
+    /// The number of the mix is out of its range.
+    NoSuchMix,
 }
 
 /// What the directory holds of tenants, trunks and routes.
@@ -311,6 +388,19 @@ pub enum DeskMessage {
         /// Why it ended, a SIP status; 0 when it ended well or has not ended.
         cause: u32,
     },
+    /// A digit was pressed in a call of this agent (CSTA's DTMF Detected).
+    Digit {
+        /// The call's serial number.
+        serial: u64,
+        /// The number of who pressed it.
+        party: String,
+        /// True when the agent pressed it.
+        own: bool,
+        /// `0` to `9`, `*`, `#`, `A` to `D`, or `!` for a hook flash.
+        digit: char,
+        /// For how long, in milliseconds.
+        duration_ms: u16,
+    },
 }
 
 /// How a call of an agent changed.
@@ -388,4 +478,18 @@ pub struct LegRecord {
     pub packets_out: u64,
     /// RTP packets of the party that never came.
     pub lost: u64,
+    /// RTP and RTCP packets from others than the party, all dropped.
+    pub foreign: u64,
+    /// Which way the party's packets go.
+    pub path: MediaPath,
+    /// Why they do not take the bypass.
+    pub path_reason: PathReason,
+    /// Jitter of the party's packets, microseconds.
+    pub jitter_us: u32,
+    /// Round trip to the party, microseconds; 0 when nothing told it.
+    pub round_trip_us: u32,
+    /// Mean opinion score of what the party sends, in hundredths; 0 before there is one.
+    pub mos_hundredths: u32,
+    /// Loss that the party reports of what it hears, in 256ths.
+    pub reported_loss: u32,
 }

@@ -1,8 +1,10 @@
-//! Where numbers go that are no agent's: by the longest prefix to a trunk's address.
+//! Where numbers go that are no agent's: by the longest prefix to a trunk's address, or to a service
+//! of the data plane itself.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use base::{LocationId, TenantId};
 
@@ -57,10 +59,115 @@ pub struct Route {
     pub tenant: TenantId,
     /// The numbers that begin with this go there.
     pub prefix: String,
-    /// The trunk.
-    pub address: SocketAddr,
-    /// The location whose SBC sends the call; `None` is the one nearest to the trunk's address.
-    pub location: Option<String>,
+    /// Where they go.
+    pub to: Destination,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// Out to a trunk.
+    Trunk {
+        /// Its address.
+        address: SocketAddr,
+        /// The location whose SBC sends the call; `None` is the one nearest to the address.
+        location: Option<String>,
+    },
+    /// The data plane answers itself.
+    Service(Service),
+}
+
+/// What the data plane does with a call that it answers itself. Written `answer`, `play:NAME` or
+/// `mix:NUMBER`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Service {
+    /// Answers, and waits for orders.
+    Answer,
+    /// Plays that prompt once and hangs up.
+    Play(Arc<str>),
+    /// Joins the tenant's mix of that number as a participant: a conference number.
+    Mix(u32),
+}
+
+/// The longest name of a prompt, in bytes.
+pub const PROMPT_NAME_BYTES: usize = 128;
+/// The rule of [`is_prompt_name`].
+pub const PROMPT_RULE: &str = "a prompt's name is 1 to 128 letters, digits, dots, dashes or underscores and begins with no dot";
+/// The highest number of a tenant's mix; the lowest is 1.
+pub const MIXES: u32 = 4_095;
+/// The rule of a mix's number.
+pub const MIX_RULE: &str = "a mix is numbered 1 to 4095";
+/// The bits of a region's mix number that tell a tenant's mixes apart.
+const MIX_BITS: u32 = 12;
+
+/// True for a file name that leads nowhere but into the folder of prompts.
+pub fn is_prompt_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    (1..=PROMPT_NAME_BYTES).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(is_plain)
+}
+
+/// The number that the data plane knows a tenant's mix by: no tenant's mix is another's. `None` when
+/// one of the two is out of its range.
+pub fn mix_number(tenant: TenantId, mix: u32) -> Option<u32> {
+    let fits = (1..=MIXES).contains(&mix) && tenant.0 < 1 << (u32::BITS - MIX_BITS);
+    fits.then_some((tenant.0 << MIX_BITS) | mix)
+}
+
+impl FromStr for Service {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "answer" => Ok(Service::Answer),
+            Some(("play", name)) if is_prompt_name(name) => Ok(Service::Play(name.into())),
+            Some(("play", _)) => Err(PROMPT_RULE.into()),
+            Some(("mix", number)) => {
+                let number = number.parse().ok().filter(|mix| (1..=MIXES).contains(mix));
+                number.map(Service::Mix).ok_or_else(|| MIX_RULE.into())
+            }
+            _ => Err(format!("{text:?} is no service: answer, play:NAME or mix:NUMBER")),
+        }
+    }
+}
+
+impl fmt::Display for Service {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Service::Answer => f.write_str("answer"),
+            Service::Play(name) => write!(f, "play:{name}"),
+            Service::Mix(number) => write!(f, "mix:{number}"),
+        }
+    }
+}
+
+impl FromStr for Destination {
+    type Err = String;
+
+    /// An address, for which the nearest location sends, or a service.
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            return match address.port() {
+                0 => Err("the port must not be 0".into()),
+                _ => Ok(Destination::Trunk { address, location: None }),
+            };
+        }
+        let is_service = ["answer", "play", "mix"].contains(&text.split(':').next().unwrap_or(""));
+        match is_service {
+            true => text.parse().map(Destination::Service),
+            false => Err(format!("{text:?} must be IP:PORT, answer, play:NAME or mix:NUMBER")),
+        }
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Destination::Trunk { address, .. } => address.fmt(f),
+            Destination::Service(service) => service.fmt(f),
+        }
+    }
 }
 
 /// The routes of all tenants.
@@ -116,8 +223,43 @@ mod tests {
         Route {
             tenant: TenantId(tenant),
             prefix: prefix.into(),
-            address: SocketAddr::from(([10, 0, 0, 1], port)),
-            location: None,
+            to: Destination::Trunk {
+                address: SocketAddr::from(([10, 0, 0, 1], port)),
+                location: None,
+            },
+        }
+    }
+
+    #[test]
+    fn a_destination_is_an_address_or_a_service() {
+        for text in ["10.0.0.1:5060", "[::1]:5060", "answer", "play:welcome.wav", "mix:1"] {
+            assert_eq!(text.parse::<Destination>().expect("it is one").to_string(), text);
+        }
+        for (text, rule) in [
+            ("10.0.0.1", "must be IP:PORT, answer"),
+            ("10.0.0.1:0", "port must not be 0"),
+            ("echo", "must be IP:PORT, answer"),
+            ("answer:1", "is no service"),
+            ("play", "is no service"),
+            ("play:", "prompt's name"),
+            ("play:.hidden", "prompt's name"),
+            ("play:../secret.wav", "prompt's name"),
+            ("mix:0", "1 to 4095"),
+            ("mix:4096", "1 to 4095"),
+            ("mix:", "1 to 4095"),
+        ] {
+            let told = text.parse::<Destination>().expect_err(text);
+            assert!(told.contains(rule), "{text}: {told}");
+        }
+    }
+
+    #[test]
+    fn no_two_tenants_share_a_mix() {
+        assert_eq!(mix_number(TenantId(1), 1), Some(4_097));
+        assert_eq!(mix_number(TenantId(0), MIXES), Some(4_095));
+        assert_eq!(mix_number(TenantId((1 << 20) - 1), MIXES), Some(u32::MAX));
+        for (tenant, mix) in [(1 << 20, 1), (1, 0), (1, 4_096)] {
+            assert_eq!(mix_number(TenantId(tenant), mix), None);
         }
     }
 
@@ -144,7 +286,8 @@ mod tests {
             (4, "9", None),
         ] {
             let found = routes.find(TenantId(tenant), number.as_bytes());
-            assert_eq!(found.map(|route| route.address.port()), port, "{tenant} {number}");
+            let port = port.map(|port| route(1, "", port).to);
+            assert_eq!(found.map(|route| route.to.clone()), port, "{tenant} {number}");
         }
     }
 

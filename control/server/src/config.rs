@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use base::CcbId;
 
+use crate::recordings;
+
 /// What a control process is started with; the `jackfield` binary builds it from TOML.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -34,6 +36,8 @@ pub struct Config {
     pub parallel_password_checks: usize,
     /// True to tell systemd of readiness and feed its watchdog (Type=notify); harmless without it.
     pub notify: bool,
+    /// Where recordings come from and go to; none makes no recordings.
+    pub recordings: Option<recordings::Config>,
 }
 
 /// One CCB of this blade: a data plane process and the region it made.
@@ -81,6 +85,7 @@ impl Config {
             hash_cost: HashCost::REAL,
             parallel_password_checks: 4,
             notify: true,
+            recordings: None,
             state,
         }
     }

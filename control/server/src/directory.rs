@@ -1,9 +1,8 @@
-use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
 use base::{CcbId, TenantId};
-use control_core::{Cidr, Provision, Route, TenantRecord, TrunkRecord};
+use control_core::{Cidr, Destination, Provision, Route, TenantRecord, TrunkRecord};
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow,
     SqliteSynchronous,
@@ -448,13 +447,17 @@ impl Directory {
                 .await?;
         }
         for route in routes {
+            let location = match &route.to {
+                Destination::Trunk { location, .. } => location.as_ref(),
+                Destination::Service(_) => None,
+            };
             sqlx::query(
-                "INSERT INTO routes (tenant_id, prefix, address, location) VALUES (?, ?, ?, ?)",
+                "INSERT INTO routes (tenant_id, prefix, destination, location) VALUES (?, ?, ?, ?)",
             )
             .bind(tenant)
             .bind(&route.prefix)
-            .bind(route.address.to_string())
-            .bind(&route.location)
+            .bind(route.to.to_string())
+            .bind(location)
             .execute(&mut *transaction)
             .await?;
         }
@@ -485,15 +488,18 @@ impl Directory {
                 net: parsed(&row, "net")?,
             });
         }
-        for row in sqlx::query("SELECT tenant_id, prefix, address, location FROM routes")
+        for row in sqlx::query("SELECT tenant_id, prefix, destination, location FROM routes")
             .fetch_all(&self.pool)
             .await?
         {
+            let mut to = parsed(&row, "destination")?;
+            if let Destination::Trunk { location, .. } = &mut to {
+                *location = row.try_get("location")?;
+            }
             provision.routes.push(Route {
                 tenant: tenant_id(row.try_get("tenant_id")?)?,
                 prefix: row.try_get("prefix")?,
-                address: parsed::<SocketAddr>(&row, "address")?,
-                location: row.try_get("location")?,
+                to,
             });
         }
         Ok(provision)

@@ -27,9 +27,11 @@ mod cti;
 pub mod door;
 mod error;
 mod login;
+mod orders;
 pub mod serve;
 
 pub use error::{ApiError, ErrorBody};
+pub use orders::RecordingNumbers;
 
 /// The longest body of a request.
 const BODY_BYTES: usize = 16 * 1024;
@@ -53,6 +55,8 @@ pub struct Parts {
     pub registration_life: Duration,
     /// The number that the next WebSocket gets.
     pub next_socket: AtomicU64,
+    /// Mints the numbers of recordings.
+    pub recordings: RecordingNumbers,
     /// When this process began to serve.
     pub started_at: base::Instant,
 }

@@ -8,6 +8,7 @@ mod http;
 mod link;
 mod owner;
 mod password;
+pub mod recordings;
 mod records;
 mod secret;
 mod token;
@@ -26,7 +27,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use config::{CcbConfig, Config, HashCost};
-pub use control_core::{Cidr, Route};
+pub use control_core::{
+    Cidr, Destination, MIX_RULE, MIXES, PROMPT_RULE, Route, Service, is_prompt_name, path_name,
+    reason_name, spool_name,
+};
 pub use directory::{
     Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError, Identity,
     Parameters, Tenant,
@@ -101,6 +105,7 @@ impl Server {
             blade,
             registration_life: config.registration_life,
             next_socket: AtomicU64::new(1),
+            recordings: http::RecordingNumbers::default(),
             started_at: clock::now(),
         });
         Ok(Server { config, http, admin, app, owner, directory })
@@ -130,6 +135,9 @@ impl Server {
         for listener in self.http {
             let router = http::router(self.app.clone());
             serving.spawn(http::serve::serve(listener, router, limits, stop.clone()));
+        }
+        if let Some(recordings) = self.config.recordings {
+            background.spawn(recordings::follow(recordings, stop.clone()));
         }
         let router = http::admin::router(self.app.clone());
         background.spawn(async move {

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use abi::{Process, Region};
+use abi::{Process, Region, SpoolState};
 use base::{CallRef, CcbId, Instant, WorkerId};
 use control_core::{
-    Blade, CcbStatus, CloseReason, DeskMessage, End, Granted, Input, LoginKey, LoginRefusal,
-    LoginRequest, OpOutcome, Output, Provision,
+    Blade, CcbStatus, CloseReason, Collected, DeskMessage, End, Granted, Input, LoginKey,
+    LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision, spool_name,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -46,12 +46,17 @@ pub enum Ask {
     /// A login is to end; answers whether it stood.
     Logout { login: LoginKey, end: End, done: oneshot::Sender<bool> },
     /// A call is to be released.
-    Release { ccb: CcbId, call: CallRef, done: oneshot::Sender<OpOutcome> },
+    Release { ccb: CcbId, call: CallRef, done: oneshot::Sender<Ended> },
+    /// The media of a leg.
+    Order { order: Box<Order>, done: oneshot::Sender<Ended> },
     /// A call's record is written.
     Recorded { ccb: CcbId, call: CallRef },
     /// Somebody reads.
     Look(Look),
 }
+
+/// How a command ended, and the digits that were collected.
+pub type Ended = (OpOutcome, Option<Collected>);
 
 /// What a desk's WebSocket is to do.
 #[derive(Debug)]
@@ -117,7 +122,15 @@ impl BladeHandle {
     pub async fn release(&self, ccb: CcbId, call: CallRef) -> OpOutcome {
         let (done, answer) = oneshot::channel();
         self.tell(Ask::Release { ccb, call, done }).await;
-        answer.await.unwrap_or(OpOutcome::Gone)
+        answer.await.map_or(OpOutcome::Gone, |(outcome, _)| outcome)
+    }
+
+    /// Orders something for the media of a leg. The answer comes when it is done, which may take as
+    /// long as the call.
+    pub async fn order(&self, order: Order) -> oneshot::Receiver<Ended> {
+        let (done, answer) = oneshot::channel();
+        self.tell(Ask::Order { order: Box::new(order), done }).await;
+        answer
     }
 
     /// What `read` returns of the core as it is now; `None` when the process stops.
@@ -142,7 +155,7 @@ pub struct Owner {
     doorbells: HashMap<CcbId, Vec<OwnedFd>>,
     desks: HashMap<u64, mpsc::Sender<ToDesk>>,
     logins: HashMap<u64, oneshot::Sender<Result<Granted, LoginRefusal>>>,
-    releases: HashMap<u64, oneshot::Sender<OpOutcome>>,
+    commands: HashMap<u64, oneshot::Sender<Ended>>,
     /// Desks that did not keep up, which the core is to be told of.
     lost: Vec<u64>,
     next_reply: u64,
@@ -159,7 +172,7 @@ impl Owner {
             doorbells: HashMap::new(),
             desks: HashMap::new(),
             logins: HashMap::new(),
-            releases: HashMap::new(),
+            commands: HashMap::new(),
             lost: Vec::new(),
             next_reply: 0,
             out: Vec::new(),
@@ -233,8 +246,12 @@ impl Owner {
                 self.give(Input::Logout { login, end });
             }
             Ask::Release { ccb, call, done } => {
-                self.releases.insert(reply, done);
+                self.commands.insert(reply, done);
                 self.give(Input::Release { reply, ccb, call });
+            }
+            Ask::Order { order, done } => {
+                self.commands.insert(reply, done);
+                self.give(Input::Order { reply, order });
             }
             Ask::Recorded { ccb, call } => self.give(Input::Recorded { ccb, call }),
             Ask::Look(look) => look(&self.blade, clock::now()),
@@ -266,35 +283,18 @@ impl Owner {
                 self.say(socket, ToDesk::Close(reason));
                 self.desks.remove(&socket);
             }
-            Output::Ended { login, end } => {
-                tracing::info!(
-                    tenant = login.tenant.0,
-                    agent = login.agent,
-                    epoch = login.epoch,
-                    end = end.name(),
-                    "a login ended"
-                );
-            }
-            Output::Ccb { ccb, was, is: CcbStatus::Down } => {
-                tracing::warn!(ccb = ccb.0, was = was.name(), "a CCB is down");
-            }
-            Output::Ccb { ccb, was, is } => {
-                tracing::info!(ccb = ccb.0, was = was.name(), is = is.name(), "a CCB changed");
-            }
-            Output::Restarted { ccb, incarnation, fresh } => {
-                tracing::warn!(ccb = ccb.0, incarnation, fresh, "a data plane restarted");
-            }
             Output::Record(record) => {
                 if self.records.send(record).is_err() {
                     tracing::error!("the thread that writes call records is gone");
                 }
             }
             Output::Wake { ccb, worker } => self.ring(ccb, worker),
-            Output::Done { reply, result } => {
-                if let Some(done) = self.releases.remove(&reply) {
-                    let _ = done.send(result);
+            Output::Done { reply, result, digits } => {
+                if let Some(done) = self.commands.remove(&reply) {
+                    let _ = done.send((result, digits));
                 }
             }
+            other => log(&other),
         }
     }
 
@@ -315,5 +315,51 @@ impl Owner {
         {
             tracing::debug!(ccb = ccb.0, worker = worker.0, %error, "a doorbell is gone");
         }
+    }
+}
+
+/// What only the log is told.
+fn log(output: &Output) {
+    match output {
+        Output::Ended { login, end } => {
+            tracing::info!(
+                tenant = login.tenant.0,
+                agent = login.agent,
+                epoch = login.epoch,
+                end = end.name(),
+                "a login ended"
+            );
+        }
+        Output::Ccb { ccb, was, is: CcbStatus::Down } => {
+            tracing::warn!(ccb = ccb.0, was = was.name(), "a CCB is down");
+        }
+        Output::Ccb { ccb, was, is } => {
+            tracing::info!(ccb = ccb.0, was = was.name(), is = is.name(), "a CCB changed");
+        }
+        Output::Restarted { ccb, incarnation, fresh } => {
+            tracing::warn!(ccb = ccb.0, incarnation, fresh = *fresh, "a data plane restarted");
+        }
+        Output::ServiceFailed { ccb, call, service, result } => {
+            tracing::warn!(ccb = ccb.0, %call, service, ?result, "a service failed");
+        }
+        Output::Spool { ccb, worker, state: SpoolState::Writing, lost } => {
+            tracing::info!(ccb = ccb.0, worker = worker.0, lost, "recordings are written again");
+        }
+        Output::Spool { ccb, worker, state, lost } => {
+            let state = spool_name(*state);
+            tracing::error!(ccb = ccb.0, worker = worker.0, state, lost, "recorded media is lost");
+        }
+        Output::SourceRefused { ccb, call, leg, address, left_out } => {
+            tracing::warn!(
+                target: "security",
+                ccb = ccb.0,
+                %call,
+                leg,
+                %address,
+                left_out,
+                "media from a source that is not the party's was dropped"
+            );
+        }
+        _ => {}
     }
 }

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use base::{CallRef, CcbId};
-use control_core::CallRecord;
+use control_core::{CallRecord, path_name, reason_name};
 use serde_json::{Value, json};
 
 use crate::clock;
@@ -136,6 +136,13 @@ pub fn json_of(record: &CallRecord) -> Value {
             "packets_in": leg.packets_in,
             "packets_out": leg.packets_out,
             "lost": leg.lost,
+            "foreign": leg.foreign,
+            "path": path_name(leg.path),
+            "path_reason": reason_name(leg.path_reason),
+            "jitter_us": leg.jitter_us,
+            "round_trip_us": (leg.round_trip_us != 0).then_some(leg.round_trip_us),
+            "mos": (leg.mos_hundredths != 0).then(|| f64::from(leg.mos_hundredths) / 100.0),
+            "reported_loss": f64::from(leg.reported_loss) / 256.0,
         })
     });
     let is_over = record.ended_at > record.started_at;

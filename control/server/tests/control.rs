@@ -4,7 +4,10 @@ mod world;
 
 use std::time::Duration;
 
-use abi::{AgentState, CallRow, CallState, Command, Event, LegRow, LegState, Party, Purpose};
+use abi::{
+    AgentState, CallRow, CallState, Command, Event, LegRow, LegState, MediaOrder, MediaPath, Party,
+    Purpose, SpoolState,
+};
 use base::{CallRef, CcbId, LocationId, Medium, TenantId, Text};
 use futures_util::{SinkExt, StreamExt};
 use md5::Md5;
@@ -288,6 +291,11 @@ fn write_call(plane: &DataPlane, agents: [&str; 2], state: CallState) -> CallRef
             leg: leg as u32,
             packets_in: 50,
             packets_out: 49,
+            lost: 3,
+            foreign: 2,
+            path: MediaPath::Xdp.into(),
+            jitter_us: 1_500,
+            mos_hundredths: 437,
             ..LegRow::default()
         };
         row.set_call(call);
@@ -350,6 +358,11 @@ async fn desks_see_a_call_and_its_record_is_kept() {
     let line: Value = serde_json::from_str(text.trim_end()).expect("one line of JSON");
     assert_eq!(line["serial"], "00000000000000123456");
     assert!(line["talk_ms"].as_u64().is_some_and(|ms| ms >= 2_000));
+    let expected = json!({"leg": 1, "number": "1002", "packets_in": 50, "lost": 3, "foreign": 2,
+        "path": "xdp", "jitter_us": 1_500, "round_trip_us": null, "mos": 4.37});
+    for (name, value) in expected.as_object().expect("an object") {
+        assert_eq!(&line["legs"][1][name], value, "{name}");
+    }
     // Nobody logs in anew.
     let state = |one: &str| (one.to_owned(), "lost".to_owned(), true);
     assert_eq!(world.states().await, [state("1001"), state("1002")]);
@@ -439,4 +452,100 @@ async fn the_administrator_sees_all_and_logs_out() {
     }
     assert!(api["components"]["schemas"]["LoginAnswer"].is_object());
     assert!(world.get("/v1/status").await.status == 404, "the admin API is not on the network");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_orders_media_and_is_told_how_it_went() {
+    let mut world = World::start().await;
+    let plane = world.data_plane().await;
+    let (_, mut ws) = online(&world, &plane, "1001").await;
+    let (_, _callee) = online(&world, &plane, "1002").await;
+    let call = write_call(&plane, ["1001", "1002"], CallState::Answered);
+    assert_eq!(next(&mut ws).await["type"], "Established");
+    let collect = json!({"order": "collect", "max": 4, "first_ms": 5_000, "next_ms": 3_000,
+        "ends": "#"});
+    for (leg, body, status, part) in [
+        ("9.4/legs/0", json!({"order": "play", "prompt": "hi.wav", "wait": true}), 200, "done"),
+        ("9.4/legs/0", json!({"order": "play", "prompt": "hi.wav", "times": 0}), 200, "begun"),
+        ("9.4/legs/0", json!({"order": "play", "prompt": "no.wav"}), 404, "such prompt"),
+        (
+            "9.4/legs/0",
+            json!({"order": "play", "prompt": "../no.wav"}),
+            400,
+            "\"field\":\"prompt\"",
+        ),
+        ("9.4/legs/1", json!({"order": "stop_playing"}), 200, "done"),
+        ("9.4/legs/1", collect, 200, "\"digits\":\"42\""),
+        (
+            "9.4/legs/0",
+            json!({"order": "collect", "max": 65, "first_ms": 1, "next_ms": 1}),
+            400,
+            "max",
+        ),
+        ("9.4/legs/0", json!({"order": "record"}), 200, "\"recording\":\""),
+        ("9.4/legs/0", json!({"order": "mix", "mix": 1}), 200, "done"),
+        ("9.4/legs/0", json!({"order": "mix", "mix": 0}), 400, "1 to 4095"),
+        (
+            "9.4/legs/0",
+            json!({"order": "mix", "mix": 1, "role": "whisper"}),
+            400,
+            "\"field\":\"to\"",
+        ),
+        (
+            "9.4/legs/0",
+            json!({"order": "mix", "mix": 1, "role": "whisper", "to": "8.1"}),
+            404,
+            "whisper",
+        ),
+        ("9.4/legs/0", json!({"order": "leave_mix"}), 409, "in no mix"),
+        ("9.4/legs/2", json!({"order": "record"}), 404, "such leg"),
+        ("9.5/legs/0", json!({"order": "record"}), 404, "such call"),
+        ("9.4/legs/x", json!({"order": "record"}), 400, "\"field\":\"leg\""),
+        ("9.4/legs/0", json!({"order": "dance"}), 400, "dance"),
+        ("9.4/legs/0", json!({"order": "play"}), 400, "prompt"),
+    ] {
+        let answer = world.order(leg, body.clone()).await;
+        assert_eq!(answer.status, status, "{leg} {body}: {}", answer.body);
+        assert!(answer.body.contains(part), "{leg} {body}: {}", answer.body);
+    }
+    let event = Event::Digit { call, leg: 1, digit: 11, duration_ms: 90 };
+    plane.event(1, event, &[]);
+    let expected = json!({"v":1,"type":"DTMFDetected","call":"00000000000000123456","party":"1002",
+        "by":"other","digit":"#","duration_ms":90});
+    assert_eq!(next(&mut ws).await, expected);
+    plane.event(1, Event::Spool { state: SpoolState::Slow, lost: 4_096 }, &[]);
+    world.until("spool", async || world.ccb().await["spool"]["state"] == "slow").await;
+    assert_eq!(world.ccb().await["spool"]["lost_bytes"], 4_096);
+
+    // What waits is told when the data plane dies.
+    let body = json!({"order": "play", "prompt": "hi.wav", "times": 0, "wait": true});
+    let (answer, ()) = tokio::join!(world.order("9.4/legs/0", body), async {
+        world.until("an order", async || world.ccb().await["open_commands"] == 2).await;
+        plane.die();
+    });
+    assert_eq!(answer.status, 502, "{}", answer.body);
+    world.stop_control().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_route_leads_to_a_prompt() {
+    let world = World::start().await;
+    let plane = world.data_plane().await;
+    let call = CallRef { slot: 1, generation: 1 };
+    let asked = Event::Asked {
+        op: 5,
+        call,
+        tenant: TenantId(1),
+        caller: Party::Trunk(0),
+        location: LocationId(0),
+    };
+    plane.event(1, asked, b"70");
+    world.until("release", async || plane.seen().len() == 3).await;
+    let seen = plane.seen();
+    let [Command::Answer { ask: 5, .. }, Command::Media { order, leg: 0, .. }, last] = seen[..]
+    else {
+        panic!("{seen:?}")
+    };
+    assert_eq!(order, MediaOrder::Play { times: 1 });
+    assert!(matches!(last, Command::Release { cause: 0, .. }));
 }

@@ -78,8 +78,9 @@ pub use record::MAX_BLOB_BYTES;
 pub use region::{Opened, Region, RegionError, RingUsage};
 #[cfg(not(loom))]
 pub use row::{
-    Address, AgentRow, AgentState, CallRow, CallState, CtiState, LegRow, LegState, LocationRow,
-    MediaPath, PathReason, RegistrationRow, SecretRow, TenantRow, TrunkRow,
+    Address, AgentRow, AgentState, CallRow, CallState, CtiState, DIALOG_TEXT_BYTES, DialogPhase,
+    DialogRow, DialogText, LegRow, LegState, LocationRow, MediaPath, PathReason, RegistrationRow,
+    SecretRow, StreamRow, TenantRow, TrunkRow,
 };
 #[cfg(not(loom))]
 pub use table::{Agents, Calls, Legs, Row, Slot, Table};

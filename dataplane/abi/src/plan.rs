@@ -8,13 +8,14 @@ use base::{CcbId, Medium};
 use crate::counter::Counter;
 use crate::record::{Raw, ring_shape};
 use crate::row::{
-    AgentRow, CallRow, LegRow, LocationRow, RegistrationRow, SecretRow, TenantRow, TrunkRow,
+    AgentRow, CallRow, DialogRow, LegRow, LocationRow, RegistrationRow, SecretRow, StreamRow,
+    TenantRow, TrunkRow,
 };
 use crate::sync::Pod;
 use crate::{cell, header, index};
 
 /// The number of this layout; it changes when the meaning of a word does.
-pub const LAYOUT_VERSION: u64 = 1;
+pub const LAYOUT_VERSION: u64 = 2;
 
 /// The sizes of a region. Both processes must have been built for the same [`LAYOUT_VERSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +144,8 @@ pub(crate) struct Plan {
     pub(crate) calls: Range<usize>,
     pub(crate) acknowledged: Range<usize>,
     pub(crate) legs: Range<usize>,
+    pub(crate) dialogs: Range<usize>,
+    pub(crate) streams: Range<usize>,
     pub(crate) counters: Range<usize>,
     /// The rings of worker 0: events, then commands; those of the next worker follow.
     pub(crate) rings: Range<usize>,
@@ -185,6 +188,8 @@ impl Plan {
             calls: part(calls * cell::words::<CallRow>()),
             acknowledged: part(calls),
             legs: part(legs * cell::words::<LegRow>()),
+            dialogs: part(legs * cell::words::<DialogRow>()),
+            streams: part(legs * cell::words::<StreamRow>()),
             counters: part((workers + 1) * Counter::STRIDE),
             rings: part(workers * 2 * ring_stride),
             ring_stride,
@@ -210,6 +215,8 @@ pub(crate) const fn shape() -> u64 {
         LocationRow::WORDS,
         CallRow::WORDS,
         LegRow::WORDS,
+        DialogRow::WORDS,
+        StreamRow::WORDS,
         Raw::WORDS,
         Counter::COUNT,
         Medium::COUNT,

@@ -30,6 +30,8 @@
 //!                   CallRow             x workers x calls    the worker that owns the call
 //!                   acknowledged words  x workers x calls    control
 //!                   LegRow              x workers x legs     the worker that owns the call
+//!                   DialogRow           x workers x legs     the worker that owns the call
+//!                   StreamRow           x workers x legs     the worker that owns the call
 //!                   counters            x (workers + 1)      that worker; the last: control
 //!                   rings               x workers x 2        events: worker to control
 //!                                                            commands: control to worker
@@ -71,7 +73,9 @@ use crate::map::Memory;
 use crate::plan::{self, BadLayout, LAYOUT_VERSION, Layout, Plan};
 use crate::record::{Raw, RegionRing, ring_shape};
 use crate::ring::{Reader, Shape};
-use crate::row::{LocationRow, RegistrationRow, SecretRow, TenantRow, TrunkRow};
+use crate::row::{
+    DialogRow, LocationRow, RegistrationRow, SecretRow, StreamRow, TenantRow, TrunkRow,
+};
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::{Agents, Calls, Legs, Part, Shares, Table};
 
@@ -341,6 +345,16 @@ impl Region {
             table: Table::new(self.part(&self.plan.legs)),
             shares: self.shares(self.layout.legs_per_worker),
         }
+    }
+
+    /// The dialogs of the legs, each at its leg's place; written by the worker that owns the call.
+    pub fn dialogs(&self) -> Table<'_, DialogRow> {
+        Table::new(self.part(&self.plan.dialogs))
+    }
+
+    /// The streams of the legs, each at its leg's place; written by the worker that owns the call.
+    pub fn streams(&self) -> Table<'_, StreamRow> {
+        Table::new(self.part(&self.plan.streams))
     }
 
     /// What is counted.

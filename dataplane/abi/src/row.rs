@@ -645,6 +645,10 @@ impl LegRow {
     }
 }
 
+mod dialog;
+
+pub use dialog::{DIALOG_TEXT_BYTES, DialogPhase, DialogRow, DialogText, StreamRow};
+
 /// An address and a port; IPv4 is kept as `::ffff:a.b.c.d`. An IPv6 flow label is not kept.
 #[derive(Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]

@@ -2,31 +2,24 @@
 //! worker is told of them.
 
 use std::collections::VecDeque;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::Instant;
 use media::{FlowSpec, FlowStats, PairId, WhyNot};
-use worker::BypassNews;
+use worker::{BypassNews, CountBypass};
 
 use crate::xdp::{Bypass, BypassConfig, Listener, News};
 use crate::{Config, DriverError, MediaChoice, clock};
 
-/// How often a part of the counts is told, in milliseconds.
-const COUNT_MS: u64 = 20;
-/// In how many parts: each count is told twice a second.
-const COUNT_PARTS: usize = 25;
 /// How long rows that a killed process left go on without a worker that wants them.
 const CLAIM_MS: u64 = 2_000;
 
 /// A worker's share of the bypass.
 pub struct Detour {
-    shared: Result<Share, WhyNot>,
+    share: Result<Share, WhyNot>,
     news: VecDeque<(PairId, BypassNews)>,
-    /// Packets that passed by since they were last counted.
-    passed: u64,
 }
 
 struct Share {
@@ -34,18 +27,8 @@ struct Share {
     listener: Listener,
     /// The row of pair 0; the others follow.
     first: u32,
-    pairs: Vec<Pair>,
-    installed: usize,
-    part: usize,
-    due: Instant,
+    pairs: Vec<State>,
     claim_until: Option<Instant>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Pair {
-    state: State,
-    /// Packets that were counted.
-    packets: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -60,148 +43,123 @@ enum State {
 impl Detour {
     /// None, and why.
     pub fn none(why: WhyNot) -> Detour {
-        Detour { shared: Err(why), news: VecDeque::new(), passed: 0 }
+        Detour { share: Err(why), news: VecDeque::new() }
     }
 
     fn new(bypass: &Arc<Bypass>, first: u32, pairs: u32) -> std::io::Result<Detour> {
         let rows = first..first + pairs;
-        let now = clock::now();
         let mut share = Share {
             listener: bypass.listen(rows.clone())?,
             bypass: Arc::clone(bypass),
             first,
-            pairs: vec![Pair::default(); pairs as usize],
-            installed: 0,
-            part: 0,
-            due: now,
+            pairs: vec![State::Out; pairs as usize],
             claim_until: None,
         };
         for (row, flow) in bypass.adopt().into_iter().filter(|(row, _)| rows.contains(row)) {
-            share.pairs[(row - first) as usize] =
-                Pair { state: State::Left(Box::new(flow)), packets: bypass.counted(row).packets };
-            share.claim_until = Some(now + Duration::from_millis(CLAIM_MS));
+            share.pairs[(row - first) as usize] = State::Left(Box::new(flow));
+            share.claim_until = Some(clock::now() + Duration::from_millis(CLAIM_MS));
         }
-        Ok(Detour { shared: Ok(share), ..Detour::none(WhyNot::NotWanted) })
+        Ok(Detour { share: Ok(share), news: VecDeque::new() })
+    }
+
+    /// Why there is none; nothing where there is one.
+    pub fn why_not(&self) -> Option<WhyNot> {
+        self.share.as_ref().err().copied()
     }
 
     /// What becomes readable when there is news.
     pub fn bell(&self) -> Option<BorrowedFd<'_>> {
-        self.shared.as_ref().ok().map(|share| share.listener.as_fd())
+        self.share.as_ref().ok().map(|share| share.listener.as_fd())
+    }
+
+    /// What reads the counts of a pair.
+    pub fn counts(&self) -> Option<CountBypass> {
+        let share = self.share.as_ref().ok()?;
+        let (bypass, first, pairs) = (Arc::clone(&share.bypass), share.first, share.pairs.len());
+        Some(Box::new(move |pair| (pair.index() < pairs).then(|| bypass.counted(first + pair.0))))
     }
 
     /// Relays the packets of `pair` past the process, if it can be. A row that an earlier process left for
-    /// the same flow goes on as it is.
+    /// the same flow goes on as it is, counts and all.
     pub fn enter(&mut self, pair: PairId, flow: &FlowSpec) -> BypassNews {
-        let goes_on = match &self.shared {
-            Err(why) => return BypassNews::Refused(*why),
-            Ok(share) => match share.pairs.get(pair.index()).map(|entry| &entry.state) {
-                Some(State::Left(left)) => is_same(left, flow),
-                Some(_) => false,
-                None => return BypassNews::Refused(WhyNot::TableFull),
-            },
-        };
-        if !goes_on {
-            self.leave(pair);
+        match self.share.as_mut().map(|share| share.enter(pair, flow)) {
+            Ok(Ok(())) => BypassNews::On,
+            Ok(Err(why)) => BypassNews::Refused(why),
+            Err(why) => BypassNews::Refused(*why),
         }
-        let Ok(share) = &mut self.shared else { return BypassNews::Refused(WhyNot::NotWanted) };
-        if !goes_on && let Err(why) = share.bypass.install(share.first + pair.0, flow) {
-            return BypassNews::Refused(why);
-        }
-        share.pairs[pair.index()].state = State::In;
-        share.installed += 1;
-        BypassNews::On
     }
 
     /// Lets the packets of `pair` come to the process again; says what was counted.
     pub fn leave(&mut self, pair: PairId) -> FlowStats {
-        let Ok(share) = &mut self.shared else { return FlowStats::default() };
-        let Some(entry) = share.pairs.get_mut(pair.index()) else { return FlowStats::default() };
-        if matches!(entry.state, State::Out) {
-            return FlowStats::default();
-        }
-        let stats = share.bypass.remove(share.first + pair.0);
-        share.installed -= usize::from(matches!(entry.state, State::In));
-        self.passed += stats.packets.saturating_sub(entry.packets);
-        *entry = Pair::default();
-        stats
+        self.share.as_mut().map_or_else(|_| FlowStats::default(), |share| share.leave(pair))
     }
 
     /// What the worker is to be told next.
     pub fn next(&mut self, now: Instant) -> Option<(PairId, BypassNews)> {
-        if self.news.is_empty() {
-            self.look(now);
+        if self.news.is_empty()
+            && let Ok(share) = &mut self.share
+        {
+            share.look(&mut self.news);
+            share.sweep(now);
         }
         self.news.pop_front()
     }
 
-    /// Packets that passed by since this was last asked.
-    pub fn take_passed(&mut self) -> u64 {
-        std::mem::take(&mut self.passed)
-    }
-
-    /// When [`Detour::next`] has something without being told.
+    /// When rows that nobody wants are to be removed.
     pub fn deadline(&self) -> Option<Instant> {
-        let share = self.shared.as_ref().ok()?;
-        let counts = (share.installed > 0).then_some(share.due);
-        counts.into_iter().chain(share.claim_until).min()
+        self.share.as_ref().ok()?.claim_until
+    }
+}
+
+impl Share {
+    fn enter(&mut self, pair: PairId, flow: &FlowSpec) -> Result<(), WhyNot> {
+        let entry = self.pairs.get_mut(pair.index()).ok_or(WhyNot::TableFull)?;
+        if !matches!(entry, State::Left(left) if is_same(left, flow)) {
+            *entry = State::Out;
+            self.bypass.install(self.first + pair.0, flow)?;
+        }
+        *entry = State::In;
+        Ok(())
     }
 
-    fn look(&mut self, now: Instant) {
-        let Ok(share) = &mut self.shared else { return };
-        let first = share.first;
-        let (news, mut gone) = (&mut self.news, Vec::new());
-        share.listener.take(|told| match told {
+    fn leave(&mut self, pair: PairId) -> FlowStats {
+        match self.pairs.get_mut(pair.index()) {
+            None | Some(State::Out) => FlowStats::default(),
+            Some(entry) => {
+                *entry = State::Out;
+                self.bypass.remove(self.first + pair.0)
+            }
+        }
+    }
+
+    fn look(&mut self, news: &mut VecDeque<(PairId, BypassNews)>) {
+        let (first, mut gone) = (self.first, Vec::new());
+        self.listener.take(|told| match told {
             News::TelephoneEvent(row, rtp) => {
                 news.push_back((PairId(row - first), BypassNews::TelephoneEvent(rtp)));
             }
             News::Gone(row) => gone.push(PairId(row - first)),
         });
-        if share.installed > 0 && share.due <= now {
-            share.due = now + Duration::from_millis(COUNT_MS);
-            self.passed += share.count(&mut self.news);
-        }
-        if share.claim_until.is_some_and(|until| until <= now) {
-            share.claim_until = None;
-            let left = |entry: &Pair| matches!(entry.state, State::Left(_));
-            let left = (0..share.pairs.len()).filter(|number| left(&share.pairs[*number]));
-            for pair in left.map(|number| PairId(number as u32)).collect::<Vec<_>>() {
-                self.leave(pair);
-            }
-        }
         for pair in gone {
-            if self.is_in(pair) {
-                let stats = self.leave(pair);
-                self.news.push_back((pair, BypassNews::Off(stats)));
-            } else {
-                self.leave(pair);
+            let was_in = matches!(self.pairs.get(pair.index()), Some(State::In));
+            let stats = self.leave(pair);
+            if was_in {
+                news.push_back((pair, BypassNews::Off(stats)));
             }
         }
     }
 
-    fn is_in(&self, pair: PairId) -> bool {
-        let share = self.shared.as_ref().ok();
-        let entry = share.and_then(|share| share.pairs.get(pair.index()));
-        entry.is_some_and(|entry| matches!(entry.state, State::In))
-    }
-}
-
-impl Share {
-    /// Tells the counts of one part of the pairs; returns how many packets are new.
-    fn count(&mut self, news: &mut VecDeque<(PairId, BypassNews)>) -> u64 {
-        let size = self.pairs.len().div_ceil(COUNT_PARTS);
-        let mut passed = 0;
-        let from = self.part * size;
-        self.part = (self.part + 1) % COUNT_PARTS;
-        for (number, entry) in self.pairs.iter_mut().enumerate().skip(from).take(size) {
-            if matches!(entry.state, State::In) {
-                let pair = PairId(number as u32);
-                let stats = self.bypass.counted(self.first + pair.0);
-                passed += stats.packets.saturating_sub(entry.packets);
-                entry.packets = stats.packets;
-                news.push_back((pair, BypassNews::Counted(stats)));
+    /// Removes the rows that were left and not claimed in time.
+    fn sweep(&mut self, now: Instant) {
+        if self.claim_until.is_some_and(|until| until <= now) {
+            self.claim_until = None;
+            for (entry, row) in self.pairs.iter_mut().zip(self.first..) {
+                if matches!(entry, State::Left(_)) {
+                    *entry = State::Out;
+                    self.bypass.remove(row);
+                }
             }
         }
-        passed
     }
 }
 
@@ -223,7 +181,7 @@ pub fn open_detours(config: &Config) -> Result<Vec<Detour>, DriverError> {
     let opened = Bypass::open(&BypassConfig {
         mode: config.xdp.mode,
         modes: config.xdp.modes.clone(),
-        addresses: addresses(config),
+        addresses: config.locations.iter().map(|location| location.ip).collect(),
         bpffs: config.xdp.bpffs.clone(),
         rows: pairs * workers as u32,
     });
@@ -240,15 +198,13 @@ pub fn open_detours(config: &Config) -> Result<Vec<Detour>, DriverError> {
     bypass.uses().iter().for_each(|used| tracing::info!("{}", used.line));
     tracing::info!("{}", bypass.pinning());
     let detour = |worker: u32| Detour::new(&bypass, worker * pairs, pairs);
-    let detours: std::io::Result<Vec<_>> = (0..workers as u32).map(detour).collect();
-    detours.map_err(|source| DriverError::Io { what: "an ear for the bypass".to_owned(), source })
+    (0..workers as u32)
+        .map(detour)
+        .collect::<std::io::Result<Vec<_>>>()
+        .map_err(|source| DriverError::Io { what: "an ear for the bypass".to_owned(), source })
 }
 
-fn addresses(config: &Config) -> Vec<IpAddr> {
-    config.locations.iter().map(|location| location.ip).collect()
-}
-
-/// More than any worker has, and the same after a restart.
+/// At least as many as any worker has, and the same after a restart.
 fn pairs_per_worker(config: &Config) -> u32 {
     let (low, high) = config.rtp_ports;
     let a_location = u32::from(high - low) / 2 / config.cores.len() as u32 + 2;

@@ -90,7 +90,10 @@ impl<D: Datagrams> Duty<D> {
         for location in 0..sip_places {
             io.receive_sip(location as u8);
         }
-        let worker = Worker::new(config, Arc::clone(&region), clock::now());
+        let mut worker = Worker::new(config, Arc::clone(&region), clock::now());
+        if let Some(counts) = detour.counts() {
+            worker.count_bypass_by(counts);
+        }
         let now = clock::now();
         region.header().beat_worker(id, now);
         let mut duty = Duty {
@@ -240,7 +243,6 @@ impl<D: Datagrams> Duty<D> {
             self.tell_of_bypass(now, pair, news);
             self.carry_out(now);
         }
-        self.count_passed();
     }
 
     fn enter_bypass(&mut self, now: Instant, pair: PairId, flow: &FlowSpec) {
@@ -250,19 +252,11 @@ impl<D: Datagrams> Duty<D> {
 
     fn leave_bypass(&mut self, now: Instant, pair: PairId) {
         let stats = self.detour.leave(pair);
-        self.count_passed();
         self.tell_of_bypass(now, pair, BypassNews::Off(stats));
     }
 
     fn tell_of_bypass(&mut self, now: Instant, pair: PairId, news: BypassNews) {
         self.worker.handle(now, Input::Bypass { pair, news }, &mut self.effects);
-    }
-
-    fn count_passed(&mut self) {
-        let passed = self.detour.take_passed();
-        if passed > 0 {
-            self.region.counters().add(self.id, Counter::RtpBypassed, passed);
-        }
     }
 
     fn on_sip(&mut self, now: Instant, location: u8, completion: Completion) {

@@ -35,6 +35,7 @@ pub mod xdp;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use abi::Layout;
 use base::CcbId;
@@ -70,6 +71,9 @@ pub struct Config {
     pub prompts: Option<PathBuf>,
     /// How packets go in and out.
     pub media: MediaChoice,
+    /// An answered call that is not on hold and hears nothing from any of its legs for so long ends; none
+    /// for never.
+    pub media_timeout: Option<Duration>,
     /// How interfaces are used for the bypass, where `media` allows one.
     pub xdp: XdpSettings,
 }

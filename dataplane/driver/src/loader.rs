@@ -109,8 +109,8 @@ impl Library {
         for Wanted { name, shelf } in wanted {
             let samples = match self.read(name) {
                 Ok(samples) => Some(samples),
-                Err(why) => {
-                    tracing::warn!(name = name.as_str(), ?why, "a prompt cannot be read");
+                Err(error) => {
+                    tracing::warn!(name = name.as_str(), %error, "a prompt cannot be read");
                     None
                 }
             };
@@ -167,6 +167,18 @@ impl Library {
 impl Kept {
     fn bytes(&self) -> usize {
         self.samples.len() * size_of::<i16>()
+    }
+}
+
+impl std::fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unreadable::Name => write!(f, "a prompt's name is that of a file in the directory"),
+            Unreadable::NoFile => write!(f, "it is no plain file"),
+            Unreadable::TooLong => write!(f, "it is longer than {FILE_BYTES} bytes"),
+            Unreadable::Io(error) => error.fmt(f),
+            Unreadable::Wav(error) => write!(f, "{error:?}"),
+        }
     }
 }
 

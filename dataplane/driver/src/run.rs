@@ -65,7 +65,7 @@ pub fn run_telling(
     let sip = bind_locations(&config)?;
     publish_locations(&config, &region);
     let seeds = Seeds::draw()?;
-    worker::recover(&region, &seeds.worker_config(&config, 0), clock::now());
+    tell_recovery(worker::recover(&region, &seeds.worker_config(&config, 0), clock::now()));
     let io = |what: String| move |source| DriverError::Io { what, source };
     let mesh = Arc::new(Mesh::new(config.cores.len()).map_err(io("doorbells".to_owned()))?);
     region.header().set_control_attached(false);
@@ -95,6 +95,25 @@ pub fn run_telling(
     region.header().set_data_plane_state(DataPlaneState::Stopped);
     tracing::info!(ccb = %config.ccb, "data plane stopped");
     result.and(ended)
+}
+
+/// Says what became of the calls of an earlier incarnation.
+fn tell_recovery(found: worker::Recovery) {
+    let worker::Recovery { calls, lost, unanswered, leases_freed } = found;
+    if calls + unanswered + leases_freed > 0 {
+        tracing::info!(
+            calls,
+            unanswered,
+            leases_freed,
+            "calls are taken over, unanswered ones end"
+        );
+    }
+    if lost > 0 {
+        tracing::warn!(
+            lost,
+            "answered calls end: their dialogs are too long for the region, or an address has changed"
+        );
+    }
 }
 
 fn check(config: &Config) -> Result<(), DriverError> {
@@ -275,6 +294,7 @@ impl Seeds {
             seed: self.workers[number],
             nonce_key: self.nonce_key,
             limits: config.limits,
+            media: worker::MediaConfig { timeout: config.media_timeout, ..Default::default() },
         }
     }
 }
@@ -296,8 +316,11 @@ impl Threads {
     ) -> Result<Receiver<Begun>, DriverError> {
         let (tell, begun) = channel();
         for (number, (outfit, core)) in outfits.zip(config.cores.iter().copied()).enumerate() {
+            let mut worker_config = seeds.worker_config(config, number);
+            worker_config.media.process = means.path();
+            worker_config.media.no_bypass = outfit.detour.why_not();
             let part = Part {
-                config: seeds.worker_config(config, number),
+                config: worker_config,
                 core,
                 region: Arc::clone(region),
                 mesh: Arc::clone(&self.mesh),

@@ -1,7 +1,7 @@
 //! The bypass: RTP of locked streams relayed by an XDP program, past the process.
 //!
 //! ```text
-//!            flows: (our address, port, family) -> row          interface
+//!            flows: our port -> rows                            interface
 //!   install -+                                                     |
 //!   counted  +- rows: one for each port pair, shared memory <- relay.bpf.c -> next hop
 //!   remove  -+                                                     |
@@ -20,10 +20,7 @@ mod row;
 mod table;
 mod watch;
 
-#[cfg(test)]
-mod program_tests;
-
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
@@ -38,7 +35,7 @@ use hops::{Effect, Found, Hops};
 use netlink::{Attached, Change, Link, Netlink, Route};
 use news::Mailbox;
 use program::Program;
-use row::{FlowKey, Row, Way};
+use row::{Row, Way};
 use table::Table;
 
 pub use news::{Listener, News};
@@ -123,7 +120,7 @@ struct Inner {
 /// A row in use.
 #[derive(Clone, Debug)]
 struct Placed {
-    key: FlowKey,
+    port: u16,
     from: IpAddr,
     to: IpAddr,
     way: Way,
@@ -297,25 +294,28 @@ impl Shared {
     }
 
     /// Asks for the routes of all rows again; those that go another way now are taken out, and their owner
-    /// comes again.
+    /// comes again. A worker waits for one of these questions at most.
     fn reroute(&self) {
-        let mut inner = self.lock();
+        let placed: Vec<(u32, Placed)> = {
+            let inner = self.lock();
+            inner.placed.iter().map(|(row, placed)| (*row, placed.clone())).collect()
+        };
         let mut known = HashMap::new();
-        for row in inner.rows(|_| true) {
-            let Placed { from, to, route, .. } = inner.placed[&row];
-            let now = known.entry((from, to)).or_insert_with(|| inner.hops.route(from, to));
-            if *now != Some(route) {
+        for (row, Placed { from, to, route, .. }) in placed {
+            let mut inner = self.lock();
+            let now = *known.entry((from, to)).or_insert_with(|| inner.hops.route(from, to));
+            let is_same =
+                |placed: &Placed| (placed.from, placed.to, placed.route) == (from, to, route);
+            if now != Some(route) && inner.placed.get(&row).is_some_and(is_same) {
                 self.give_up(&mut inner, row);
             }
         }
     }
 
-    /// Tells the kernel which neighbours are in use.
+    /// Tells the kernel which neighbours are in use. A worker waits for one of them at most.
     fn refresh(&self) {
-        let mut inner = self.lock();
-        let used: std::collections::HashSet<Route> =
-            inner.placed.values().map(|placed| placed.route).collect();
-        used.into_iter().for_each(|route| inner.hops.ask(route));
+        let used: HashSet<Route> = self.lock().placed.values().map(|placed| placed.route).collect();
+        used.into_iter().for_each(|route| self.lock().hops.ask(route));
     }
 
     /// Passes a telephone-event on to its row's owner.
@@ -327,19 +327,18 @@ impl Shared {
 impl Inner {
     /// Lets the program find a row that is written already.
     fn place(&mut self, row: u32, flow: &FlowSpec, found: Found) -> Result<(), WhyNot> {
-        let key = FlowKey::of(flow.local);
-        self.program.flows.insert(key, row, 0).map_err(|_| WhyNot::TableFull)?;
-        self.placed.insert(row, Placed::new(key, flow.from, flow.to, found));
+        let port = flow.local.port();
+        if !port.is_multiple_of(2) || !self.program.flows.insert(port, row) {
+            return Err(WhyNot::TableFull);
+        }
+        self.placed.insert(row, Placed::new(port, flow.from, flow.to, found));
         Ok(())
     }
 
     /// Lets the program find a row no more. The row keeps its counts.
     fn take_out(&mut self, row: u32) {
-        if let Some(placed) = self.placed.remove(&row)
-            // Another row may have got the same address since.
-            && self.program.flows.get(&placed.key, 0).is_ok_and(|found| found == row)
-        {
-            let _ = self.program.flows.remove(&placed.key);
+        if let Some(placed) = self.placed.remove(&row) {
+            self.program.flows.remove(placed.port, row);
         }
     }
 
@@ -356,24 +355,24 @@ impl Inner {
         }
     }
 
-    /// Takes over the rows of an earlier process. Rows and keys that do not belong together, of a process
+    /// Takes over the rows of an earlier process. Rows and ports that do not belong together, of a process
     /// that was killed between writing the one and the other, are freed.
     fn adopt(&mut self) {
         let table = Arc::clone(&self.program.table);
-        let keys: Vec<(FlowKey, u32)> = self.program.flows.iter().flatten().collect();
-        let mut in_use = vec![false; table.rows() as usize];
-        for (key, row) in keys {
+        let found: Vec<(u16, u32)> = self.program.flows.rows().collect();
+        for (port, row) in found {
             let flow = (row < table.rows()).then(|| table.read(row).flow()).flatten();
-            let flow = flow.filter(|flow| FlowKey::of(flow.local) == key);
+            let flow = flow.filter(|flow| flow.local.port() == port);
             if let Some(flow) = flow
-                && self.adopt_row(row, &flow)
+                && !self.placed.contains_key(&row)
+                && !self.adopt_row(row, &flow)
             {
-                in_use[row as usize] = true;
-            } else {
-                let _ = self.program.flows.remove(&key);
+                self.program.flows.remove(port, row);
+            } else if flow.is_none() {
+                self.program.flows.remove(port, row);
             }
         }
-        for row in (0..table.rows()).filter(|row| !in_use[*row as usize]) {
+        for row in (0..table.rows()).filter(|row| !self.placed.contains_key(row)) {
             if table.read(row).flow().is_some() {
                 table.free(row);
             }
@@ -392,19 +391,20 @@ impl Inner {
         };
         if value.is_way_of(&table.read(row)) {
             table.set_hop(row, found.way.hop_word());
-        } else {
-            // The row says another interface; it must not be read while it is between the two.
-            let _ = self.program.flows.remove(&FlowKey::of(flow.local));
-            table.write_head(row, &value);
+            self.placed.insert(row, Placed::new(flow.local.port(), flow.from, flow.to, found));
+            return true;
         }
+        // The row says another interface; it must not be read while it is between the two.
+        self.program.flows.remove(flow.local.port(), row);
+        table.write_head(row, &value);
         self.place(row, flow, found).is_ok()
     }
 }
 
 impl Placed {
-    fn new(key: FlowKey, from: SocketAddr, to: SocketAddr, found: Found) -> Placed {
+    fn new(port: u16, from: SocketAddr, to: SocketAddr, found: Found) -> Placed {
         Placed {
-            key,
+            port,
             from: from.ip().to_canonical(),
             to: to.ip().to_canonical(),
             way: found.way,

@@ -3,7 +3,7 @@
 // Relays the RTP of locked streams without waking the process.
 //
 //      frame -> Ethernet [802.1Q] -> IPv4 | IPv6 -> UDP to an even port
-//            -> flows: (our address, port, family) -> row number
+//            -> flows: our port -> row numbers; the one with our address, family and VLAN
 //            -> rows: is it the locked source? is it the locked stream? -> count, rewrite, send
 //
 // What is not surely a packet of a locked stream goes to the stack (XDP_PASS), where the process judges it
@@ -53,21 +53,18 @@ struct rtp_header {
 	__be32 ssrc;
 };
 
-// IPv4 addresses lie in the first word, the others are zero.
-struct flow_key {
-	__be32 address[4];
-	__be16 port;
-	__u16 family;
+// Rows of one port, each number plus one, 0 for none: as many addresses may have the port in use.
+#define SLOTS 8
+struct slots {
+	__u32 row[SLOTS];
 };
 
+// Addresses and ports are as on the wire. IPv4 addresses lie in the first word, the others are zero.
 struct row {
-	// Who is heard; ports and addresses are as on the wire.
+	// Who is heard, and where.
 	__be32 source[4];
-	__be32 from[4];
-	__be32 to[4];
+	__be32 local[4];
 	__be16 source_port;
-	__be16 from_port;
-	__be16 to_port;
 	// The VLAN that packets come in on, NO_TAG for none.
 	__u16 vlan_in;
 	// DSCP in its place in the byte of IPv4's type of service.
@@ -76,22 +73,25 @@ struct row {
 	__u8 spliced;
 	__u8 family;
 	__be32 ssrc;
+	// What ones' complement sums gain by the change of addresses and ports, and of the SSRC.
+	__u32 ip_delta;
+	__u32 udp_delta;
+	__be16 from_port;
+	__be16 to_port;
+	__u32 ifindex;
+	__u32 taken;
 
+	__be32 from[4];
+	__be32 to[4];
 	// The next hop's MAC address and, above it, the tag's 16 bits on the wire; one store changes both.
 	__u64 hop;
 	// Our MAC address; 1 above it where a tag goes out.
 	__u64 ours;
-	__u32 ifindex;
-	// What ones' complement sums gain by the change of addresses and ports, and of the SSRC.
-	__u32 ip_delta;
-	__u32 udp_delta;
 	__be32 splice_ssrc;
 	__u32 splice_timestamp;
 	__u16 splice_sequence;
-	// From here to the counters: kept for the process that adopts the row.
+	// Kept for the process that adopts the row.
 	__be16 local_port;
-	__be32 local[4];
-	__u32 taken;
 	__u32 reserved;
 
 	__u64 packets;
@@ -105,20 +105,25 @@ struct row {
 };
 
 _Static_assert(sizeof(struct row) == 192, "three cache lines");
+_Static_assert(__builtin_offsetof(struct row, from) == 64, "the first of them");
+_Static_assert(__builtin_offsetof(struct row, packets) == 128, "the last of them");
 
 struct event {
 	__u32 row;
 	__u8 rtp[16];
 };
 
-// The sizes of the first two are set by the loader.
+// An entry for each pair of ports. Not a hash map: it takes half as long, and the process writes without a
+// system call.
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1);
-	__type(key, struct flow_key);
-	__type(value, __u32);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 32768);
+	__type(key, __u32);
+	__type(value, struct slots);
 } flows SEC(".maps");
 
+// Their number is set by the loader.
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -262,30 +267,53 @@ static __always_inline int send(struct xdp_md *ctx, const struct row *row, int f
 	return bpf_redirect_map(&ports, row->ifindex, XDP_DROP);
 }
 
+// The row of a packet to our address; its number goes to `found`.
+static __always_inline struct row *find(int family, const __be32 *local, __be16 port, __u16 vlan,
+					__u32 *found)
+{
+	__u32 pair = bpf_ntohs(port) >> 1;
+	struct slots *slots = bpf_map_lookup_elem(&flows, &pair);
+
+	if (!slots)
+		return 0;
+#pragma unroll
+	for (int i = 0; i < SLOTS; i++) {
+		__u32 number = *(volatile __u32 *)&slots->row[i];
+		struct row *row;
+
+		if (!number)
+			continue;
+		*found = number - 1;
+		row = bpf_map_lookup_elem(&rows, found);
+		if (row && row->local[0] == local[0] && row->family == family &&
+		    row->vlan_in == vlan &&
+		    (family == FAMILY_4 ||
+		     (row->local[1] == local[1] && row->local[2] == local[2] &&
+		      row->local[3] == local[3])))
+			return row;
+	}
+	return 0;
+}
+
 // What all packets have to go through whose UDP begins at `udp`, inlined once for each family. `length` is
 // UDP's as IP says it.
 static __always_inline int relay_udp(struct xdp_md *ctx, int family, void *network,
 				     struct udphdr *udp, const __be32 *source,
-				     struct flow_key *key, __u16 length, __u16 vlan)
+				     const __be32 *local, __u16 length, __u16 vlan)
 {
 	void *end = (void *)(long)ctx->data_end;
 	struct rtp_header *rtp = (void *)(udp + 1);
 	struct row *row;
-	__u32 *number;
+	__u32 number = 0;
 	__u16 sequence;
 
 	if ((void *)rtp > end)
 		return XDP_PASS;
-	key->port = udp->dest;
-	key->family = family;
 	// RTP has the even port of a pair.
-	if (key->port & bpf_htons(1))
+	if (udp->dest & bpf_htons(1))
 		return XDP_PASS;
-	number = bpf_map_lookup_elem(&flows, key);
-	if (!number)
-		return XDP_PASS;
-	row = bpf_map_lookup_elem(&rows, number);
-	if (!row || row->family != family || row->vlan_in != vlan)
+	row = find(family, local, udp->dest, vlan, &number);
+	if (!row)
 		return XDP_PASS;
 	if (udp->source != row->source_port || source[0] != row->source[0] ||
 	    (family == FAMILY_6 && (source[1] != row->source[1] || source[2] != row->source[2] ||
@@ -312,7 +340,7 @@ static __always_inline int relay_udp(struct xdp_md *ctx, int family, void *netwo
 		// The process falls behind: it gets the packet itself, and relays it.
 		if (!event)
 			return XDP_PASS;
-		event->row = *number;
+		event->row = number;
 		__builtin_memcpy(event->rtp, rtp, 16);
 		bpf_ringbuf_submit(event, 0);
 	}
@@ -332,7 +360,6 @@ int relay(struct xdp_md *ctx)
 	void *data = (void *)(long)ctx->data;
 	void *end = (void *)(long)ctx->data_end;
 	struct ethhdr *ethernet = data;
-	struct flow_key key = {};
 	void *network = ethernet + 1;
 	__u16 vlan = NO_TAG;
 	__be16 protocol;
@@ -355,8 +382,7 @@ int relay(struct xdp_md *ctx)
 		if ((void *)(ip + 1) > end || *(__u8 *)ip != 0x45 || ip->protocol != IPPROTO_UDP ||
 		    ip->frag_off & bpf_htons(IP_FRAGMENT))
 			return XDP_PASS;
-		key.address[0] = ip->daddr;
-		return relay_udp(ctx, FAMILY_4, ip, (void *)(ip + 1), &ip->saddr, &key,
+		return relay_udp(ctx, FAMILY_4, ip, (void *)(ip + 1), &ip->saddr, &ip->daddr,
 				 bpf_ntohs(ip->tot_len) - sizeof(*ip), vlan);
 	}
 	if (protocol == bpf_htons(ETH_P_IPV6)) {
@@ -364,9 +390,8 @@ int relay(struct xdp_md *ctx)
 
 		if ((void *)(ip + 1) > end || *(__u8 *)ip >> 4 != 6 || ip->nexthdr != IPPROTO_UDP)
 			return XDP_PASS;
-		__builtin_memcpy(key.address, &ip->daddr, 16);
 		return relay_udp(ctx, FAMILY_6, ip, (void *)(ip + 1), ip->saddr.in6_u.u6_addr32,
-				 &key, bpf_ntohs(ip->payload_len), vlan);
+				 ip->daddr.in6_u.u6_addr32, bpf_ntohs(ip->payload_len), vlan);
 	}
 	return XDP_PASS;
 }

@@ -3,12 +3,17 @@
 //! ```text
 //! Free --plan--> Binding --bound--> Ready --take--> InUse --release--> Cooling --REUSE_AFTER_MS--> Free
 //!                   \------------ bind failed --------------------------^
+//!
+//! Free --adopt--> Adopted --plan--> Rebinding --bound--> InUse
+//!                    ^--- bind failed --' \--- REBIND_TRIES times --> Cooling
 //! ```
+//!
+//! A pair is adopted for a call that a new incarnation took over: it uses this port and no other.
 //!
 //! Each list is first in, first out, so that a port rests as long as the range allows: a late packet of
 //! the last call must not reach the next one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::time::Duration;
@@ -32,6 +37,10 @@ pub const FAILURES_BEFORE_PAUSE: u32 = 16;
 
 /// The wait after failures, in milliseconds.
 pub const BIND_PAUSE_MS: u64 = 100;
+
+/// So often a pair of a call that was taken over is tried to be bound, [`BIND_PAUSE_MS`] apart: the ports of
+/// a killed process stay bound while the kernel takes its ring apart, most of a second under load.
+pub const REBIND_TRIES: u8 = 20;
 
 /// A port pair of one worker; counts through its locations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,7 +85,22 @@ pub struct PortPool {
     pairs: Vec<Pair>,
     locations: Vec<Location>,
     cooling: VecDeque<(Instant, PairId)>,
+    /// Pairs that wait to be bound for calls that use them already, and not before when.
+    adopted: VecDeque<(Instant, PairId)>,
+    /// How often a pair that a call uses could not be bound; few have such a number.
+    failed: BTreeMap<PairId, u8>,
     in_use: u32,
+}
+
+/// What an answer to a bind came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Nothing that concerns a call.
+    Nothing,
+    /// The pair of a call that was taken over is bound again.
+    Rebound,
+    /// It cannot be bound; the call has lost its port.
+    Lost,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +117,10 @@ enum State {
     Ready,
     InUse,
     Cooling,
+    /// A call uses it that was taken over; it is to be bound.
+    Adopted,
+    /// The same, and the bind was asked for.
+    Rebinding,
 }
 
 #[derive(Debug)]
@@ -119,6 +147,8 @@ impl PortPool {
             pairs: Vec::new(),
             locations: Vec::with_capacity(locations.len()),
             cooling: VecDeque::new(),
+            adopted: VecDeque::new(),
+            failed: BTreeMap::new(),
             in_use: 0,
         };
         for (number, ip) in locations.iter().enumerate() {
@@ -165,6 +195,13 @@ impl PortPool {
             *state = State::Free;
             self.locations[usize::from(location.0)].free.push_back(pair);
         }
+        // Calls wait for these, so they go first and all at once.
+        while let Some(&(_, pair)) = self.adopted.front().filter(|(from, _)| *from <= now) {
+            self.adopted.pop_front();
+            let entry = &mut self.pairs[pair.index()];
+            entry.state = State::Rebinding;
+            bind(pair, entry.location, entry.port);
+        }
         let mut asked = 0;
         for location in &mut self.locations {
             while asked < BINDS_PER_PLAN
@@ -190,22 +227,53 @@ impl PortPool {
             .locations
             .iter()
             .filter(|location| location.ready.len() + location.binding < READY_LOW_WATER);
+        let adopted = self.adopted.front().map(|&(from, _)| from);
         wanting
             .filter_map(
                 |location| {
                     if location.free.is_empty() { cooled } else { Some(location.paused_until) }
                 },
             )
+            .chain(adopted)
             .min()
     }
 
+    /// Takes the pair with that RTP port for a call that a new incarnation takes over: it is in use at
+    /// once, and bound before all others. None when it is not this pool's, or not free.
+    pub fn adopt(&mut self, location: LocationId, port: u16) -> Option<PairId> {
+        let place = self.locations.get_mut(usize::from(location.0))?;
+        let found = self.pairs[place.pairs.clone()].binary_search_by_key(&port, |pair| pair.port);
+        let pair = PairId((place.pairs.start + found.ok()?) as u32);
+        let entry = &mut self.pairs[pair.index()];
+        if entry.state != State::Free {
+            return None;
+        }
+        // The free ones lie in order until the first of them was used.
+        let among_free = place.free.binary_search(&pair).ok();
+        let among_free = among_free.or_else(|| place.free.iter().position(|free| *free == pair))?;
+        place.free.remove(among_free);
+        entry.state = State::Adopted;
+        self.adopted.push_back((Instant::ZERO, pair));
+        self.in_use += 1;
+        Some(pair)
+    }
+
+    /// True when the pair's sockets are there: not before a bind that [`PortPool::adopt`] still wants.
+    pub fn is_bound(&self, pair: PairId) -> bool {
+        let state = self.pairs.get(pair.index()).map(|entry| entry.state);
+        matches!(state, Some(State::Ready | State::InUse))
+    }
+
     /// The answer to a bind that was asked for; others are ignored.
-    pub fn bound(&mut self, pair: PairId, ok: bool, now: Instant) {
+    pub fn bound(&mut self, pair: PairId, ok: bool, now: Instant) -> Outcome {
         let Some(entry) = self.pairs.get_mut(pair.index()) else {
-            return;
+            return Outcome::Nothing;
         };
+        if entry.state == State::Rebinding {
+            return self.rebound(pair, ok, now);
+        }
         if entry.state != State::Binding {
-            return;
+            return Outcome::Nothing;
         }
         let location = &mut self.locations[usize::from(entry.location.0)];
         location.binding -= 1;
@@ -213,7 +281,7 @@ impl PortPool {
             location.failures = 0;
             location.ready.push_back(pair);
             entry.state = State::Ready;
-            return;
+            return Outcome::Nothing;
         }
         location.failures += 1;
         if location.failures >= FAILURES_BEFORE_PAUSE {
@@ -221,6 +289,25 @@ impl PortPool {
             location.paused_until = now + Duration::from_millis(BIND_PAUSE_MS);
         }
         self.cool(pair, now);
+        Outcome::Nothing
+    }
+
+    fn rebound(&mut self, pair: PairId, ok: bool, now: Instant) -> Outcome {
+        let entry = &mut self.pairs[pair.index()];
+        if ok {
+            entry.state = State::InUse;
+            self.failed.remove(&pair);
+            return Outcome::Rebound;
+        }
+        entry.state = State::Adopted;
+        let failed = self.failed.entry(pair).or_default();
+        *failed += 1;
+        if *failed >= REBIND_TRIES {
+            // Who has it gives it back by `release`.
+            return Outcome::Lost;
+        }
+        self.adopted.push_back((now + Duration::from_millis(BIND_PAUSE_MS), pair));
+        Outcome::Nothing
     }
 
     /// A bound pair of `location`, or none when all are in use.
@@ -234,12 +321,17 @@ impl PortPool {
     /// Gives a pair back that was taken; true when its sockets are to be closed. A pair that is not in
     /// use stays as it is.
     pub fn release(&mut self, pair: PairId, now: Instant) -> bool {
-        if self.pairs.get(pair.index()).is_none_or(|entry| entry.state != State::InUse) {
+        let Some(state) = self.pairs.get(pair.index()).map(|entry| entry.state) else {
+            return false;
+        };
+        if !matches!(state, State::InUse | State::Adopted | State::Rebinding) {
             return false;
         }
         self.in_use -= 1;
+        self.adopted.retain(|(_, adopted)| *adopted != pair);
+        self.failed.remove(&pair);
         self.cool(pair, now);
-        true
+        state != State::Adopted
     }
 
     /// The pair's RTP port; RTCP's is the next. Panics for a pair of another pool.
@@ -261,9 +353,9 @@ impl PortPool {
         let rtp_port = address.port() & !1;
         self.locations.iter().filter(|location| location.ip == ip).any(|location| {
             let pairs = &self.pairs[location.pairs.clone()];
-            pairs.binary_search_by_key(&rtp_port, |pair| pair.port).is_ok_and(|found| {
-                matches!(pairs[found].state, State::Binding | State::Ready | State::InUse)
-            })
+            pairs
+                .binary_search_by_key(&rtp_port, |pair| pair.port)
+                .is_ok_and(|found| !matches!(pairs[found].state, State::Free | State::Cooling))
         })
     }
 

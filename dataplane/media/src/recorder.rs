@@ -84,13 +84,15 @@ pub struct Recorder {
     stats: RecorderStats,
 }
 
-/// The packet with the highest sequence number, to which all others are related.
+/// The sound with the highest sequence number, to which all others are related.
 #[derive(Clone, Copy, Debug)]
 struct Line {
     ssrc: u32,
+    /// The highest one, of a packet with or without sound.
     sequence: u16,
     timestamp: u32,
     position: i64,
+    length: u64,
     arrival: Instant,
 }
 
@@ -230,13 +232,15 @@ impl Recorder {
         let first = line.sequence.wrapping_add(1);
         let position = (line.position + line.advance_to(rtp)).max(0);
         line.sequence = rtp.sequence();
-        line.arrival = arrival;
+        // What carries no sound need not carry the time either, so it is measured between sounds.
+        let each = line.length.max(length);
         if length > 0 {
+            line.arrival = arrival;
             line.timestamp = rtp.timestamp();
             line.position = position;
+            line.length = length;
         }
         let position = position as u64;
-        let each = if length > 0 { length } else { CHUNK_SAMPLES as u64 };
         self.open_gap(first, missing, position, each);
         self.close_old_gaps(sink);
         position
@@ -320,6 +324,7 @@ impl Recorder {
             sequence,
             timestamp: rtp.timestamp(),
             position: position as i64,
+            length,
             arrival,
         });
         self.stats.anchors += 1;

@@ -9,8 +9,11 @@ use core::fmt;
 
 use crate::wire::{Header, Message, Method, NameAddr, RequestWriter, Start, Uri};
 
+mod parts;
 #[cfg(test)]
 mod tests;
+
+pub use parts::Parts;
 
 /// The CSeq number that a UAS begins with when it sends its first request (12.2.1.1).
 const FIRST_CSEQ: u32 = 1;

@@ -31,7 +31,7 @@ impl Worker {
         match cseq.method {
             // The call is long forgotten; its phone must not think that it stands.
             Method::Invite if self.calls.leg(leg).is_none() && (200..300).contains(&status) => {
-                self.decline(now, arrival, message, true);
+                self.decline_again(arrival, message);
             }
             Method::Invite => self.on_invite_response(now, key, leg, status, message),
             Method::Bye if status >= 200 => self.leg_gone(leg),
@@ -207,7 +207,8 @@ impl Worker {
             return self.say_goodbye(now, leg);
         }
         let Some(peer) = self.peer_of(leg) else {
-            return;
+            // The answer to an offer of our own (RFC 3264, 5).
+            return self.learn_remote(now, leg, message.body());
         };
         let Some(cseq) = self.calls.leg_mut(peer).and_then(|peer| peer.owes_ack.take()) else {
             return;

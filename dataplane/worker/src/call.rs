@@ -13,8 +13,11 @@ use std::rc::Rc;
 use abi::{CallState, Party};
 use base::{AgentSlot, CallRef, Instant, LocationId, TenantId, Text};
 use media::PairId;
+use media::codec::Codec;
 use sip::dialog::Dialog;
 use sip::transaction::{ClientKey, ServerKey};
+
+use crate::functions::Functions;
 
 /// A directory number, as dialled.
 pub type Number = Text<32>;
@@ -36,7 +39,7 @@ pub(crate) fn is_dialable(number: &Number) -> bool {
 }
 
 /// One leg of one call, for those outside it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LegRef {
     /// The call.
     pub call: CallRef,
@@ -111,6 +114,12 @@ pub struct Leg {
     /// The ACK that we sent for the last 2xx, for its retransmissions (RFC 3261, 13.2.2.4).
     pub last_ack: Option<(Flow, Rc<[u8]>)>,
     pub pair: Option<PairId>,
+    /// The G.711 that its peer takes and prefers, by its last description.
+    pub takes: Option<Codec>,
+    /// Its peer does not want to hear us now (RFC 3264, 8.4).
+    pub held: bool,
+    /// What is played to it, collected from it, recorded and mixed of it; none for most legs.
+    pub functions: Option<Box<Functions>>,
     pub lease: Option<Lease>,
     pub sdp_version: u64,
     /// Tags of forks that were let go.
@@ -202,6 +211,9 @@ impl Leg {
             owes_ack: None,
             last_ack: None,
             pair: None,
+            takes: None,
+            held: false,
+            functions: None,
             lease: None,
             sdp_version: 0,
             declined: Vec::new(),

@@ -23,6 +23,8 @@ pub struct Calls {
     count: usize,
     /// Where [`Calls::next_few`] goes on.
     cursor: usize,
+    /// Who may have changed since [`Calls::take_touched`].
+    touched: Vec<CallRef>,
 }
 
 /// Where a new call goes.
@@ -46,6 +48,37 @@ impl Calls {
             idle: (first..first + slots).collect(),
             count: 0,
             cursor: 0,
+            touched: Vec::new(),
+        }
+    }
+
+    /// Puts in the calls that an earlier incarnation had, in their own slots.
+    pub fn restore(&mut self, calls: Vec<Call>) {
+        for call in calls {
+            self.insert(call);
+        }
+        let (first, live) = (self.first, &self.live);
+        self.idle.retain(|slot| live[(slot - first) as usize].is_none());
+    }
+
+    /// The calls that were put in, removed, or lent out to be changed since the last time, in the order of
+    /// their slots. Give the vector back by [`Calls::give_back_touched`].
+    pub fn take_touched(&mut self) -> Vec<CallRef> {
+        let mut touched = std::mem::take(&mut self.touched);
+        touched.sort_unstable();
+        touched.dedup();
+        touched
+    }
+
+    /// Takes the emptied vector back, for its room.
+    pub fn give_back_touched(&mut self, touched: Vec<CallRef>) {
+        debug_assert!(touched.is_empty() && self.touched.is_empty());
+        self.touched = touched;
+    }
+
+    fn touch(&mut self, call: CallRef) {
+        if self.touched.last() != Some(&call) {
+            self.touched.push(call);
         }
     }
 
@@ -74,6 +107,7 @@ impl Calls {
     pub fn insert(&mut self, call: Call) {
         let index = (call.id.slot - self.first) as usize;
         assert!(self.live[index].is_none(), "the place was taken for this call");
+        self.touch(call.id);
         self.live[index] = Some(Box::new(call));
         self.count += 1;
     }
@@ -86,6 +120,11 @@ impl Calls {
 
     /// The living call of that name.
     pub fn find_mut(&mut self, call: CallRef) -> Option<&mut Call> {
+        self.touch(call);
+        self.find_unchanged(call)
+    }
+
+    fn find_unchanged(&mut self, call: CallRef) -> Option<&mut Call> {
         let index = call.slot.checked_sub(self.first)? as usize;
         self.live.get_mut(index)?.as_deref_mut().filter(|live| live.id == call)
     }
@@ -100,6 +139,11 @@ impl Calls {
         self.find_mut(leg.call)?.leg_mut(leg.leg)
     }
 
+    /// A leg of a living call, for changes that a next incarnation need not know.
+    pub fn leg_unchanged(&mut self, leg: LegRef) -> Option<&mut Leg> {
+        self.find_unchanged(leg.call)?.leg_mut(leg.leg)
+    }
+
     /// Ends the life of a call; its slot rests until others have been used.
     pub fn remove(&mut self, call: CallRef) -> Option<Box<Call>> {
         let index = call.slot.checked_sub(self.first)? as usize;
@@ -109,7 +153,9 @@ impl Calls {
         }
         self.idle.push_back(call.slot);
         self.count -= 1;
-        place.take()
+        let removed = place.take();
+        self.touch(call);
+        removed
     }
 
     /// The living calls in the next of `turns` parts of the slots; after so many calls all had theirs.

@@ -3,8 +3,9 @@
 use abi::{Command, Event, OpResult, Party, UnregisterCause};
 use base::{AgentSlot, CallRef, Instant, owner};
 
-use crate::call::{Flow, Number, is_dialable};
+use crate::call::{Flow, LegRef, Number, is_dialable};
 use crate::dial::Target;
+use crate::functions::Ordered;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -20,7 +21,14 @@ impl Worker {
             Command::Reject { op, ask, call, status, retry_after_s } => {
                 (op, self.on_reject(now, call, ask, status, retry_after_s))
             }
-            Command::Answer { op, .. } | Command::Media { op, .. } => (op, OpResult::Refused),
+            Command::Answer { op, ask, call } => (op, self.on_answer_ordered(now, call, ask)),
+            Command::Media { op, call, leg, order } => {
+                let leg = LegRef { call, leg };
+                match self.on_media_ordered(now, op, leg, order, blob) {
+                    Ordered::Done(result) => (op, result),
+                    Ordered::Begun => return,
+                }
+            }
             Command::Release { op, call, cause } => (op, self.on_release(now, call, cause)),
             Command::Forget { op, agent, epoch } => (op, self.on_forget(agent, epoch)),
             Command::Drain { op, on } => {
@@ -110,7 +118,7 @@ impl Worker {
     }
 
     /// The call waits for the answer to this very question.
-    fn take_question(&mut self, call: CallRef, ask: u64) -> bool {
+    pub(crate) fn take_question(&mut self, call: CallRef, ask: u64) -> bool {
         let Some(entry) = self.calls.find_mut(call) else {
             return false;
         };

@@ -1,6 +1,9 @@
 use std::net::IpAddr;
+use std::time::Duration;
 
+use abi::MediaPath;
 use base::{CcbId, WorkerId};
+use media::WhyNot;
 
 /// What a worker is told at its start.
 #[derive(Clone, Debug)]
@@ -21,6 +24,8 @@ pub struct Config {
     pub nonce_key: [u8; 32],
     /// Bounds of the tables.
     pub limits: Limits,
+    /// How media is relayed.
+    pub media: MediaConfig,
 }
 
 /// An address at which one location's agents and trunks reach this CCB (S1-018, S1-036).
@@ -32,6 +37,28 @@ pub struct Location {
     pub ip: IpAddr,
     /// The SIP port.
     pub sip_port: u16,
+}
+
+/// How a worker's media is relayed.
+#[derive(Clone, Copy, Debug)]
+pub struct MediaConfig {
+    /// The way of packets that come to the process; it is what `jackfield calls` shows.
+    pub process: MediaPath,
+    /// Why there is no bypass; none when there is one.
+    pub no_bypass: Option<WhyNot>,
+    /// An answered call that is not on hold and hears nothing from any of its legs for so long ends;
+    /// none for never.
+    pub timeout: Option<Duration>,
+}
+
+impl Default for MediaConfig {
+    fn default() -> Self {
+        MediaConfig {
+            process: MediaPath::IoUring,
+            no_bypass: Some(WhyNot::NotWanted),
+            timeout: Some(Duration::from_secs(300)),
+        }
+    }
 }
 
 /// Bounds of a worker's tables; a full one answers 503.

@@ -103,7 +103,7 @@ impl Worker {
     }
 
     /// Lets one leg go, as far as it has come.
-    fn part_leg(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
+    pub(crate) fn part_leg(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
         let Some(entry) = self.calls.leg(leg) else {
             return;
         };

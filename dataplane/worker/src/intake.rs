@@ -46,7 +46,7 @@ impl Worker {
         if to == self.config.id {
             return self.consider(now, location, from, &message);
         }
-        let passed = Passed { location, from, datagram: datagram.into() };
+        let passed = Passed::Sip { location, from, datagram: datagram.into() };
         self.effects.push(Effect::Mesh { to, passed });
     }
 
@@ -101,7 +101,7 @@ impl Worker {
                 let arrival = Flow { location, peer: from };
                 self.on_response(now, key, LegRef::from_word(user), arrival, message);
             }
-            Received::StrayResponse => self.count(Counter::DropSipNoTransaction),
+            Received::StrayResponse => self.on_stray_answer(message),
             Received::Absorbed => {}
             Received::Malformed => self.count(Counter::DropSipMalformed),
             Received::Full => {
@@ -236,15 +236,15 @@ impl Worker {
 }
 
 /// A To tag that depends on the request alone (RFC 3261, 8.2.7).
-fn stateless_tag(branch: &[u8]) -> String {
-    let hash = branch.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+pub(crate) fn stateless_tag(of: &[u8]) -> String {
+    let hash = of.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
     });
     format!("{hash:016x}")
 }
 
 /// The leg named by a tag of ours.
-fn parse_tag(tag: &[u8]) -> Option<LegRef> {
+pub(crate) fn parse_tag(tag: &[u8]) -> Option<LegRef> {
     let tag = std::str::from_utf8(tag).ok()?;
     let mut parts = tag.splitn(4, '.');
     let slot = u32::from_str_radix(parts.next()?, 16).ok()?;

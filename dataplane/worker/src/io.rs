@@ -2,8 +2,11 @@ use std::net::SocketAddr;
 
 use std::sync::Arc;
 
-use base::{LocationId, Text, WorkerId};
+use base::{Instant, LocationId, Text, WorkerId};
+use media::codec::Frame;
 use media::{FlowSpec, FlowStats, PairId, SocketSlot, WhyNot};
+
+use crate::call::LegRef;
 
 /// What happened, told to a worker.
 #[derive(Debug)]
@@ -67,23 +70,70 @@ pub enum BypassNews {
     On,
     /// It cannot be; its packets go on coming here.
     Refused(WhyNot),
-    /// What it has counted so far.
-    Counted(FlowStats),
     /// It has ended, by [`Effect::LeaveBypass`] or by itself (an interface went down), with its last counts.
     Off(FlowStats),
     /// A telephone-event passed by (RFC 4733); these are the first bytes of the RTP packet.
     TelephoneEvent([u8; 16]),
 }
 
-/// A datagram on its way to the worker that owns its call.
+/// What one worker passes to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Passed {
-    /// Where it came in.
-    pub location: LocationId,
-    /// Who sent it.
-    pub from: SocketAddr,
-    /// What it holds.
-    pub datagram: Box<[u8]>,
+pub enum Passed {
+    /// A datagram on its way to the worker that owns its call.
+    Sip {
+        /// Where it came in.
+        location: LocationId,
+        /// Who sent it.
+        from: SocketAddr,
+        /// What it holds.
+        datagram: Box<[u8]>,
+    },
+    /// A leg of one worker in a mix of another.
+    Mix(MixMessage),
+}
+
+/// What a leg and its mix say to each other. The worker that owns the mix is told of the first three, the
+/// one that owns the leg of the last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MixMessage {
+    /// The leg comes.
+    Join {
+        /// The mix.
+        mix: u32,
+        /// The leg; call slots count through all workers.
+        leg: LegRef,
+        /// Whose it is.
+        worker: WorkerId,
+        /// What it hears and who hears it.
+        role: abi::MixRole,
+        /// Whom a whisperer speaks to.
+        to: LegRef,
+    },
+    /// The leg goes.
+    Leave {
+        /// The mix.
+        mix: u32,
+        /// The leg.
+        leg: LegRef,
+    },
+    /// An RTP packet of the leg's peer.
+    Heard {
+        /// The mix.
+        mix: u32,
+        /// The leg.
+        leg: LegRef,
+        /// When it came.
+        at: Instant,
+        /// The packet.
+        packet: Box<[u8]>,
+    },
+    /// What the leg's peer is to hear next.
+    Said {
+        /// The leg.
+        leg: LegRef,
+        /// 20 ms of it.
+        frame: Box<Frame>,
+    },
 }
 
 /// What a worker wants done.

@@ -6,27 +6,37 @@
 //! reads and writes its tables and rings directly, and a simulation runs it on a region in memory.
 
 mod answer;
+mod answering;
+mod bypass;
 mod call;
 mod calls;
 mod commands;
 mod config;
 mod dial;
 mod forks;
+mod functions;
 mod goodbye;
 mod identify;
 mod intake;
 mod invite;
 mod io;
 mod media_path;
+mod mixing;
 mod probe;
+mod recording;
+mod recover;
 mod refusal;
 mod register;
 mod reinvite;
+mod remember;
 mod snapshot;
+mod studio;
 mod worker;
 
-pub use config::{Config, Limits, Location};
-pub use io::{BypassNews, Effect, Input, Passed};
+pub use bypass::CountBypass;
+pub use config::{Config, Limits, Location, MediaConfig};
+pub use call::LegRef;
+pub use io::{BypassNews, Effect, Input, MixMessage, Passed};
 pub use media::{FlowSpec, FlowStats, Packet, PairId, SocketSlot, Splice, Verdict, WhyNot};
-pub use snapshot::recover;
+pub use recover::{Recovery, recover};
 pub use worker::Worker;

@@ -1,10 +1,13 @@
 //! The media of legs: their ports, whom they hear, and what SDP says of it.
 
 use base::Instant;
+use media::codec::Codec;
+use media::{PairId, WhyNot};
 use sip::sdp;
 use sip::wire::{Message, same_token};
 
 use crate::Effect;
+use crate::bypass::Way;
 use crate::call::{CALLER, LegRef};
 
 use crate::refusal::{RETRY_AFTER_S, Refusal};
@@ -21,6 +24,8 @@ impl Worker {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         };
         entry.pair = Some(pair);
+        self.legs_at[pair.index()] = Some(leg);
+        self.ways[pair.index()] = Way::Process(WhyNot::Learning);
         let host = entry.flow.peer.ip();
         self.streams.open(pair, None);
         self.streams.expect_host(pair, host);
@@ -37,10 +42,16 @@ impl Worker {
 
     /// Gives the leg's ports back; its row keeps what was counted.
     pub(crate) fn close_media(&mut self, now: Instant, leg: LegRef) {
+        self.end_functions(now, leg);
+        if let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) {
+            self.absorb_counts(pair);
+        }
         self.note_leg(leg);
         let Some(pair) = self.calls.leg_mut(leg).and_then(|leg| leg.pair.take()) else {
             return;
         };
+        self.close_bypass(pair);
+        self.legs_at[pair.index()] = None;
         self.streams.close(pair);
         if self.ports.release(pair, now) {
             self.effects.push(Effect::Close { pair });
@@ -122,8 +133,29 @@ impl Worker {
         if self.ports.is_own(audio.address) {
             return;
         }
+        // A changed address is learned by the process; what has not changed goes past again soon.
+        self.leave_bypass(leg, WhyNot::Learning);
         self.streams.set_remote(now, pair, audio.address);
         self.streams.set_rtcp(pair, audio.rtcp);
+        let takes = audio.payloads.iter().find_map(|payload| Codec::of_payload_type(payload.number));
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.takes = takes;
+            entry.held = audio.held;
+        }
+    }
+
+    /// What we described to a leg tells the payload type that its digits come with (RFC 4733).
+    pub(crate) fn note_events_of(&mut self, leg: LegRef, described: &[u8]) {
+        let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) else {
+            return;
+        };
+        let Ok(sdp) = sdp::parse(described) else { return };
+        let Ok(audio) = sdp::audio(&sdp) else { return };
+        let is_event = |payload: &&sdp::Payload<'_>| {
+            payload.encoding.eq_ignore_ascii_case(b"telephone-event") && payload.clock == 8_000
+        };
+        let number = audio.payloads.iter().find(is_event).map(|payload| payload.number);
+        self.streams.set_telephone_event(pair, number);
     }
 
     /// A description of another leg's media as if it were at this leg's address (topology hiding).
@@ -139,6 +171,22 @@ impl Worker {
             session_id: serial + u64::from(leg.leg),
             version: entry.sdp_version,
         };
-        sdp::rewrite(&sdp, rewrite).ok()
+        let described = sdp::rewrite(&sdp, rewrite).ok()?;
+        self.note_events_of(leg, &described);
+        Some(described)
+    }
+
+    /// How good a pair's stream is, into the row of its leg.
+    pub(crate) fn note_quality(&mut self, pair: PairId, row: &mut abi::LegRow) {
+        let quality = self.streams.quality(pair);
+        row.jitter_us = quality.jitter_us;
+        row.round_trip_us = quality.round_trip_us.unwrap_or(0);
+        row.mos_hundredths = quality.mos_hundredths;
+        row.reported_loss = u32::from(quality.reported_loss.unwrap_or(0));
+    }
+
+    /// The leg whose media a pair carries.
+    pub(crate) fn leg_at(&self, pair: PairId) -> Option<LegRef> {
+        self.legs_at.get(pair.index()).copied().flatten()
     }
 }

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use abi::CallState;
-use base::Instant;
+use base::{CallRef, Instant};
 use sip::wire::Method;
 
 use crate::call::{LegRef, Phase};
@@ -22,18 +22,33 @@ impl Worker {
         if entry.phase != Phase::Established {
             return;
         }
+        if self.is_dead(now, leg.call) {
+            self.count(abi::Counter::MediaTimeouts);
+            return self.end_call(now, leg.call, &Refusal::status(408));
+        }
         let packets = entry.pair.map_or(0, |pair| self.streams.stats(pair).packets);
         let (since, counted) = entry.alive;
         let is_silent = packets == counted && since != Instant::ZERO;
         if is_silent && now < since + SILENCE {
             return;
         }
-        if let Some(entry) = self.calls.leg_mut(leg) {
+        if let Some(entry) = self.calls.leg_unchanged(leg) {
             entry.alive = (now, packets);
         }
         if is_silent {
             self.send_within(now, leg, Method::Options, None);
         }
+    }
+
+    /// No leg has been heard for too long, and none is on hold: a held call is silent, and lives.
+    fn is_dead(&self, now: Instant, call: CallRef) -> bool {
+        let (Some(limit), Some(entry)) = (self.config.media.timeout, self.calls.find(call)) else {
+            return false;
+        };
+        entry.legs.iter().filter(|leg| leg.phase == Phase::Established).all(|leg| {
+            let since = leg.pair.map(|pair| self.streams.silent_since(pair));
+            !leg.held && since.is_some_and(|since| now >= since.max(entry.answered_at) + limit)
+        })
     }
 
     /// RFC 3261, 12.2.1.2: 481 or 408 to a request within a dialog: the dialog is gone. Any other answer

@@ -36,7 +36,9 @@ impl Worker {
         }
         self.check_body(arrival.message)?;
         self.accept_within(leg, arrival)?;
-        let peer = self.peer_of(leg).ok_or_else(|| Refusal::status(488))?;
+        let Some(peer) = self.peer_of(leg) else {
+            return self.on_reinvite_alone(now, leg, arrival);
+        };
         let is_free = self.calls.leg(peer).is_some_and(|peer| {
             peer.phase == Phase::Established
                 && peer.invited.is_none()
@@ -62,6 +64,26 @@ impl Worker {
         if self.send_within(now, peer, Method::Invite, sdp.as_deref()).is_none() {
             self.answer_no(now, leg, &Refusal::status(503));
         }
+        Ok(())
+    }
+
+    /// A leg that is joined to no other wants its session changed: we answer for ourselves.
+    fn on_reinvite_alone(
+        &mut self,
+        now: Instant,
+        leg: LegRef,
+        arrival: Arrival<'_>,
+    ) -> Result<(), Refusal> {
+        let sdp = self.own_description(now, leg, arrival.message.body())?;
+        self.transactions.set_user(arrival.key, leg.to_word());
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.invited = Some(Invited {
+                key: arrival.key,
+                bytes: arrival.message.bytes().into(),
+                from: arrival.from,
+            });
+        }
+        self.answer(now, leg, 200, Some(sdp));
         Ok(())
     }
 

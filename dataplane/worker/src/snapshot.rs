@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use abi::{CallRow, CallState, Class, Counter, Event, LegRow, LegState, Region, Wake};
+use abi::{
+    CallRow, CallState, Class, Counter, DialogRow, Event, LegRow, LegState, Region, StreamRow, Wake,
+};
 use base::{CallRef, Instant, Medium, WorkerId};
 
-use crate::Config;
 use crate::call::{Call, Leg, LegRef, Phase};
 use crate::worker::{PUBLISH_TURNS, Worker};
 
@@ -27,7 +28,25 @@ impl LegRows {
                 None => rows.idle.push_back(place),
             }
         }
+        for places in rows.of_slot.values_mut() {
+            places.sort_by_key(|place| region.legs().read(*place).map(|row| row.leg));
+        }
         rows
+    }
+
+    /// The places of the slot's last call, in the order of its legs.
+    pub fn places(&self, slot: u32) -> &[u32] {
+        self.of_slot.get(&slot).map_or(&[], Vec::as_slice)
+    }
+
+    /// Nothing of the call is left at its peers.
+    pub fn forget(&self, region: &Region, call: CallRef) {
+        for place in self.places(call.slot) {
+            if region.dialogs().read(*place).is_some_and(|row| row.call() == call) {
+                region.dialogs().write(*place, &DialogRow::default());
+                region.streams().write(*place, &StreamRow::default());
+            }
+        }
     }
 
     /// Empties the rows of the slot's last call.
@@ -39,7 +58,7 @@ impl LegRows {
     }
 
     /// The row of a call's leg; None when the table is full, and then the leg goes unrecorded.
-    fn row(&mut self, leg: LegRef) -> Option<u32> {
+    pub fn row(&mut self, leg: LegRef) -> Option<u32> {
         let rows = self.of_slot.entry(leg.call.slot).or_default();
         while rows.len() <= usize::from(leg.leg) {
             rows.push(self.idle.pop_front()?);
@@ -47,35 +66,6 @@ impl LegRows {
         rows.get(usize::from(leg.leg)).copied()
     }
 }
-
-/// Ends in the region what an earlier incarnation of this data plane left: its calls are over, their
-/// lease words are free. Runs once, before the first worker is made.
-pub fn recover(region: &Region, config: &Config, now: Instant) {
-    region.leases().free_all_of(config.ccb);
-    for (slot, mut row) in region.calls().iter() {
-        if matches!(row.state(), CallState::Free | CallState::Ended) {
-            continue;
-        }
-        row.state = CallState::Ended.into();
-        row.cause = u32::from(LOST_WITH_DATA_PLANE);
-        row.ended_at = now.as_nanos();
-        region.calls().write(slot, &row);
-    }
-    for (place, row) in region.legs().iter() {
-        if row.state() == LegState::Free {
-            continue;
-        }
-        let call = region.calls().find(row.call());
-        if call.is_none_or(|_| region.calls().is_acknowledged(row.call())) {
-            region.legs().write(place, &LegRow::default());
-        } else {
-            region.legs().write(place, &LegRow { state: LegState::Ended.into(), ..row });
-        }
-    }
-}
-
-/// The cause of a call that its data plane took along (RFC 3261, 21.5.1).
-const LOST_WITH_DATA_PLANE: u16 = 500;
 
 impl Worker {
     /// Writes a call and its legs, and tells control of its state.
@@ -119,6 +109,10 @@ impl Worker {
                 row.packets_out = stats.sent;
                 row.bytes_in = stats.bytes;
                 row.lost = stats.lost;
+                row.foreign = stats.foreign;
+                let (path, reason) = self.path(pair);
+                (row.path, row.path_reason) = (path.into(), reason.into());
+                self.note_quality(pair, &mut row);
             }
             // Its stream is closed, and its last counts stand in the row.
             None => {
@@ -131,6 +125,11 @@ impl Worker {
                     row.packets_out = last.packets_out;
                     row.bytes_in = last.bytes_in;
                     row.lost = last.lost;
+                    row.foreign = last.foreign;
+                    row.jitter_us = last.jitter_us;
+                    row.round_trip_us = last.round_trip_us;
+                    row.mos_hundredths = last.mos_hundredths;
+                    row.reported_loss = last.reported_loss;
                 }
             }
         }
@@ -148,7 +147,10 @@ impl Worker {
             .flat_map(|call| call.legs.iter().map(|leg| LegRef { call: call.id, leg: leg.number }))
             .collect();
         for leg in turn {
+            self.absorb_leg(leg);
             self.note_leg(leg);
+            self.note_stream(leg);
+            self.try_bypass(leg);
             self.probe(now, leg);
         }
     }
@@ -160,10 +162,16 @@ impl Worker {
 
     /// The same, with what does not fit a record.
     pub(crate) fn tell_with(&mut self, event: Event, blob: &[u8]) {
-        match self.events.push(&event, blob, Class::Call) {
+        self.tell_as(event, blob, Class::Call);
+    }
+
+    /// The same, of a class: statistics leave room to calls.
+    pub(crate) fn tell_as(&mut self, event: Event, blob: &[u8], class: Class) {
+        match self.events.push(&event, blob, class) {
             Ok(Wake::Needed) => self.wake_control = true,
             Ok(Wake::NotNeeded) => {}
             // The numbers of events tell control that one is missing; it reads the tables then.
+            Err(_) if class == Class::Statistic => self.count(Counter::EventsGaveWay),
             Err(_) => self.count(Counter::EventsLost),
         }
     }

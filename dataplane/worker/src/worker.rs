@@ -1,18 +1,20 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use abi::{CommandReceiver, Counter, EventSender, Region, TenantRow, TrunkRow};
 use base::{AgentSlot, CallRef, Instant, Rng, Timers};
-use media::{DropReason, Packet, PortPool, SocketSlot, Streams, Verdict};
+use media::{DropReason, Packet, PairId, PortPool, SocketSlot, Streams, Verdict, WhyNot};
 use sip::digest::NonceKey;
 use sip::transaction::{Fired, Sent, Transactions};
 
+use crate::bypass::{CountBypass, Way};
 use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
 use crate::snapshot::LegRows;
-use crate::{Config, Effect, Input};
+use crate::studio::Studio;
+use crate::{Config, Effect, Input, Passed};
 
 /// How many commands one turn takes, so that packets are not kept waiting.
 const COMMANDS_A_TURN: usize = 64;
@@ -36,6 +38,10 @@ pub(crate) enum Timer {
     Registration(AgentSlot),
     /// Ports are to be bound, and gauges to be published.
     Publish,
+    /// The next 20 ms of prompts and mixes are due.
+    Frame,
+    /// Digits that are collected from a leg may have taken too long.
+    Digits(LegRef),
 }
 
 /// One core's whole state. It owns its calls, their legs and streams, and its share of the ports; it
@@ -49,6 +55,11 @@ pub struct Worker {
     pub(crate) calls: Calls,
     pub(crate) streams: Streams,
     pub(crate) ports: PortPool,
+    /// The leg and the way of each pair.
+    pub(crate) legs_at: Vec<Option<LegRef>>,
+    pub(crate) ways: Vec<Way>,
+    pub(crate) counted: Option<CountBypass>,
+    pub(crate) studio: Studio,
     pub(crate) timers: Timers<Timer>,
     pub(crate) events: EventSender,
     pub(crate) commands: CommandReceiver,
@@ -64,6 +75,8 @@ pub struct Worker {
     /// The last turn left commands in the ring; the next one takes them without waiting for a bell.
     more_commands: bool,
     pub(crate) leases_held: u64,
+    /// The pairs of legs that were taken over.
+    pub(crate) recovered: BTreeMap<PairId, LegRef>,
     pub(crate) provision: Provision,
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
@@ -97,8 +110,9 @@ impl Provision {
 }
 
 impl Worker {
-    /// A worker over its share of `region`, where [`crate::recover`] has ended what an earlier
-    /// incarnation left.
+    /// A worker over its share of `region`, where [`crate::recover`] has judged what an earlier incarnation
+    /// left: it goes on with those calls that stand, and parts from the peers of the others. What it has
+    /// to say to them comes out of the first [`Worker::handle`], which is due at once.
     pub fn new(config: Config, region: Arc<Region>, now: Instant) -> Worker {
         let slots = region.calls().range(config.id);
         let first = slots.start;
@@ -112,6 +126,10 @@ impl Worker {
             transactions: Transactions::new(config.limits.transactions, rng.next_u64()),
             calls: Calls::new(first, generations),
             streams: Streams::new(ports.pairs()),
+            legs_at: vec![None; ports.pairs() as usize],
+            ways: vec![Way::Process(WhyNot::NoPeer); ports.pairs() as usize],
+            counted: None,
+            studio: Studio::default(),
             ports,
             timers: Timers::default(),
             events: region.event_sender(config.id),
@@ -127,6 +145,7 @@ impl Worker {
             wake_control: false,
             more_commands: false,
             leases_held: 0,
+            recovered: BTreeMap::new(),
             provision: Provision::read(&region, now),
             watched: HashMap::new(),
             publish_turn: 0,
@@ -136,6 +155,7 @@ impl Worker {
             config,
         };
         worker.take_over_registrations();
+        worker.take_over_calls(now);
         worker.timers.set(now, Timer::Publish);
         worker
     }
@@ -148,11 +168,14 @@ impl Worker {
         }
         match input {
             Input::Sip { location, from, datagram } => self.intake(now, location, from, datagram),
-            Input::Mesh(passed) => {
-                self.intake_owned(now, passed.location, passed.from, &passed.datagram);
+            Input::Mesh(Passed::Sip { location, from, datagram }) => {
+                self.intake_owned(now, location, from, &datagram);
             }
-            Input::Bound { pair, ok } => self.ports.bound(pair, ok, now),
-            Input::Bypass { .. } | Input::Loaded { .. } | Input::Spool { .. } => {}
+            Input::Mesh(Passed::Mix(message)) => self.on_mix(now, message),
+            Input::Bound { pair, ok } => self.on_bound(now, pair, ok),
+            Input::Bypass { pair, news } => self.on_bypass(now, pair, news),
+            Input::Loaded { name, samples } => self.on_loaded(now, name, samples),
+            Input::Spool { state, lost } => self.on_spool(state, lost),
             Input::Commands => self.take_commands(now),
             Input::ControlHere => self.control_here = true,
             Input::ControlGone => self.lose_control(now),
@@ -163,6 +186,7 @@ impl Worker {
         if now >= self.timers_wait_until {
             self.run_timers(now);
         }
+        self.note_touched();
         self.hand_out(now, out);
     }
 
@@ -174,7 +198,15 @@ impl Worker {
         from: SocketAddr,
         packet: &mut Packet<'_>,
     ) -> Verdict {
+        let pair = socket.pair();
+        let is_bypassed = self.is_bypassed(pair);
+        if is_bypassed {
+            self.absorb_counts(pair);
+        }
         let verdict = self.streams.forward(now, socket, from, packet);
+        if is_bypassed || self.streams.is_tapped(pair) {
+            self.overhear(now, socket, packet, verdict);
+        }
         let (received, sent) = match socket.is_rtcp() {
             false => (Counter::RtpReceived, Counter::RtpSent),
             true => (Counter::RtcpReceived, Counter::RtcpSent),
@@ -259,6 +291,8 @@ impl Worker {
                 Timer::Goodbye(leg) => self.release_lease(leg),
                 Timer::Registration(agent) => self.on_registration_limit(now, agent),
                 Timer::Publish => self.publish(now, at),
+                Timer::Frame => self.on_frame(now, at),
+                Timer::Digits(leg) => self.on_digits_limit(now, leg),
             }
         }
     }
@@ -281,6 +315,7 @@ impl Worker {
         let turns = if is_idle { PUBLISH_TURNS as u64 } else { 1 };
         self.timers.set(at.max(now) + Duration::from_millis(PUBLISH_MS * turns), Timer::Publish);
         self.publish_turn = (self.publish_turn + 1) % PUBLISH_TURNS;
+        self.tend_studio(now);
         if is_idle || self.publish_turn == 0 {
             self.publish_gauges();
         }
@@ -288,6 +323,7 @@ impl Worker {
     }
 
     fn publish_gauges(&mut self) {
+        let bypassed = self.bypassed_now();
         let gauges = [
             (Counter::CallsNow, self.calls.len() as u64),
             (Counter::LegsNow, self.calls.iter().map(|call| call.legs.len() as u64).sum()),
@@ -295,6 +331,10 @@ impl Worker {
             (Counter::PortsReady, u64::from(self.ports.ready())),
             (Counter::TransactionsNow, self.transactions.len() as u64),
             (Counter::LeasesHeld, self.leases_held),
+            (Counter::StreamsXdp, bypassed),
+            (Counter::StreamsInProcess, u64::from(self.ports.in_use()) - bypassed),
+            (Counter::RecordingsNow, self.studio.recordings() as u64),
+            (Counter::MixedNow, self.studio.mixed() as u64),
             (Counter::SipRetransmitted, self.transactions.retransmissions()),
         ];
         for (counter, value) in gauges {

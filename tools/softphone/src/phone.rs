@@ -125,6 +125,11 @@ impl Phone {
         self.call.is_some()
     }
 
+    /// Where the peer of the present call wants its RTP, once it has said so.
+    pub fn peer_media(&self) -> Option<SocketAddr> {
+        self.call.as_ref()?.session.remote.map(|remote| remote.address)
+    }
+
     fn obey(&mut self, now: Instant, order: Order, out: &mut Vec<Output>) {
         match order {
             Order::Register => self.want_registration(now, true, out),

@@ -77,6 +77,9 @@ impl<'t> Report<'t> {
     }
 }
 
+/// A name of a table, its text when it is one, and where the name stands.
+pub type NamedText = (String, Option<String>, Range<usize>);
+
 /// A field's value and where it stands.
 pub struct Found<T> {
     /// The value.
@@ -270,6 +273,25 @@ impl<'d, 't> Table<'d, 't> {
         let found = self.field(field)?;
         let table = found.get_ref().as_table()?;
         Some(Table::new(self.report, table, found.span(), self.name(field)))
+    }
+
+    /// Says that `field` is known although nobody reads it here.
+    pub fn allow(&self, field: &'static str) {
+        let _ = self.field(field);
+    }
+
+    /// The names, texts and places of the table under `field`, none when it is absent; a value that
+    /// is no text is `None`.
+    pub fn texts(&self, field: &'static str) -> Option<Vec<NamedText>> {
+        let Some(found) = self.field(field) else { return Some(Vec::new()) };
+        let Some(table) = found.get_ref().as_table() else {
+            return self.wrong(field, found, "must be a table");
+        };
+        let texts = table.iter().map(|(key, value)| {
+            let text = value.get_ref().as_str().map(str::to_owned);
+            (key.get_ref().to_string(), text, key.span())
+        });
+        Some(texts.collect())
     }
 
     /// The tables `[[field]]`, at least one.

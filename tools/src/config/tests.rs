@@ -1,3 +1,4 @@
+use super::media::XdpMode;
 use super::*;
 
 const GOOD: &str = r#"
@@ -36,6 +37,8 @@ fn a_good_file_is_read_with_its_defaults() {
     assert_eq!(ccb.rtp_ports, (30_000, 40_000));
     assert_eq!(ccb.sizes, Sizes::default());
     assert_eq!(ccb.locations[0].sip_port, 5060);
+    assert_eq!(ccb.media, MediaConfig::of_ccb(1));
+    assert_eq!(config.control.recordings, Path::new("/var/lib/jackfield/recordings"));
     assert_eq!(config.control.http, ["127.0.0.1:8080".parse().unwrap()]);
     assert!(config.summary().contains("location branch: SIP udp [::1]:5070"));
 }
@@ -45,6 +48,10 @@ fn what_is_written_reads_back_the_same() {
     let mut config = Config::parse("jackfield.toml", GOOD).unwrap();
     config.control.state = PathBuf::from("/a \"quoted\" \\ place");
     config.ccbs[0].sizes.agents = 77;
+    let media = &mut config.ccbs[0].media;
+    (media.media, media.mode, media.timeout_s) = (Media::Recvmmsg, XdpMode::Generic, 0);
+    media.interfaces.insert("eth0.7".into(), XdpMode::Native);
+    (media.prompts, media.spool) = (Some("/p q".into()), Some("/s".into()));
     config.control.http.push("[::1]:80".parse().unwrap());
     assert_eq!(Config::parse("again.toml", &config.to_toml()), Ok(config));
 }
@@ -71,7 +78,8 @@ fn all_faults_are_reported_in_the_order_of_lines() {
     let expected = [
         "jackfield.toml:2: control.admin: must be there",
         "jackfield.toml:3: control.http: \"127.0.0.1\" must be ADDRESS:PORT, as in 192.0.2.1:8080",
-        "jackfield.toml:4: control.admim: unknown field; known are http, admin, directory, state",
+        "jackfield.toml:4: control.admim: unknown field; known are http, admin, directory, state, \
+         recordings",
         "jackfield.toml:11: ccb[0].cores: must name each core once",
         "jackfield.toml:20: ccb[0].location[1].ip: \"0.0.0.0\" must be the one IPv4 or IPv6 \
          address that phones reach, not a wildcard",
@@ -171,4 +179,44 @@ fn each_worker_needs_two_pairs_and_a_socket_a_path_that_fits() {
     assert_eq!(socket(SOCKET_PATH_BYTES), Vec::<String>::new());
     let faults = socket(SOCKET_PATH_BYTES + 1);
     assert!(faults[0].ends_with("must be an absolute path of at most 103 bytes"), "{faults:?}");
+}
+
+#[test]
+fn media_has_fields_with_rules() {
+    let with = |fields: &str| GOOD.replace("cores = [0, 1]", &format!("cores = [0, 1]\n{fields}"));
+    let good = with(
+        "media = \"xdp\"\nprompts = \"/p\"\nspool = \"/s\"\nmedia_timeout_s = 60\n\
+         xdp = { mode = \"off\", interfaces = { eth0 = \"native\" }, bpffs = \"/b\" }",
+    );
+    let config = Config::parse("jackfield.toml", &good).unwrap();
+    let media = &config.ccbs[0].media;
+    assert_eq!((media.media, media.mode, media.timeout_s), (Media::Xdp, XdpMode::Off, 60));
+    assert_eq!(media.interfaces.get("eth0"), Some(&XdpMode::Native));
+    assert_eq!(media.bpffs, Path::new("/b"));
+    assert!(config.summary().contains("media xdp, XDP off, native on eth0; prompts /p"));
+    for (fields, expected) in [
+        ("media = \"fast\"", "ccb[0].media: \"fast\" must be one of auto, io_uring, recvmmsg, xdp"),
+        ("prompts = \"here\"", "ccb[0].prompts: \"here\" must be an absolute path"),
+        ("spool = 3", "ccb[0].spool: must be a text in quotes"),
+        (
+            "spool = \"/dev/shm/jackfield-1\"",
+            "ccb[0].spool: /dev/shm/jackfield-1 is in use by another field",
+        ),
+        ("media_timeout_s = -1", "ccb[0].media_timeout_s: must be a whole number in 0..=86400"),
+        ("xdp = \"native\"", "ccb[0].xdp: must be a table"),
+        (
+            "xdp = { mode = \"fast\" }",
+            "ccb[0].xdp.mode: \"fast\" must be one of auto, native, generic, off",
+        ),
+        (
+            "xdp = { interfaces = { eth0 = \"fast\" } }",
+            "ccb[0].xdp.interfaces: eth0: must be an interface's name and one of auto, native, generic, off",
+        ),
+        (
+            "xdp = { interface = 1 }",
+            "ccb[0].xdp.interface: unknown field; known are mode, bpffs, interfaces",
+        ),
+    ] {
+        assert_eq!(faults(&with(fields)), [format!("jackfield.toml:12: {expected}")], "{fields}");
+    }
 }

@@ -3,18 +3,20 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base::CcbId;
 
 use crate::cli;
-use crate::config::{self, Ccb, Config, Control, Location};
+use crate::config::{self, Ccb, Config, Control, Location, MediaConfig};
 use crate::place::{DemoDir, demo_dir};
 
 /// The demo's tenant; its passwords begin with it.
 pub const TENANT: &str = "demo";
 /// The first employee.
 pub const FIRST_AGENT: u32 = 1001;
+/// The demo's one CCB.
+const CCB: CcbId = CcbId(1);
 /// The socket of the tools.
 const ADMIN_SOCKET: &str = "admin.sock";
 /// The location at `--bind`.
@@ -50,6 +52,16 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
         agents: options.agents.max(1_024).next_power_of_two(),
         ..driver::Sizes::default()
     };
+    let absolute = |path: &Option<PathBuf>, name: &str| {
+        let path = path.clone().unwrap_or_else(|| dir.file(name));
+        std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let media = MediaConfig {
+        media: options.media,
+        prompts: Some(absolute(&options.prompts, "prompts")?),
+        spool: Some(dir.file("spool")),
+        ..MediaConfig::of_ccb(CCB.0)
+    };
     let config = Config {
         control: Control {
             // Each location's agents reach the CTI at their own address (S1-018).
@@ -57,19 +69,30 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             admin: dir.file(ADMIN_SOCKET),
             directory: dir.file("directory.sqlite"),
             state: dir.path().to_owned(),
+            recordings: absolute(&options.recordings, "recordings")?,
         },
         ccbs: vec![Ccb {
-            number: CcbId(1),
+            number: CCB,
             region: dir.region(),
             socket: dir.file("ccb-1.sock"),
             cores: cores(options.cores)?,
             rtp_ports: options.rtp_ports,
             sizes,
+            media,
             locations,
         }],
     };
     // The flags are checked one by one; this checks them against each other.
     Config::parse("demo", &config.to_toml()).map_err(|faults| faults.to_string())
+}
+
+/// Makes the folders of prompts, recordings and their spool.
+pub fn make_folders(config: &Config) -> Result<(), String> {
+    let media = &config.ccbs[0].media;
+    let folders = [media.prompts.as_ref(), media.spool.as_ref(), Some(&config.control.recordings)];
+    folders.into_iter().flatten().try_for_each(|folder| {
+        std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))
+    })
 }
 
 /// Refuses a folder whose sockets would have too long a path.
@@ -97,7 +120,7 @@ fn check_lists(options: &cli::Demo) -> Result<(), String> {
         if !prefixes.insert(&route.prefix) {
             return Err(format!(
                 "--route {}={}: that prefix has another route already",
-                route.prefix, route.address
+                route.prefix, route.to
             ));
         }
     }
@@ -132,7 +155,7 @@ pub async fn create_tenant(options: &cli::Demo, config: &Config) -> Result<(), S
         agents: options.agents,
         locations: locations.collect(),
         trunks: options.trunk.clone(),
-        routes: options.route.iter().map(|r| (r.prefix.clone(), r.address)).collect(),
+        routes: options.route.iter().map(|r| (r.prefix.clone(), r.to.clone())).collect(),
     };
     let file = config.control.directory.display().to_string();
     let failed = |error: control_server::DirectoryError| format!("{file}: {error}");
@@ -178,7 +201,7 @@ pub fn guide(options: &cli::Demo, config: &Config, dir: &Path) -> String {
         let _ = writeln!(text, "  {:<12} SIP udp {sip}", location.name);
     }
     for route in &options.route {
-        let _ = writeln!(text, "Numbers {}... go to {}.", route.prefix, route.address);
+        let _ = writeln!(text, "Numbers {}... go to {}.", route.prefix, route.to);
     }
     let flag = if dir.canonicalize().ok() == demo_dir().canonicalize().ok() {
         String::new()
@@ -187,8 +210,12 @@ pub fn guide(options: &cli::Demo, config: &Config, dir: &Path) -> String {
     };
     let _ = write!(
         text,
-        "\nThe API: http://{http}/v1/openapi.json\n\
-         Look at it: jackfield status{flag}, and agents, calls, top likewise. Ctrl-C stops it.",
+        "\nPrompts are read from {}, recordings come to {}.\n\
+         The API: http://{http}/v1/openapi.json\n\
+         Look at it: jackfield status{flag}, and agents, calls, top likewise; \
+         jackfield call plays, records and mixes. Ctrl-C stops it.",
+        ccb.media.prompts.as_deref().unwrap_or(Path::new("nowhere")).display(),
+        config.control.recordings.display(),
     );
     text
 }

@@ -1,5 +1,5 @@
 use abi::{CallState, LegRow, Party};
-use base::{AgentSlot, CcbId, Instant};
+use base::{AgentSlot, CallRef, CcbId, Instant};
 
 use super::side::{self, Side};
 use super::{Blade, Entry};
@@ -160,6 +160,34 @@ impl Blade {
         }
     }
 
+    /// Tells the desks of the agents of a call that a digit was pressed in it.
+    pub(super) fn tell_digit(
+        &self,
+        ccb: CcbId,
+        pressed: (CallRef, u8),
+        digit: char,
+        duration_ms: u16,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(side) = self.sides.get(&ccb) else {
+            return;
+        };
+        let Some(call) = side.calls.find(pressed.0) else {
+            return;
+        };
+        let by = u32::from(pressed.1);
+        let presser = call.legs.iter().find(|(_, leg)| leg.leg == by);
+        let party = presser.map_or(String::new(), |(_, leg)| leg.number().as_str().to_owned());
+        for (_, leg) in &call.legs {
+            let login = login_of(side, leg).and_then(|login| self.logins.get(&login));
+            if let Some(Desk::Attached(socket)) = login.map(|entry| entry.login.desk) {
+                let (serial, party, own) = (call.row.serial, party.clone(), leg.leg == by);
+                let message = DeskMessage::Digit { serial, party, own, digit, duration_ms };
+                out.push(Output::Desk { socket, message });
+            }
+        }
+    }
+
     /// Tells the desks of the agents of a call how it changed.
     pub(super) fn tell_desks(&self, ccb: CcbId, changed: &Changed, out: &mut Vec<Output>) {
         let Some(side) = self.sides.get(&ccb) else {
@@ -265,6 +293,13 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
         packets_in: leg.packets_in,
         packets_out: leg.packets_out,
         lost: leg.lost,
+        foreign: leg.foreign,
+        path: leg.path(),
+        path_reason: leg.path_reason(),
+        jitter_us: leg.jitter_us,
+        round_trip_us: leg.round_trip_us,
+        mos_hundredths: leg.mos_hundredths,
+        reported_loss: leg.reported_loss,
     });
     let row = &call.row;
     CallRecord {

@@ -1,21 +1,26 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use abi::{
     AgentRow, AgentState, Command, CommandSender, DataPlaneState, EventReceiver, LeaseState,
-    Region, Wake,
+    MediaOrder, OpResult, Region, SpoolState, Wake,
 };
-use base::{AgentSlot, CcbId, Instant, LocationId, Medium, WorkerId};
+use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, WorkerId};
 
+use super::order::Mixes;
 use crate::calls::Calls;
 use crate::cdm::CcbStatus;
 use crate::login::LoginKey;
-use crate::message::{OpOutcome, Output};
+use crate::message::{Collected, OpOutcome, Output};
+use crate::routes::Service;
 
 /// A data plane whose heartbeat is older than this is down (G-11: three missed).
 pub(super) const HEARTBEAT_STALE_MS: u64 = 1_500;
 /// A command that is not completed after this is given up; its completion was lost.
 const OP_LOST_MS: u64 = 10_000;
+/// Foreign sources of media that are told in a second, for each CCB.
+const REFUSALS_A_SECOND: u32 = 10;
 /// Commands that wait for room in one ring at most; more fail at once.
 const BACKLOG: usize = 65_536;
 
@@ -32,8 +37,38 @@ pub(super) struct Side {
     pub(super) online: u32,
     pub(super) phones: u32,
     pub(super) counts: Counts,
+    pub(super) mixes: Mixes,
+    /// Calls that are given a service and need no more to be done for it.
+    pub(super) served: BTreeSet<CallRef>,
+    /// What each worker last said of its spool, and how many bytes it lost.
+    pub(super) spool: BTreeMap<WorkerId, (SpoolState, u64)>,
+    pub(super) refusals: Refusals,
     ops: BTreeMap<u64, OpenOp>,
     next_op: u64,
+}
+
+/// Keeps a storm of foreign packets from flooding the security log.
+#[derive(Debug, Default)]
+pub(super) struct Refusals {
+    second: u64,
+    said: u32,
+    left_out: u64,
+}
+
+impl Refusals {
+    /// How many were left out before this one, or `None` when this one is left out.
+    pub(super) fn admit(&mut self, now: Instant) -> Option<u64> {
+        let second = now.as_nanos() / 1_000_000_000;
+        if second != self.second {
+            (self.second, self.said) = (second, 0);
+        }
+        if self.said >= REFUSALS_A_SECOND {
+            self.left_out += 1;
+            return None;
+        }
+        self.said += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
 }
 
 /// A region and our ends of its rings.
@@ -73,22 +108,54 @@ pub struct Counts {
     pub asked_dialled: u64,
     /// Calls asked about and rejected.
     pub asked_rejected: u64,
+    /// Calls asked about and given a service of the data plane.
+    pub asked_served: u64,
+    /// Digits that were pressed, as events.
+    pub digits: u64,
+    /// Changes of a spool's state, as events.
+    pub spool_changes: u64,
     /// Reservations that were too old and that control freed.
     pub leases_expired: u64,
 }
 
 /// What a command was for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Purpose {
     Answer,
     Forget,
-    Release { reply: u64 },
+    /// Somebody waits for its end.
+    Asked {
+        reply: u64,
+    },
+    /// A step of a service: the answer to the call, or what comes after it.
+    Serve {
+        call: CallRef,
+        service: Service,
+        is_answer: bool,
+    },
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct OpenOp {
     purpose: Purpose,
-    sent_at: Instant,
+    /// The leg that it is for and what was ordered.
+    media: Option<(CallRef, u8, MediaOrder)>,
+    digits: Option<Collected>,
+    /// When it is given up; `None` for as long as its call stands.
+    due: Option<Instant>,
+}
+
+/// When an operation's completion is not waited for any longer.
+fn due_of(now: Instant, media: Option<&MediaOrder>) -> Option<Instant> {
+    let grace = Duration::from_millis(OP_LOST_MS);
+    match media {
+        Some(MediaOrder::Play { .. }) => None,
+        Some(MediaOrder::Collect { max, first_ms, next_ms, .. }) => {
+            let digits = u64::from(*first_ms) + u64::from(*max) * u64::from(*next_ms);
+            Some(now + grace + Duration::from_millis(digits))
+        }
+        _ => Some(now + grace),
+    }
 }
 
 /// Who has which row of the agents' table.
@@ -146,6 +213,10 @@ impl Side {
             online: 0,
             phones: 0,
             counts: Counts::default(),
+            mixes: Mixes::default(),
+            served: BTreeSet::new(),
+            spool: BTreeMap::new(),
+            refusals: Refusals::default(),
             ops: BTreeMap::new(),
             next_op: 0,
         }
@@ -220,6 +291,7 @@ impl Side {
             && (is_new || known.incarnation != incarnation)
         {
             self.fail_ops(out);
+            self.forget_media();
             out.push(Output::Restarted { ccb: self.ccb, incarnation, fresh: is_new });
         }
         let backlog = match self.attached.take() {
@@ -255,6 +327,7 @@ impl Side {
         attached.incarnation = incarnation;
         attached.backlog.iter_mut().for_each(VecDeque::clear);
         self.fail_ops(out);
+        self.forget_media();
         out.push(Output::Restarted { ccb, incarnation, fresh: false });
         true
     }
@@ -262,10 +335,15 @@ impl Side {
     /// Ends every open operation: who should complete it is gone.
     pub(super) fn fail_ops(&mut self, out: &mut Vec<Output>) {
         for (_, op) in std::mem::take(&mut self.ops) {
-            if let Purpose::Release { reply } = op.purpose {
-                out.push(Output::Done { reply, result: OpOutcome::Gone });
-            }
+            end(op, OpOutcome::Gone, out);
         }
+    }
+
+    /// A data plane that restarted has no mixes and plays nothing, and its spool begins anew.
+    fn forget_media(&mut self) {
+        self.mixes = Mixes::default();
+        self.served.clear();
+        self.spool.clear();
     }
 
     /// Sends a command, made with its new operation id, to a worker.
@@ -288,14 +366,19 @@ impl Side {
         };
         if backlog.len() >= BACKLOG {
             self.counts.commands_lost += 1;
-            if let Purpose::Release { reply } = purpose {
-                out.push(Output::Done { reply, result: OpOutcome::Lost });
-            }
+            let op = OpenOp { purpose, media: None, digits: None, due: None };
+            end(op, OpOutcome::Lost, out);
             return;
         }
-        self.ops.insert(op, OpenOp { purpose, sent_at: now });
+        let command = command(op);
+        let media = match &command {
+            Command::Media { call, leg, order, .. } => Some((*call, *leg, *order)),
+            _ => None,
+        };
+        let due = due_of(now, media.as_ref().map(|(_, _, order)| order));
+        self.ops.insert(op, OpenOp { purpose, media, digits: None, due });
         self.counts.commands += 1;
-        backlog.push_back((command(op), blob.to_vec()));
+        backlog.push_back((command, blob.to_vec()));
         self.flush(worker, out);
     }
 
@@ -330,14 +413,36 @@ impl Side {
         }
     }
 
-    /// The one completion of an operation.
-    pub(super) fn complete(&mut self, op: u64, result: abi::OpResult, out: &mut Vec<Output>) {
-        match self.ops.remove(&op) {
-            Some(OpenOp { purpose: Purpose::Release { reply }, .. }) => {
-                out.push(Output::Done { reply, result: OpOutcome::Done(result) });
+    /// The one completion of an operation; returns what it was for.
+    pub(super) fn complete(
+        &mut self,
+        op: u64,
+        result: OpResult,
+        out: &mut Vec<Output>,
+    ) -> Option<Purpose> {
+        let Some(op) = self.ops.remove(&op) else {
+            // Of an earlier control process, or given up.
+            self.counts.completions_stray += 1;
+            return None;
+        };
+        match op.media {
+            Some((call, leg, MediaOrder::Mix { .. })) if result != OpResult::Ok => {
+                self.mixes.leave(call, leg);
             }
-            Some(_) => {}
-            None => self.counts.completions_stray += 1,
+            Some((call, leg, MediaOrder::LeaveMix)) if result == OpResult::Ok => {
+                self.mixes.leave(call, leg);
+            }
+            _ => {}
+        }
+        let purpose = op.purpose.clone();
+        end(op, OpOutcome::Done(result), out);
+        Some(purpose)
+    }
+
+    /// Digits that were collected; the completion of their operation follows.
+    pub(super) fn collected(&mut self, op: u64, digits: Collected) {
+        if let Some(op) = self.ops.get_mut(&op) {
+            op.digits = Some(digits);
         }
     }
 
@@ -346,15 +451,23 @@ impl Side {
         self.ops.len()
     }
 
-    /// Gives up operations whose completion was lost.
+    /// Gives up operations whose completion was lost. What lasts as long as its call gets its time
+    /// when the call is gone.
     pub(super) fn age_ops(&mut self, now: Instant, out: &mut Vec<Output>) {
-        let is_old = |op: &OpenOp| now.since(op.sent_at).as_millis() >= u128::from(OP_LOST_MS);
+        let calls = &self.calls;
+        for op in self.ops.values_mut().filter(|op| op.due.is_none()) {
+            let call = op.media.and_then(|(call, _, _)| calls.find(call));
+            if call.is_none_or(|call| call.row.state() == abi::CallState::Ended) {
+                op.due = due_of(now, None);
+            }
+        }
+        let is_lost = |op: &OpenOp| op.due.is_some_and(|due| due <= now);
         let lost: Vec<u64> =
-            self.ops.iter().filter(|(_, op)| is_old(op)).map(|(id, _)| *id).collect();
+            self.ops.iter().filter(|(_, op)| is_lost(op)).map(|(id, _)| *id).collect();
         for id in lost {
             self.counts.commands_lost += 1;
-            if let Some(OpenOp { purpose: Purpose::Release { reply }, .. }) = self.ops.remove(&id) {
-                out.push(Output::Done { reply, result: OpOutcome::Lost });
+            if let Some(op) = self.ops.remove(&id) {
+                end(op, OpOutcome::Lost, out);
             }
         }
     }
@@ -430,4 +543,11 @@ pub(super) fn is_idle(region: &Region, slot: AgentSlot) -> bool {
             LeaseState::Free { .. } | LeaseState::NoSuchSlot
         )
     })
+}
+
+/// Tells who asked for it, if anybody did, how an operation ended.
+fn end(op: OpenOp, result: OpOutcome, out: &mut Vec<Output>) {
+    if let Purpose::Asked { reply } = op.purpose {
+        out.push(Output::Done { reply, result, digits: op.digits });
+    }
 }

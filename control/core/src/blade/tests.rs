@@ -10,6 +10,8 @@ use abi::{
     EventSender, Layout, LegRow, LegState, LocationRow, OpResult, RegistrationRow, UnregisterCause,
 };
 
+mod orders;
+
 const WORKERS: u8 = 2;
 const TENANT: TenantId = TenantId(1);
 
@@ -263,8 +265,10 @@ fn provision() -> Provision {
         routes: vec![Route {
             tenant: TENANT,
             prefix: "9".into(),
-            address: SocketAddr::from(([10, 1, 2, 3], 5060)),
-            location: None,
+            to: Destination::Trunk {
+                address: SocketAddr::from(([10, 1, 2, 3], 5060)),
+                location: None,
+            },
         }],
     }
 }
@@ -702,7 +706,7 @@ fn a_data_plane_that_restarts_on_its_region_keeps_logins_and_fails_open_ops() {
     assert!(out.iter().all(|one| !matches!(one, Output::Done { .. })));
     let out = world.give(Input::Gone { ccb });
     assert!(
-        out.iter().any(|one| matches!(one, Output::Done { reply: 4, result: OpOutcome::Gone }))
+        out.iter().any(|one| matches!(one, Output::Done { reply: 4, result: OpOutcome::Gone, .. }))
     );
     world.planes[0].start(world.now);
     let out = world.attach_all();
@@ -729,7 +733,7 @@ fn a_command_has_one_completion() {
     let ccb = CcbId(1);
     let unknown = CallRef { slot: 1, generation: 8 };
     let out = world.give(Input::Release { reply: 1, ccb, call: unknown });
-    assert!(matches!(out[..], [Output::Done { reply: 1, result: OpOutcome::Unknown }]));
+    assert!(matches!(out[..], [Output::Done { reply: 1, result: OpOutcome::Unknown, .. }]));
     let call = CallRef { slot: 1, generation: 7 };
     world.give(Input::Release { reply: 2, ccb, call });
     let commands = world.planes[0].commands(0);
@@ -744,7 +748,7 @@ fn a_command_has_one_completion() {
     world.give(Input::Release { reply: 3, ccb, call });
     let out = world.pass(12_000);
     assert!(
-        out.iter().any(|one| matches!(one, Output::Done { reply: 3, result: OpOutcome::Lost }))
+        out.iter().any(|one| matches!(one, Output::Done { reply: 3, result: OpOutcome::Lost, .. }))
     );
 }
 

@@ -1,7 +1,7 @@
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use base::{CcbId, TenantId};
-use control_core::{Cidr, Route};
+use control_core::{Cidr, Destination, Route};
 
 use super::{Address, AddressKind, Agent, Directory, DirectoryError, Parameters};
 use crate::config::HashCost;
@@ -26,8 +26,8 @@ pub struct DemoSpec {
     pub locations: Vec<DemoLocation>,
     /// Peers that are trusted by address and may call any agent.
     pub trunks: Vec<Cidr>,
-    /// Numbers that go out: a prefix, and the trunk's address.
-    pub routes: Vec<(String, SocketAddr)>,
+    /// Numbers that are no agent's: a prefix, and where they go.
+    pub routes: Vec<(String, Destination)>,
 }
 
 /// A location and the ports that serve it.
@@ -77,12 +77,7 @@ impl Directory {
         let routes: Vec<Route> = spec
             .routes
             .iter()
-            .map(|(prefix, address)| Route {
-                tenant,
-                prefix: prefix.clone(),
-                address: *address,
-                location: None,
-            })
+            .map(|(prefix, to)| Route { tenant, prefix: prefix.clone(), to: to.clone() })
             .collect();
         self.put_trunks(tenant, &trunks, &routes).await?;
         Ok(tenant)

@@ -8,11 +8,11 @@ use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base::{CallRef, CcbId, Instant, WorkerId};
-use control_core::{CcbView, Counts, End, LoginView, OpOutcome};
+use control_core::{CcbView, Counts, End, LoginView, OpOutcome, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App};
+use super::{ApiError, App, orders};
 use crate::directory::Identity;
 use crate::{clock, records};
 
@@ -24,6 +24,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/agents/{tenant}/{agent}/logout", post(logout))
         .route("/v1/calls", get(calls))
         .route("/v1/calls/{call}/release", post(release))
+        .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
         .route("/v1/ccbs/{ccb}/calls/{call}/release", post(release_on))
         .with_state(app)
 }
@@ -31,7 +32,7 @@ pub fn router(app: App) -> Router {
 type Answer = Result<Json<Value>, ApiError>;
 
 /// What a request is told while the process stops.
-fn stopping() -> ApiError {
+pub fn stopping() -> ApiError {
     ApiError::internal(&"the process is stopping")
 }
 
@@ -65,6 +66,7 @@ fn ccb_json(view: &CcbView, now: Instant) -> Value {
         "capacity": view.capacity,
         "calls": view.calls,
         "open_commands": view.open_ops,
+        "spool": { "state": spool_name(view.spool.state), "lost_bytes": view.spool.lost },
         "control": counts_json(&view.counts),
     });
     if let (Some(region), Some(fields)) = (&view.region, ccb.as_object_mut()) {
@@ -85,6 +87,9 @@ fn counts_json(counts: &Counts) -> Value {
         "completions_stray": counts.completions_stray,
         "asked_dialled": counts.asked_dialled,
         "asked_rejected": counts.asked_rejected,
+        "asked_served": counts.asked_served,
+        "digits": counts.digits,
+        "spool_changes": counts.spool_changes,
         "leases_expired": counts.leases_expired,
     })
 }
@@ -225,13 +230,14 @@ async fn release_call(app: &App, ccb: CcbId, call: CallRef) -> Answer {
         OpOutcome::Done(abi::OpResult::NoSuchCall) | OpOutcome::Unknown => {
             Err(ApiError::not_found("call"))
         }
-        OpOutcome::Done(other) => Err(ApiError::refused(&format!("{other:?}"))),
         OpOutcome::Gone => Err(ApiError::refused("nothing; it is gone")),
         OpOutcome::Lost => Err(ApiError::refused("nothing in time")),
+        other => Err(ApiError::refused(&format!("{other:?}"))),
     }
 }
 
-fn call_ref(text: &str) -> Result<CallRef, ApiError> {
+/// The call of that name.
+pub fn call_ref(text: &str) -> Result<CallRef, ApiError> {
     let parts = text.split_once('.').and_then(|(slot, generation)| {
         Some(CallRef { slot: slot.parse().ok()?, generation: generation.parse().ok()? })
     });

@@ -97,6 +97,9 @@ enum DeskBody {
     /// The call is over.
     #[serde(rename = "ConnectionCleared")]
     ConnectionCleared(CallBody),
+    /// A digit was pressed in the call.
+    #[serde(rename = "DTMFDetected")]
+    DtmfDetected(DigitBody),
     /// The answer to `ping`.
     Pong,
     /// The desk's message was not understood or not allowed.
@@ -114,6 +117,21 @@ struct CallBody {
     direction: &'static str,
     /// Why it ended, a SIP status; 0 when it ended well or has not ended.
     cause: u32,
+}
+
+/// A digit that was pressed in a call.
+#[derive(Debug, Serialize, ToSchema)]
+struct DigitBody {
+    /// The call's serial number, digits.
+    call: String,
+    /// The number of who pressed it.
+    party: String,
+    /// `own` when the agent pressed it, else `other`.
+    by: &'static str,
+    /// `0` to `9`, `*`, `#`, `A` to `D`, or `!` for a hook flash.
+    digit: char,
+    /// For how long, in milliseconds.
+    duration_ms: u16,
 }
 
 /// Attaches a desk to its login. The token comes as `Authorization: Bearer`, as `token` in the query,
@@ -288,6 +306,10 @@ fn body_of(message: DeskMessage) -> DeskBody {
         DeskMessage::PhoneLost => DeskBody::PhoneLost,
         DeskMessage::Replaced => DeskBody::Replaced,
         DeskMessage::LoggedOut { end } => DeskBody::LoggedOut { reason: end.name() },
+        DeskMessage::Digit { serial, party, own, digit, duration_ms } => {
+            let (call, by) = (records::serial_text(serial), if own { "own" } else { "other" });
+            DeskBody::DtmfDetected(DigitBody { call, party, by, digit, duration_ms })
+        }
         DeskMessage::Call { event, serial, party, incoming, cause } => {
             let direction = if incoming { "in" } else { "out" };
             let call = CallBody { call: records::serial_text(serial), party, direction, cause };

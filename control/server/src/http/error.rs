@@ -110,6 +110,11 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"))
     }
 
+    /// 409: it does not fit the state that things are in.
+    pub fn conflict(why: &str) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", why)
+    }
+
     /// 502: the data plane refused or did not answer.
     pub fn refused(why: &str) -> Self {
         Self::new(StatusCode::BAD_GATEWAY, "refused", format!("the data plane says: {why}"))

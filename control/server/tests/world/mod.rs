@@ -12,10 +12,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use abi::{
-    Class, Command, CommandReceiver, DataPlaneState, Event, EventSender, Layout, LocationRow,
-    OpResult, Process, Region, RegistrationRow, UnregisterCause, Wake,
+    Class, Command, CommandReceiver, DataPlaneState, DigitsCause, Event, EventSender, Layout,
+    LocationRow, MediaOrder, OpResult, Process, Region, RegistrationRow, UnregisterCause, Wake,
 };
-use base::{AgentSlot, CcbId, Instant, LocationId, TenantId, Text, WorkerId};
+use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, TenantId, Text, WorkerId};
 use control_server::{CcbConfig, Config, DemoLocation, DemoSpec, Directory, HashCost, Server};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::net::{
@@ -60,7 +60,9 @@ impl World {
             agents: 10,
             locations: vec![location("local", "127.0.0.1", 5060), location("east", "::1", 5061)],
             trunks: Vec::new(),
-            routes: vec![("9".into(), "127.0.0.1:5080".parse().expect("an address"))],
+            routes: [("9", "127.0.0.1:5080"), ("70", "play:hi.wav")]
+                .map(|(prefix, to)| (prefix.into(), to.parse().expect("a destination")))
+                .to_vec(),
         };
         directory.create_demo(&spec).await.expect("it is created");
         // A tenant whose location no CCB serves, and one without any location.
@@ -144,6 +146,19 @@ impl World {
         let socket = self.path("control.sock");
         let stream = tokio::net::UnixStream::connect(socket).await.expect("it connects");
         ask(stream, head, "").await
+    }
+
+    /// Posts an order for a leg to the admin socket.
+    pub async fn order(&self, leg: &str, body: Value) -> Answer {
+        let body = body.to_string();
+        let head = format!(
+            "POST /v1/calls/{leg}/orders HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n",
+            body.len()
+        );
+        let socket = self.path("control.sock");
+        let stream = tokio::net::UnixStream::connect(socket).await.expect("it connects");
+        ask(stream, head, &body).await
     }
 
     pub async fn ccb(&self) -> Value {
@@ -312,13 +327,40 @@ impl Rings {
             let mut blob = Vec::new();
             while let Some(command) = self.commands[worker].pop(&mut blob) {
                 let command = command.expect("it is whole");
+                self.seen.push(command);
                 let result = match command {
                     Command::Forget { agent, epoch, .. } => self.forget(region, agent, epoch),
+                    Command::Media { op, call, leg, order } => {
+                        let Some(result) = self.media(worker, (op, call, leg), order, &blob) else {
+                            continue;
+                        };
+                        result
+                    }
                     _ => OpResult::Ok,
                 };
-                self.seen.push(command);
                 self.event(worker, Event::Done { op: command.op(), result }, &[]);
             }
+        }
+    }
+
+    /// Digits are pressed at once, hold music plays for ever, there is one prompt, nothing is mixed.
+    fn media(
+        &mut self,
+        worker: usize,
+        (op, call, leg): (u64, CallRef, u8),
+        order: MediaOrder,
+        prompt: &[u8],
+    ) -> Option<OpResult> {
+        match order {
+            MediaOrder::Play { .. } if prompt != b"hi.wav" => Some(OpResult::NoSuchPrompt),
+            MediaOrder::Play { times: 0 } => None,
+            MediaOrder::Collect { .. } => {
+                let cause = DigitsCause::Ended;
+                self.event(worker, Event::Digits { op, call, leg, cause }, b"42");
+                Some(OpResult::Ok)
+            }
+            MediaOrder::LeaveMix => Some(OpResult::Refused),
+            _ => Some(OpResult::Ok),
         }
     }
 

@@ -40,6 +40,7 @@ fn duty<D: Datagrams>(socket: UdpSocket, rtp: u16) -> Duty<D> {
         seed: [1; 32],
         nonce_key: [2; 32],
         limits: worker::Limits::default(),
+        media: worker::MediaConfig::default(),
     };
     worker::recover(&region, &config, clock::now());
     let mesh = Arc::new(Mesh::new(1).expect("doorbells"));

@@ -27,7 +27,9 @@ impl Sink for Disk {
     fn close(&mut self) {}
 }
 
-fn disk() -> (Spool, Sender<io::Result<()>>, Arc<Mutex<Vec<u8>>>) {
+type Orders = Sender<io::Result<()>>;
+
+fn disk() -> (Spool, Orders, Arc<Mutex<Vec<u8>>>) {
     let (order, orders) = channel();
     let written = Arc::default();
     let disk = Disk { orders, written: Arc::clone(&written) };
@@ -254,4 +256,43 @@ fn a_writer_that_is_killed_loses_at_most_a_second() {
     assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
     let lost = last + 1 - numbers.len() as u64;
     assert!(lost <= 50, "{lost} packets of {last}, more than a second");
+}
+
+/// CPU time of this thread, in microseconds.
+fn cpu_us() -> i64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec * 1_000_000 + time.tv_nsec / 1_000
+}
+
+#[test]
+fn a_recorded_call_costs_little() {
+    const CALLS: u64 = 200;
+    const SECONDS: u64 = 5;
+    let home = tempfile::tempdir().expect("a directory");
+    let mut segments = segments(home.path(), 64 << 20);
+    let mut writer = SpoolWriter::new();
+    let (mut packing, mut writing) = (0, 0);
+    for packet in 0..SECONDS * 50 {
+        let begun = cpu_us();
+        let mut blocks = Vec::new();
+        for number in 0..CALLS * 2 {
+            let of = RecordingId { serial: number / 2, number: 1 };
+            writer.audio(of, SpoolSide::Caller, SpoolCodec::Pcmu, packet * 160, &[0; 160]);
+            blocks.extend(writer.take_full());
+        }
+        packing += cpu_us() - begun;
+        let begun = cpu_us();
+        for block in blocks {
+            segments.write(&block).expect("it writes");
+        }
+        writing += cpu_us() - begun;
+    }
+    segments.close();
+    let each = |us: i64| us as f64 / (CALLS * SECONDS) as f64;
+    println!(
+        "a recorded call: {:.1} us a second in the worker, {:.1} us in the spool's thread",
+        each(packing),
+        each(writing)
+    );
+    assert!(each(packing + writing) < 1_000.0, "a thousandth of a core");
 }

@@ -411,3 +411,54 @@ fn neighbour(message: &NeighbourMessage) -> Option<Neighbour> {
     }
     Some(Neighbour { ifindex: message.header.ifindex, ip: ip?, mac: mac.filter(|_| known) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel says of `eth0.5`; this machine's kernel may have no VLANs to ask it.
+    #[test]
+    fn the_interface_of_a_vlan_names_the_one_below() {
+        let mut message = LinkMessage::default();
+        message.header.index = 7;
+        message.header.link_layer_type = LinkLayerType::Ether;
+        message.header.flags = LinkFlags::Up | LinkFlags::LowerUp;
+        message.attributes = vec![
+            LinkAttribute::IfName("eth0.5".into()),
+            LinkAttribute::Address(vec![2, 0, 0, 0, 0, 9]),
+            LinkAttribute::Link(3),
+            LinkAttribute::LinkInfo(vec![
+                LinkInfo::Kind(InfoKind::Vlan),
+                LinkInfo::Data(InfoData::Vlan(vec![InfoVlan::Id(5)])),
+            ]),
+        ];
+        let mut sent = NetlinkMessage::new(
+            NetlinkHeader::default(),
+            NetlinkPayload::from(RouteNetlinkMessage::NewLink(message)),
+        );
+        sent.finalize();
+        let mut bytes = vec![0; sent.buffer_len()];
+        sent.serialize(&mut bytes);
+        // Two of them in a datagram, and a piece of a third.
+        let twice = [&bytes[..], &bytes[..], &bytes[..10]].concat();
+        let links: Vec<Link> = messages(&twice)
+            .filter_map(|message| match message.payload {
+                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(message)) => {
+                    Some(link(&message))
+                }
+                _ => None,
+            })
+            .collect();
+        let expected = Link {
+            index: 7,
+            name: "eth0.5".into(),
+            mac: Some([2, 0, 0, 0, 0, 9]),
+            is_loopback: false,
+            is_up: true,
+            is_veth: false,
+            vlan: Some((3, 5)),
+            xdp: None,
+        };
+        assert_eq!(links, [expected.clone(), expected]);
+    }
+}

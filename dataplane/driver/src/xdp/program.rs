@@ -7,15 +7,15 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aya::maps::{DevMapHash, HashMap, MapData, RingBuf};
+use aya::maps::{DevMapHash, Map, MapData, RingBuf};
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{Xdp, XdpMode as Flags};
 use aya::{Ebpf, EbpfLoader};
 
 use super::netlink::Attached;
-use super::row::{FlowKey, Row};
-use super::table::Table;
+use super::row::{PAIRS, Row, SLOTS};
+use super::table::{Flows, Table};
 
 /// The object that `xdp/build.sh` makes.
 static OBJECT: &[u8] =
@@ -30,7 +30,7 @@ const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
 /// The loaded program with its maps.
 pub struct Program {
     ebpf: Ebpf,
-    pub flows: HashMap<MapData, FlowKey, u32>,
+    pub flows: Flows,
     pub table: Arc<Table>,
     ports: DevMapHash<MapData>,
     links: BTreeMap<u32, Held>,
@@ -51,7 +51,7 @@ impl Program {
     /// pinned there, if they are such as this program would make.
     pub fn load(rows: u32, pins: Option<&Path>) -> Result<(Program, Events), String> {
         let mut loader = EbpfLoader::new();
-        loader.btf(None).map_max_entries("flows", rows).map_max_entries("rows", rows);
+        loader.btf(None).map_max_entries("rows", rows);
         if let Some(pins) = pins {
             fs::create_dir_all(pins).map_err(|error| format!("{}: {error}", pins.display()))?;
             if !fits(pins, rows) {
@@ -69,15 +69,14 @@ impl Program {
             .expect("it is an XDP program");
         program.load().map_err(|error| reason(&error))?;
         let mut take = |map| ebpf.take_map(map).expect("the object has this map");
-        let flows = take("flows").try_into().map_err(|error| reason(&error))?;
         let ports = take("ports").try_into().map_err(|error| reason(&error))?;
         let events = take("events").try_into().map_err(|error| reason(&error))?;
-        let aya::maps::Map::Array(array) = take("rows") else {
+        let (Map::Array(slots), Map::Array(array)) = (take("flows"), take("rows")) else {
             return Err("its rows are no array".into());
         };
-        let table = Table::map(array.fd().as_fd(), rows)
-            .map_err(|error| format!("the rows cannot be mapped: {error}"))?;
-        let table = Arc::new(table);
+        let unmapped = |error| format!("the rows cannot be mapped: {error}");
+        let flows = Flows::map(slots.fd().as_fd()).map_err(unmapped)?;
+        let table = Arc::new(Table::map(array.fd().as_fd(), rows).map_err(unmapped)?);
         let pins = pins.map(Path::to_path_buf);
         let links = BTreeMap::new();
         Ok((Program { ebpf, flows, table, ports, links, pins }, events))
@@ -188,9 +187,8 @@ fn fits(pins: &Path, rows: u32) -> bool {
         let info = map.info().ok()?;
         Some((info.key_size(), info.value_size(), info.max_entries()))
     };
-    let row = size_of::<Row>() as u32;
-    shape("flows") == Some((size_of::<FlowKey>() as u32, 4, rows))
-        && shape("rows") == Some((4, row, rows))
+    shape("flows") == Some((4, (SLOTS * 4) as u32, PAIRS as u32))
+        && shape("rows") == Some((4, size_of::<Row>() as u32, rows))
         && shape("ports").is_some()
         && shape("events").is_some()
 }
@@ -240,3 +238,6 @@ fn reason(error: &(dyn std::error::Error + 'static)) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,25 +13,6 @@ const NO_TAG: u16 = 0xffff;
 /// Above our MAC address: packets leave with a tag.
 const TAG_OUT: u64 = 1 << 48;
 
-/// The key of the flow map: where a packet comes to. Numbers are as on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoBytes, FromBytes, Immutable)]
-#[repr(C)]
-pub struct FlowKey {
-    address: [u8; 16],
-    port: [u8; 2],
-    family: u16,
-}
-
-// SAFETY: plain bytes without padding (zerocopy's `IntoBytes` above proves it), any value is valid.
-unsafe impl aya::Pod for FlowKey {}
-
-impl FlowKey {
-    pub fn of(local: SocketAddr) -> FlowKey {
-        let (address, family) = on_wire(local.ip());
-        FlowKey { address, port: local.port().to_be_bytes(), family: u16::from(family) }
-    }
-}
-
 /// Where a row's packets go: the next hop, and the interface towards it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Way {
@@ -65,28 +46,28 @@ impl Way {
 #[repr(C, align(8))]
 pub struct Row {
     source: [u8; 16],
-    from: [u8; 16],
-    to: [u8; 16],
+    local: [u8; 16],
     source_port: [u8; 2],
-    from_port: [u8; 2],
-    to_port: [u8; 2],
     vlan_in: u16,
     tos: u8,
     telephone_event: u8,
     spliced: u8,
     family: u8,
     ssrc: [u8; 4],
-    hop: u64,
-    ours: u64,
-    ifindex: u32,
     ip_delta: u32,
     udp_delta: u32,
+    from_port: [u8; 2],
+    to_port: [u8; 2],
+    ifindex: u32,
+    taken: u32,
+    from: [u8; 16],
+    to: [u8; 16],
+    hop: u64,
+    ours: u64,
     splice_ssrc: [u8; 4],
     splice_timestamp: u32,
     splice_sequence: u16,
     local_port: [u8; 2],
-    local: [u8; 16],
-    taken: u32,
     reserved: u32,
     packets: u64,
     bytes: u64,
@@ -106,6 +87,12 @@ pub const HOP_WORD: usize = std::mem::offset_of!(Row, hop) / 8;
 pub const COUNTERS_WORD: usize = std::mem::offset_of!(Row, packets) / 8;
 
 const _: () = assert!(size_of::<Row>() == 192);
+const _: () = assert!(std::mem::offset_of!(Row, from) == 64 && COUNTERS_WORD == 16);
+
+/// Rows of one port, each number plus one, 0 for none: as many addresses may have the port in use.
+pub const SLOTS: usize = 8;
+/// Pairs of ports.
+pub const PAIRS: usize = 32_768;
 
 impl Row {
     /// No flow's.
@@ -130,28 +117,28 @@ impl Row {
         }
         Some(Row {
             source: source.0,
-            from: from.0,
-            to: to.0,
+            local,
             source_port: port(flow.source),
-            from_port: port(flow.from),
-            to_port: port(flow.to),
             vlan_in: vlan_in.unwrap_or(NO_TAG),
             tos: flow.dscp << 2,
             telephone_event: flow.telephone_event.unwrap_or(NO_TELEPHONE_EVENT),
             spliced: u8::from(flow.splice.is_some()),
             family,
             ssrc: flow.ssrc.to_be_bytes(),
-            hop: way.hop_word(),
-            ours: way.ours_word(),
-            ifindex: way.ifindex,
             ip_delta: addresses,
             udp_delta: udp,
+            from_port: port(flow.from),
+            to_port: port(flow.to),
+            ifindex: way.ifindex,
+            taken: 1,
+            from: from.0,
+            to: to.0,
+            hop: way.hop_word(),
+            ours: way.ours_word(),
             splice_ssrc: splice.ssrc.to_be_bytes(),
             splice_timestamp: splice.timestamp,
             splice_sequence: splice.sequence,
             local_port: port(flow.local),
-            local,
-            taken: 1,
             reserved: 0,
             packets: 0,
             bytes: 0,

@@ -132,6 +132,7 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
         },
         limits: worker::Limits { transactions: 4_096 },
         media,
+        media_timeout: None,
         xdp: driver::XdpSettings::default(),
         spool: None,
         prompts: None,

@@ -273,12 +273,16 @@ fn the_programs_cost_is_told() {
         lab.a.wire.send(&lab.frame(&flow, sequence).bytes());
     }
     until("all packets", || (bypass.counted(0).packets == 20_000).then_some(()));
-    let program = aya::programs::loaded_programs()
-        .flatten()
-        .filter(|program| program.name_as_str() == Some("relay"))
-        .max_by_key(|program| program.run_count())
-        .expect("the program");
-    let nanos = program.run_time().as_nanos() / u128::from(program.run_count().max(1));
-    println!("{nanos} ns a packet, {} packets", program.run_count());
+    // The other that ran as often is phone B's, which passes everything: most of its cost is the counting.
+    let programs = aya::programs::loaded_programs().flatten();
+    for program in programs.filter(|program| program.run_count() >= 20_000) {
+        let nanos = program.run_time().as_nanos() / u128::from(program.run_count());
+        println!("{nanos} ns a packet, {} packets", program.run_count());
+    }
+    let begin = std::time::Instant::now();
+    for _ in 0..1_000 {
+        bypass.install(0, &flow).expect("the next hop is known");
+    }
+    println!("{:?} an installation", begin.elapsed() / 1_000);
     std::fs::write(stats, before.trim()).expect("it was written before");
 }

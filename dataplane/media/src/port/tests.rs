@@ -45,6 +45,56 @@ fn shares_cover_the_range_once() {
 }
 
 #[test]
+fn an_adopted_pair_is_bound_first_and_tried_again() {
+    let (here, there) = (LocationId(0), LocationId(1));
+    let addresses = ips(&["127.0.0.1", "127.0.0.2"]);
+    let mut pool = PortPool::new(WorkerId(0), 2, &addresses, (30_000, 30_019));
+    // Ports of the other worker, odd ones, other locations.
+    for (location, port) in [(here, 30_010), (here, 30_001), (LocationId(2), 30_000), (here, 4)] {
+        assert_eq!(pool.adopt(location, port), None, "{port}");
+    }
+    let first = pool.adopt(there, 30_006).expect("it is free");
+    let second = pool.adopt(here, 30_002).expect("it is free");
+    assert_eq!(pool.adopt(here, 30_002), None, "twice");
+    assert_eq!((pool.in_use(), pool.port(first), pool.location(first)), (2, 30_006, there));
+    assert!(!pool.is_bound(first) && pool.is_own("127.0.0.2:30007".parse().expect("an address")));
+    let binds = planned(&mut pool, at(0));
+    assert_eq!(binds[..2], [(first, there, 30_006), (second, here, 30_002)]);
+    assert_eq!(binds.len(), 10, "no pair is asked for twice");
+    assert_eq!(pool.bound(first, true, at(1)), Outcome::Rebound);
+    assert!(pool.is_bound(first));
+    let mut now = 1;
+    for _ in 1..REBIND_TRIES {
+        assert_eq!(pool.bound(second, false, at(now)), Outcome::Nothing);
+        now += BIND_PAUSE_MS;
+        assert_eq!(pool.deadline(), Some(at(now)));
+        assert_eq!(planned(&mut pool, at(now - 1)), []);
+        assert_eq!(planned(&mut pool, at(now)), [(second, here, 30_002)]);
+    }
+    assert_eq!(pool.bound(second, false, at(now)), Outcome::Lost);
+    assert!(!pool.release(second, at(now)), "there is nothing to close");
+    assert!(pool.release(first, at(now)));
+    assert_eq!(pool.in_use(), 0);
+    assert_eq!(pool.deadline(), Some(at(now + REUSE_AFTER_MS)));
+    let again: Vec<_> = planned(&mut pool, at(now + REUSE_AFTER_MS));
+    assert_eq!(again, [(second, here, 30_002), (first, there, 30_006)]);
+    assert_eq!(pool.bound(first, true, at(now)), Outcome::Nothing, "it is as any other now");
+}
+
+#[test]
+fn an_adopted_pair_may_be_let_go_at_any_time() {
+    let mut pool = PortPool::new(WorkerId(0), 1, &ips(&["127.0.0.1"]), (30_000, 30_003));
+    let pair = pool.adopt(LocationId(0), 30_002).expect("it is free");
+    assert!(!pool.release(pair, at(0)), "no bind was asked for");
+    assert_eq!(planned(&mut pool, at(0)), [(PairId(0), LocationId(0), 30_000)]);
+    let mut pool = PortPool::new(WorkerId(0), 1, &ips(&["127.0.0.1"]), (30_000, 30_003));
+    let pair = pool.adopt(LocationId(0), 30_002).expect("it is free");
+    planned(&mut pool, at(0));
+    assert!(pool.release(pair, at(1)), "it may be bound by now");
+    assert_eq!(pool.bound(pair, true, at(2)), Outcome::Nothing);
+}
+
+#[test]
 fn a_pair_rests_before_it_is_used_again() {
     let mut pool = PortPool::new(WorkerId(0), 1, &ips(&["127.0.0.1"]), (30_000, 30_001));
     let here = LocationId(0);

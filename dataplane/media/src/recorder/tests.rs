@@ -191,6 +191,32 @@ fn digits_keep_their_place_and_long_packets_are_cut() {
     assert_eq!((world.recorder.stats().foreign, world.recorder.stats().lost), (7, 0));
 }
 
+#[test]
+fn comfort_noise_is_silence_and_the_timeline_goes_on() {
+    let mut world = World::new();
+    world.pcmu(0, 0, 0);
+    // A frame of comfort noise each 200 ms for 10 s (RFC 3389), late by up to 60 ms.
+    for index in 1..50u16 {
+        let time = u32::from(index) * 1_600;
+        let noise = RtpHeader { payload_type: 13, ..header(index, time) };
+        world.send(u64::from(time) + u64::from(index) * 77 % 480, noise, &[60]);
+    }
+    world.pcmu(80_300, 50, 80_000);
+    // Sound that is lost beside comfort noise is at most as long as a packet.
+    world.send(81_600, RtpHeader { payload_type: 13, ..header(52, 81_600) }, &[60]);
+    world.pcmu(83_200, 53, 83_200);
+    assert_eq!(
+        world.finish(),
+        [
+            Got::Chunk(0, 160, 0),
+            Got::Chunk(80_000, 160, 50),
+            Got::Chunk(83_200, 160, 53),
+            Got::Lost(80_160, 160)
+        ]
+    );
+    assert_eq!(world.recorder.stats().anchors, 1);
+}
+
 /// A stream through a network that loses, doubles and reorders within a window.
 fn deliver(rng: &mut Rng, packets: u64, loss: u64, doubled: u64, window: u64) -> Vec<u64> {
     let mut order = Vec::new();

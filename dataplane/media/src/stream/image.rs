@@ -55,7 +55,7 @@ pub struct StreamImage {
     /// What goes to the peer is one sender's, ours.
     pub spliced: bool,
     /// The synchronization source, sequence number and timestamp of the newest packet to the peer, and when
-    /// it went; known where it is spliced.
+    /// it went.
     pub sender: Option<(u32, u16, u32, Instant)>,
     /// How packets of the joined stream are shifted, and the first sequence number, with its wraps, that is.
     pub splice: Option<(Splice, u32)>,
@@ -100,10 +100,8 @@ impl Streams {
             tapped: hot.has(TAPPED),
             occupied: hot.has(OCCUPIED),
             spliced: hot.has(SPLICED),
-            sender: cold
-                .sender
-                .last
-                .filter(|_| hot.has(SPLICED))
+            sender: self
+                .last_sent(pair)
                 .map(|last| (last.ssrc, last.sequence, last.timestamp, last.at)),
             splice: mapping.map(|mapping| (mapping.splice, mapping.first)),
             bypassed: cold.bypassed,
@@ -136,9 +134,12 @@ impl Streams {
         cold.bypassed = image.bypassed;
         let (packets, bytes, foreign) = image.absorbed;
         cold.absorbed = FlowStats { packets, bytes, foreign, ..FlowStats::default() };
-        let sender = image.sender.filter(|_| image.spliced);
-        cold.sender.last =
-            sender.map(|(ssrc, sequence, timestamp, at)| Sent { ssrc, sequence, timestamp, at });
+        cold.sender.last = image.sender.map(|(ssrc, sequence, timestamp, at)| Sent {
+            ssrc,
+            sequence,
+            timestamp,
+            at,
+        });
         cold.sender.mapping =
             image.splice.map(|(splice, first)| Mapping { pair: NOBODY, starts: 0, first, splice });
         self.hot[index] = Hot {
@@ -155,7 +156,7 @@ impl Streams {
         };
         self.hot[index].set(TAPPED, image.tapped);
         self.hot[index].set(OCCUPIED, image.occupied);
-        self.hot[index].set(SPLICED, sender.is_some());
+        self.hot[index].set(SPLICED, image.spliced && image.sender.is_some());
         self.refresh(index);
         debug_assert_eq!(self.hot[index].has(LOCKED), image.locked.is_some());
         self.cold[index].asked = self.row(index).counted();

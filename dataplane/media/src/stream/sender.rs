@@ -158,15 +158,18 @@ impl Streams {
 
     /// Keeps what the pair's peer was sent last, while it can still be told from the row of the source.
     pub(super) fn remember_sent(&mut self, pair: PairId) {
-        let index = pair.index();
-        let row = &self.hot[index];
-        if row.flags & (SPLICED | OCCUPIED) != 0
-            || self.row(index).sent() == self.cold[index].sender.sent_before
-        {
-            return;
+        self.cold[pair.index()].sender.last = self.last_sent(pair);
+    }
+
+    /// What the pair's peer was sent last.
+    pub(super) fn last_sent(&self, pair: PairId) -> Option<Sent> {
+        let (row, sender) = (self.row(pair.index()), &self.cold[pair.index()].sender);
+        let is_relayed =
+            row.hot.flags & (SPLICED | OCCUPIED) == 0 && row.sent() != sender.sent_before;
+        match self.hot.get(row.hot.peer as usize) {
+            Some(source) if is_relayed => Some(sent_by(source)),
+            _ => sender.last,
         }
-        let Some(source) = self.hot.get(row.peer as usize) else { return };
-        self.cold[index].sender.last = Some(sent_by(source));
     }
 
     /// The pair's peer hears its present source from here on.

@@ -5,6 +5,13 @@ use proptest::prelude::*;
 use super::*;
 use crate::wire::RtpHeader;
 
+mod bypass;
+mod events;
+mod image;
+mod lock;
+mod reports;
+mod sender;
+
 const A: PairId = PairId(0);
 const B: PairId = PairId(1);
 const C: PairId = PairId(2);

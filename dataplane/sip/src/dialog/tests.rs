@@ -325,6 +325,45 @@ fn a_folded_or_broken_record_route_breaks_no_request() {
 }
 
 #[test]
+fn a_dialog_comes_back_from_its_parts() {
+    let routes =
+        ["Record-Route: <sip:a.example.net;lr>", "Record-Route: \"B\" <sip:b.example.net;lr>;x=y"];
+    let lines = [CONTACT, routes[0], routes[1]];
+    let mut uas = Dialog::uas(&lex(&invite(&lines)), b"ours").expect("a dialog");
+    let mut uac = Dialog::uac(&lex(&answer("200 OK", "theirs", &lines))).expect("a dialog");
+    let old_peer = Dialog::uac(&lex(&answer("200 OK", "", &lines[..1]))).expect("a dialog");
+    for dialog in [&mut uas, &mut uac] {
+        for _ in 0..2 {
+            let mut again = Dialog::restore(&dialog.parts()).expect("it was one");
+            assert_eq!(again, *dialog);
+            let (one, other) =
+                (again.request(Method::Bye, &WHAT), dialog.request(Method::Bye, &WHAT));
+            assert_eq!(one, other, "it goes on with the next number");
+        }
+    }
+    assert_eq!(Dialog::restore(&old_peer.parts()).as_ref(), Ok(&old_peer));
+}
+
+#[test]
+fn parts_of_no_dialog_make_none() {
+    let dialog = Dialog::uas(&lex(&invite(&[CONTACT])), b"ours").expect("a dialog");
+    let parts = dialog.parts();
+    let cases = [
+        (Parts { call_id: b"", ..parts.clone() }, DialogError::Header),
+        (Parts { call_id: b"a\r\nb", ..parts.clone() }, DialogError::Header),
+        (Parts { remote_uri: b"sip:x\0", ..parts.clone() }, DialogError::Header),
+        (Parts { local_cseq: Some(1 << 31), ..parts.clone() }, DialogError::Header),
+        (Parts { routes: vec![b"<<"], ..parts.clone() }, DialogError::Header),
+        (Parts { local_tag: b"", ..parts.clone() }, DialogError::NoTag),
+        (Parts { remote_target: b"tel:1", ..parts.clone() }, DialogError::Contact),
+        (Parts { remote_target: b"", ..parts.clone() }, DialogError::Contact),
+    ];
+    for (parts, error) in cases {
+        assert_eq!(Dialog::restore(&parts), Err(error), "{parts:?}");
+    }
+}
+
+#[test]
 fn a_request_uri_has_no_method_and_no_headers() {
     // 19.1.1, table 1.
     let table = [

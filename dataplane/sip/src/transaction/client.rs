@@ -88,6 +88,11 @@ impl<F: Copy> Transactions<F> {
         self.start_client(now, order, out)
     }
 
+    /// A request as it was sent, while its transaction lives.
+    pub fn request_of(&self, key: ClientKey) -> Option<&[u8]> {
+        self.clients.get(key.0).map(|client| &*client.request)
+    }
+
     /// Cancels an INVITE that has no final response (9.1). One that was not sent by
     /// [`Self::request`], or is no INVITE, is too late.
     pub fn cancel(&mut self, now: Instant, key: ClientKey, out: &mut Vec<Sent<F>>) -> Cancelling {

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::{
-    AgentRow, AgentState, CallRow, CallState, Command, Event, Key, Layout, OpResult, Region,
-    RegistrationRow, SecretRow, TenantRow, TrunkRow,
+    AgentRow, AgentState, CallRow, CallState, Command, Counter, Event, Key, Layout, OpResult,
+    Process, Region, RegistrationRow, SecretRow, TenantRow, TrunkRow,
 };
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, TenantId, Text, WorkerId};
 use sip::digest::{Algorithm, ha1};
 use sip::wire;
-use worker::{Config, Effect, Input, Limits, Location, Packet, PairId, Verdict, Worker, recover};
+use worker::{
+    BypassNews, Config, Effect, FlowSpec, FlowStats, Input, Limits, Location, MediaConfig, Packet,
+    PairId, Passed, Recovery, SocketSlot, Verdict, Worker, recover,
+};
 
 pub const TRUNK: &str = "10.9.0.1:5060";
 pub const AGENT_A: &str = "192.0.2.1:5070";
@@ -22,10 +25,19 @@ pub const OFFER: &str = "v=0\r\no=- 1 1 IN IP4 203.0.113.9\r\ns=-\r\nc=IN IP4 20
 
 pub struct House {
     region: Arc<Region>,
+    config: Config,
+    /// Whether ports can be bound.
+    pub binds: bool,
     worker: Worker,
     now: Instant,
     sent: VecDeque<(SocketAddr, String)>,
     agents: u32,
+    /// What the worker wants done for media, in its order.
+    pub made: Vec<(SocketSlot, SocketAddr, Box<[u8]>)>,
+    pub entering: Vec<(PairId, FlowSpec)>,
+    pub leaving: Vec<PairId>,
+    pub loading: Vec<String>,
+    pub spooled: Vec<u8>,
 }
 
 impl House {
@@ -35,6 +47,16 @@ impl House {
 
     /// A house whose worker has these limits.
     pub fn limited(limits: Limits) -> House {
+        House::with(limits, MediaConfig::default())
+    }
+
+    /// A house with a bypass.
+    pub fn with_bypass() -> House {
+        let media = MediaConfig { no_bypass: None, ..MediaConfig::default() };
+        House::with(Limits::default(), media)
+    }
+
+    pub fn with(limits: Limits, media: MediaConfig) -> House {
         let layout = Layout {
             ccb: CcbId(1),
             workers: 1,
@@ -68,13 +90,57 @@ impl House {
             seed: [7; 32],
             nonce_key: [9; 32],
             limits,
+            media,
         };
         let now = Instant::from_nanos(1_000_000_000);
         recover(&region, &config, now);
-        let worker = Worker::new(config, region.clone(), now);
-        let mut house = House { region, worker, now, sent: VecDeque::new(), agents: 0 };
+        let worker = Worker::new(config.clone(), region.clone(), now);
+        let mut house = House {
+            region,
+            config,
+            binds: true,
+            worker,
+            now,
+            sent: VecDeque::new(),
+            agents: 0,
+            made: Vec::new(),
+            entering: Vec::new(),
+            leaving: Vec::new(),
+            loading: Vec::new(),
+            spooled: Vec::new(),
+        };
         house.input(Input::Timeout);
         house
+    }
+
+    /// kill -9, and a new incarnation after 100 ms. What was sent before and not looked at is lost.
+    pub fn die(&mut self) -> Recovery {
+        self.sent.clear();
+        self.now = self.now + Duration::from_millis(100);
+        self.config.seed[0] += 1;
+        self.region.header().start_data_plane(Process { pid: 1, start_time: 1 }, self.now);
+        let found = recover(&self.region, &self.config, self.now);
+        self.worker = Worker::new(self.config.clone(), self.region.clone(), self.now);
+        self.input(Input::Timeout);
+        found
+    }
+
+    /// The same, with another configuration.
+    pub fn die_and_change(&mut self, change: impl FnOnce(&mut Config)) -> Recovery {
+        change(&mut self.config);
+        self.die()
+    }
+
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    pub fn count(&self, counter: Counter) -> u64 {
+        self.region.counters().total(counter)
+    }
+
+    pub fn recovered_pairs(&self) -> usize {
+        self.worker.recovered_pairs().count()
     }
 
     /// Logs an agent in whose phone has that secret.
@@ -141,6 +207,40 @@ impl House {
         self.worker.forward(self.now, PairId(pair).rtp(), from, &mut packet)
     }
 
+    /// Any datagram comes to a port pair.
+    pub fn media(&mut self, pair: u32, from: &str, mut bytes: Vec<u8>) -> Verdict {
+        let len = bytes.len();
+        let mut packet = Packet::new(&mut bytes, 0..len);
+        let from = from.parse().expect("an address");
+        self.worker.forward(self.now, PairId(pair).rtp(), from, &mut packet)
+    }
+
+    /// What the bypass says.
+    pub fn bypass(&mut self, pair: u32, news: BypassNews) {
+        self.input(Input::Bypass { pair: PairId(pair), news });
+    }
+
+    /// The bypass will say this of any stream.
+    pub fn bypass_counts(&mut self, stats: FlowStats) {
+        self.worker.count_bypass_by(Box::new(move |_| Some(stats)));
+    }
+
+    /// A prompt was read, or is not there.
+    pub fn loaded(&mut self, name: &str, samples: Option<&[i16]>) {
+        let name = Text::new(name.as_bytes()).expect("fits");
+        self.input(Input::Loaded { name, samples: samples.map(Arc::from) });
+    }
+
+    /// The rows of legs that stand.
+    pub fn legs(&self) -> Vec<abi::LegRow> {
+        let legs = self.region.legs().iter().map(|(_, row)| row);
+        legs.filter(|row| row.state() == abi::LegState::Answered).collect()
+    }
+
+    pub fn counter(&self, counter: abi::Counter) -> u64 {
+        self.region.counters().total(counter)
+    }
+
     pub fn command(&mut self, command: Command, blob: &[u8]) {
         let _wake = self.region.command_sender(WorkerId(0)).push(&command, blob).expect("room");
         self.input(Input::Commands);
@@ -161,8 +261,16 @@ impl House {
                     wire::lex(text.as_bytes()).expect("we write SIP");
                     self.sent.push_back((to, text));
                 }
-                Effect::Bind { pair, .. } => self.input(Input::Bound { pair, ok: true }),
+                Effect::Bind { pair, .. } => self.input(Input::Bound { pair, ok: self.binds }),
                 Effect::Close { .. } | Effect::WakeControl => {}
+                Effect::Media { socket, to, packet } => self.made.push((socket, to, packet)),
+                Effect::EnterBypass { pair, flow } => self.entering.push((pair, flow)),
+                Effect::LeaveBypass { pair } => self.leaving.push(pair),
+                Effect::Load { name } => self.loading.push(name.as_str().to_owned()),
+                Effect::Spool { block } => self.spooled.extend(block),
+                Effect::Mesh { passed: passed @ Passed::Mix(_), .. } => {
+                    self.input(Input::Mesh(passed));
+                }
                 Effect::Mesh { .. } => panic!("there is one worker"),
             }
         }

@@ -1,6 +1,8 @@
 //! Calls through one worker, message by message.
 
 mod corners;
+mod deaths;
 mod flows;
 mod house;
+mod media;
 mod storm;

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use aya::programs::{TestRun, TestRunOptions};
 use media::{FlowSpec, Splice};
 
-use super::program::{Events, Program};
-use super::row::{FlowKey, Row, Way};
+use super::{Events, Program};
+use crate::xdp::RIGHTS;
+use crate::xdp::row::{Row, SLOTS, Way};
 use frame::{Frame, rtp};
 
-#[path = "../../tests/xdp/frame.rs"]
+#[path = "../../../tests/xdp/frame.rs"]
 mod frame;
 
 const DROP: u32 = 1;
@@ -25,7 +26,7 @@ const EVENT_TYPE: u8 = 101;
 fn load() -> Option<(Program, Events)> {
     match Program::load(8, None) {
         Ok(loaded) => Some(loaded),
-        Err(why) if why == super::RIGHTS => {
+        Err(why) if why == RIGHTS => {
             println!("skipped: {why}");
             None
         }
@@ -63,8 +64,9 @@ fn way(vlan: Option<u16>) -> Way {
 
 fn install(program: &mut Program, flow: &FlowSpec, vlan_in: Option<u16>, way: &Way) {
     let row = Row::new(flow, vlan_in, way).expect("one family");
+    program.flows.remove(flow.local.port(), ROW);
     program.table.write(ROW, &row);
-    program.flows.insert(FlowKey::of(flow.local), ROW, 0).expect("there is room");
+    assert!(program.flows.insert(flow.local.port(), ROW));
 }
 
 /// The verdict on a frame, and what became of it.
@@ -313,6 +315,40 @@ fn telephone_events_are_copied_up_as_they_came() {
     }
     assert_eq!(passed + fetched, 20_000);
     assert_eq!(program.table.read(ROW).stats().packets, 2 + fetched as u64);
+}
+
+#[test]
+fn addresses_share_a_port() {
+    let Some((mut program, _events)) = load() else { return };
+    let flows: Vec<FlowSpec> = (0..SLOTS as u8)
+        .map(|host| {
+            let mut flow = flow(host % 2 == 1);
+            match &mut flow.local {
+                SocketAddr::V4(addr) => addr.set_ip([192, 0, 2, host].into()),
+                SocketAddr::V6(addr) => addr.set_ip([0x2001, 0, 0, 0, 0, 0, 0, host.into()].into()),
+            }
+            flow.source.set_port(4_000 + u16::from(host) * 2);
+            flow
+        })
+        .collect();
+    for (row, flow) in flows.iter().enumerate() {
+        program.table.write(row as u32, &Row::new(flow, None, &way(None)).expect("one family"));
+        assert!(program.flows.insert(20_000, row as u32));
+    }
+    assert!(!program.flows.insert(20_000, 0));
+    for (row, flow) in flows.iter().enumerate() {
+        let came = packet(flow, 0xfff1);
+        let (verdict, frame) = run(&mut program, &came.bytes());
+        assert_eq!((verdict, frame), (TX, expected(&came, flow, &way(None)).bytes()));
+        assert_eq!(program.table.read(row as u32).stats().packets, 1);
+    }
+    let rows: Vec<_> = program.flows.rows().collect();
+    assert_eq!(rows, (0..SLOTS as u32).map(|row| (20_000, row)).collect::<Vec<_>>());
+    for row in 0..SLOTS as u32 {
+        program.flows.remove(20_000, row);
+        assert_eq!(run(&mut program, &packet(&flows[row as usize], 0xfff2).bytes()).0, PASS);
+    }
+    assert_eq!(program.flows.rows().count(), 0);
 }
 
 #[test]

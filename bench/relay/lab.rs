@@ -1,0 +1,275 @@
+//! Two hosts on this machine, the generator's and the SBC's, and what runs on them; all of it goes at
+//! the end, at Ctrl-C and at a panic.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// The SBC's address, and the generator's two: phones and the trunk.
+pub const SBC: &str = "10.99.0.1";
+/// Where registered phones are.
+pub const PHONES: &str = "10.99.0.2";
+/// Where the trunk is.
+pub const TRUNK: &str = "10.99.0.3";
+/// How long a process may take to end when it is asked to.
+const STOP_LIMIT: Duration = Duration::from_secs(10);
+const ASK_EVERY: Duration = Duration::from_millis(20);
+
+/// What must not stay behind.
+static MESS: Mutex<Mess> =
+    Mutex::new(Mess { processes: Vec::new(), namespaces: Vec::new(), folders: Vec::new() });
+
+struct Mess {
+    processes: Vec<Pid>,
+    namespaces: Vec<String>,
+    folders: Vec<PathBuf>,
+}
+
+/// Cleans up when it goes, panic or not.
+pub struct Broom;
+
+impl Broom {
+    /// Cleans up at Ctrl-C from now on, too.
+    pub fn new() -> Result<Broom, String> {
+        let failed = |error: std::io::Error| format!("signals: {error}");
+        let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+        std::thread::Builder::new()
+            .spawn(move || {
+                if signals.forever().next().is_some() {
+                    clean();
+                    std::process::exit(130);
+                }
+            })
+            .map_err(failed)?;
+        Ok(Broom)
+    }
+}
+
+impl Drop for Broom {
+    fn drop(&mut self) {
+        clean();
+    }
+}
+
+fn mess(change: impl FnOnce(&mut Mess)) {
+    change(&mut MESS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
+}
+
+fn clean() {
+    mess(|mess| {
+        for pid in &mess.processes {
+            let _ = kill_process(*pid, Signal::TERM);
+        }
+        let end = Instant::now() + STOP_LIMIT;
+        for pid in mess.processes.drain(..) {
+            // A child may be reaped by nobody any more, and a zombie still takes signals.
+            while is_alive(pid) && Instant::now() < end {
+                std::thread::sleep(ASK_EVERY);
+            }
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        for name in mess.namespaces.drain(..) {
+            let _ = Command::new("ip").args(["netns", "delete", &name]).status();
+        }
+        for folder in mess.folders.drain(..) {
+            let _ = std::fs::remove_dir_all(folder);
+        }
+    });
+}
+
+fn is_alive(pid: Pid) -> bool {
+    let stat = format!("/proc/{}/stat", pid.as_raw_nonzero());
+    let text = std::fs::read_to_string(stat).unwrap_or_default();
+    let state = text.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    test_kill_process(pid).is_ok() && !matches!(state, Some('Z' | 'X') | None)
+}
+
+/// The two hosts, joined by a cable.
+pub struct Lab {
+    generator: String,
+    sbc: String,
+    /// For logs and the demo's state.
+    pub folder: PathBuf,
+}
+
+impl Lab {
+    /// Makes them; needs root. `pass` is an XDP program for the generator's end of the cable.
+    pub fn new(pass: &Path) -> Result<Lab, String> {
+        let pid = std::process::id();
+        let lab = Lab {
+            generator: format!("relay-{pid}-generator"),
+            sbc: format!("relay-{pid}-sbc"),
+            folder: std::env::temp_dir().join(format!("relay-{pid}")),
+        };
+        std::fs::create_dir_all(&lab.folder).map_err(|error| error.to_string())?;
+        mess(|mess| mess.folders.push(lab.folder.clone()));
+        for host in [&lab.generator, &lab.sbc] {
+            ip(&["netns", "add", host])?;
+            mess(|mess| mess.namespaces.push(host.clone()));
+            ip(&["-n", host, "link", "set", "lo", "up"])?;
+        }
+        let (one, other) = ("cable-g", "cable-s");
+        ip(&[
+            "link",
+            "add",
+            one,
+            "netns",
+            &lab.generator,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            other,
+            "netns",
+            &lab.sbc,
+        ])?;
+        for (host, link, address) in
+            [(&lab.generator, one, PHONES), (&lab.generator, one, TRUNK), (&lab.sbc, other, SBC)]
+        {
+            ip(&["-n", host, "address", "add", &format!("{address}/24"), "dev", link])?;
+        }
+        for (host, link) in [(&lab.generator, one), (&lab.sbc, other)] {
+            ip(&["-n", host, "link", "set", link, "up"])?;
+            // A veth leaves checksums to an offload that never comes; XDP would see wrong sums.
+            run(&["ip", "netns", "exec", host, "ethtool", "-K", link, "tx", "off"])?;
+        }
+        // For all relays, so that all have the same cable.
+        let object = pass.display().to_string();
+        run(&[
+            "ip",
+            "netns",
+            "exec",
+            &lab.generator,
+            "ip",
+            "link",
+            "set",
+            "dev",
+            one,
+            "xdp",
+            "obj",
+            &object,
+            "sec",
+            "xdp",
+        ])?;
+        Ok(lab)
+    }
+
+    /// A command on the SBC, on core 0.
+    pub fn on_sbc(&self, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.sbc, "taskset", "-c", "0"]).arg(program);
+        command
+    }
+
+    /// A command on the generator.
+    pub fn on_generator(&self, program: &Path) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.generator]).arg(program);
+        command
+    }
+
+    /// Starts a relay with its output in the file `name`.log.
+    pub fn start(&self, command: &mut Command, name: &str) -> Result<Running, String> {
+        let log = self.folder.join(format!("{name}.log"));
+        let file = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
+        let again = file.try_clone().map_err(|error| error.to_string())?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(again)
+            .spawn()
+            .map_err(|error| format!("{name}: {error}"))?;
+        let pid = Pid::from_child(&child);
+        mess(|mess| mess.processes.push(pid));
+        Ok(Running { child, log })
+    }
+}
+
+/// A process that is asked to stop, and waited for, when it goes.
+pub struct Running {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Running {
+    /// Its id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it wrote so far.
+    pub fn output(&self) -> String {
+        std::fs::read(&self.log)
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// Waits until `ready` finds what it looks for in this process.
+    pub fn wait_for<T>(
+        &mut self,
+        limit: Duration,
+        mut ready: impl FnMut(&Running) -> Option<T>,
+    ) -> Result<T, String> {
+        let end = Instant::now() + limit;
+        loop {
+            if let Some(found) = ready(self) {
+                return Ok(found);
+            }
+            let ended = self.child.try_wait().map_err(|error| error.to_string())?;
+            if ended.is_some() || Instant::now() > end {
+                let state = if ended.is_some() { "ended" } else { "is not ready" };
+                return Err(format!("a relay {state}: {}", self.output()));
+            }
+            // It tells nothing of itself; there is no event to wait for.
+            std::thread::sleep(ASK_EVERY);
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let pid = Pid::from_child(&self.child);
+        let _ = kill_process(pid, Signal::TERM);
+        let end = Instant::now() + STOP_LIMIT;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < end {
+            std::thread::sleep(ASK_EVERY);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        mess(|mess| mess.processes.retain(|other| *other != pid));
+    }
+}
+
+/// Runs a command to its end; it does not outlive this program either.
+pub fn output(command: &mut Command) -> Result<Output, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = piped.spawn().map_err(failed)?;
+    let pid = Pid::from_child(&child);
+    mess(|mess| mess.processes.push(pid));
+    let output = child.wait_with_output().map_err(failed);
+    mess(|mess| mess.processes.retain(|other| *other != pid));
+    output
+}
+
+fn ip(arguments: &[&str]) -> Result<(), String> {
+    run(&[&["ip"], arguments].concat())
+}
+
+fn run(words: &[&str]) -> Result<(), String> {
+    let output = Command::new(words[0])
+        .args(&words[1..])
+        .output()
+        .map_err(|error| format!("{}: {error}", words[0]))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let why = String::from_utf8_lossy(&output.stderr);
+    Err(format!("{}: {} (namespaces need root)", words.join(" "), why.trim()))
+}

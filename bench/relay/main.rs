@@ -1,0 +1,104 @@
+//! Relays side by side: rtpengine and ours, on the same calls, the same packets and the same cores.
+//!
+//! `cargo build --release --bin jackfield && cargo run --release -p house-bench --bin relay`; see
+//! bench/README.md.
+
+mod lab;
+mod measure;
+mod relays;
+mod table;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use lab::{Broom, Lab};
+use measure::Plan;
+use relays::Relay;
+use table::Table;
+
+/// Compare relays in network namespaces of their own; needs root, rtpengine and ethtool.
+#[derive(Debug, Parser)]
+#[command(name = "relay")]
+struct Options {
+    /// A look of a minute or two: one short measurement each, no search for the highest rate
+    #[arg(long)]
+    quick: bool,
+    /// Append the rows to bench/RESULTS.md
+    #[arg(long)]
+    append: bool,
+    /// Only these: rtpengine, recvmmsg, io_uring, xdp, none; may be repeated
+    #[arg(long, value_name = "RELAY")]
+    only: Vec<String>,
+    /// Calls while CPU time and delays are measured; each has two streams
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    calls: u32,
+    /// Calls while memory is measured; 0 leaves it out
+    #[arg(long, value_name = "N", default_value_t = 4_000)]
+    memory_calls: u32,
+    /// Calls that are set up and torn down; 0 leaves it out
+    #[arg(long, value_name = "N", default_value_t = 50_000)]
+    churn: u32,
+    /// The core of the generator; relays run on core 0
+    #[arg(long, value_name = "CORE", default_value_t = 1)]
+    core: usize,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let result = Broom::new().and_then(|_broom| run(&options));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("relay: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    let program = relays::jackfield()?;
+    let ours = relays::ours(&program);
+    for name in ["recvmmsg", "io_uring", "xdp"] {
+        if !ours.iter().any(|relay| relay.name() == name) {
+            eprintln!("relay: --media {name} is not in this build");
+        }
+    }
+    let wanted = |relay: &Relay| {
+        options.only.is_empty() || options.only.iter().any(|name| name == relay.name())
+    };
+    let all = [Relay::Nobody, Relay::Rtpengine].into_iter().chain(ours);
+    let plan = Plan::new(options.quick, options.calls, options.memory_calls, options.churn);
+    let lab = Lab::new(&folder().join("relay/pass.bpf.o"))?;
+    let mut table = Table::default();
+    let mut faults = Vec::new();
+    for relay in all.filter(wanted) {
+        eprintln!("relay: {}", relay.name());
+        if let Err(why) = measure::measure(&lab, &program, relay, &plan, options.core, &mut table) {
+            // The others are still worth their rows.
+            eprintln!("relay: {}: {why}", relay.name());
+            faults.push(format!("{}: {why}", relay.name()));
+        }
+    }
+    let text = table.markdown();
+    println!("{text}");
+    if options.append {
+        append(&text)?;
+    }
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+}
+
+/// bench/ of the sources that this program was built from.
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn append(text: &str) -> Result<(), String> {
+    let file: &Path = &folder().join("RESULTS.md");
+    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+    let mut results = std::fs::read_to_string(file).map_err(failed)?;
+    results.push('\n');
+    results.push_str(text);
+    std::fs::write(file, results).map_err(failed)
+}

@@ -1,0 +1,151 @@
+//! The relays that are compared, all on core 0 of the SBC.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use crate::lab::{Lab, Running, SBC, TRUNK};
+
+/// rtpengine's control port.
+const NG_PORT: u16 = 2223;
+/// The port of the AgentProxy.
+const HTTP_PORT: u16 = 8080;
+/// How long a relay may take until it serves: a demo hashes a password for each agent.
+const START_LIMIT: Duration = Duration::from_secs(120);
+
+/// A relay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relay {
+    /// No relay: what the packets cost the generator alone, over its loopback.
+    Nobody,
+    /// Debian's, user space, one worker thread.
+    Rtpengine,
+    /// Ours, as this build's default, or with `--media`.
+    Jackfield(&'static str),
+}
+
+impl Relay {
+    /// As the table calls it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Relay::Nobody => "none",
+            Relay::Rtpengine => "rtpengine",
+            Relay::Jackfield("") => "jackfield",
+            Relay::Jackfield(media) => media,
+        }
+    }
+
+    /// True where the generator is the limit rather than a core that copies packets.
+    pub fn is_bypass(self) -> bool {
+        self == Relay::Jackfield("xdp")
+    }
+}
+
+/// A relay that runs.
+pub struct Started {
+    /// What to watch.
+    pub pid: Option<u32>,
+    /// How the generator reaches it.
+    pub flags: Vec<String>,
+    _process: Option<Running>,
+}
+
+/// The program under test, beside this one.
+pub fn jackfield() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let program = own.with_file_name("jackfield");
+    if program.exists() {
+        return Ok(program);
+    }
+    Err(format!("{} is missing: cargo build --release --bin jackfield", program.display()))
+}
+
+/// Which of ours this build has: the names of `--media`, or none when it does not know the flag.
+pub fn ours(program: &Path) -> Vec<Relay> {
+    let help = Command::new(program).args(["demo", "--help"]).output();
+    let help = help.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let help = help.unwrap_or_default();
+    if !help.contains("--media") {
+        return vec![Relay::Jackfield("")];
+    }
+    ["recvmmsg", "io_uring", "xdp"]
+        .into_iter()
+        .filter(|name| help.contains(name))
+        .map(Relay::Jackfield)
+        .collect()
+}
+
+/// Starts it; `agents` can log in.
+pub fn start(lab: &Lab, relay: Relay, agents: u32) -> Result<Started, String> {
+    match relay {
+        Relay::Nobody => {
+            let flags = vec!["--direct".into(), crate::lab::PHONES.into()];
+            Ok(Started { pid: None, flags, _process: None })
+        }
+        Relay::Rtpengine => start_rtpengine(lab),
+        Relay::Jackfield(media) => start_jackfield(lab, media, agents),
+    }
+}
+
+fn start_rtpengine(lab: &Lab) -> Result<Started, String> {
+    let ng = format!("{SBC}:{NG_PORT}");
+    let mut command = lab.on_sbc(Path::new("rtpengine"));
+    command.args(["--foreground", "--table=-1", "--num-threads=1", "--log-stderr"]);
+    command.args(["--log-level=3", "--port-min=10000", "--port-max=65000", "--delete-delay=0"]);
+    command.arg(format!("--interface={SBC}")).arg(format!("--listen-ng={ng}"));
+    let mut process = lab.start(&mut command, "rtpengine")?;
+    let pid = process.pid();
+    let listens = move |_: &Running| {
+        let text = std::fs::read_to_string(format!("/proc/{pid}/net/udp")).ok()?;
+        text.contains(&format!(":{NG_PORT:04X} ")).then_some(())
+    };
+    process.wait_for(START_LIMIT, listens)?;
+    Ok(Started { pid: Some(pid), flags: vec!["--ng".into(), ng], _process: Some(process) })
+}
+
+fn start_jackfield(lab: &Lab, media: &str, agents: u32) -> Result<Started, String> {
+    let mut command = lab.on_sbc(&jackfield()?);
+    command.args(["demo", "--bind", SBC, "--cores", "1", "--rtp-ports", "10000-65000"]);
+    command.args(["--trunk", &format!("{TRUNK}/32"), "--agents", &agents.to_string()]);
+    command.arg("--http").arg(HTTP_PORT.to_string());
+    command.arg("--dir").arg(lab.folder.join("demo"));
+    if !media.is_empty() {
+        command.args(["--media", media]);
+    }
+    let mut process = lab.start(&mut command, "jackfield")?;
+    process.wait_for(START_LIMIT, |process| {
+        process.output().contains("Jackfield runs").then_some(())
+    })?;
+    let demo = process.pid();
+    let data_plane = process.wait_for(START_LIMIT, |_| child(demo, "dataplane"))?;
+    let control = process.wait_for(START_LIMIT, |_| child(demo, "control"))?;
+    // Only the data plane is measured; logins may use all cores.
+    spread(control);
+    let flags = ["--http".into(), format!("{SBC}:{HTTP_PORT}"), "--callers".into(), TRUNK.into()];
+    Ok(Started { pid: Some(data_plane), flags: flags.into(), _process: Some(process) })
+}
+
+/// The child of `parent` whose first argument is `role`.
+fn child(parent: u32, role: &str) -> Option<u32> {
+    let is_it = |pid: &u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|byte| *byte == 0).nth(1) == Some(role.as_bytes())
+    };
+    let children = format!("/proc/{parent}/task/{parent}/children");
+    let text = std::fs::read_to_string(children).ok()?;
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).find(is_it)
+}
+
+/// Lets all threads of a process run wherever this one may.
+fn spread(pid: u32) {
+    let all: CpuSet = sched_getaffinity(None).unwrap_or_default();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let id = task.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+        if id.is_some() {
+            let _ = sched_setaffinity(id, &all);
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! What `load` is told about streams of packets.
+
+use std::net::{IpAddr, SocketAddr};
+
+use clap::Args;
+
+/// The options that make `load` send packets at a rate of their own, one socket a stream.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Packets at a rate")]
+pub struct BlastOptions {
+    /// Set the --calls up, then send that many packets a second over all their streams; one
+    /// measurement for each rate. A call has two streams
+    #[arg(long, value_name = "PPS", value_delimiter = ',',
+          value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub rate_pps: Vec<u32>,
+    /// Seconds of each measurement
+    #[arg(long, value_name = "S", default_value_t = 10,
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub seconds: u32,
+    /// How often each rate is measured
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub repeat: u32,
+    /// Measure delays too, from just before the send to the kernel's receive timestamp
+    #[arg(long)]
+    pub stamp: bool,
+    /// After that, seek the highest rate without more loss than --loss-limit
+    #[arg(long)]
+    pub highest: bool,
+    /// Percent of the packets that may be lost
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.01)]
+    pub loss_limit: f64,
+    /// The cores to send and receive on, a spinning thread pinned to each [default: one thread
+    /// wherever the system puts it]
+    #[arg(long, value_name = "CORES", value_delimiter = ',')]
+    pub core: Vec<usize>,
+    /// The callers are phones of a trunk at this address and do not log in
+    #[arg(long, value_name = "IP")]
+    pub callers: Option<IpAddr>,
+    /// Set the streams up at an rtpengine by its ng protocol instead of by SIP
+    #[arg(long, value_name = "IP:PORT", conflicts_with_all = ["callers", "direct"])]
+    pub ng: Option<SocketAddr>,
+    /// No relay at all: what the packets cost their two ends; sockets of this address
+    #[arg(long, value_name = "IP", conflicts_with = "callers")]
+    pub direct: Option<IpAddr>,
+    /// Account the CPU time and the memory of this process
+    #[arg(long, value_name = "PID")]
+    pub watch: Option<u32>,
+    /// Print the report as JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use crate::cli::{Cli, Command};
+
+    #[test]
+    fn lists_and_conflicts() {
+        let parse = |line: &str| Cli::try_parse_from(line.split_whitespace());
+        let line =
+            "jackfield load --calls 500 --rate-pps 50000,100000 --core 1,2 --stamp --watch 7";
+        let Command::Load(load) = parse(line).unwrap().command else { panic!() };
+        assert_eq!(load.blast.rate_pps, [50_000, 100_000]);
+        assert_eq!((load.blast.core, load.blast.seconds), (vec![1, 2], 10));
+        for line in [
+            "jackfield load --rate-pps 0",
+            "jackfield load --rate-pps 1 --ng 127.0.0.1:2223 --direct 127.0.0.1",
+            "jackfield load --rate-pps 1 --ng 127.0.0.1:2223 --callers 127.0.0.1",
+        ] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+}
