@@ -14,7 +14,7 @@ use base::CcbId;
 use driver::Sizes;
 use toml::de::DeTable;
 
-pub use media::{Media, MediaConfig};
+pub use media::{Media, MediaConfig, XdpMode};
 pub use read::Faults;
 use read::{Found, Report, Table};
 

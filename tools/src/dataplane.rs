@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use driver::Notice;
+use driver::{MediaChoice, Notice};
 use sd_notify::NotifyState;
 
 use crate::cli;
-use crate::config::{Ccb, Config};
+use crate::config::{Ccb, Config, Media, XdpMode};
 use crate::process;
 
 /// Runs it until SIGTERM or SIGINT.
@@ -33,6 +33,7 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         ip: location.ip,
         sip_port: location.sip_port,
     };
+    let modes = ccb.media.interfaces.iter().map(|(name, mode)| (name.clone(), xdp_mode(*mode)));
     driver::Config {
         ccb: ccb.number,
         region: ccb.region.clone(),
@@ -42,9 +43,30 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         rtp_ports: ccb.rtp_ports,
         sizes: ccb.sizes,
         limits: worker::Limits::default(),
+        media: match ccb.media.media {
+            Media::Auto => MediaChoice::Auto,
+            Media::IoUring => MediaChoice::IoUring,
+            Media::Recvmmsg => MediaChoice::Recvmmsg,
+            Media::Xdp => MediaChoice::Xdp,
+        },
+        media_timeout: (ccb.media.timeout_s > 0)
+            .then(|| Duration::from_secs(ccb.media.timeout_s.into())),
+        xdp: driver::XdpSettings {
+            mode: xdp_mode(ccb.media.mode),
+            modes: modes.collect(),
+            bpffs: Some(ccb.media.bpffs.clone()),
+        },
         spool: ccb.media.spool.clone(),
         prompts: ccb.media.prompts.clone(),
-        media: driver::MediaChoice::default(),
+    }
+}
+
+fn xdp_mode(mode: XdpMode) -> driver::xdp::XdpMode {
+    match mode {
+        XdpMode::Auto => driver::xdp::XdpMode::Auto,
+        XdpMode::Native => driver::xdp::XdpMode::Native,
+        XdpMode::Generic => driver::xdp::XdpMode::Generic,
+        XdpMode::Off => driver::xdp::XdpMode::Off,
     }
 }
 

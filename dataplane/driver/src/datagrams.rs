@@ -1,4 +1,4 @@
-//! What a worker needs of the operating system: datagrams in and out, and its doorbell.
+//! What a worker needs of the operating system: datagrams in and out, and its doorbells.
 //!
 //! [`crate::ring_io`] does it by io_uring, [`crate::mmsg`] by epoll, recvmmsg and sendto, where io_uring is
 //! refused or not wanted. Sockets lie in numbered places: a SIP socket for each location, then pairs of
@@ -25,6 +25,9 @@ pub const MEDIA_BUFFER_BYTES: usize = 2_048;
 
 /// The largest UDP datagram, 65,507 bytes, with its address.
 pub const SIP_BUFFER_BYTES: usize = 66 * 1_024;
+
+/// How many doorbells a worker listens to: its own, and that of the bypass.
+pub const BELLS: usize = 2;
 
 /// A request that completed or failed, or one of the many datagrams of a receive.
 #[derive(Clone, Copy, Debug)]
@@ -61,7 +64,7 @@ pub enum Wait {
     Batch(u32, Duration),
 }
 
-/// A worker's sockets and its doorbell. It belongs to the thread that opened it.
+/// A worker's sockets and its doorbells. It belongs to the thread that opened it.
 pub trait Datagrams: Sized {
     /// The name in logs and in the configuration.
     const NAME: &'static str;
@@ -75,8 +78,8 @@ pub trait Datagrams: Sized {
     /// Empties two consecutive places on which nothing is received any more; their ports are free then.
     fn clear_pair(&mut self, first: u32) -> io::Result<()>;
 
-    /// Waits for the doorbell; [`Token::Bell`] completes once.
-    fn listen(&mut self, bell: BorrowedFd<'_>);
+    /// Waits for a doorbell, one of [`BELLS`]; [`Token::Bell`] completes once.
+    fn listen(&mut self, number: u8, bell: BorrowedFd<'_>);
 
     /// Receives SIP on the socket at `location`'s place, until a completion says that no more come.
     fn receive_sip(&mut self, location: u8);

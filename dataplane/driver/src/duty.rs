@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use abi::{Counter, Region};
 use base::{Instant, LocationId, WorkerId};
-use media::{Packet, PairId, SocketSlot, Verdict};
-use worker::{Effect, Input, Worker};
+use media::{FlowSpec, Packet, PairId, SocketSlot, Verdict};
+use worker::{BypassNews, Effect, Input, Worker};
 
 use crate::datagrams::{Completion, Datagrams, Wait};
+use crate::detour::Detour;
 use crate::disk::Disk;
 use crate::mesh::{Link, Mesh};
 use crate::pace::Pace;
@@ -30,6 +31,22 @@ const ANSWERS_A_CYCLE: usize = 16;
 const BINDS_A_CYCLE: usize = 4;
 /// How often a worker says that it lives, in milliseconds; also the longest that it sleeps.
 const HEARTBEAT_MS: u64 = 50;
+/// The doorbell that control and the other workers ring.
+const OWN_BELL: u8 = 0;
+/// The one that the bypass rings.
+const DETOUR_BELL: u8 = 1;
+
+/// What a worker's thread is given to work with.
+pub struct Outfit {
+    /// A SIP socket for each location.
+    pub sip: Vec<OwnedFd>,
+    /// How many places there are for sockets.
+    pub places: u32,
+    /// Its spool and its prompts.
+    pub disk: Disk,
+    /// Its share of the bypass.
+    pub detour: Detour,
+}
 
 /// What a worker's thread works with.
 pub struct Duty<D> {
@@ -39,6 +56,7 @@ pub struct Duty<D> {
     mesh: Arc<Mesh>,
     worker: Worker,
     disk: Disk,
+    detour: Detour,
     io: D,
     sockets: MediaSockets,
     completions: Vec<Completion>,
@@ -58,12 +76,11 @@ impl<D: Datagrams> Duty<D> {
         config: worker::Config,
         region: Arc<Region>,
         mesh: Arc<Mesh>,
-        sip: Vec<OwnedFd>,
-        places: u32,
-        disk: Disk,
+        outfit: Outfit,
     ) -> Result<Self, DriverError> {
         let id = config.id;
         let locations = config.locations.clone();
+        let Outfit { sip, places, disk, detour } = outfit;
         let sip_places = sip.len();
         let mut io = D::open(places)?;
         io.put(0, sip).map_err(|source| DriverError::Io {
@@ -73,17 +90,20 @@ impl<D: Datagrams> Duty<D> {
         for location in 0..sip_places {
             io.receive_sip(location as u8);
         }
-        io.listen(mesh.bell(id).as_fd());
-        let worker = Worker::new(config, Arc::clone(&region), clock::now());
+        let mut worker = Worker::new(config, Arc::clone(&region), clock::now());
+        if let Some(counts) = detour.counts() {
+            worker.count_bypass_by(counts);
+        }
         let now = clock::now();
         region.header().beat_worker(id, now);
-        Ok(Duty {
+        let mut duty = Duty {
             id,
             locations,
             region,
             mesh,
             worker,
             disk,
+            detour,
             io,
             sockets: MediaSockets::new(sip_places as u32, places),
             completions: Vec::with_capacity(COMPLETIONS_A_CYCLE),
@@ -94,7 +114,10 @@ impl<D: Datagrams> Duty<D> {
             pace: Pace::new(now),
             resting: Resting::default(),
             failed_receives: 0,
-        })
+        };
+        duty.listen(OWN_BELL);
+        duty.listen(DETOUR_BELL);
+        Ok(duty)
     }
 
     /// Serves until the process stops.
@@ -109,6 +132,7 @@ impl<D: Datagrams> Duty<D> {
         let now = self.look_at_clock();
         self.beat(now);
         self.wake_resting(now)?;
+        self.drain_detour(now);
         self.drain_completions(now)?;
         self.drain_mesh(now);
         self.drain_disk(now);
@@ -170,7 +194,8 @@ impl<D: Datagrams> Duty<D> {
 
     /// When there is something to do, whatever comes in.
     fn deadline(&self) -> Option<Instant> {
-        self.worker.deadline().into_iter().chain(self.resting.deadline()).min()
+        let own = [self.resting.deadline(), self.detour.deadline()];
+        self.worker.deadline().into_iter().chain(own.into_iter().flatten()).min()
     }
 
     fn is_busy(&mut self, now: Instant) -> bool {
@@ -197,12 +222,41 @@ impl<D: Datagrams> Duty<D> {
                     self.on_received(now, completion)?;
                 }
                 Token::SipSend(_) | Token::MediaSend => self.count(Counter::SendFailed),
-                Token::Bell => self.io.listen(self.mesh.bell(self.id).as_fd()),
+                Token::Bell(number) => self.listen(number),
                 Token::Cancel => {}
             }
         }
         self.completions = completions;
         Ok(())
+    }
+
+    fn listen(&mut self, bell: u8) {
+        match bell {
+            OWN_BELL => self.io.listen(bell, self.mesh.bell(self.id).as_fd()),
+            _ => self.detour.bell().into_iter().for_each(|fd| self.io.listen(bell, fd)),
+        }
+    }
+
+    /// What the bypass says by itself, before the packets that come here because of it.
+    fn drain_detour(&mut self, now: Instant) {
+        while let Some((pair, news)) = self.detour.next(now) {
+            self.tell_of_bypass(now, pair, news);
+            self.carry_out(now);
+        }
+    }
+
+    fn enter_bypass(&mut self, now: Instant, pair: PairId, flow: &FlowSpec) {
+        let news = self.detour.enter(pair, flow);
+        self.tell_of_bypass(now, pair, news);
+    }
+
+    fn leave_bypass(&mut self, now: Instant, pair: PairId) {
+        let stats = self.detour.leave(pair);
+        self.tell_of_bypass(now, pair, BypassNews::Off(stats));
+    }
+
+    fn tell_of_bypass(&mut self, now: Instant, pair: PairId, news: BypassNews) {
+        self.worker.handle(now, Input::Bypass { pair, news }, &mut self.effects);
     }
 
     fn on_sip(&mut self, now: Instant, location: u8, completion: Completion) {
@@ -429,13 +483,15 @@ impl<D: Datagrams> Duty<D> {
             }
             Effect::Bind { pair, location, port } => self.sockets.want(pair, location, port),
             Effect::Close { pair } => {
+                self.detour.leave(pair);
                 if let Some((generation, place)) = self.sockets.close(pair) {
                     self.io.end_receive(pair.rtp(), generation, place);
                     self.io.end_receive(pair.rtcp(), generation, place + 1);
                 }
             }
             Effect::Media { socket, to, packet } => self.send_made(socket, to, packet),
-            Effect::EnterBypass { .. } | Effect::LeaveBypass { .. } => {}
+            Effect::EnterBypass { pair, flow } => self.enter_bypass(now, pair, &flow),
+            Effect::LeaveBypass { pair } => self.leave_bypass(now, pair),
             Effect::Load { name } => self.disk.load(name),
             Effect::Spool { block } => self.spool(block),
             Effect::WakeControl => self.mesh.control_bell().ring(),

@@ -5,6 +5,7 @@ use abi::RegionError;
 use base::WorkerId;
 
 use crate::ring_io::RingError;
+use crate::xdp::BypassRefused;
 
 /// Why a data plane does not start or stopped.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub enum DriverError {
     Region(RegionError),
     /// io_uring is missing, or a part of it.
     Ring(RingError),
+    /// The bypass is wanted, and no interface takes it.
+    Bypass(BypassRefused),
     /// The kernel refused.
     Io {
         /// What was tried, with its address, path or number.
@@ -34,6 +37,7 @@ impl fmt::Display for DriverError {
             DriverError::Ring(RingError { missing, source }) => {
                 write!(f, "the data plane needs {missing}: {source}")
             }
+            DriverError::Bypass(refused) => write!(f, "{refused}"),
             DriverError::Io { what, source } => write!(f, "{what}: {source}"),
             DriverError::Panicked(worker) => write!(f, "worker {worker} panicked"),
         }
@@ -44,6 +48,7 @@ impl std::error::Error for DriverError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             DriverError::Region(error) => Some(error),
+            DriverError::Bypass(refused) => Some(refused),
             DriverError::Ring(RingError { source, .. }) | DriverError::Io { source, .. } => {
                 Some(source)
             }

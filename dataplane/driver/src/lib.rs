@@ -11,6 +11,7 @@ mod addr;
 mod buffers;
 mod clock;
 mod datagrams;
+mod detour;
 mod disk;
 mod doorbell;
 mod duty;
@@ -32,7 +33,9 @@ mod spool;
 mod token;
 pub mod xdp;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use abi::Layout;
 use base::CcbId;
@@ -68,6 +71,11 @@ pub struct Config {
     pub prompts: Option<PathBuf>,
     /// How packets go in and out.
     pub media: MediaChoice,
+    /// An answered call that is not on hold and hears nothing from any of its legs for so long ends; none
+    /// for never.
+    pub media_timeout: Option<Duration>,
+    /// How interfaces are used for the bypass, where `media` allows one.
+    pub xdp: XdpSettings,
 }
 
 /// How packets go in and out, SIP and media alike.
@@ -82,6 +90,18 @@ pub enum MediaChoice {
     Recvmmsg,
     /// As [`MediaChoice::Auto`], and past the process where an interface takes the bypass: one must.
     Xdp,
+}
+
+/// How the interfaces of the locations are used for the bypass.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct XdpSettings {
+    /// How interfaces are used that `modes` does not name.
+    pub mode: xdp::XdpMode,
+    /// How the named interfaces are used.
+    pub modes: BTreeMap<String, xdp::XdpMode>,
+    /// A directory in a bpffs, this data plane's own: streams in the bypass go on in it while a killed process
+    /// restarts.
+    pub bpffs: Option<PathBuf>,
 }
 
 /// The sizes of a region's tables; other sizes make another region, and registrations start anew.

@@ -16,7 +16,8 @@ use rustix::event::epoll;
 use crate::RingError;
 use crate::addr::{self, KernelAddr};
 use crate::datagrams::{
-    Completion, Datagram, Datagrams, MEDIA_BUFFER_BYTES, SIP_BUFFER_BYTES, SIP_SENDS_WAITING, Wait,
+    BELLS, Completion, Datagram, Datagrams, MEDIA_BUFFER_BYTES, SIP_BUFFER_BYTES,
+    SIP_SENDS_WAITING, Wait,
 };
 use crate::pool::{DATAGRAM_AT, Pool, Taken};
 use crate::token::Token;
@@ -30,14 +31,14 @@ const SIP_BUFFERS: u16 = 128;
 const READY: usize = 256;
 /// How soon a full SIP socket is tried again.
 const RETRY: Duration = Duration::from_millis(1);
-/// The key of the doorbell in epoll; sockets have their place's number.
-const BELL: u64 = u64::MAX;
+/// The key of the first doorbell in epoll, behind which the others follow; sockets have their place's number.
+const BELL: u64 = 1 << 32;
 
 /// The sockets of one worker and what tells of them.
 pub struct Mmsg {
     epoll: OwnedFd,
     places: Vec<Place>,
-    bell: Option<OwnedFd>,
+    bells: [Option<OwnedFd>; BELLS],
     /// What epoll told, in the order in which it came about, and how much of it was seen to.
     ready: Vec<epoll::Event>,
     seen: usize,
@@ -102,12 +103,12 @@ impl Mmsg {
         }
     }
 
-    fn hear(&mut self, out: &mut Vec<Completion>) {
-        if let Some(bell) = &self.bell {
+    fn hear(&mut self, number: u8, out: &mut Vec<Completion>) {
+        if let Some(Some(bell)) = self.bells.get(usize::from(number)) {
             // Whoever rang is heard by this; a bell that is silent after all does no harm.
             let rings = rustix::io::read(bell, &mut [0u8; 8][..]).unwrap_or_default();
             out.push(Completion {
-                token: Token::Bell,
+                token: Token::Bell(number),
                 result: rings as i32,
                 more: false,
                 buffer: None,
@@ -164,7 +165,7 @@ impl Datagrams for Mmsg {
         Ok(Mmsg {
             epoll: epoll::create(epoll::CreateFlags::CLOEXEC).map_err(missing)?,
             places: (0..places).map(|_| Place::default()).collect(),
-            bell: None,
+            bells: Default::default(),
             ready: Vec::with_capacity(READY),
             seen: 0,
             unfinished: VecDeque::new(),
@@ -191,14 +192,15 @@ impl Datagrams for Mmsg {
         Ok(())
     }
 
-    fn listen(&mut self, bell: BorrowedFd<'_>) {
-        if self.bell.is_some() {
+    fn listen(&mut self, number: u8, bell: BorrowedFd<'_>) {
+        let entry = &mut self.bells[usize::from(number)];
+        if entry.is_some() {
             return;
         }
-        let key = epoll::EventData::new_u64(BELL);
+        let key = epoll::EventData::new_u64(BELL + u64::from(number));
         let added = bell.try_clone_to_owned().and_then(|bell| {
             epoll::add(&self.epoll, &bell, key, epoll::EventFlags::IN)?;
-            self.bell = Some(bell);
+            *entry = Some(bell);
             Ok(())
         });
         if let Err(error) = added {
@@ -263,7 +265,7 @@ impl Datagrams for Mmsg {
         {
             self.seen += 1;
             match event.data.u64() {
-                BELL => self.hear(out),
+                bell @ BELL.. => self.hear((bell - BELL) as u8, out),
                 place => self.take(place as u32, out),
             }
         }

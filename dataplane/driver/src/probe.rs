@@ -1,5 +1,7 @@
 //! What the kernel lets a data plane use, and what it takes.
 
+use abi::MediaPath;
+
 use crate::datagrams::Datagrams;
 use crate::mmsg::Mmsg;
 use crate::ring_io::Ring;
@@ -12,6 +14,16 @@ pub enum Means {
     IoUring,
     /// [`Mmsg`].
     Recvmmsg,
+}
+
+impl Means {
+    /// As rows tell it.
+    pub fn path(self) -> MediaPath {
+        match self {
+            Means::IoUring => MediaPath::IoUring,
+            Means::Recvmmsg => MediaPath::Recvmmsg,
+        }
+    }
 }
 
 /// Takes what is wanted, or what works; says in one line what that is and why.

@@ -1,4 +1,4 @@
-//! One worker's io_uring: all its datagrams in and out, and its doorbell.
+//! One worker's io_uring: all its datagrams in and out, and its doorbells.
 //!
 //! Receives are multishot and draw on two groups of buffers that the kernel fills by itself, small ones
 //! for media and ones that hold any datagram for SIP. A media packet is sent out of the buffer that it
@@ -20,7 +20,8 @@ use media::SocketSlot;
 use crate::addr::{self, KernelAddr, NAME_LEN};
 use crate::buffers::Buffers;
 use crate::datagrams::{
-    Completion, Datagram, Datagrams, MEDIA_BUFFER_BYTES, SIP_BUFFER_BYTES, SIP_SENDS_WAITING, Wait,
+    BELLS, Completion, Datagram, Datagrams, MEDIA_BUFFER_BYTES, SIP_BUFFER_BYTES,
+    SIP_SENDS_WAITING, Wait,
 };
 use crate::token::Token;
 
@@ -81,7 +82,7 @@ struct Memory {
     sip_sends: Vec<SipSend>,
     /// The shape of a received message: a name, no control data. Only its lengths are read.
     shape: libc::msghdr,
-    rings: u64,
+    rings: [u64; BELLS],
 }
 
 struct SipSend {
@@ -136,7 +137,7 @@ impl Ring {
             sip,
             sip_sends: sip_sends.collect(),
             shape,
-            rings: 0,
+            rings: [0; BELLS],
         };
         Ok(Ring {
             uring,
@@ -238,7 +239,7 @@ impl Ring {
     /// Puts a request into the queue of submissions; false when that is full.
     fn try_push(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: everything that the entries of this file point at lies in `Memory`, behind a Box that
-        // does not move: the shape and the counter of rings in place; media buffers and `media_to`,
+        // does not move: the shape and the counters of rings in place; media buffers and `media_to`,
         // `sip_sends` in vectors that never grow, as `made` does not beyond its capacity. A SIP datagram is
         // kept by its place until its completion. A media buffer is not given back, nor a made packet
         // dropped, before `release_sent` has seen that the kernel took all of the queue, and then it is
@@ -298,10 +299,10 @@ impl Datagrams for Ring {
         self.uring.submitter().register_files_update(first, &[-1, -1]).map(drop)
     }
 
-    fn listen(&mut self, bell: BorrowedFd<'_>) {
-        let to = (&raw mut self.memory.rings).cast();
+    fn listen(&mut self, number: u8, bell: BorrowedFd<'_>) {
+        let to = (&raw mut self.memory.rings[usize::from(number)]).cast();
         let fd = io_uring::types::Fd(bell.as_raw_fd());
-        self.push(opcode::Read::new(fd, to, 8).build(), Token::Bell);
+        self.push(opcode::Read::new(fd, to, 8).build(), Token::Bell(number));
     }
 
     fn receive_sip(&mut self, location: u8) {
@@ -372,7 +373,7 @@ impl Datagrams for Ring {
                     continue;
                 }
                 Token::Cancel => continue,
-                Token::MediaSend | Token::Bell => {
+                Token::MediaSend | Token::Bell(_) => {
                     out.push(Completion { token, result, more, buffer: None });
                     continue;
                 }

@@ -13,8 +13,9 @@ use abi::{DataPlaneState, LocationRow, Opened, Process, Region, RegionError};
 use base::{Instant, LocationId, Text, WorkerId};
 
 use crate::datagrams::Datagrams;
+use crate::detour::open_detours;
 use crate::disk::Disk;
-use crate::duty::Duty;
+use crate::duty::{Duty, Outfit};
 use crate::link::{Listener, News};
 use crate::loader::Loader;
 use crate::mesh::Mesh;
@@ -73,7 +74,14 @@ pub fn run_telling(
 
     let mut threads = Threads { mesh: Arc::clone(&mesh), running: Vec::new() };
     let disks = open_disks(&config, &region, &mesh, incarnation)?;
-    let begun = threads.start(&config, &seeds, &region, sip, (means, places), disks)?;
+    let detours = open_detours(&config)?;
+    let outfits = sip.into_iter().zip(disks).zip(detours).map(|((sip, disk), detour)| Outfit {
+        sip,
+        places,
+        disk,
+        detour,
+    });
+    let begun = threads.start(&config, &seeds, &region, means, outfits)?;
     wait_for_all(&begun, config.cores.len())?;
     region.header().set_data_plane_state(DataPlaneState::Running);
     tracing::info!(
@@ -286,7 +294,7 @@ impl Seeds {
             seed: self.workers[number],
             nonce_key: self.nonce_key,
             limits: config.limits,
-            media: worker::MediaConfig::default(),
+            media: worker::MediaConfig { timeout: config.media_timeout, ..Default::default() },
         }
     }
 }
@@ -303,21 +311,20 @@ impl Threads {
         config: &Config,
         seeds: &Seeds,
         region: &Arc<Region>,
-        sip: Vec<Vec<OwnedFd>>,
-        (means, places): (Means, u32),
-        disks: Vec<Disk>,
+        means: Means,
+        outfits: impl Iterator<Item = Outfit>,
     ) -> Result<Receiver<Begun>, DriverError> {
         let (tell, begun) = channel();
-        let parts = sip.into_iter().zip(disks).zip(config.cores.iter().copied());
-        for (number, ((sip, disk), core)) in parts.enumerate() {
+        for (number, (outfit, core)) in outfits.zip(config.cores.iter().copied()).enumerate() {
+            let mut worker_config = seeds.worker_config(config, number);
+            worker_config.media.process = means.path();
+            worker_config.media.no_bypass = outfit.detour.why_not();
             let part = Part {
-                config: seeds.worker_config(config, number),
+                config: worker_config,
                 core,
                 region: Arc::clone(region),
                 mesh: Arc::clone(&self.mesh),
-                sip,
-                places,
-                disk,
+                outfit,
                 begun: tell.clone(),
             };
             let thread = Builder::new()
@@ -365,22 +372,20 @@ struct Part {
     core: usize,
     region: Arc<Region>,
     mesh: Arc<Mesh>,
-    sip: Vec<OwnedFd>,
-    places: u32,
-    disk: Disk,
+    outfit: Outfit,
     begun: Sender<Begun>,
 }
 
 impl Part {
     fn serve<D: Datagrams>(self) -> Result<(), DriverError> {
-        let Part { config, core, region, mesh, sip, places, disk, begun } = self;
+        let Part { config, core, region, mesh, outfit, begun } = self;
         let id = config.id;
         let duty = pin::to_core(core)
             .map_err(|source| DriverError::Io {
                 what: format!("worker {id} on core {core}"),
                 source,
             })
-            .and_then(|()| Duty::<D>::begin(config, region, mesh, sip, places, disk));
+            .and_then(|()| Duty::<D>::begin(config, region, mesh, outfit));
         match duty {
             Ok(duty) => {
                 // Nobody listens when another worker could not begin; then this one is told to stop.

@@ -18,8 +18,8 @@ pub enum Token {
     MediaReceive(SocketSlot, u32),
     /// A media packet sent; only a failure completes.
     MediaSend,
-    /// The read of this worker's doorbell.
-    Bell,
+    /// The read of a doorbell.
+    Bell(u8),
     /// A cancellation; what it cancelled completes by itself.
     Cancel,
 }
@@ -35,7 +35,7 @@ impl Token {
             Token::SipSend(place) => (2, 0, place),
             Token::MediaReceive(socket, generation) => (3, generation % GENERATIONS, socket.0),
             Token::MediaSend => (4, 0, 0),
-            Token::Bell => (5, 0, 0),
+            Token::Bell(number) => (5, 0, u32::from(number)),
             Token::Cancel => (6, 0, 0),
         };
         kind << 56 | u64::from(generation) << 32 | u64::from(index)
@@ -49,7 +49,7 @@ impl Token {
             2 => Some(Token::SipSend(index)),
             3 => Some(Token::MediaReceive(SocketSlot(index), generation)),
             4 => Some(Token::MediaSend),
-            5 => Some(Token::Bell),
+            5 => Some(Token::Bell(index as u8)),
             6 => Some(Token::Cancel),
             _ => None,
         }
@@ -68,7 +68,7 @@ mod tests {
             Token::MediaReceive(SocketSlot(u32::MAX), GENERATIONS - 1),
             Token::MediaReceive(SocketSlot(0), 0),
             Token::MediaSend,
-            Token::Bell,
+            Token::Bell(1),
             Token::Cancel,
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));

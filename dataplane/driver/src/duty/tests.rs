@@ -46,7 +46,13 @@ fn duty<D: Datagrams>(socket: UdpSocket, rtp: u16) -> Duty<D> {
     let mesh = Arc::new(Mesh::new(1).expect("doorbells"));
     let broken = eventfd(1, EventfdFlags::CLOEXEC).expect("an eventfd");
     let sip = vec![OwnedFd::from(socket), broken];
-    Duty::begin(config, region, mesh, sip, 32, Disk::new(None, None, || {})).expect("it begins")
+    let outfit = Outfit {
+        sip,
+        places: 32,
+        disk: Disk::new(None, None, || {}),
+        detour: Detour::none(media::WhyNot::NotWanted),
+    };
+    Duty::begin(config, region, mesh, outfit).expect("it begins")
 }
 
 fn socket() -> UdpSocket {

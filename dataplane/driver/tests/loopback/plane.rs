@@ -131,9 +131,11 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
             trunks: 4,
         },
         limits: worker::Limits { transactions: 4_096 },
+        media,
+        media_timeout: None,
+        xdp: driver::XdpSettings::default(),
         spool: None,
         prompts: None,
-        media,
     }
 }
 
