@@ -11,7 +11,7 @@ use base::Instant;
 use crate::datagrams::Wait;
 
 /// Packets that are worth a wake.
-const BATCH: u32 = 8;
+const BATCH: u32 = 10;
 /// The longest that a packet waits for others; where not even half a batch comes in it, none waits.
 const LONGEST_US: u64 = 200;
 /// How often the rate is looked at.
@@ -59,7 +59,7 @@ mod tests {
         let at = |us: u64| Instant::from_nanos(us * 1_000);
         let mut pace = Pace::new(at(0));
         let second = Duration::from_secs(1);
-        let batch = Wait::Batch(BATCH, Duration::from_micros(160));
+        let batch = Wait::Batch(BATCH, Duration::from_micros(200));
         // 10,000 a second.
         for packet in 0..100 {
             pace.take(at(packet * 100), 1);
