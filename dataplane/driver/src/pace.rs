@@ -16,6 +16,7 @@ const BATCH: u32 = 10;
 const LONGEST_US: u64 = 200;
 /// How often the rate is looked at.
 const WINDOW_US: u64 = 2_000;
+
 /// How fast packets come to a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
