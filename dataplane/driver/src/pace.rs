@@ -1,8 +1,8 @@
 //! When a worker lets packets pile up, so that waking it costs less for each.
 //!
 //! Waking a sleeping core costs more than relaying a packet. A worker that few packets come to is woken by
-//! each, and adds no delay. Where many come it sleeps until [`BATCH`] of them are there, which then takes
-//! less than [`LONGEST_US`].
+//! each, and adds no delay. Where many come it sleeps until [`BATCH`] of them are there, or for as long as
+//! that takes at their rate, which is less than [`LONGEST_US`].
 
 use std::time::Duration;
 
@@ -11,26 +11,25 @@ use base::Instant;
 use crate::datagrams::Wait;
 
 /// Packets that are worth a wake.
-const BATCH: u32 = 8;
-/// The longest that a packet waits for others.
+const BATCH: u32 = 10;
+/// The longest that a packet waits for others; where not even half a batch comes in it, none waits.
 const LONGEST_US: u64 = 200;
 /// How often the rate is looked at.
 const WINDOW_US: u64 = 2_000;
-/// A rate at which half a batch comes in the longest wait: 20,000 packets a second.
-const MANY_A_WINDOW: u32 = (WINDOW_US / LONGEST_US) as u32 * BATCH / 2;
 
 /// How fast packets come to a worker.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     since: Instant,
     taken: u32,
-    many: bool,
+    /// How long a batch takes to come; none where few come.
+    batch: Option<Duration>,
 }
 
 impl Pace {
     /// None have come.
     pub fn new(now: Instant) -> Self {
-        Pace { since: now, taken: 0, many: false }
+        Pace { since: now, taken: 0, batch: None }
     }
 
     /// So many were taken in a cycle.
@@ -38,17 +37,17 @@ impl Pace {
         self.taken += packets as u32;
         let passed = now.since(self.since);
         if passed >= Duration::from_micros(WINDOW_US) {
-            // A window is longer than it was to be when nothing came.
-            let windows = (passed.as_micros() as u64 / WINDOW_US) as u32;
-            self.many = self.taken / windows >= MANY_A_WINDOW;
-            *self = Pace { since: now, taken: 0, many: self.many };
+            // Such a stretch is longer than a window when nothing came.
+            let a_batch = passed * BATCH / self.taken.max(1);
+            let longest = Duration::from_micros(LONGEST_US);
+            let many = a_batch <= 2 * longest;
+            *self = Pace { since: now, taken: 0, batch: many.then(|| a_batch.min(longest)) };
         }
     }
 
     /// How to sleep for so long.
     pub fn sleep(&self, wait: Duration) -> Wait {
-        let longest = Duration::from_micros(LONGEST_US);
-        if self.many { Wait::Batch(BATCH, wait.min(longest)) } else { Wait::Any(wait) }
+        self.batch.map_or(Wait::Any(wait), |batch| Wait::Batch(BATCH, batch.min(wait)))
     }
 }
 
@@ -61,7 +60,7 @@ mod tests {
         let at = |us: u64| Instant::from_nanos(us * 1_000);
         let mut pace = Pace::new(at(0));
         let second = Duration::from_secs(1);
-        let batch = Wait::Batch(BATCH, Duration::from_micros(LONGEST_US));
+        let batch = Wait::Batch(BATCH, Duration::from_micros(200));
         // 10,000 a second.
         for packet in 0..100 {
             pace.take(at(packet * 100), 1);

@@ -6,4 +6,5 @@ mod plane;
 mod call;
 mod garbage;
 mod link;
+mod refused;
 mod restart;

@@ -183,9 +183,13 @@ pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Sends OPTIONS and checks that it is answered.
 pub fn ask_options(plane: &Plane, location: usize, tag: &str) {
+    ask_options_at(plane.sip(location), tag);
+}
+
+/// The same, of whoever is there.
+pub fn ask_options_at(sip: SocketAddr, tag: &str) {
     let socket = peer("127.0.0.1");
     let own = socket.local_addr().expect("it is bound");
-    let sip = plane.sip(location);
     let message = format!(
         "OPTIONS sip:{sip} SIP/2.0\r\nVia: SIP/2.0/UDP {own};branch=z9hG4bK{tag}\r\n\
          From: <sip:probe@{own}>;tag=1\r\nTo: <sip:{sip}>\r\nCall-ID: {tag}@probe\r\n\

@@ -31,6 +31,7 @@ fn killed_child() {
     let sip: u16 = std::env::var("JACKFIELD_TEST_SIP").expect("a port").parse().expect("a port");
     let media = match std::env::var("JACKFIELD_TEST_MEDIA").as_deref() {
         Ok("recvmmsg") => MediaChoice::Recvmmsg,
+        Ok("auto") => MediaChoice::Auto,
         _ => MediaChoice::IoUring,
     };
     let config =
@@ -54,7 +55,8 @@ fn moved(mut config: Config, folder: &std::path::Path, sip: u16) -> Config {
     config
 }
 
-struct Killed(Child);
+/// A process that does not outlive its value.
+pub struct Killed(pub Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
