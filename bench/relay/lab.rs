@@ -99,8 +99,8 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Makes them; needs root. `pass` is an XDP program for the generator's end of the cable.
-    pub fn new(pass: &Path) -> Result<Lab, String> {
+    /// Makes them; needs root.
+    pub fn new() -> Result<Lab, String> {
         let pid = std::process::id();
         let lab = Lab {
             generator: format!("relay-{pid}-generator"),
@@ -139,25 +139,21 @@ impl Lab {
             // A veth leaves checksums to an offload that never comes; XDP would see wrong sums.
             run(&["ip", "netns", "exec", host, "ethtool", "-K", link, "tx", "off"])?;
         }
-        // For all relays, so that all have the same cable.
-        let object = pass.display().to_string();
-        run(&[
-            "ip",
-            "netns",
-            "exec",
-            &lab.generator,
-            "ip",
-            "link",
-            "set",
-            "dev",
-            one,
-            "xdp",
-            "obj",
-            &object,
-            "sec",
-            "xdp",
-        ])?;
         Ok(lab)
+    }
+
+    /// Puts a program onto the generator's end of the cable that passes everything, or takes it off: what
+    /// XDP_TX sends reaches a veth only if it has a program too. Other relays go without, since a veth with
+    /// a program copies every packet that comes from a socket.
+    pub fn pass(&self, program: Option<&Path>) -> Result<(), String> {
+        let object = program.map(|program| program.display().to_string());
+        let mut command = vec!["ip", "netns", "exec", &self.generator];
+        command.extend(["ip", "link", "set", "dev", "cable-g", "xdpdrv"]);
+        match &object {
+            Some(object) => command.extend(["obj", object.as_str(), "sec", "xdp"]),
+            None => command.push("off"),
+        }
+        run(&command)
     }
 
     /// A command on the SBC, on core 0.

@@ -115,6 +115,9 @@ fn start_jackfield(lab: &Lab, media: &str, agents: u32) -> Result<Started, Strin
     if !media.is_empty() {
         command.args(["--media", media]);
     }
+    if media == "xdp" {
+        command.args(["--xdp", "native"]);
+    }
     let mut process = lab.start(&mut command, "jackfield")?;
     process.wait_for(START_LIMIT, |process| {
         process.output().contains("Jackfield runs").then_some(())

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use control_server::{Cidr, Destination};
 
-use crate::config::{self, Media};
+use crate::config::{self, Media, XdpMode};
 pub use call::{CallCommand, Leg, To};
 
 /// Jackfield, a cloud contact centre.
@@ -144,6 +144,13 @@ pub struct Demo {
     /// The way that RTP takes
     #[arg(long, value_enum, default_value_t = Media::Auto)]
     pub media: Media,
+    /// How XDP is attached to the interfaces
+    #[arg(long, value_enum, default_value_t = XdpMode::Auto)]
+    pub xdp: XdpMode,
+    /// A folder on a bpffs: what XDP relays flows on while a killed data plane restarts [default:
+    /// /sys/fs/bpf/jackfield/ccb-1, where a bpffs is mounted]
+    #[arg(long, value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
     /// The folder of prompts [default: prompts in the demo's folder]
     #[arg(long, value_name = "DIR")]
     pub prompts: Option<PathBuf>,

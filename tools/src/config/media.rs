@@ -46,16 +46,16 @@ impl Media {
 }
 
 /// How an XDP program is attached to an interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum XdpMode {
-    /// Native, else generic.
+    /// Native, else generic
     #[default]
     Auto,
-    /// By the driver.
+    /// By the driver
     Native,
-    /// By the kernel, after it has made its own buffer of the packet.
+    /// By the kernel, after it has made its own buffer of the packet
     Generic,
-    /// Not at all.
+    /// Not at all
     Off,
 }
 

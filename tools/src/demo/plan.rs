@@ -60,6 +60,8 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
         media: options.media,
         prompts: Some(absolute(&options.prompts, "prompts")?),
         spool: Some(dir.file("spool")),
+        mode: options.xdp,
+        bpffs: options.bpffs.clone().unwrap_or(MediaConfig::of_ccb(CCB.0).bpffs),
         ..MediaConfig::of_ccb(CCB.0)
     };
     let config = Config {
