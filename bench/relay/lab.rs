@@ -139,6 +139,9 @@ impl Lab {
             // A veth leaves checksums to an offload that never comes; XDP would see wrong sums.
             run(&["ip", "netns", "exec", host, "ethtool", "-K", link, "tx", "off"])?;
         }
+        // What a veth brings is delivered on the sender's core. The phones' receiving is not the relay's work.
+        let steered = format!("echo 2 > /sys/class/net/{one}/queues/rx-0/rps_cpus");
+        run(&["ip", "netns", "exec", &lab.generator, "sh", "-c", &steered])?;
         Ok(lab)
     }
 

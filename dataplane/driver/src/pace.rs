@@ -1,8 +1,8 @@
 //! When a worker lets packets pile up, so that waking it costs less for each.
 //!
 //! Waking a sleeping core costs more than relaying a packet. A worker that few packets come to is woken by
-//! each, and adds no delay. Where many come it sleeps until [`BATCH`] of them are there, or for as long as
-//! that takes at their rate, which is less than [`LONGEST_US`].
+//! each, and adds no delay. Where [`LEAST`] or more come in [`LONGEST_US`], it sleeps until [`BATCH`] of them
+//! are there, or for that time.
 
 use std::time::Duration;
 
@@ -10,10 +10,12 @@ use base::Instant;
 
 use crate::datagrams::Wait;
 
-/// Packets that are worth a wake.
-const BATCH: u32 = 10;
-/// The longest that a packet waits for others; where not even half a batch comes in it, none waits.
-const LONGEST_US: u64 = 200;
+/// Packets that are taken at once: more make a wake no cheaper for each.
+const BATCH: u32 = 64;
+/// Packets that are worth waiting for.
+const LEAST: u32 = 8;
+/// The longest that a packet waits for others: a fortieth of what it carries of speech.
+const LONGEST_US: u64 = 500;
 /// How often the rate is looked at.
 const WINDOW_US: u64 = 2_000;
 
@@ -40,7 +42,7 @@ impl Pace {
             // Such a stretch is longer than a window when nothing came.
             let a_batch = passed * BATCH / self.taken.max(1);
             let longest = Duration::from_micros(LONGEST_US);
-            let many = a_batch <= 2 * longest;
+            let many = passed * LEAST / self.taken.max(1) <= longest;
             *self = Pace { since: now, taken: 0, batch: many.then(|| a_batch.min(longest)) };
         }
     }
@@ -60,7 +62,7 @@ mod tests {
         let at = |us: u64| Instant::from_nanos(us * 1_000);
         let mut pace = Pace::new(at(0));
         let second = Duration::from_secs(1);
-        let batch = Wait::Batch(BATCH, Duration::from_micros(200));
+        let batch = Wait::Batch(BATCH, Duration::from_micros(500));
         // 10,000 a second.
         for packet in 0..100 {
             pace.take(at(packet * 100), 1);
