@@ -4,17 +4,12 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::Duration;
 
-use base::Instant;
 use media::{FlowSpec, FlowStats, PairId, WhyNot};
 use worker::{BypassNews, CountBypass};
 
 use crate::xdp::{Bypass, BypassConfig, Listener, News};
-use crate::{Config, DriverError, MediaChoice, clock};
-
-/// How long rows that a killed process left go on without a worker that wants them.
-const CLAIM_MS: u64 = 2_000;
+use crate::{Config, DriverError, MediaChoice};
 
 /// A worker's share of the bypass.
 pub struct Detour {
@@ -28,7 +23,6 @@ struct Share {
     /// The row of pair 0; the others follow.
     first: u32,
     pairs: Vec<State>,
-    claim_until: Option<Instant>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -36,8 +30,8 @@ enum State {
     #[default]
     Out,
     In,
-    /// An earlier process left it.
-    Left(Box<FlowSpec>),
+    /// An earlier process left it, and its packets are relayed.
+    Left,
 }
 
 impl Detour {
@@ -53,11 +47,9 @@ impl Detour {
             bypass: Arc::clone(bypass),
             first,
             pairs: vec![State::Out; pairs as usize],
-            claim_until: None,
         };
-        for (row, flow) in bypass.adopt().into_iter().filter(|(row, _)| rows.contains(row)) {
-            share.pairs[(row - first) as usize] = State::Left(Box::new(flow));
-            share.claim_until = Some(clock::now() + Duration::from_millis(CLAIM_MS));
+        for (row, _) in bypass.adopt().into_iter().filter(|(row, _)| rows.contains(row)) {
+            share.pairs[(row - first) as usize] = State::Left;
         }
         Ok(Detour { share: Ok(share), news: VecDeque::new() })
     }
@@ -79,8 +71,15 @@ impl Detour {
         Some(Box::new(move |pair| (pair.index() < pairs).then(|| bypass.counted(first + pair.0))))
     }
 
-    /// Relays the packets of `pair` past the process, if it can be. A row that an earlier process left for
-    /// the same flow goes on as it is, counts and all.
+    /// Goes on with the rows that an earlier process left for calls that are taken over, counts and all, and
+    /// removes those of others.
+    pub fn resume(&mut self, is_wanted: impl FnMut(PairId) -> bool) {
+        if let Ok(share) = &mut self.share {
+            share.resume(is_wanted);
+        }
+    }
+
+    /// Relays the packets of `pair` past the process, if it can be.
     pub fn enter(&mut self, pair: PairId, flow: &FlowSpec) -> BypassNews {
         match self.share.as_mut().map(|share| share.enter(pair, flow)) {
             Ok(Ok(())) => BypassNews::On,
@@ -95,29 +94,26 @@ impl Detour {
     }
 
     /// What the worker is to be told next.
-    pub fn next(&mut self, now: Instant) -> Option<(PairId, BypassNews)> {
+    pub fn next(&mut self) -> Option<(PairId, BypassNews)> {
         if self.news.is_empty()
             && let Ok(share) = &mut self.share
         {
             share.look(&mut self.news);
-            share.sweep(now);
         }
         self.news.pop_front()
     }
 
-    /// When rows that nobody wants are to be removed.
-    pub fn deadline(&self) -> Option<Instant> {
-        self.share.as_ref().ok()?.claim_until
+    /// True when there is news that was not told yet.
+    pub fn has_news(&self) -> bool {
+        !self.news.is_empty()
     }
 }
 
 impl Share {
     fn enter(&mut self, pair: PairId, flow: &FlowSpec) -> Result<(), WhyNot> {
         let entry = self.pairs.get_mut(pair.index()).ok_or(WhyNot::TableFull)?;
-        if !matches!(entry, State::Left(left) if is_same(left, flow)) {
-            *entry = State::Out;
-            self.bypass.install(self.first + pair.0, flow)?;
-        }
+        *entry = State::Out;
+        self.bypass.install(self.first + pair.0, flow)?;
         *entry = State::In;
         Ok(())
     }
@@ -149,24 +145,17 @@ impl Share {
         }
     }
 
-    /// Removes the rows that were left and not claimed in time.
-    fn sweep(&mut self, now: Instant) {
-        if self.claim_until.is_some_and(|until| until <= now) {
-            self.claim_until = None;
-            for (entry, row) in self.pairs.iter_mut().zip(self.first..) {
-                if matches!(entry, State::Left(_)) {
-                    *entry = State::Out;
-                    self.bypass.remove(row);
+    fn resume(&mut self, mut is_wanted: impl FnMut(PairId) -> bool) {
+        for (index, entry) in self.pairs.iter_mut().enumerate() {
+            if matches!(entry, State::Left) {
+                let pair = PairId(index as u32);
+                *entry = if is_wanted(pair) { State::In } else { State::Out };
+                if matches!(entry, State::Out) {
+                    self.bypass.remove(self.first + pair.0);
                 }
             }
         }
     }
-}
-
-/// True when a row is what is wanted, whatever it has counted.
-fn is_same(left: &FlowSpec, wanted: &FlowSpec) -> bool {
-    let FlowSpec { newest, transit, jitter, .. } = *wanted;
-    FlowSpec { newest, transit, jitter, ..*left } == *wanted
 }
 
 /// Opens the bypass as the configuration says, and says in a line for each interface what is used and why.

@@ -1,5 +1,6 @@
 //! One worker's thread: a duty cycle of bounded drains.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ const COMPLETIONS_A_CYCLE: usize = 1_024;
 const PASSED_A_CYCLE: usize = 256;
 /// Prompts and news of the spool taken in one cycle.
 const ANSWERS_A_CYCLE: usize = 16;
+/// News of the bypass taken in one cycle: a peer that presses keys without end must not keep packets out.
+const NEWS_A_CYCLE: usize = 256;
 /// Pairs bound in one cycle: eight system calls each, which delay the packets behind them.
 const BINDS_A_CYCLE: usize = 4;
 /// How often a worker says that it lives, in milliseconds; also the longest that it sleeps.
@@ -80,7 +83,7 @@ impl<D: Datagrams> Duty<D> {
     ) -> Result<Self, DriverError> {
         let id = config.id;
         let locations = config.locations.clone();
-        let Outfit { sip, places, disk, detour } = outfit;
+        let Outfit { sip, places, disk, mut detour } = outfit;
         let sip_places = sip.len();
         let mut io = D::open(places)?;
         io.put(0, sip).map_err(|source| DriverError::Io {
@@ -94,6 +97,8 @@ impl<D: Datagrams> Duty<D> {
         if let Some(counts) = detour.counts() {
             worker.count_bypass_by(counts);
         }
+        let taken_over: HashSet<PairId> = worker.recovered_pairs().collect();
+        detour.resume(|pair| taken_over.contains(&pair) && worker.resume_bypass(pair));
         let now = clock::now();
         region.header().beat_worker(id, now);
         let mut duty = Duty {
@@ -125,6 +130,9 @@ impl<D: Datagrams> Duty<D> {
         while !self.mesh.is_stopping() {
             self.cycle()?;
         }
+        let now = clock::now();
+        self.worker.handle(now, Input::Stopping, &mut self.effects);
+        self.carry_out(now);
         Ok(())
     }
 
@@ -194,8 +202,7 @@ impl<D: Datagrams> Duty<D> {
 
     /// When there is something to do, whatever comes in.
     fn deadline(&self) -> Option<Instant> {
-        let own = [self.resting.deadline(), self.detour.deadline()];
-        self.worker.deadline().into_iter().chain(own.into_iter().flatten()).min()
+        self.worker.deadline().into_iter().chain(self.resting.deadline()).min()
     }
 
     fn is_busy(&mut self, now: Instant) -> bool {
@@ -203,6 +210,7 @@ impl<D: Datagrams> Duty<D> {
             || self.sockets.is_wanting()
             || !self.mesh.is_empty(self.id)
             || self.disk.has_answers()
+            || self.detour.has_news()
             || self.io.has_completions()
             || self.mesh.is_stopping()
     }
@@ -239,7 +247,10 @@ impl<D: Datagrams> Duty<D> {
 
     /// What the bypass says by itself, before the packets that come here because of it.
     fn drain_detour(&mut self, now: Instant) {
-        while let Some((pair, news)) = self.detour.next(now) {
+        for _ in 0..NEWS_A_CYCLE {
+            let Some((pair, news)) = self.detour.next() else {
+                return;
+            };
             self.tell_of_bypass(now, pair, news);
             self.carry_out(now);
         }

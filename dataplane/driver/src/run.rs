@@ -203,9 +203,12 @@ fn open_disks(
         move |source| DriverError::Io { what, source }
     };
     let place = match &config.spool {
-        Some(path) => {
-            Some(Place::prepare(path, incarnation).map_err(named("the spool's directory", path))?)
-        }
+        // Calls do not need it; recordings are lost, which is told and counted.
+        Some(path) => Place::prepare(path, incarnation)
+            .inspect_err(|error| {
+                tracing::error!(%error, path = %path.display(), "nothing is recorded: the spool's directory");
+            })
+            .ok(),
         None => None,
     };
     let loader = match &config.prompts {

@@ -433,8 +433,13 @@ impl Streams {
 
     /// Counts a packet of somebody else, and tells of it now and then.
     fn note_foreign(&mut self, now: Instant, index: usize, from: Endpoint) {
+        self.cold[index].foreign += 1;
+        self.tell_foreign(now, index, from);
+    }
+
+    /// Notes whose packets were dropped, to be told.
+    fn tell_foreign(&mut self, now: Instant, index: usize, from: Endpoint) {
         let cold = &mut self.cold[index];
-        cold.foreign += 1;
         let is_due = cold.foreign_told.is_none_or(|told| now >= told + FOREIGN_PAUSE);
         // Before signalling nobody is known, and a source that moved has packets under way: no attacks.
         let is_strange = !cold.latch.is_silent() && cold.former != Some(from);

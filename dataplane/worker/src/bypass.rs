@@ -29,7 +29,7 @@ const DSCP_MEDIA: u8 = 46;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     Process(WhyNot),
-    /// With the synchronization source of the flow, as in `Bypassed`.
+    /// With the start of the source that the flow is of, as in `Bypassed`.
     Asked(u32),
     Bypassed(u32),
 }
@@ -46,7 +46,7 @@ impl Worker {
         let way = match self.may_bypass(leg, pair) {
             Ok(flow) => {
                 self.effects.push(Effect::EnterBypass { pair, flow });
-                Way::Asked(flow.ssrc)
+                Way::Asked(self.streams.starts(pair))
             }
             Err(why) => Way::Process(why),
         };
@@ -108,10 +108,13 @@ impl Worker {
             return;
         };
         match (news, way) {
-            (BypassNews::On, Way::Asked(ssrc)) => {
-                self.ways[pair.index()] = Way::Bypassed(ssrc);
+            (BypassNews::On, Way::Asked(start)) => {
+                self.ways[pair.index()] = Way::Bypassed(start);
                 self.streams.bypassed(pair, true);
                 self.count(Counter::BypassEntered);
+                if let Some(leg) = self.leg_at(pair) {
+                    self.note_stream(leg);
+                }
             }
             (BypassNews::Refused(why), Way::Asked(_)) => {
                 self.ways[pair.index()] = Way::Process(why);
@@ -150,11 +153,24 @@ impl Worker {
         self.region.counters().add(self.config.id, Counter::RtpBypassed, more);
     }
 
-    /// The same for a leg's stream.
-    pub(crate) fn absorb_leg(&mut self, leg: LegRef) {
-        if let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) {
-            self.absorb_counts(pair);
+    /// The same for a leg's stream. False when the bypass drops who was signalled: then the stream comes back
+    /// for a while, so that the next packet may take the lock.
+    pub(crate) fn absorb_leg(&mut self, now: Instant, leg: LegRef) -> bool {
+        let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) else {
+            return true;
+        };
+        let before = self.streams.stats(pair).foreign;
+        self.absorb_counts(pair);
+        if !self.is_bypassed(pair) || self.streams.stats(pair).foreign == before {
+            return true;
         }
+        let stats = self.counted.as_ref().and_then(|counted| counted(pair));
+        let Some(from) = stats.and_then(|stats| stats.foreigner) else { return true };
+        if self.streams.dropped_past(now, pair, from) {
+            self.leave_bypass(leg, WhyNot::Learning);
+            return false;
+        }
+        true
     }
 
     /// How the bypass tells its counts; see [`CountBypass`].
@@ -183,10 +199,10 @@ impl Worker {
     }
 
     /// A packet of a bypassed stream came to the process and was accepted: the bypass did not know it. If
-    /// its synchronization source is a new one, the flow is to be made anew.
+    /// its source began anew, so must the flow.
     pub(crate) fn look_at_stray(&mut self, leg: LegRef, pair: PairId) {
-        let ssrc = self.streams.stats(pair).ssrc;
-        if matches!(self.ways[pair.index()], Way::Bypassed(of_flow) if of_flow != ssrc) {
+        let start = self.streams.starts(pair);
+        if matches!(self.ways[pair.index()], Way::Bypassed(of_flow) if of_flow != start) {
             self.leave_bypass(leg, WhyNot::Learning);
         }
     }

@@ -118,6 +118,10 @@ pub struct Leg {
     pub takes: Option<Codec>,
     /// Its peer does not want to hear us now (RFC 3264, 8.4).
     pub held: bool,
+    /// Its peer will not send to us now.
+    pub silent: bool,
+    /// When it was last taken back from a hold.
+    pub unheld_at: Instant,
     /// What is played to it, collected from it, recorded and mixed of it; none for most legs.
     pub functions: Option<Box<Functions>>,
     pub lease: Option<Lease>,
@@ -213,6 +217,8 @@ impl Leg {
             pair: None,
             takes: None,
             held: false,
+            silent: false,
+            unheld_at: Instant::ZERO,
             functions: None,
             lease: None,
             sdp_version: 0,

@@ -157,6 +157,7 @@ impl Worker {
                 None => {
                     self.finish_playing(leg, OpResult::Ok);
                     self.arrange(leg);
+                    self.wait_for_digits(now, leg);
                 }
             }
         }
@@ -227,7 +228,27 @@ impl Worker {
         }
     }
 
+    /// The time for the first digit begins when the prompt has ended.
+    fn wait_for_digits(&mut self, now: Instant, leg: LegRef) {
+        let Some(collecting) = self.functions_of(leg).and_then(|f| f.collecting.as_mut()) else {
+            return;
+        };
+        collecting.collector.prompted(now);
+        if let Some(deadline) = collecting.collector.deadline() {
+            self.timers.set(deadline, Timer::Digits(leg));
+        }
+    }
+
     pub(crate) fn on_digits_limit(&mut self, now: Instant, leg: LegRef) {
+        let functions = self.calls.leg(leg).and_then(|leg| leg.functions.as_ref());
+        let waits = functions.is_some_and(|functions| {
+            let collecting = functions.collecting.as_ref();
+            functions.playing.is_some()
+                && collecting.is_some_and(|one| one.collector.digits().is_empty())
+        });
+        if waits {
+            return self.wait_for_digits(now, leg);
+        }
         let Some(collecting) = self.functions_of(leg).and_then(|f| f.collecting.as_mut()) else {
             return;
         };

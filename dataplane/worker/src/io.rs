@@ -59,6 +59,8 @@ pub enum Input<'a> {
     /// The process was paused (stopped, or without a core for longer than a heartbeat): what waits in its
     /// sockets and rings is older than what its timers say.
     Paused,
+    /// The process stops: recordings end, and what was recorded is handed out.
+    Stopping,
     /// [`crate::Worker::deadline`] has come, or may have.
     Timeout,
 }
@@ -129,6 +131,8 @@ pub enum MixMessage {
     },
     /// What the leg's peer is to hear next.
     Said {
+        /// The mix.
+        mix: u32,
         /// The leg.
         leg: LegRef,
         /// 20 ms of it.

@@ -141,7 +141,11 @@ impl Worker {
             audio.payloads.iter().find_map(|payload| Codec::of_payload_type(payload.number));
         if let Some(entry) = self.calls.leg_mut(leg) {
             entry.takes = takes;
+            if entry.held && !audio.held {
+                entry.unheld_at = now;
+            }
             entry.held = audio.held;
+            entry.silent = !audio.direction.sends();
         }
     }
 

@@ -119,8 +119,7 @@ impl Worker {
 
     /// A packet of a mixed leg's peer.
     pub(crate) fn pass_to_mix(&mut self, now: Instant, leg: LegRef, packet: &[u8]) {
-        let mixed = self.calls.leg(leg).and_then(|leg| leg.functions.as_ref()?.mixed);
-        let Some(mix) = mixed else { return };
+        let Some(mix) = self.mix_of(leg) else { return };
         if self.mix_owner(mix) == self.config.id {
             return self.hear(now, mix, leg, packet);
         }
@@ -144,7 +143,11 @@ impl Worker {
                 }
             }
             MixMessage::Heard { mix, leg, at, packet } => self.hear(at, mix, leg, &packet),
-            MixMessage::Said { leg, frame } => self.say(now, leg, &frame),
+            MixMessage::Said { mix, leg, frame } => match self.mix_of(leg) {
+                Some(is) if is == mix => self.say(now, leg, &frame),
+                // Its farewell was lost on the way.
+                _ => self.tell_mix(mix, MixMessage::Leave { mix, leg }),
+            },
         }
     }
 
@@ -160,7 +163,7 @@ impl Worker {
     pub(crate) fn mix_frames(&mut self, now: Instant) {
         let mut mixes = std::mem::take(&mut self.studio.mixes);
         let mut frames = std::mem::take(&mut self.studio.frames);
-        for mixing in mixes.values_mut() {
+        for (&mix, mixing) in &mut mixes {
             mixing.mix.turn(now, &mut frames);
             for (number, frame) in frames.drain(..) {
                 let Some(Member { leg, worker, .. }) = mixing.members.get(&number).copied() else {
@@ -170,7 +173,7 @@ impl Worker {
                     self.say(now, leg, &frame);
                     continue;
                 }
-                let passed = Passed::Mix(MixMessage::Said { leg, frame: Box::new(frame) });
+                let passed = Passed::Mix(MixMessage::Said { mix, leg, frame: Box::new(frame) });
                 self.effects.push(Effect::Mesh { to: worker, passed });
             }
         }
@@ -187,6 +190,10 @@ impl Worker {
             }
             _ => self.count(Counter::DropRtpSuperseded),
         }
+    }
+
+    fn mix_of(&self, leg: LegRef) -> Option<u32> {
+        self.calls.leg(leg)?.functions.as_ref()?.mixed
     }
 
     fn tell_mix(&mut self, mix: u32, message: MixMessage) {

@@ -47,7 +47,8 @@ impl Worker {
         };
         entry.legs.iter().filter(|leg| leg.phase == Phase::Established).all(|leg| {
             let since = leg.pair.map(|pair| self.streams.silent_since(pair));
-            !leg.held && since.is_some_and(|since| now >= since.max(entry.answered_at) + limit)
+            let begun = entry.answered_at.max(leg.unheld_at);
+            !leg.held && !leg.silent && since.is_some_and(|since| now >= since.max(begun) + limit)
         })
     }
 

@@ -8,7 +8,7 @@ use media::wire::Rtp;
 use media::{Packet, SocketSlot, Verdict};
 
 use crate::call::{CALLER, LegRef};
-use crate::worker::Worker;
+use crate::worker::{HEADER, Worker};
 
 /// The recording of one leg.
 #[derive(Debug)]
@@ -156,6 +156,15 @@ impl Worker {
         true
     }
 
+    /// Ends all recordings, and hands out what they had to say.
+    pub(crate) fn stop_recordings(&mut self, now: Instant) {
+        let recorded: Vec<LegRef> = self.studio.recorded.iter().copied().collect();
+        for leg in recorded {
+            self.stop_recording(now, leg);
+        }
+        self.flush_spool();
+    }
+
     /// True while a leg is recorded.
     pub(crate) fn is_recorded(&self, leg: LegRef) -> bool {
         self.studio.recorded.contains(&leg)
@@ -166,7 +175,8 @@ impl Worker {
         &mut self,
         now: Instant,
         socket: SocketSlot,
-        packet: &Packet<'_>,
+        header: &[u8; HEADER],
+        packet: &mut Packet<'_>,
         verdict: Verdict,
     ) {
         let pair = socket.pair();
@@ -177,15 +187,20 @@ impl Worker {
         if self.is_bypassed(pair) {
             self.look_at_stray(leg, pair);
         }
+        let sent: [u8; HEADER] = std::array::from_fn(|at| packet.bytes()[at]);
+        packet.bytes_mut()[..HEADER].copy_from_slice(header);
+        if let Ok(rtp) = Rtp::parse(packet.bytes()) {
+            self.record_packet(now, leg, Voice::Said, &rtp);
+            self.pass_to_mix(now, leg, packet.bytes());
+        }
+        packet.bytes_mut()[..HEADER].copy_from_slice(&sent);
         let Ok(rtp) = Rtp::parse(packet.bytes()) else { return };
-        self.record_packet(now, leg, Voice::Said, &rtp);
         // A peer to whom a prompt is played, or who is in a mix, hears that instead.
         if matches!(verdict, Verdict::Send { .. })
             && let Some(peer) = self.peer_of(leg)
         {
             self.record_packet(now, peer, Voice::Heard, &rtp);
         }
-        self.pass_to_mix(now, leg, packet.bytes());
     }
 
     /// A packet of our own making, on its way to a leg's peer.

@@ -27,7 +27,7 @@ use abi::{
 };
 use base::{AgentSlot, CallRef, Instant, LocationId, Medium, owner};
 use media::codec::Codec;
-use media::{BindOutcome, PairId, WhyNot};
+use media::{BindOutcome, PairId, StreamImage, WhyNot};
 use sip::transaction::Received;
 use sip::wire::{self, Message, Method, RequestWriter};
 
@@ -194,6 +194,20 @@ fn is_of(dialog: &DialogRow, leg: &LegRow) -> bool {
     dialog.call() == leg.call() && dialog.leg == leg.leg
 }
 
+/// Packets that may have been made between an image and the death of its process: a second of them.
+const MADE_UNSEEN: u16 = 50;
+
+/// What was made since the image was kept is unknown, and numbers that come again would be dropped.
+fn go_on(mut image: StreamImage) -> StreamImage {
+    if image.spliced
+        && image.splice.is_none()
+        && let Some((_, sequence, ..)) = &mut image.sender
+    {
+        *sequence = sequence.wrapping_add(MADE_UNSEEN);
+    }
+    image
+}
+
 impl Worker {
     /// The port pairs of calls that were taken over. Those whose packets the bypass relayed when the earlier
     /// incarnation died, and still does, are to be told by [`Worker::resume_bypass`], before the first
@@ -212,7 +226,7 @@ impl Worker {
         let image = self.streams.image(pair);
         let is_ours = self.recovered.contains_key(&pair) && image.bypassed;
         if is_ours {
-            self.ways[pair.index()] = Way::Bypassed(image.ssrc);
+            self.ways[pair.index()] = Way::Bypassed(self.streams.starts(pair));
         }
         is_ours
     }
@@ -451,7 +465,7 @@ impl Worker {
         entry.takes = takes.and_then(Codec::of_payload_type);
         self.legs_at[pair.index()] = Some(leg);
         self.ways[pair.index()] = Way::Process(WhyNot::Learning);
-        self.streams.restore(pair, &image_of(&row));
+        self.streams.restore(pair, &go_on(image_of(&row)));
         self.recovered.insert(pair, leg);
         true
     }

@@ -147,10 +147,12 @@ impl Worker {
             .flat_map(|call| call.legs.iter().map(|leg| LegRef { call: call.id, leg: leg.number }))
             .collect();
         for leg in turn {
-            self.absorb_leg(leg);
+            let stays = self.absorb_leg(now, leg);
             self.note_leg(leg);
             self.note_stream(leg);
-            self.try_bypass(leg);
+            if stays {
+                self.try_bypass(leg);
+            }
             self.probe(now, leg);
         }
     }

@@ -115,6 +115,7 @@ impl Worker {
         }
         let lost = self.studio.spool.take_lost();
         if lost > 0 {
+            self.region.counters().add(self.config.id, Counter::SpoolLost, lost);
             self.on_spool(SpoolState::Slow, lost);
         }
     }
@@ -127,15 +128,12 @@ impl Worker {
     }
 
     fn write_block(&mut self, block: Vec<u8>) {
-        let counters = self.region.counters();
-        counters.add(self.config.id, Counter::SpoolBytes, block.len() as u64);
         self.effects.push(Effect::Spool { block });
     }
 
     /// How the spool is now.
     pub(crate) fn on_spool(&mut self, state: SpoolState, lost: u64) {
         self.studio.spool_lost += lost;
-        self.region.counters().add(self.config.id, Counter::SpoolLost, lost);
         self.tell(Event::Spool { state, lost: self.studio.spool_lost });
     }
 }

@@ -22,6 +22,8 @@ const COMMANDS_A_TURN: usize = 64;
 const PUBLISH_MS: u64 = 20;
 /// How long inputs go before timers after a pause: what the kernel held back is read in this time.
 const CATCH_UP: Duration = Duration::from_millis(50);
+/// The fixed header of RTP (RFC 3550, 5.1).
+pub(crate) const HEADER: usize = 12;
 /// In how many parts: each count is half a second old at most. Gauges are published with the first.
 pub(crate) const PUBLISH_TURNS: usize = 25;
 
@@ -181,6 +183,7 @@ impl Worker {
             Input::ControlHere => self.control_here = true,
             Input::ControlGone => self.lose_control(now),
             Input::Paused => self.timers_wait_until = now + CATCH_UP,
+            Input::Stopping => self.stop_recordings(now),
             Input::Timeout if self.more_commands => self.take_commands(now),
             Input::Timeout => {}
         }
@@ -201,12 +204,15 @@ impl Worker {
     ) -> Verdict {
         let pair = socket.pair();
         let is_bypassed = self.is_bypassed(pair);
+        let is_overheard = is_bypassed || self.streams.is_tapped(pair);
+        // A splice changes the header on its way out; recordings and mixes want it as it came.
+        let header = packet.bytes().first_chunk::<HEADER>().copied().filter(|_| is_overheard);
         if is_bypassed {
             self.absorb_counts(pair);
         }
         let verdict = self.streams.forward(now, socket, from, packet);
-        if is_bypassed || self.streams.is_tapped(pair) {
-            self.overhear(now, socket, packet, verdict);
+        if let Some(header) = header {
+            self.overhear(now, socket, &header, packet, verdict);
         }
         let (received, sent) = match socket.is_rtcp() {
             false => (Counter::RtpReceived, Counter::RtpSent),

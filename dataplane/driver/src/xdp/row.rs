@@ -222,6 +222,7 @@ impl Row {
             packets: self.packets,
             bytes: self.bytes,
             foreign: self.foreign,
+            foreigner: self.foreigner(),
             newest: self.newest,
             transit: self.transit,
             jitter: self.jitter,

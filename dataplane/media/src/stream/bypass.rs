@@ -7,7 +7,7 @@ use base::Instant;
 
 use super::row::{LOCKED, NO_EVENTS, OCCUPIED, OPEN, SENDABLE, SPLICED, TAPPED, units};
 use super::{NANOS_PER_UNIT, Streams};
-use crate::{FlowSpec, FlowStats, PairId, WhyNot};
+use crate::{Endpoint, FlowSpec, FlowStats, PairId, WhyNot};
 
 impl Streams {
     /// What a relay past the process has to know of the way from the pair's peer to the one it is joined
@@ -70,6 +70,10 @@ impl Streams {
             return;
         }
         let (index, cold) = (pair.index(), &mut self.cold[pair.index()]);
+        // A row that was taken out counts from zero again; its last counts were told.
+        if !cold.bypassed || stats.packets < cold.absorbed.packets {
+            return;
+        }
         let before = std::mem::replace(&mut cold.absorbed, stats);
         cold.foreign += stats.foreign.saturating_sub(before.foreign);
         let packets = stats.packets.saturating_sub(before.packets);
@@ -88,6 +92,22 @@ impl Streams {
         }
         self.note_quiet(index);
         self.note_relayed(index, packets);
+    }
+
+    /// The bypass dropped packets of somebody else, as is told like those that are dropped here. True when
+    /// it is who was signalled: here it would have taken the lock.
+    pub fn dropped_past(&mut self, now: Instant, pair: PairId, from: SocketAddr) -> bool {
+        if !self.is_open(pair) {
+            return false;
+        }
+        let from = Endpoint::new(from);
+        self.tell_foreign(now, pair.index(), from);
+        self.cold[pair.index()].latch.signalled() == from
+    }
+
+    /// How often the stream's source began anew: another one, or the same with other numbers.
+    pub fn starts(&self, pair: PairId) -> u32 {
+        self.cold.get(pair.index()).map_or(0, |cold| cold.starts)
     }
 
     /// Takes packets that were relayed past the process into what the one heard who is joined.
