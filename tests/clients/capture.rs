@@ -29,8 +29,20 @@ pub struct Frame {
 impl Capture {
     /// Captures UDP and ICMP on a host's interface from now on.
     pub fn start(host: &Host, interface: &str, folder: &std::path::Path) -> Capture {
+        Capture::with(host.command("tcpdump"), interface, folder)
+    }
+
+    /// The same on this machine.
+    pub fn start_here(interface: &str, folder: &std::path::Path) -> Capture {
+        Capture::with(std::process::Command::new("tcpdump"), interface, folder)
+    }
+
+    fn with(
+        mut command: std::process::Command,
+        interface: &str,
+        folder: &std::path::Path,
+    ) -> Capture {
         let file = folder.join(format!("{interface}.pcap"));
-        let mut command = host.command("tcpdump");
         command.args(["-i", interface, "-U", "--immediate-mode", "-s", "0", "-B", "65536", "-w"]);
         command.arg(&file).arg("udp or icmp or icmp6");
         let process = Process::start(&mut command, folder, &format!("tcpdump-{interface}"));
@@ -56,12 +68,19 @@ pub fn datagrams(capture: &[u8]) -> Vec<Frame> {
 
 /// The Ethernet frames of a capture.
 pub fn frames(capture: &[u8]) -> impl Iterator<Item = &[u8]> {
+    timed(capture).map(|(_, frame)| frame)
+}
+
+/// The same with their times in microseconds.
+pub fn timed(capture: &[u8]) -> impl Iterator<Item = (u64, &[u8])> {
     let mut rest = capture.get(24..).unwrap_or_default();
     std::iter::from_fn(move || {
-        let length = u32::from_le_bytes(rest.get(8..12)?.try_into().ok()?) as usize;
+        let word = |at: usize| Some(u32::from_le_bytes(rest.get(at..at + 4)?.try_into().ok()?));
+        let at = u64::from(word(0)?) * 1_000_000 + u64::from(word(4)?);
+        let length = word(8)? as usize;
         let frame = rest.get(16..16 + length)?;
         rest = &rest[16 + length..];
-        Some(frame)
+        Some((at, frame))
     })
 }
 
