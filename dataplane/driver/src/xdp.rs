@@ -215,11 +215,6 @@ impl Bypass {
         self.shared.table.read(row).stats()
     }
 
-    /// The last source that was dropped in a row; none where there was none.
-    pub fn foreigner(&self, row: u32) -> Option<SocketAddr> {
-        (row < self.shared.table.rows()).then(|| self.shared.table.read(row).foreigner()).flatten()
-    }
-
     /// The rows in use and their flows, with `newest`, `transit` and `jitter` as they are now: after
     /// [`Bypass::open`], those that an earlier process left.
     pub fn adopt(&self) -> Vec<(u32, FlowSpec)> {

@@ -50,6 +50,8 @@ pub struct FlowStats {
     pub bytes: u64,
     /// Packets from others, dropped.
     pub foreign: u64,
+    /// The last of them.
+    pub foreigner: Option<SocketAddr>,
     /// The newest sequence number and, above 16 bits, how often it wrapped.
     pub newest: u32,
     /// Arrival less timestamp of the newest packet, in timestamp units at 8 kHz.

@@ -241,7 +241,7 @@ fn another_source_is_dropped_and_counted() {
             let mut frame = packet(&flow, 0xfff1).bytes();
             frame[byte] ^= 0x80;
             assert_eq!(run(&mut program, &frame).0, DROP, "byte {byte}");
-            let foreigner = program.table.read(ROW).foreigner().expect("it was dropped");
+            let foreigner = program.table.read(ROW).stats().foreigner.expect("it was dropped");
             assert_eq!(foreigner.ip() != flow.source.ip(), byte < port, "byte {byte}");
             assert_eq!(foreigner.port() != flow.source.port(), byte >= port, "byte {byte}");
             // Nor does it matter what is in it.

@@ -21,6 +21,7 @@ fn counted(packets: u64, ms: u64) -> FlowStats {
         transit: (ms as u32 * 8).wrapping_sub(timestamp),
         jitter: 16 * 8,
         timestamp,
+        ..FlowStats::default()
     }
 }
 
