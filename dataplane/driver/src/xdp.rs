@@ -31,12 +31,13 @@ use std::thread::JoinHandle;
 use media::{FlowSpec, FlowStats, WhyNot};
 
 use crate::doorbell::Doorbell;
-use hops::{Effect, Found, Hops};
+use hops::{Effect, Found, Hops, Seen};
 use netlink::{Attached, Change, Link, Netlink, Route};
 use news::Mailbox;
 use program::Program;
 use row::{Row, Way};
 use table::Table;
+use watch::Bells;
 
 pub use news::{Listener, News};
 
@@ -140,7 +141,11 @@ impl Bypass {
         let kernel = |error: std::io::Error| BypassRefused::Kernel(error.to_string());
         // Changes are heard from before the first look on, so that none is missed.
         let changes = Netlink::open_listening().map_err(kernel)?;
-        let mut hops = Hops::read().map_err(kernel)?;
+        let bells = Bells {
+            stop: Arc::new(Doorbell::new().map_err(kernel)?),
+            wanted: Arc::new(Doorbell::new().map_err(kernel)?),
+        };
+        let mut hops = Hops::read(Arc::clone(&bells.wanted)).map_err(kernel)?;
         let (pins, pinning) = pinning(config.bpffs.clone());
         let (mut program, events) =
             Program::load(config.rows, pins.as_deref()).map_err(BypassRefused::Kernel)?;
@@ -154,8 +159,8 @@ impl Bypass {
         inner.adopt();
         let mailboxes = RwLock::default();
         let shared = Arc::new(Shared { table, inner: Mutex::new(inner), mailboxes });
-        let stop = Arc::new(Doorbell::new().map_err(kernel)?);
-        let watch = watch::start(Arc::clone(&shared), changes, events, Arc::clone(&stop));
+        let stop = Arc::clone(&bells.stop);
+        let watch = watch::start(Arc::clone(&shared), changes, events, bells);
         let watch = Some(watch.map_err(kernel)?);
         Ok(Bypass { shared, uses, pinning, stop, watch })
     }
@@ -265,12 +270,16 @@ impl Shared {
         self.each_mailbox(|mailbox| mailbox.put(row, News::Gone(row)));
     }
 
-    /// Takes in what changed in the kernel; true when routes have to be asked for again.
-    fn change(&self, changes: Vec<Change>) -> bool {
+    /// Takes in what changed in the kernel, and then all of it where it was read again; true when routes
+    /// have to be asked for again.
+    fn change(&self, changes: Vec<Change>, seen: Option<Seen>) -> bool {
         let mut inner = self.lock();
         let mut effects = Vec::new();
         for change in changes {
             inner.hops.change(change, &mut effects);
+        }
+        if let Some(seen) = seen {
+            inner.hops.replace(seen, &mut effects);
         }
         let mut reroute = false;
         for effect in effects {
@@ -294,16 +303,17 @@ impl Shared {
     }
 
     /// Asks for the routes of all rows again; those that go another way now are taken out, and their owner
-    /// comes again. A worker waits for one of these questions at most.
-    fn reroute(&self) {
+    /// comes again.
+    fn reroute(&self, netlink: &mut Netlink) {
         let placed: Vec<(u32, Placed)> = {
             let inner = self.lock();
             inner.placed.iter().map(|(row, placed)| (*row, placed.clone())).collect()
         };
         let mut known = HashMap::new();
         for (row, Placed { from, to, route, .. }) in placed {
+            let ask = || netlink.route(from, to).ok().flatten();
+            let now = *known.entry((from, to)).or_insert_with(ask);
             let mut inner = self.lock();
-            let now = *known.entry((from, to)).or_insert_with(|| inner.hops.route(from, to));
             let is_same =
                 |placed: &Placed| (placed.from, placed.to, placed.route) == (from, to, route);
             if now != Some(route) && inner.placed.get(&row).is_some_and(is_same) {
@@ -312,10 +322,14 @@ impl Shared {
         }
     }
 
-    /// Tells the kernel which neighbours are in use. A worker waits for one of them at most.
-    fn refresh(&self) {
-        let used: HashSet<Route> = self.lock().placed.values().map(|placed| placed.route).collect();
-        used.into_iter().for_each(|route| self.lock().hops.ask(route));
+    /// The next hops to ask for: those that are wanted, or else all that are in use too.
+    fn next_hops(&self, all: bool) -> HashSet<Route> {
+        let mut inner = self.lock();
+        let mut routes = inner.hops.take_wanted();
+        if all {
+            routes.extend(inner.placed.values().map(|placed| placed.route));
+        }
+        routes
     }
 
     /// Passes a telephone-event on to its row's owner.
