@@ -24,7 +24,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
@@ -131,8 +131,17 @@ struct Placed {
 }
 
 impl Bypass {
-    /// Loads and attaches the program, and takes over what an earlier process left pinned.
+    /// Loads and attaches the program, and takes over what an earlier process left pinned; that ends where
+    /// it cannot be taken over.
     pub fn open(config: &BypassConfig) -> Result<Bypass, BypassRefused> {
+        let opened = Bypass::try_open(config);
+        if let (Err(_), Some(bpffs)) = (&opened, &config.bpffs) {
+            unpin(bpffs);
+        }
+        opened
+    }
+
+    fn try_open(config: &BypassConfig) -> Result<Bypass, BypassRefused> {
         let is_off =
             config.mode == XdpMode::Off && config.modes.values().all(|mode| *mode == XdpMode::Off);
         if is_off || config.rows == 0 || config.addresses.is_empty() {
@@ -505,6 +514,14 @@ fn attach_one(
             Err(native) => attach(Attached::Generic)
                 .map(|()| (Attached::Generic, format!("not natively: {native}"))),
         },
+    }
+}
+
+/// Ends what an earlier process left pinned in a directory, for one that starts without the bypass: packets
+/// of its ports would never come to anybody else.
+pub fn unpin(bpffs: &Path) {
+    if program::is_bpffs(bpffs) {
+        program::unpin_all(bpffs);
     }
 }
 

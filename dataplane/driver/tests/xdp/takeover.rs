@@ -1,10 +1,11 @@
 //! A process is killed; its streams go on, and the next process takes them over.
 
 use std::io::{BufRead as _, BufReader};
+use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use driver::xdp::{Bypass, BypassConfig, XdpMode};
+use driver::xdp::{Bypass, BypassConfig, BypassRefused, XdpMode, unpin};
 
 use super::lab::{Host, until};
 use super::{Lab, NEVER, SOON, install, our};
@@ -124,6 +125,53 @@ fn streams_outlive_a_killed_process() {
     until("it is detached", || {
         (!lab.sbc.ip(&["link", "show", "leg-a"]).contains("prog/xdp")).then_some(())
     });
+}
+
+#[test]
+fn a_process_without_the_bypass_ends_what_was_left() {
+    let Some(lab) = Lab::new() else { return };
+    let bpffs = Bpffs::new("off");
+    let pins = bpffs.0.join("ccb-3");
+    let off = |config: BypassConfig| {
+        assert!(matches!(lab.open(&config), Err(BypassRefused::Off)));
+    };
+    let nowhere = |config: BypassConfig| {
+        let addresses = vec![our(false, 9)];
+        let opened = lab.open(&BypassConfig { addresses, ..config });
+        assert!(matches!(opened, Err(BypassRefused::Interfaces(_))));
+    };
+    let refused = |config: BypassConfig| {
+        // As many rows are more memory than a map may have.
+        let opened = lab.open(&BypassConfig { rows: u32::MAX, ..config });
+        assert!(matches!(opened, Err(BypassRefused::Kernel(_))));
+    };
+    let unwanted = |_| unpin(&pins);
+    let ways: [(&str, &dyn Fn(BypassConfig)); 4] =
+        [("off", &off), ("nowhere", &nowhere), ("refused", &refused), ("unwanted", &unwanted)];
+    let flow = super::flow_of_row(5);
+    let socket = lab.sbc.run(|| UdpSocket::bind(flow.local)).expect("a free port");
+    socket.set_read_timeout(Some(NEVER)).expect("a timeout");
+    // A new call on the same port, from somebody else.
+    let mut frame = lab.frame(&flow, 1_000);
+    frame.source.set_port(4_002);
+    let mut buffer = [0; 2_048];
+    for (name, way) in ways {
+        let mut child = start(&lab.sbc, &pins, &[5]);
+        child.kill().expect("`ip netns exec` becomes the process");
+        child.wait().expect("it is gone");
+        lab.a.wire.send(&frame.bytes());
+        assert!(socket.recv_from(&mut buffer).is_err(), "{name}");
+        let mut config = config(&pins, 64);
+        if name == "off" {
+            config.mode = XdpMode::Off;
+        }
+        way(config);
+        assert!(!pins.exists(), "{name}");
+        until(name, || {
+            lab.a.wire.send(&frame.bytes());
+            socket.recv_from(&mut buffer).ok()
+        });
+    }
 }
 
 #[test]
