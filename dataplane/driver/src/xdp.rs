@@ -509,6 +509,9 @@ fn attach_one(
         }
         _ if link.is_veth => attach(Attached::Generic)
             .map(|()| (Attached::Generic, "a veth's peer may not take native frames".to_owned())),
+        // Trying natively would cut off a pinned link's packets, for a driver that had refused before.
+        _ if link.xdp == Some(Attached::Generic) => attach(Attached::Generic)
+            .map(|()| (Attached::Generic, "as an earlier process had it".to_owned())),
         _ => match attach(Attached::Native) {
             Ok(()) => Ok((Attached::Native, "its driver has it".into())),
             Err(native) => attach(Attached::Generic)

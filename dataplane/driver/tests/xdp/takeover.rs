@@ -1,7 +1,9 @@
 //! A process is killed; its streams go on, and the next process takes them over.
 
+use std::fs::DirEntry;
 use std::io::{BufRead as _, BufReader};
 use std::net::UdpSocket;
+use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -125,6 +127,35 @@ fn streams_outlive_a_killed_process() {
     until("it is detached", || {
         (!lab.sbc.ip(&["link", "show", "leg-a"]).contains("prog/xdp")).then_some(())
     });
+}
+
+#[test]
+fn a_generic_link_is_taken_over_as_it_is() {
+    let Some(lab) = Lab::new() else { return };
+    // A bridge has no native XDP.
+    lab.sbc.ip(&["link", "add", "plain", "type", "bridge"]);
+    lab.sbc.ip(&["address", "add", "10.0.9.1/24", "dev", "plain"]);
+    lab.sbc.ip(&["link", "set", "plain", "up"]);
+    let bpffs = Bpffs::new("generic");
+    let pins = bpffs.0.join("ccb-4");
+    let config = BypassConfig {
+        mode: XdpMode::Auto,
+        addresses: vec![[10, 0, 9, 1].into()],
+        ..config(&pins, 64)
+    };
+    let bypass = lab.open(&config).expect("root may");
+    assert!(bypass.uses()[0].line.starts_with("xdp: plain: generic: not natively: "));
+    let link = || {
+        let mut pins = std::fs::read_dir(&pins).expect("pins").flatten();
+        let is_link = |pin: &DirEntry| pin.file_name().to_string_lossy().starts_with("link-");
+        pins.find(is_link).expect("a link").ino()
+    };
+    let before = link();
+    // As if it had been killed: what is pinned stays.
+    std::mem::forget(bypass);
+    let bypass = lab.open(&config).expect("root may");
+    assert_eq!(bypass.uses()[0].line, "xdp: plain: generic: as an earlier process had it");
+    assert_eq!(link(), before);
 }
 
 #[test]
