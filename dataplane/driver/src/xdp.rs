@@ -11,7 +11,13 @@
 //!
 //! The caller numbers the rows. The program judges packets as `media::Streams` does and counts by the same
 //! arithmetic; what it is not sure of comes to the process as ever.
+//!
+//! An interface that takes VLAN tags off (`ethtool -k`: rx-vlan-offload) hides them from the program. The
+//! interfaces of VLANs above it are not used. Its own rows take frames of other VLANs as frames without a
+//! tag, where everything else is as the row says: switch the offload off where VLANs are to be kept apart.
+//! It is looked at once, at the start.
 
+mod ethtool;
 mod hops;
 mod netlink;
 mod news;
@@ -445,17 +451,26 @@ impl Placed {
 fn attach(config: &BypassConfig, hops: &mut Hops, program: &mut Program) -> Vec<InterfaceUse> {
     let mut uses: Vec<InterfaceUse> = Vec::new();
     for address in &config.addresses {
-        let Some((upper, link, _)) = hops.interface(*address) else {
+        let Some((upper, link, vlan)) = hops.interface(*address) else {
             let line = format!("xdp: {address}: not used: no interface has this address");
             uses.push(InterfaceUse { interface: address.to_string(), mode: XdpMode::Off, line });
             continue;
         };
         let (name, link) = (upper.name.clone(), link.clone());
-        if uses.iter().any(|used| used.interface == link.name) {
-            continue;
-        }
         let named = config.modes.get(&link.name).or_else(|| config.modes.get(&name));
         let mode = named.copied().unwrap_or(config.mode);
+        let hides_tags = mode != XdpMode::Off
+            && vlan.is_some()
+            && ethtool::takes_tags_off(&link.name).unwrap_or(false);
+        let used_name = if hides_tags { &name } else { &link.name };
+        if uses.iter().any(|used| used.interface == *used_name) {
+            continue;
+        }
+        if hides_tags {
+            hops.hides_tags(link.index);
+            uses.push(without_tags(name, &link));
+            continue;
+        }
         let (mode, why) = match attach_one(&link, mode, program) {
             Ok((attached, why)) => {
                 hops.attached(link.index, attached);
@@ -476,6 +491,15 @@ fn attach(config: &BypassConfig, hops: &mut Hops, program: &mut Program) -> Vec<
         uses.push(InterfaceUse { interface: link.name, mode, line });
     }
     uses
+}
+
+/// What is said of a VLAN's interface whose tags the program does not get to see.
+fn without_tags(interface: String, lower: &Link) -> InterfaceUse {
+    let lower = &lower.name;
+    let line = format!(
+        "xdp: {interface}: not used: {lower} takes tags off (`ethtool -K {lower} rxvlan off` has it leave them)"
+    );
+    InterfaceUse { interface, mode: XdpMode::Off, line }
 }
 
 /// Attaches the program to one interface; says how and why, or why not.

@@ -19,6 +19,8 @@ pub struct Hops {
     seen: Seen,
     /// The interfaces that the program is attached to.
     ports: HashMap<u32, Attached>,
+    /// The interfaces that take VLAN tags off what comes in.
+    without_tags: HashSet<u32>,
     /// The next hops to ask the kernel for, and who is rung for them.
     wanted: HashSet<Route>,
     bell: Arc<Doorbell>,
@@ -71,7 +73,14 @@ impl Hops {
     pub fn read(bell: Arc<Doorbell>) -> io::Result<Hops> {
         let mut netlink = Netlink::open()?;
         let seen = Seen::read(&mut netlink)?;
-        Ok(Hops { netlink, seen, ports: HashMap::new(), wanted: HashSet::new(), bell })
+        Ok(Hops {
+            netlink,
+            seen,
+            ports: HashMap::new(),
+            without_tags: HashSet::new(),
+            wanted: HashSet::new(),
+            bell,
+        })
     }
 
     /// The interface of one of our addresses, and the one below it where frames come in, with their VLAN.
@@ -92,6 +101,11 @@ impl Hops {
         self.ports.insert(ifindex, mode);
     }
 
+    /// Notes that an interface takes VLAN tags off what comes in.
+    pub fn hides_tags(&mut self, ifindex: u32) {
+        self.without_tags.insert(ifindex);
+    }
+
     /// Finds a flow's way. One whose next hop is not known yet is asked for, and known a moment later.
     pub fn find(&mut self, flow: &FlowSpec) -> Result<Found, WhyNot> {
         self.find_with(flow, None)
@@ -105,6 +119,9 @@ impl Hops {
     ) -> Result<Found, WhyNot> {
         let (_, ingress, vlan_in) = self.interface(flow.local.ip()).ok_or(WhyNot::Interface)?;
         let (ingress, is_up) = ((ingress.index, vlan_in), ingress.is_up);
+        if vlan_in.is_some() && self.without_tags.contains(&ingress.0) {
+            return Err(WhyNot::Interface);
+        }
         let mode = *self.ports.get(&ingress.0).ok_or(WhyNot::Interface)?;
         let (from, to) = (flow.from.ip().to_canonical(), flow.to.ip().to_canonical());
         let route = self.route(from, to).ok_or(WhyNot::NextHop)?;
