@@ -8,7 +8,7 @@ use std::sync::Arc;
 use media::{FlowSpec, FlowStats, PairId, WhyNot};
 use worker::{BypassNews, CountBypass};
 
-use crate::xdp::{Bypass, BypassConfig, Listener, News};
+use crate::xdp::{Bypass, BypassConfig, Listener, News, unpin};
 use crate::{Config, DriverError, MediaChoice};
 
 /// A worker's share of the bypass.
@@ -164,6 +164,9 @@ pub fn open_detours(config: &Config) -> Result<Vec<Detour>, DriverError> {
     let workers = config.cores.len();
     let none = |why| Ok((0..workers).map(|_| Detour::none(why)).collect());
     if matches!(config.media, MediaChoice::IoUring | MediaChoice::Recvmmsg) {
+        if let Some(bpffs) = &config.xdp.bpffs {
+            unpin(bpffs);
+        }
         return none(WhyNot::NotWanted);
     }
     let pairs = pairs_per_worker(config);

@@ -11,7 +11,13 @@
 //!
 //! The caller numbers the rows. The program judges packets as `media::Streams` does and counts by the same
 //! arithmetic; what it is not sure of comes to the process as ever.
+//!
+//! An interface that takes VLAN tags off (`ethtool -k`: rx-vlan-offload) hides them from the program. The
+//! interfaces of VLANs above it are not used. Its own rows take frames of other VLANs as frames without a
+//! tag, where everything else is as the row says: switch the offload off where VLANs are to be kept apart.
+//! It is looked at once, at the start.
 
+mod ethtool;
 mod hops;
 mod netlink;
 mod news;
@@ -24,19 +30,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 
 use media::{FlowSpec, FlowStats, WhyNot};
 
 use crate::doorbell::Doorbell;
-use hops::{Effect, Found, Hops};
+use hops::{Effect, Found, Hops, Seen};
 use netlink::{Attached, Change, Link, Netlink, Route};
 use news::Mailbox;
 use program::Program;
 use row::{Row, Way};
 use table::Table;
+use watch::Bells;
 
 pub use news::{Listener, News};
 
@@ -130,8 +137,17 @@ struct Placed {
 }
 
 impl Bypass {
-    /// Loads and attaches the program, and takes over what an earlier process left pinned.
+    /// Loads and attaches the program, and takes over what an earlier process left pinned; that ends where
+    /// it cannot be taken over.
     pub fn open(config: &BypassConfig) -> Result<Bypass, BypassRefused> {
+        let opened = Bypass::try_open(config);
+        if let (Err(_), Some(bpffs)) = (&opened, &config.bpffs) {
+            unpin(bpffs);
+        }
+        opened
+    }
+
+    fn try_open(config: &BypassConfig) -> Result<Bypass, BypassRefused> {
         let is_off =
             config.mode == XdpMode::Off && config.modes.values().all(|mode| *mode == XdpMode::Off);
         if is_off || config.rows == 0 || config.addresses.is_empty() {
@@ -140,7 +156,11 @@ impl Bypass {
         let kernel = |error: std::io::Error| BypassRefused::Kernel(error.to_string());
         // Changes are heard from before the first look on, so that none is missed.
         let changes = Netlink::open_listening().map_err(kernel)?;
-        let mut hops = Hops::read().map_err(kernel)?;
+        let bells = Bells {
+            stop: Arc::new(Doorbell::new().map_err(kernel)?),
+            wanted: Arc::new(Doorbell::new().map_err(kernel)?),
+        };
+        let mut hops = Hops::read(Arc::clone(&bells.wanted)).map_err(kernel)?;
         let (pins, pinning) = pinning(config.bpffs.clone());
         let (mut program, events) =
             Program::load(config.rows, pins.as_deref()).map_err(BypassRefused::Kernel)?;
@@ -154,8 +174,8 @@ impl Bypass {
         inner.adopt();
         let mailboxes = RwLock::default();
         let shared = Arc::new(Shared { table, inner: Mutex::new(inner), mailboxes });
-        let stop = Arc::new(Doorbell::new().map_err(kernel)?);
-        let watch = watch::start(Arc::clone(&shared), changes, events, Arc::clone(&stop));
+        let stop = Arc::clone(&bells.stop);
+        let watch = watch::start(Arc::clone(&shared), changes, events, bells);
         let watch = Some(watch.map_err(kernel)?);
         Ok(Bypass { shared, uses, pinning, stop, watch })
     }
@@ -215,11 +235,6 @@ impl Bypass {
         self.shared.table.read(row).stats()
     }
 
-    /// The last source that was dropped in a row; none where there was none.
-    pub fn foreigner(&self, row: u32) -> Option<SocketAddr> {
-        (row < self.shared.table.rows()).then(|| self.shared.table.read(row).foreigner()).flatten()
-    }
-
     /// The rows in use and their flows, with `newest`, `transit` and `jitter` as they are now: after
     /// [`Bypass::open`], those that an earlier process left.
     pub fn adopt(&self) -> Vec<(u32, FlowSpec)> {
@@ -270,12 +285,16 @@ impl Shared {
         self.each_mailbox(|mailbox| mailbox.put(row, News::Gone(row)));
     }
 
-    /// Takes in what changed in the kernel; true when routes have to be asked for again.
-    fn change(&self, changes: Vec<Change>) -> bool {
+    /// Takes in what changed in the kernel, and then all of it where it was read again; true when routes
+    /// have to be asked for again.
+    fn change(&self, changes: Vec<Change>, seen: Option<Seen>) -> bool {
         let mut inner = self.lock();
         let mut effects = Vec::new();
         for change in changes {
             inner.hops.change(change, &mut effects);
+        }
+        if let Some(seen) = seen {
+            inner.hops.replace(seen, &mut effects);
         }
         let mut reroute = false;
         for effect in effects {
@@ -299,16 +318,17 @@ impl Shared {
     }
 
     /// Asks for the routes of all rows again; those that go another way now are taken out, and their owner
-    /// comes again. A worker waits for one of these questions at most.
-    fn reroute(&self) {
+    /// comes again.
+    fn reroute(&self, netlink: &mut Netlink) {
         let placed: Vec<(u32, Placed)> = {
             let inner = self.lock();
             inner.placed.iter().map(|(row, placed)| (*row, placed.clone())).collect()
         };
         let mut known = HashMap::new();
         for (row, Placed { from, to, route, .. }) in placed {
+            let ask = || netlink.route(from, to).ok().flatten();
+            let now = *known.entry((from, to)).or_insert_with(ask);
             let mut inner = self.lock();
-            let now = *known.entry((from, to)).or_insert_with(|| inner.hops.route(from, to));
             let is_same =
                 |placed: &Placed| (placed.from, placed.to, placed.route) == (from, to, route);
             if now != Some(route) && inner.placed.get(&row).is_some_and(is_same) {
@@ -317,10 +337,14 @@ impl Shared {
         }
     }
 
-    /// Tells the kernel which neighbours are in use. A worker waits for one of them at most.
-    fn refresh(&self) {
-        let used: HashSet<Route> = self.lock().placed.values().map(|placed| placed.route).collect();
-        used.into_iter().for_each(|route| self.lock().hops.ask(route));
+    /// The next hops to ask for: those that are wanted, or else all that are in use too.
+    fn next_hops(&self, all: bool) -> HashSet<Route> {
+        let mut inner = self.lock();
+        let mut routes = inner.hops.take_wanted();
+        if all {
+            routes.extend(inner.placed.values().map(|placed| placed.route));
+        }
+        routes
     }
 
     /// Passes a telephone-event on to its row's owner.
@@ -427,17 +451,26 @@ impl Placed {
 fn attach(config: &BypassConfig, hops: &mut Hops, program: &mut Program) -> Vec<InterfaceUse> {
     let mut uses: Vec<InterfaceUse> = Vec::new();
     for address in &config.addresses {
-        let Some((upper, link, _)) = hops.interface(*address) else {
+        let Some((upper, link, vlan)) = hops.interface(*address) else {
             let line = format!("xdp: {address}: not used: no interface has this address");
             uses.push(InterfaceUse { interface: address.to_string(), mode: XdpMode::Off, line });
             continue;
         };
         let (name, link) = (upper.name.clone(), link.clone());
-        if uses.iter().any(|used| used.interface == link.name) {
-            continue;
-        }
         let named = config.modes.get(&link.name).or_else(|| config.modes.get(&name));
         let mode = named.copied().unwrap_or(config.mode);
+        let hides_tags = mode != XdpMode::Off
+            && vlan.is_some()
+            && ethtool::takes_tags_off(&link.name).unwrap_or(false);
+        let used_name = if hides_tags { &name } else { &link.name };
+        if uses.iter().any(|used| used.interface == *used_name) {
+            continue;
+        }
+        if hides_tags {
+            hops.hides_tags(link.index);
+            uses.push(without_tags(name, &link));
+            continue;
+        }
         let (mode, why) = match attach_one(&link, mode, program) {
             Ok((attached, why)) => {
                 hops.attached(link.index, attached);
@@ -458,6 +491,15 @@ fn attach(config: &BypassConfig, hops: &mut Hops, program: &mut Program) -> Vec<
         uses.push(InterfaceUse { interface: link.name, mode, line });
     }
     uses
+}
+
+/// What is said of a VLAN's interface whose tags the program does not get to see.
+fn without_tags(interface: String, lower: &Link) -> InterfaceUse {
+    let lower = &lower.name;
+    let line = format!(
+        "xdp: {interface}: not used: {lower} takes tags off (`ethtool -K {lower} rxvlan off` has it leave them)"
+    );
+    InterfaceUse { interface, mode: XdpMode::Off, line }
 }
 
 /// Attaches the program to one interface; says how and why, or why not.
@@ -491,11 +533,22 @@ fn attach_one(
         }
         _ if link.is_veth => attach(Attached::Generic)
             .map(|()| (Attached::Generic, "a veth's peer may not take native frames".to_owned())),
+        // Trying natively would cut off a pinned link's packets, for a driver that had refused before.
+        _ if link.xdp == Some(Attached::Generic) => attach(Attached::Generic)
+            .map(|()| (Attached::Generic, "as an earlier process had it".to_owned())),
         _ => match attach(Attached::Native) {
             Ok(()) => Ok((Attached::Native, "its driver has it".into())),
             Err(native) => attach(Attached::Generic)
                 .map(|()| (Attached::Generic, format!("not natively: {native}"))),
         },
+    }
+}
+
+/// Ends what an earlier process left pinned in a directory, for one that starts without the bypass: packets
+/// of its ports would never come to anybody else.
+pub fn unpin(bpffs: &Path) {
+    if program::is_bpffs(bpffs) {
+        program::unpin_all(bpffs);
     }
 }
 

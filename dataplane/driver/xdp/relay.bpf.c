@@ -174,13 +174,15 @@ static __always_inline void count(struct row *row, __u16 sequence, __u32 timesta
 	__s32 step = transit - row->transit;
 	__u32 difference = step < 0 ? -(__u32)step : step;
 
-	if (ahead < MAX_DROPOUT)
+	// Transit and timestamp are the newest packet's, not a late one's.
+	if (ahead < MAX_DROPOUT) {
 		row->newest += ahead;
+		row->transit = transit;
+		row->timestamp = timestamp;
+	}
 	if (difference > MAX_DIFFERENCE)
 		difference = MAX_DIFFERENCE;
-	row->transit = transit;
 	row->jitter = row->jitter - ((row->jitter + 8) >> 4) + difference;
-	row->timestamp = timestamp;
 	row->packets += 1;
 	row->bytes += bytes;
 }

@@ -4,18 +4,31 @@
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use media::{FlowSpec, WhyNot};
 
 use super::netlink::{Attached, Change, Link, Neighbour, Netlink, Route};
 use super::row::Way;
+use crate::doorbell::Doorbell;
 
 /// What is known of interfaces, addresses and neighbours.
 pub struct Hops {
+    /// For routes only, which the kernel tells without waiting for anybody.
     netlink: Netlink,
-    links: HashMap<u32, Link>,
+    seen: Seen,
     /// The interfaces that the program is attached to.
     ports: HashMap<u32, Attached>,
+    /// The interfaces that take VLAN tags off what comes in.
+    without_tags: HashSet<u32>,
+    /// The next hops to ask the kernel for, and who is rung for them.
+    wanted: HashSet<Route>,
+    bell: Arc<Doorbell>,
+}
+
+/// What the kernel knows.
+pub struct Seen {
+    links: HashMap<u32, Link>,
     /// Our addresses.
     locals: HashMap<IpAddr, u32>,
     neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
@@ -43,41 +56,42 @@ pub enum Effect {
     Reroute,
 }
 
-impl Hops {
-    /// Reads all that the kernel knows.
-    pub fn read() -> io::Result<Hops> {
-        let mut hops = Hops {
-            netlink: Netlink::open()?,
-            links: HashMap::new(),
-            ports: HashMap::new(),
-            locals: HashMap::new(),
-            neighbours: HashMap::new(),
-        };
-        hops.read_again()?;
-        Ok(hops)
+impl Seen {
+    /// Reads it all. It may wait for whoever changes the network just now.
+    pub fn read(netlink: &mut Netlink) -> io::Result<Seen> {
+        let neighbour = |Neighbour { ifindex, ip, mac }: Neighbour| Some(((ifindex, ip), mac?));
+        Ok(Seen {
+            links: netlink.links()?.into_iter().map(|link| (link.index, link)).collect(),
+            locals: netlink.addresses()?.into_iter().collect(),
+            neighbours: netlink.neighbours()?.into_iter().filter_map(neighbour).collect(),
+        })
     }
+}
 
-    fn read_again(&mut self) -> io::Result<()> {
-        self.links = self.netlink.links()?.into_iter().map(|link| (link.index, link)).collect();
-        self.locals = self.netlink.addresses()?.into_iter().collect();
-        self.neighbours = self
-            .netlink
-            .neighbours()?
-            .into_iter()
-            .filter_map(|Neighbour { ifindex, ip, mac }| Some(((ifindex, ip), mac?)))
-            .collect();
-        Ok(())
+impl Hops {
+    /// Reads all that the kernel knows. `bell` is rung when there are next hops to ask for.
+    pub fn read(bell: Arc<Doorbell>) -> io::Result<Hops> {
+        let mut netlink = Netlink::open()?;
+        let seen = Seen::read(&mut netlink)?;
+        Ok(Hops {
+            netlink,
+            seen,
+            ports: HashMap::new(),
+            without_tags: HashSet::new(),
+            wanted: HashSet::new(),
+            bell,
+        })
     }
 
     /// The interface of one of our addresses, and the one below it where frames come in, with their VLAN.
     pub fn interface(&self, address: IpAddr) -> Option<(&Link, &Link, Option<u16>)> {
-        self.lower(*self.locals.get(&address.to_canonical())?)
+        self.lower(*self.seen.locals.get(&address.to_canonical())?)
     }
 
     fn lower(&self, ifindex: u32) -> Option<(&Link, &Link, Option<u16>)> {
-        let link = self.links.get(&ifindex)?;
+        let link = self.seen.links.get(&ifindex)?;
         match link.vlan {
-            Some((lower, vlan)) => Some((link, self.links.get(&lower)?, Some(vlan))),
+            Some((lower, vlan)) => Some((link, self.seen.links.get(&lower)?, Some(vlan))),
             None => Some((link, link, None)),
         }
     }
@@ -85,6 +99,11 @@ impl Hops {
     /// Notes that the program is attached to an interface.
     pub fn attached(&mut self, ifindex: u32, mode: Attached) {
         self.ports.insert(ifindex, mode);
+    }
+
+    /// Notes that an interface takes VLAN tags off what comes in.
+    pub fn hides_tags(&mut self, ifindex: u32) {
+        self.without_tags.insert(ifindex);
     }
 
     /// Finds a flow's way. One whose next hop is not known yet is asked for, and known a moment later.
@@ -100,6 +119,9 @@ impl Hops {
     ) -> Result<Found, WhyNot> {
         let (_, ingress, vlan_in) = self.interface(flow.local.ip()).ok_or(WhyNot::Interface)?;
         let (ingress, is_up) = ((ingress.index, vlan_in), ingress.is_up);
+        if vlan_in.is_some() && self.without_tags.contains(&ingress.0) {
+            return Err(WhyNot::Interface);
+        }
         let mode = *self.ports.get(&ingress.0).ok_or(WhyNot::Interface)?;
         let (from, to) = (flow.from.ip().to_canonical(), flow.to.ip().to_canonical());
         let route = self.route(from, to).ok_or(WhyNot::NextHop)?;
@@ -111,7 +133,7 @@ impl Hops {
             return Err(WhyNot::Interface);
         }
         let (ifindex, ours) = (egress.index, upper.mac.ok_or(WhyNot::Interface)?);
-        let hop = match self.neighbours.get(&(route.ifindex, route.neighbour)) {
+        let hop = match self.seen.neighbours.get(&(route.ifindex, route.neighbour)) {
             Some(mac) => *mac,
             None => {
                 self.ask(route);
@@ -122,13 +144,20 @@ impl Hops {
     }
 
     /// The way from one of our addresses to another host; none if there is none.
-    pub fn route(&mut self, from: IpAddr, to: IpAddr) -> Option<Route> {
+    fn route(&mut self, from: IpAddr, to: IpAddr) -> Option<Route> {
         self.netlink.route(from, to).ok().flatten()
     }
 
-    /// Has the kernel look for a neighbour, or make sure of it; its answer comes as a change.
+    /// Notes a next hop to ask for: asking may wait for whoever changes the network just now.
     pub fn ask(&mut self, route: Route) {
-        let _ = self.netlink.use_neighbour(route.ifindex, route.neighbour);
+        if self.wanted.insert(route) {
+            self.bell.ring();
+        }
+    }
+
+    /// The next hops to ask for since the last call.
+    pub fn take_wanted(&mut self) -> HashSet<Route> {
+        std::mem::take(&mut self.wanted)
     }
 
     /// Takes in a change; what it means is told.
@@ -136,53 +165,49 @@ impl Hops {
         match change {
             Change::Neighbour(Neighbour { ifindex, ip, mac }) => {
                 let route = Route { ifindex, neighbour: ip };
-                let known = self.neighbours.get(&(ifindex, ip)).copied();
+                let known = self.seen.neighbours.get(&(ifindex, ip)).copied();
                 match mac {
                     Some(mac) if known != Some(mac) => {
-                        self.neighbours.insert((ifindex, ip), mac);
+                        self.seen.neighbours.insert((ifindex, ip), mac);
                         told.push(Effect::Moved(route, mac));
                     }
                     None if known.is_some() => {
-                        self.neighbours.remove(&(ifindex, ip));
+                        self.seen.neighbours.remove(&(ifindex, ip));
                         told.push(Effect::Lost(route));
                     }
                     Some(_) | None => {}
                 }
             }
             Change::Link(link) => {
-                let earlier = self.links.get(&link.index);
+                let earlier = self.seen.links.get(&link.index);
                 if !link.is_up || earlier.is_some_and(|earlier| earlier.mac != link.mac) {
                     told.push(Effect::Down(link.index));
                 }
-                self.links.insert(link.index, link);
+                self.seen.links.insert(link.index, link);
             }
             Change::LinkGone(index) => {
-                self.links.remove(&index);
+                self.seen.links.remove(&index);
                 self.ports.remove(&index);
                 told.push(Effect::Down(index));
             }
             Change::Routes => told.push(Effect::Reroute),
-            Change::Lost => self.compare(told),
         }
     }
 
-    /// Reads everything again after changes were lost, and tells what is not as it was.
-    fn compare(&mut self, told: &mut Vec<Effect>) {
-        let (links, neighbours) = (self.links.clone(), self.neighbours.clone());
-        if self.read_again().is_err() {
-            return;
-        }
+    /// Takes in everything, read again after changes were lost, and tells what is not as it was.
+    pub fn replace(&mut self, seen: Seen, told: &mut Vec<Effect>) {
+        let Seen { links, neighbours, .. } = std::mem::replace(&mut self.seen, seen);
         for (index, earlier) in links {
-            let now = self.links.get(&index);
+            let now = self.seen.links.get(&index);
             if now.is_none_or(|now| !now.is_up || now.mac != earlier.mac) {
                 told.push(Effect::Down(index));
             }
         }
         let places: HashSet<(u32, IpAddr)> =
-            neighbours.keys().chain(self.neighbours.keys()).copied().collect();
+            neighbours.keys().chain(self.seen.neighbours.keys()).copied().collect();
         for place in places {
             let route = Route { ifindex: place.0, neighbour: place.1 };
-            match self.neighbours.get(&place) {
+            match self.seen.neighbours.get(&place) {
                 None => told.push(Effect::Lost(route)),
                 Some(mac) if neighbours.get(&place) != Some(mac) => {
                     told.push(Effect::Moved(route, *mac));

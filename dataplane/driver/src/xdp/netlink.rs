@@ -90,8 +90,6 @@ pub enum Change {
     Link(Link),
     LinkGone(u32),
     Routes,
-    /// Changes were lost: everything may have.
-    Lost,
 }
 
 impl Netlink {
@@ -179,7 +177,8 @@ impl Netlink {
 
     /// Tells the kernel that a neighbour is in use, as a sent packet would: it asks for one that it does
     /// not know, and asks an old one again.
-    pub fn use_neighbour(&mut self, ifindex: u32, ip: IpAddr) -> io::Result<()> {
+    pub fn use_neighbour(&mut self, route: Route) -> io::Result<()> {
+        let Route { ifindex, neighbour: ip } = route;
         let mut message = NeighbourMessage::default();
         message.header.family = family(ip);
         message.header.ifindex = ifindex;
@@ -193,15 +192,17 @@ impl Netlink {
         self.ask(flags, RouteNetlinkMessage::NewNeighbour(message), |_| ())
     }
 
-    /// What changed since the last call, on a socket that listens.
-    pub fn changes(&mut self, mut told: impl FnMut(Change)) -> io::Result<()> {
+    /// What changed since the last call, on a socket that listens; true when changes were lost, and
+    /// everything has to be read again.
+    pub fn changes(&mut self, mut told: impl FnMut(Change)) -> io::Result<bool> {
+        let mut lost = false;
         loop {
             let length = match self.socket.recv(&mut &mut self.buffer[..], 0) {
                 Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(lost),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
-                    told(Change::Lost);
+                    lost = true;
                     continue;
                 }
                 Err(error) => return Err(error),

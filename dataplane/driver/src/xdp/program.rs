@@ -55,7 +55,7 @@ impl Program {
         if let Some(pins) = pins {
             fs::create_dir_all(pins).map_err(|error| format!("{}: {error}", pins.display()))?;
             if !fits(pins, rows) {
-                unpin_all(pins);
+                unpin_each(pins);
             }
             for map in MAPS {
                 loader.map_pin_path(map, pin_of_map(pins, map));
@@ -153,7 +153,6 @@ impl Drop for Program {
     fn drop(&mut self) {
         if let Some(pins) = &self.pins {
             unpin_all(pins);
-            let _ = fs::remove_dir(pins);
         }
         for held in std::mem::take(&mut self.links).into_values() {
             if let Held::Own(id) = held {
@@ -193,9 +192,18 @@ fn fits(pins: &Path, rows: u32) -> bool {
         && shape("events").is_some()
 }
 
-/// Removes what is pinned; links detach when nobody else holds them.
-fn unpin_all(pins: &Path) {
-    for name in names(pins) {
+/// Removes what is pinned, and then the directory; links detach when nobody else holds them.
+pub fn unpin_all(pins: &Path) {
+    unpin_each(pins);
+    let _ = fs::remove_dir(pins);
+}
+
+/// Removes what a program like this one, of whatever layout, has pinned.
+fn unpin_each(pins: &Path) {
+    let is_ours = |name: &str| {
+        name.split_once('-').is_some_and(|(what, _)| what == "link" || MAPS.contains(&what))
+    };
+    for name in names(pins).iter().filter(|name| is_ours(name)) {
         let _ = fs::remove_file(pins.join(name));
     }
 }

@@ -202,11 +202,6 @@ impl Row {
             && tag(self) == tag(other)
     }
 
-    /// The last source that was not heard.
-    pub fn foreigner(&self) -> Option<SocketAddr> {
-        (self.foreign > 0).then(|| self.addr(self.foreigner, self.foreigner_port))
-    }
-
     fn addr(&self, ip: [u8; 16], port: [u8; 2]) -> SocketAddr {
         let ip = if self.family == FAMILY_4 {
             IpAddr::V4(Ipv4Addr::new(ip[0], ip[1], ip[2], ip[3]))
@@ -218,11 +213,12 @@ impl Row {
 
     /// What it has counted.
     pub fn stats(&self) -> FlowStats {
+        let foreigner = (self.foreign > 0).then(|| self.addr(self.foreigner, self.foreigner_port));
         FlowStats {
             packets: self.packets,
             bytes: self.bytes,
             foreign: self.foreign,
-            foreigner: self.foreigner(),
+            foreigner,
             newest: self.newest,
             transit: self.transit,
             jitter: self.jitter,

@@ -79,7 +79,7 @@ fn others_are_not_heard_and_what_is_not_known_passes() {
             lab.a.wire.send(&foreign.bytes());
         }
         until("three foreign packets", || (bypass.counted(0).foreign == 3).then_some(()));
-        assert_eq!(bypass.foreigner(0), Some(foreign.source));
+        assert_eq!(bypass.counted(0).foreigner, Some(foreign.source));
 
         let mut buffer = [0; 2_048];
         let mut passes = |frame: &Frame, socket: &UdpSocket| {

@@ -1,10 +1,13 @@
 //! A process is killed; its streams go on, and the next process takes them over.
 
+use std::fs::DirEntry;
 use std::io::{BufRead as _, BufReader};
+use std::net::UdpSocket;
+use std::os::unix::fs::DirEntryExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use driver::xdp::{Bypass, BypassConfig, XdpMode};
+use driver::xdp::{Bypass, BypassConfig, BypassRefused, XdpMode, unpin};
 
 use super::lab::{Host, until};
 use super::{Lab, NEVER, SOON, install, our};
@@ -124,6 +127,82 @@ fn streams_outlive_a_killed_process() {
     until("it is detached", || {
         (!lab.sbc.ip(&["link", "show", "leg-a"]).contains("prog/xdp")).then_some(())
     });
+}
+
+#[test]
+fn a_generic_link_is_taken_over_as_it_is() {
+    let Some(lab) = Lab::new() else { return };
+    // A bridge has no native XDP.
+    lab.sbc.ip(&["link", "add", "plain", "type", "bridge"]);
+    lab.sbc.ip(&["address", "add", "10.0.9.1/24", "dev", "plain"]);
+    lab.sbc.ip(&["link", "set", "plain", "up"]);
+    let bpffs = Bpffs::new("generic");
+    let pins = bpffs.0.join("ccb-4");
+    let config = BypassConfig {
+        mode: XdpMode::Auto,
+        addresses: vec![[10, 0, 9, 1].into()],
+        ..config(&pins, 64)
+    };
+    let bypass = lab.open(&config).expect("root may");
+    assert!(bypass.uses()[0].line.starts_with("xdp: plain: generic: not natively: "));
+    let link = || {
+        let mut pins = std::fs::read_dir(&pins).expect("pins").flatten();
+        let is_link = |pin: &DirEntry| pin.file_name().to_string_lossy().starts_with("link-");
+        pins.find(is_link).expect("a link").ino()
+    };
+    let before = link();
+    // As if it had been killed: what is pinned stays.
+    std::mem::forget(bypass);
+    let bypass = lab.open(&config).expect("root may");
+    assert_eq!(bypass.uses()[0].line, "xdp: plain: generic: as an earlier process had it");
+    assert_eq!(link(), before);
+}
+
+#[test]
+fn a_process_without_the_bypass_ends_what_was_left() {
+    let Some(lab) = Lab::new() else { return };
+    let bpffs = Bpffs::new("off");
+    let pins = bpffs.0.join("ccb-3");
+    let off = |config: BypassConfig| {
+        assert!(matches!(lab.open(&config), Err(BypassRefused::Off)));
+    };
+    let nowhere = |config: BypassConfig| {
+        let addresses = vec![our(false, 9)];
+        let opened = lab.open(&BypassConfig { addresses, ..config });
+        assert!(matches!(opened, Err(BypassRefused::Interfaces(_))));
+    };
+    let refused = |config: BypassConfig| {
+        // As many rows are more memory than a map may have.
+        let opened = lab.open(&BypassConfig { rows: u32::MAX, ..config });
+        assert!(matches!(opened, Err(BypassRefused::Kernel(_))));
+    };
+    let unwanted = |_| unpin(&pins);
+    let ways: [(&str, &dyn Fn(BypassConfig)); 4] =
+        [("off", &off), ("nowhere", &nowhere), ("refused", &refused), ("unwanted", &unwanted)];
+    let flow = super::flow_of_row(5);
+    let socket = lab.sbc.run(|| UdpSocket::bind(flow.local)).expect("a free port");
+    socket.set_read_timeout(Some(NEVER)).expect("a timeout");
+    // A new call on the same port, from somebody else.
+    let mut frame = lab.frame(&flow, 1_000);
+    frame.source.set_port(4_002);
+    let mut buffer = [0; 2_048];
+    for (name, way) in ways {
+        let mut child = start(&lab.sbc, &pins, &[5]);
+        child.kill().expect("`ip netns exec` becomes the process");
+        child.wait().expect("it is gone");
+        lab.a.wire.send(&frame.bytes());
+        assert!(socket.recv_from(&mut buffer).is_err(), "{name}");
+        let mut config = config(&pins, 64);
+        if name == "off" {
+            config.mode = XdpMode::Off;
+        }
+        way(config);
+        assert!(!pins.exists(), "{name}");
+        until(name, || {
+            lab.a.wire.send(&frame.bytes());
+            socket.recv_from(&mut buffer).ok()
+        });
+    }
 }
 
 #[test]
