@@ -48,7 +48,7 @@ impl Plan {
                 seconds: 2,
                 repeat: 1,
                 calls,
-                memory_calls: memory_calls.min(1_000),
+                memory_calls,
                 churn: churn.min(3_000),
             };
         }
