@@ -106,6 +106,12 @@ impl Server {
             registration_life: config.registration_life,
             next_socket: AtomicU64::new(1),
             recordings: http::RecordingNumbers::default(),
+            spoolers: config
+                .ccbs
+                .iter()
+                .filter(|ccb| ccb.spool.is_some())
+                .map(|ccb| ccb.id)
+                .collect(),
             started_at: clock::now(),
         });
         Ok(Server { config, http, admin, app, owner, directory })
