@@ -44,7 +44,7 @@ pub enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Log agents in, register their phones and let them call each other
-    Load(Load),
+    Load(Box<Load>),
 }
 
 /// `config ...`
