@@ -22,13 +22,19 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 const ASK_EVERY: Duration = Duration::from_millis(20);
 
 /// What must not stay behind.
-static MESS: Mutex<Mess> =
-    Mutex::new(Mess { processes: Vec::new(), namespaces: Vec::new(), folders: Vec::new() });
+static MESS: Mutex<Mess> = Mutex::new(Mess {
+    processes: Vec::new(),
+    namespaces: Vec::new(),
+    folders: Vec::new(),
+    settings: Vec::new(),
+});
 
 struct Mess {
     processes: Vec<Pid>,
     namespaces: Vec<String>,
     folders: Vec<PathBuf>,
+    /// Of the kernel, and what they were before.
+    settings: Vec<(PathBuf, String)>,
 }
 
 /// Cleans up when it goes, panic or not.
@@ -79,6 +85,9 @@ fn clean() {
         }
         for folder in mess.folders.drain(..) {
             let _ = std::fs::remove_dir_all(folder);
+        }
+        for (file, before) in mess.settings.drain(..) {
+            let _ = std::fs::write(file, before);
         }
     });
 }
@@ -245,6 +254,35 @@ impl Drop for Running {
     }
 }
 
+/// A setting of the kernel that is as it was again when this goes, at Ctrl-C too.
+pub struct Setting(PathBuf);
+
+impl Setting {
+    /// Sets it.
+    pub fn write(file: &Path, value: &str) -> Result<Setting, String> {
+        let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+        let before = std::fs::read_to_string(file).map_err(failed)?;
+        mess(|mess| mess.settings.push((file.to_owned(), before)));
+        let setting = Setting(file.to_owned());
+        std::fs::write(file, value).map_err(failed)?;
+        Ok(setting)
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        mess(|mess| {
+            mess.settings.retain(|(file, before)| {
+                let is_other = *file != self.0;
+                if !is_other {
+                    let _ = std::fs::write(file, before);
+                }
+                is_other
+            });
+        });
+    }
+}
+
 /// Runs a command to its end; it does not outlive this program either.
 pub fn output(command: &mut Command) -> Result<Output, String> {
     let failed = |error: std::io::Error| error.to_string();
@@ -271,4 +309,26 @@ fn run(words: &[&str]) -> Result<(), String> {
     }
     let why = String::from_utf8_lossy(&output.stderr);
     Err(format!("{}: {} (namespaces need root)", words.join(" "), why.trim()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_are_as_they_were_when_all_is_over() {
+        let file = std::env::temp_dir().join(format!("relay-setting-{}", std::process::id()));
+        std::fs::write(&file, "0").unwrap();
+        let read = || std::fs::read_to_string(&file).unwrap();
+        let setting = Setting::write(&file, "1").unwrap();
+        assert_eq!(read(), "1");
+        drop(setting);
+        assert_eq!(read(), "0");
+        let setting = Setting::write(&file, "1").unwrap();
+        // As at Ctrl-C, where nothing is dropped.
+        clean();
+        assert_eq!(read(), "0");
+        drop(setting);
+        std::fs::remove_file(&file).unwrap();
+    }
 }

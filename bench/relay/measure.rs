@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::{self, Lab};
+use crate::lab::{self, Lab, Setting};
 use crate::relays::{self, Relay, Started};
 use crate::table::{Better, Table};
 
@@ -66,8 +66,7 @@ pub fn measure(
     table: &mut Table,
 ) -> Result<(), String> {
     let agents = plan.calls.max(plan.memory_calls).max(CHURN_AGENTS);
-    let mut bench = Bench { lab, program, relay, core, table, baseline: None };
-    bench.baseline = bench.table.value("softirq of the generator alone", Relay::Nobody.name());
+    let mut bench = Bench { lab, program, relay, core, table };
     // A relay of its own for each: nothing that one left is in the next.
     bench.costs(&relays::start(lab, relay, agents)?, plan)?;
     bench.delays(&relays::start(lab, relay, agents)?, plan)?;
@@ -89,15 +88,19 @@ struct Bench<'a> {
     relay: Relay,
     core: usize,
     table: &'a mut Table,
-    /// Interrupt time that a packet costs on the generator's core with no relay, in microseconds.
-    baseline: Option<f64>,
+}
+
+/// The row of the interrupt time that a packet costs on the generator's core with no relay.
+fn baseline(rate_kpps: f64) -> String {
+    format!("softirq of the generator alone, {rate_kpps:.0} kpps")
 }
 
 impl Bench<'_> {
     /// CPU time a packet at each rate, and the highest rate.
     fn costs(&mut self, relay: &Started, plan: &Plan) -> Result<(), String> {
         let mut rates = plan.rates.clone();
-        if self.relay.is_bypass() {
+        // What the generator alone costs is taken off at each rate, so it is measured at each.
+        if self.relay.is_bypass() || self.relay == Relay::Nobody {
             rates.push(BYPASS_RATE);
         }
         let rates: Vec<String> = rates.iter().map(u32::to_string).collect();
@@ -130,8 +133,7 @@ impl Bench<'_> {
         let middle = |name: &str| median(repeats.iter().filter_map(|row| row[name].as_f64()));
         if self.relay == Relay::Nobody {
             let own = middle("softirq_us");
-            let what = "softirq of the generator alone".to_owned();
-            self.add(what, own, format!("{own:.2} us at {rate:.0} kpps"), Better::Neither);
+            self.add(baseline(rate), own, format!("{own:.2} us"), Better::Neither);
             return;
         }
         let lost = median(repeats.iter().filter_map(|row| row["lost_percent"].as_f64()));
@@ -144,20 +146,25 @@ impl Bench<'_> {
         let share = spent * 100.0 / seconds;
         let what = format!("share of a core, {rate:.0} kpps");
         self.add(what, share, format!("{share:.1} %"), Better::Low);
-        let machine = middle("machine_us") - self.baseline.unwrap_or(0.0);
+        let Some(alone) = self.table.value(&baseline(rate), Relay::Nobody.name()) else {
+            return eprintln!("  no measurement of the generator alone at {rate:.0} kpps");
+        };
+        let machine = middle("machine_us") - alone;
         let what = format!("CPU of the machine a packet, {rate:.0} kpps");
         self.add(what, machine, format!("{machine:.2} us{note}"), Better::Low);
     }
 
     /// The program's own time, as the kernel accounts it.
     fn program_cost(&mut self, relay: &Started, plan: &Plan) -> Result<(), String> {
-        let _stats = BpfStats::on()?;
+        let stats = Setting::write(Path::new(BPF_STATS), "1")?;
         let pid = relay.pid.unwrap_or_default();
         let before = program_time(pid);
         let flags =
             ["--rate-pps".to_owned(), BYPASS_RATE.to_string(), "--seconds".into(), "3".into()];
         self.load(relay, plan.calls, &flags)?;
         let (time, runs) = program_time(pid);
+        // Accounting costs the program time of its own.
+        drop(stats);
         if let Some(runs) = runs.checked_sub(before.1).filter(|runs| *runs > 0) {
             let each = (time - before.0) as f64 / runs as f64;
             let what = "XDP program a packet".to_owned();
@@ -282,24 +289,6 @@ fn holdings(pid: u32) -> (u64, usize) {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let memory = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
     (memory, std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count))
-}
-
-/// Accounting of programs by the kernel, which costs them time of its own, while this lives.
-struct BpfStats(String);
-
-impl BpfStats {
-    fn on() -> Result<BpfStats, String> {
-        let failed = |error: std::io::Error| format!("{BPF_STATS}: {error}");
-        let before = std::fs::read_to_string(BPF_STATS).map_err(failed)?;
-        std::fs::write(BPF_STATS, "1").map_err(failed)?;
-        Ok(BpfStats(before))
-    }
-}
-
-impl Drop for BpfStats {
-    fn drop(&mut self) {
-        let _ = std::fs::write(BPF_STATS, &self.0);
-    }
 }
 
 /// Nanoseconds and runs of the programs that a process holds.

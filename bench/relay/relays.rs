@@ -93,7 +93,14 @@ pub fn start(lab: &Lab, relay: Relay, agents: u32) -> Result<Started, String> {
 fn start_rtpengine(lab: &Lab) -> Result<Started, String> {
     let ng = format!("{SBC}:{NG_PORT}");
     let mut command = lab.on_sbc(Path::new("rtpengine"));
-    command.args(["--foreground", "--table=-1", "--num-threads=1", "--log-stderr"]);
+    // Not what the machine's own rtpengine is configured with.
+    command.args([
+        "--config-file=none",
+        "--foreground",
+        "--table=-1",
+        "--num-threads=1",
+        "--log-stderr",
+    ]);
     command.args(["--log-level=3", "--port-min=10000", "--port-max=65000", "--delete-delay=0"]);
     command.arg(format!("--interface={SBC}")).arg(format!("--listen-ng={ng}"));
     let mut process = lab.start(&mut command, "rtpengine")?;

@@ -44,7 +44,7 @@ pub enum Command {
     #[command(subcommand)]
     Config(ConfigCommand),
     /// Log agents in, register their phones and let them call each other
-    Load(Load),
+    Load(Box<Load>),
 }
 
 /// `config ...`
@@ -147,8 +147,8 @@ pub struct Demo {
     /// How XDP is attached to the interfaces
     #[arg(long, value_enum, default_value_t = XdpMode::Auto)]
     pub xdp: XdpMode,
-    /// A folder on a bpffs: what XDP relays flows on while a killed data plane restarts [default:
-    /// /sys/fs/bpf/jackfield/ccb-1, where a bpffs is mounted]
+    /// A folder on a bpffs: what XDP relays flows on while a killed data plane restarts [default: one
+    /// for this demo's folder, /sys/fs/bpf/jackfield/demo-HASH, where a bpffs is mounted]
     #[arg(long, value_name = "DIR")]
     pub bpffs: Option<PathBuf>,
     /// The folder of prompts [default: prompts in the demo's folder]
@@ -397,6 +397,7 @@ mod tests {
             "jackfield demo --route 9=mix:0",
             "jackfield demo --route 9=play:../x",
             "jackfield demo --media fast",
+            "jackfield call hang-up 12.3:1",
             "jackfield call play 1 hi.wav",
             "jackfield call play 1.2 ../hi.wav",
             "jackfield call collect 1.2 --max 65",

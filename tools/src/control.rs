@@ -41,6 +41,7 @@ fn server_config(config: &Config) -> control_server::Config {
         id: ccb.number,
         region: ccb.region.clone(),
         socket: ccb.socket.clone(),
+        spool: ccb.media.spool.clone(),
     });
     let control = &config.control;
     control_server::Config {

@@ -19,6 +19,8 @@ const LOCK_FILE: &str = "lock";
 const CLAIMS: u32 = 5;
 /// The pause between two of them.
 const CLAIM_PAUSE: Duration = Duration::from_millis(10);
+/// Where Jackfields pin what XDP is to keep when they die.
+const PINS: &str = "/sys/fs/bpf/jackfield";
 /// Where an installed Jackfield has it.
 const INSTALLED: &str = "/etc/jackfield";
 
@@ -125,9 +127,18 @@ impl DemoDir {
     /// The file of the demo's region: in memory, under a name that no other folder's demo has.
     pub fn region(&self) -> PathBuf {
         let shm = Path::new("/dev/shm");
-        let name =
-            format!("jackfield-demo-{:016x}", fnv1a(self.path.as_os_str().as_encoded_bytes()));
+        let name = format!("jackfield-demo-{:016x}", self.hash());
         if shm.is_dir() { shm.join(name) } else { self.path.join("region") }
+    }
+
+    /// The folder of the demo's XDP pins: beside those of the CCBs that are installed, under a name that
+    /// the next demo of this folder finds again.
+    pub fn pins(&self) -> PathBuf {
+        PathBuf::from(format!("{PINS}/demo-{:08x}", self.hash() as u32))
+    }
+
+    fn hash(&self) -> u64 {
+        fnv1a(self.path.as_os_str().as_encoded_bytes())
     }
 }
 
@@ -157,11 +168,17 @@ mod tests {
     }
 
     #[test]
-    fn two_folders_have_two_regions() {
+    fn two_folders_have_two_regions_and_pins() {
         let temp = tempfile::tempdir().unwrap();
         let one = DemoDir::claim(&temp.path().join("one")).unwrap();
         let two = DemoDir::claim(&temp.path().join("two")).unwrap();
         assert_ne!(one.region(), two.region());
+        assert_ne!(one.pins(), two.pins());
+        assert!(one.pins().starts_with(format!("{PINS}/")));
+        let pins = one.pins();
+        drop(one);
+        let again = DemoDir::claim(&temp.path().join("one")).unwrap();
+        assert_eq!(again.pins(), pins, "a killed demo's are found again");
     }
 
     #[test]

@@ -282,6 +282,13 @@ impl Blade {
         calls.collect()
     }
 
+    /// The serial numbers of the calls of that CCB that are not over; `None` while its link is down.
+    pub fn serials(&self, ccb: CcbId) -> Option<impl Iterator<Item = u64> + '_> {
+        let side = self.sides.get(&ccb).filter(|side| side.link)?;
+        let stands = |call: &&crate::calls::Call| call.row.state() != abi::CallState::Ended;
+        Some(side.calls.iter().filter(stands).map(|call| call.row.serial))
+    }
+
     fn provision(&mut self, provision: Provision) {
         self.routes = Routes::new(provision.routes.clone());
         self.provision = provision;
@@ -647,7 +654,7 @@ impl Blade {
                     record.ended_at = now;
                 }
                 side.calls.set_recording(changed.call.call);
-                side.served.remove(&changed.call.call);
+                side.forget_call(changed.call.call);
                 out.push(Output::Record(Box::new(record)));
             }
         }

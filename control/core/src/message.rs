@@ -232,6 +232,8 @@ pub enum OpOutcome {
     NoSuchLeg,
     /// The call to whisper to is not there, or not of the same tenant.
     NoSuchListener,
+    /// The leg to whisper to is not in that mix.
+    ListenerElsewhere,
     /// The number of the mix is out of its range.
     NoSuchMix,
 }

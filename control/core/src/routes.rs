@@ -89,10 +89,10 @@ pub enum Service {
     Mix(u32),
 }
 
-/// The longest name of a prompt, in bytes.
-pub const PROMPT_NAME_BYTES: usize = 128;
+/// The longest name of a prompt, in bytes: the data plane has room for no more.
+pub const PROMPT_NAME_BYTES: usize = 64;
 /// The rule of [`is_prompt_name`].
-pub const PROMPT_RULE: &str = "a prompt's name is 1 to 128 letters, digits, dots, dashes or underscores and begins with no dot";
+pub const PROMPT_RULE: &str = "a prompt's name is 1 to 64 letters, digits, dots, dashes or underscores and begins with no dot";
 /// The highest number of a tenant's mix; the lowest is 1.
 pub const MIXES: u32 = 4_095;
 /// The rule of a mix's number.
@@ -217,6 +217,8 @@ pub fn nearest(
 
 #[cfg(test)]
 mod tests {
+    use base::Text;
+
     use super::*;
 
     fn route(tenant: u32, prefix: &str, port: u16) -> Route {
@@ -251,6 +253,15 @@ mod tests {
             let told = text.parse::<Destination>().expect_err(text);
             assert!(told.contains(rule), "{text}: {told}");
         }
+    }
+
+    #[test]
+    fn a_prompts_name_fits_the_data_plane() {
+        for (bytes, fits) in [(0, false), (1, true), (64, true), (65, false)] {
+            assert_eq!(is_prompt_name(&"x".repeat(bytes)), fits, "{bytes}");
+            assert_eq!(bytes > 0 && Text::<64>::new("x".repeat(bytes).as_bytes()).is_ok(), fits);
+        }
+        assert!(PROMPT_RULE.contains(&format!("1 to {PROMPT_NAME_BYTES} ")));
     }
 
     #[test]

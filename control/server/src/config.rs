@@ -49,6 +49,8 @@ pub struct CcbConfig {
     pub region: PathBuf,
     /// The UNIX socket on which the data plane hands out its doorbells.
     pub socket: PathBuf,
+    /// The directory of its spool of recordings; none when it records nothing.
+    pub spool: Option<PathBuf>,
 }
 
 /// The cost of an argon2id hash (RFC 9106).

@@ -1,5 +1,6 @@
 //! What agents reach: login, logout, the CTI WebSocket, the description of it all, health.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use axum::middleware::map_response;
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use base::CcbId;
 use control_core::End;
 use serde::Deserialize;
 use utoipa::{OpenApi, ToSchema};
@@ -57,6 +59,8 @@ pub struct Parts {
     pub next_socket: AtomicU64,
     /// Mints the numbers of recordings.
     pub recordings: RecordingNumbers,
+    /// The CCBs that have a spool, so that they can record.
+    pub spoolers: HashSet<CcbId>,
     /// When this process began to serve.
     pub started_at: base::Instant,
 }

@@ -41,6 +41,9 @@ pub use secret::Secret;
 /// How long requests that are being served may take when the process stops.
 const STOP_MS: u64 = 1_000;
 
+/// How often the makers of recordings are told which calls stand.
+const LIVE_MS: u64 = 2_000;
+
 /// A control process that is bound and does not serve yet.
 pub struct Server {
     config: Config,
@@ -106,6 +109,12 @@ impl Server {
             registration_life: config.registration_life,
             next_socket: AtomicU64::new(1),
             recordings: http::RecordingNumbers::default(),
+            spoolers: config
+                .ccbs
+                .iter()
+                .filter(|ccb| ccb.spool.is_some())
+                .map(|ccb| ccb.id)
+                .collect(),
             started_at: clock::now(),
         });
         Ok(Server { config, http, admin, app, owner, directory })
@@ -137,7 +146,9 @@ impl Server {
             serving.spawn(http::serve::serve(listener, router, limits, stop.clone()));
         }
         if let Some(recordings) = self.config.recordings {
-            background.spawn(recordings::follow(recordings, stop.clone()));
+            let (known, live) = watch::channel(Arc::default());
+            background.spawn(tell_live(self.config.ccbs.clone(), blade.clone(), known));
+            background.spawn(recordings::follow(recordings, live, stop.clone()));
         }
         let router = http::admin::router(self.app.clone());
         background.spawn(async move {
@@ -165,6 +176,30 @@ impl Server {
 async fn stopped(stop: &mut watch::Receiver<bool>) {
     // A sender that is dropped means stop, too.
     let _ = stop.wait_for(|stop| *stop).await;
+}
+
+/// Tells the makers of recordings which calls stand.
+async fn tell_live(
+    ccbs: Vec<CcbConfig>,
+    blade: owner::BladeHandle,
+    known: watch::Sender<Arc<recordings::Live>>,
+) {
+    let spools: Vec<_> = ccbs.into_iter().filter_map(|ccb| Some((ccb.id, ccb.spool?))).collect();
+    let mut ticks = tokio::time::interval(Duration::from_millis(LIVE_MS));
+    loop {
+        ticks.tick().await;
+        let spools = spools.clone();
+        let look = blade.look(move |blade, _| {
+            let live = spools
+                .into_iter()
+                .filter_map(|(ccb, spool)| Some((spool, blade.serials(ccb)?.collect())));
+            live.collect::<recordings::Live>()
+        });
+        match look.await {
+            Some(live) => known.send_replace(Arc::new(live)),
+            None => return,
+        };
+    }
 }
 
 /// Feeds systemd's watchdog as long as the owner answers.

@@ -352,6 +352,8 @@ fn log(output: &Output) {
         Output::SourceRefused { ccb, call, leg, address, left_out } => {
             tracing::warn!(
                 target: "security",
+                // Logs do not show targets as a rule.
+                event = "security",
                 ccb = ccb.0,
                 %call,
                 leg,

@@ -12,19 +12,21 @@
 //! their positions say, and a segment is removed only after a checkpoint behind it. Who starts goes on at
 //! the checkpoint; an error is handled in the same way, by starting again there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base::Instant;
 use tokio::sync::watch;
 
 mod segment;
 mod take;
 mod writer;
 
+use crate::clock;
 use segment::Chunk;
 use writer::Writer;
 
@@ -32,6 +34,8 @@ use writer::Writer;
 const LOOK_MS: u64 = 200;
 /// How long a spool that could not be taken (a full disk) waits for the next try, in looks.
 const RETRY_LOOKS: u32 = 5;
+/// How long a thread that panicked waits for the next one, in milliseconds.
+const RESTART_MS: u64 = 1_000;
 
 /// Where recordings come from and go to.
 #[derive(Clone, Debug)]
@@ -42,21 +46,57 @@ pub struct Config {
     pub spools: Vec<PathBuf>,
 }
 
-/// Makes recordings until `stop` becomes true or its sender is dropped. It may end at any moment.
-pub async fn follow(config: Config, mut stop: watch::Receiver<bool>) {
-    let ended = Ended(Arc::default());
-    let flag = Arc::clone(&ended.0);
-    let thread = tokio::task::spawn_blocking(move || {
-        let mut follower = Follower::new(config);
+/// The serial numbers of the calls that stand, by the spool directory of their data plane; one that is not
+/// known has no entry.
+pub type Live = HashMap<PathBuf, HashSet<u64>>;
+
+/// Makes recordings until `stop` becomes true or its sender is dropped. It may end at any moment. A
+/// recording whose end the spool lost is finished when its call is gone from `live` for ten seconds.
+pub async fn follow(config: Config, live: watch::Receiver<Arc<Live>>, stop: watch::Receiver<bool>) {
+    keep_running(stop, move |flag| {
+        let mut follower = Follower::new(config.clone());
         while !flag.load(Ordering::Acquire) {
-            follower.look(&flag);
+            follower.look(flag);
+            let live = Arc::clone(&live.borrow());
+            follower.finish_gone(&live, clock::now());
             std::thread::sleep(Duration::from_millis(LOOK_MS));
         }
-    });
-    let _ = stop.wait_for(|stop| *stop).await;
-    drop(ended);
-    if thread.await.is_err() {
-        tracing::error!("the thread that makes recordings panicked");
+    })
+    .await;
+}
+
+/// Has `work` done by a thread until `stop`, which its flag tells it; when the thread panics, by another.
+async fn keep_running(
+    mut stop: watch::Receiver<bool>,
+    work: impl Fn(&AtomicBool) + Send + Sync + 'static,
+) {
+    let ended = Ended(Arc::default());
+    let work = Arc::new(work);
+    let stopped = async {
+        let _ = stop.wait_for(|stop| *stop).await;
+    };
+    tokio::pin!(stopped);
+    loop {
+        let (flag, work) = (Arc::clone(&ended.0), Arc::clone(&work));
+        let mut thread = tokio::task::spawn_blocking(move || work(&flag));
+        let result = tokio::select! {
+            result = &mut thread => result,
+            () = &mut stopped => {
+                ended.0.store(true, Ordering::Release);
+                thread.await
+            }
+        };
+        if result.is_err() {
+            tracing::error!("the thread that makes recordings panicked");
+        }
+        if ended.0.load(Ordering::Acquire) {
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(RESTART_MS)) => {}
+            () = &mut stopped => return,
+        }
+        tracing::warn!("recordings are made again");
     }
 }
 
@@ -129,6 +169,21 @@ impl Follower {
             }
         }
         result
+    }
+
+    /// Finishes recordings whose call is gone; those of a spool that nothing is known of wait.
+    fn finish_gone(&mut self, live: &Live, now: Instant) {
+        if self.waits > 0 {
+            return;
+        }
+        let spools = &self.config.spools;
+        self.writers.retain(|(at, _), writer| {
+            let Some(live) = spools.get(*at).and_then(|spool| live.get(spool)) else { return true };
+            let finished = writer.finish_gone(live, now);
+            finished
+                .inspect_err(|error| tracing::error!(%error, "a recording cannot be made"))
+                .is_ok()
+        });
     }
 
     /// Takes what one writer wrote; false when nothing can come from it any more.

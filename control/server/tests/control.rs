@@ -497,6 +497,8 @@ async fn an_administrator_orders_media_and_is_told_how_it_went() {
             404,
             "whisper",
         ),
+        ("9.4/legs/0", json!({"order": "mix", "mix": 1, "to_leg": 1}), 400, "\"field\":\"to_leg\""),
+        ("9.4/legs/0", json!({"order": "pause_recording"}), 409, "paused already"),
         ("9.4/legs/0", json!({"order": "leave_mix"}), 409, "in no mix"),
         ("9.4/legs/2", json!({"order": "record"}), 404, "such leg"),
         ("9.5/legs/0", json!({"order": "record"}), 404, "such call"),
@@ -524,6 +526,25 @@ async fn an_administrator_orders_media_and_is_told_how_it_went() {
         plane.die();
     });
     assert_eq!(answer.status, 502, "{}", answer.body);
+    world.stop_control().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ccb_without_a_spool_records_nothing_and_says_so() {
+    let mut world = World::start().await;
+    world.stop_control().await;
+    world.has_spool = false;
+    world.start_control().await;
+    let plane = world.data_plane().await;
+    let (_, mut ws) = online(&world, &plane, "1001").await;
+    let (_, _callee) = online(&world, &plane, "1002").await;
+    write_call(&plane, ["1001", "1002"], CallState::Answered);
+    assert_eq!(next(&mut ws).await["type"], "Established");
+    let answer = world.order("9.4/legs/0", json!({"order": "record"})).await;
+    assert_eq!(answer.status, 409, "{}", answer.body);
+    assert!(answer.body.contains("CCB 1") && answer.body.contains("`spool`"), "{}", answer.body);
+    let is_record = |one: &Command| matches!(one, Command::Media { .. });
+    assert!(!plane.seen().iter().any(is_record));
     world.stop_control().await;
 }
 

@@ -147,7 +147,8 @@ pub struct Mix {
 /// `call hang-up`
 #[derive(Debug, Args)]
 pub struct HangUp {
-    /// The call as `jackfield calls` prints it
+    /// The call as `jackfield calls` prints it; all of its legs end
+    #[arg(value_name = "CALL", value_parser = parse_call)]
     pub call: Leg,
     /// Whom to ask.
     #[command(flatten)]
@@ -211,6 +212,14 @@ impl fmt::Display for Leg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}:{}", self.slot, self.generation, self.leg)
     }
+}
+
+/// A call without a leg.
+fn parse_call(text: &str) -> Result<Leg, String> {
+    if text.contains(':') {
+        return Err("must be a call such as 12.3: a leg cannot be hung up alone".into());
+    }
+    text.parse().map_err(|_| "must be a call such as 12.3".into())
 }
 
 fn parse_prompt(text: &str) -> Result<String, String> {

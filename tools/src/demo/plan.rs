@@ -61,7 +61,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
         prompts: Some(absolute(&options.prompts, "prompts")?),
         spool: Some(dir.file("spool")),
         mode: options.xdp,
-        bpffs: options.bpffs.clone().unwrap_or(MediaConfig::of_ccb(CCB.0).bpffs),
+        bpffs: options.bpffs.clone().unwrap_or_else(|| dir.pins()),
         ..MediaConfig::of_ccb(CCB.0)
     };
     let config = Config {

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 pub use account::Counted;
 use lane::{Lane, Turn};
 
-use super::watch::{Sample, Spent};
+use super::watch::{self, Sample, Spent};
 
 /// The first port tried: below those that the system gives out by itself.
 const FIRST_PORT: u16 = 10_000;
@@ -121,11 +121,14 @@ impl Blast {
         let before = Sample::take(window.watch);
         std::thread::sleep(last.saturating_duration_since(Instant::now()));
         let spent = Sample::take(window.watch).since(&before, &self.cores);
+        let is_there = window.watch.map_or(Ok(()), watch::check);
         let mut counted = Counted::default();
         for thread in &self.threads {
             let part = thread.counted.recv().map_err(|_| "a sending thread failed".to_owned())?;
             counted.merge(&part);
         }
+        // What a process spent that ended meanwhile is in no file any more.
+        is_there?;
         Ok((counted, spent))
     }
 

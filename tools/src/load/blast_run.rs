@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::blast::{Blast, Counted, Window, bind};
 use super::by_ng::Ng;
 use super::by_sip::{Agents, Calls};
-use super::watch::{Holdings, Spent};
+use super::watch::{self, Holdings, Spent};
 use crate::cli;
 use crate::process::{self, StopSignals};
 use crate::show;
@@ -25,14 +25,17 @@ const STEP: f64 = 1.25;
 const LEAST_STEP: f64 = 1.03;
 /// A rate whose sends are late by more than this percentage is beyond the generator.
 const MISSED_LIMIT: f64 = 1.0;
+/// Less than this percentage of the packets that were asked for is no measurement of the relay.
+const SENT_LIMIT: f64 = 95.0;
 /// The search ends here.
 const HIGHEST_RATE: f64 = 5_000_000.0;
 /// Descriptors of a stream, and of all the rest.
 const FILES_PER_STREAM: u64 = 2;
 const FILES: u64 = 128;
 
-/// Runs it; 0 when no more was lost than may be.
+/// Runs it; 0 when all that was asked for was sent, and no more of it lost than may be.
 pub fn run(options: &cli::Load) -> Result<ExitCode, String> {
+    options.blast.watch.map_or(Ok(()), watch::check)?;
     let needed = u64::from(options.calls) * 2 * FILES_PER_STREAM + FILES;
     let allowed = process::raise_open_files();
     if allowed < needed {
@@ -307,6 +310,24 @@ impl Row {
         }
     }
 
+    /// What is wrong with the row, when anything is.
+    fn fault(&self, loss_limit: f64) -> Option<String> {
+        let rate = self.rate_pps;
+        let asked = (f64::from(rate) * self.seconds).floor();
+        if self.sent == 0 {
+            return Some(format!("nothing was sent at {rate} a second"));
+        }
+        // One packet more or less falls into the window.
+        if (self.sent + 1) as f64 * 100.0 < asked * SENT_LIMIT {
+            return Some(format!(
+                "the generator is the limit: {} of {asked:.0} packets were sent at {rate} a second",
+                self.sent
+            ));
+        }
+        (self.lost_percent > loss_limit)
+            .then(|| format!("{} of {} packets were lost at {rate} a second", self.lost, self.sent))
+    }
+
     fn cells(&self, name: &str) -> Vec<String> {
         let [p50, p99, p999, longest] = self.delay_us;
         vec![
@@ -414,13 +435,41 @@ impl Report {
     }
 
     fn verdict(&self, loss_limit: f64) -> Result<ExitCode, String> {
-        let bad = |row: &&Row| row.lost_percent > loss_limit;
-        match self.rows.iter().find(bad) {
+        match self.rows.iter().find_map(|row| row.fault(loss_limit)) {
             None => Ok(ExitCode::SUCCESS),
-            Some(row) => Err(format!(
-                "{} of {} packets were lost at {} a second",
-                row.lost, row.sent, row.rate_pps
-            )),
+            Some(why) => Err(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(sent: u64, received: u64) -> Row {
+        let length = Duration::from_secs(10);
+        let window = Window { rate: 1_000, warm_up: WARM_UP, length, watch: None };
+        let counted = Counted { sent, received, ..Counted::default() };
+        Row::new(&window, &counted, Spent::default())
+    }
+
+    #[test]
+    fn a_row_is_good_when_enough_was_sent_and_arrived() {
+        for (sent, received, fault) in [
+            (10_000, 10_000, None),
+            (9_500, 9_500, None),
+            (10_000, 9_999, None),
+            (10_000, 9_998, Some("2 of 10000 packets were lost at 1000 a second")),
+            (9_000, 9_000, Some("the generator is the limit: 9000 of 10000")),
+            (0, 0, Some("nothing was sent")),
+        ] {
+            let told = row(sent, received).fault(0.015);
+            match fault {
+                None => assert_eq!(told, None),
+                Some(part) => {
+                    assert!(told.as_ref().is_some_and(|why| why.contains(part)), "{told:?}")
+                }
+            }
         }
     }
 }

@@ -25,10 +25,10 @@ pub struct BlastOptions {
     #[arg(long)]
     pub stamp: bool,
     /// After that, seek the highest rate without more loss than --loss-limit
-    #[arg(long)]
+    #[arg(long, requires = "rate_pps")]
     pub highest: bool,
     /// Percent of the packets that may be lost
-    #[arg(long, value_name = "PERCENT", default_value_t = 0.01)]
+    #[arg(long, value_name = "PERCENT", default_value_t = 0.01, value_parser = parse_percent)]
     pub loss_limit: f64,
     /// The cores to send and receive on, a spinning thread pinned to each [default: one thread
     /// wherever the system puts it]
@@ -38,17 +38,23 @@ pub struct BlastOptions {
     #[arg(long, value_name = "IP")]
     pub callers: Option<IpAddr>,
     /// Set the streams up at an rtpengine by its ng protocol instead of by SIP
-    #[arg(long, value_name = "IP:PORT", conflicts_with_all = ["callers", "direct"])]
+    #[arg(long, value_name = "IP:PORT", requires = "rate_pps",
+          conflicts_with_all = ["callers", "direct"])]
     pub ng: Option<SocketAddr>,
     /// No relay at all: what the packets cost their two ends; sockets of this address
-    #[arg(long, value_name = "IP", conflicts_with = "callers")]
+    #[arg(long, value_name = "IP", requires = "rate_pps", conflicts_with = "callers")]
     pub direct: Option<IpAddr>,
     /// Account the CPU time and the memory of this process
-    #[arg(long, value_name = "PID")]
+    #[arg(long, value_name = "PID", requires = "rate_pps")]
     pub watch: Option<u32>,
     /// Print the report as JSON
-    #[arg(long)]
+    #[arg(long, requires = "rate_pps")]
     pub json: bool,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| "must be 0 to 100 percent".into())
 }
 
 #[cfg(test)]
@@ -67,6 +73,14 @@ mod tests {
         assert_eq!((load.blast.core, load.blast.seconds), (vec![1, 2], 10));
         for line in [
             "jackfield load --rate-pps 0",
+            "jackfield load --rate-pps 1 --loss-limit -1",
+            "jackfield load --rate-pps 1 --loss-limit 101",
+            "jackfield load --rate-pps 1 --loss-limit NaN",
+            "jackfield load --ng 127.0.0.1:2223",
+            "jackfield load --direct 127.0.0.1",
+            "jackfield load --highest",
+            "jackfield load --watch 7",
+            "jackfield load --json",
             "jackfield load --rate-pps 1 --ng 127.0.0.1:2223 --direct 127.0.0.1",
             "jackfield load --rate-pps 1 --ng 127.0.0.1:2223 --callers 127.0.0.1",
         ] {

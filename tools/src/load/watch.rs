@@ -69,6 +69,17 @@ impl Sample {
     }
 }
 
+/// Says when a process that is to be watched is not there, or ended and is not waited for yet.
+pub fn check(pid: u32) -> Result<(), String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which may hold anything.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    match state {
+        None | Some('Z' | 'X') => Err(format!("--watch {pid}: there is no such process")),
+        Some(_) => Ok(()),
+    }
+}
+
 /// The time on a CPU of all threads, exact: utime and stime of /proc/PID/stat are this sum, split by
 /// ticks.
 fn run_time(pid: u32) -> Duration {
@@ -143,6 +154,19 @@ mod tests {
         assert!(spent.watched_s > 0.005, "{spent:?}");
         let holdings = Holdings::take(own);
         assert!(holdings.resident_kib > 100 && holdings.descriptors > 2, "{holdings:?}");
+    }
+
+    #[test]
+    fn a_process_that_is_gone_cannot_be_watched() {
+        assert_eq!(check(std::process::id()), Ok(()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let is_gone = || check(pid).is_err_and(|why| why.contains(&pid.to_string()));
+        while !is_gone() {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(is_gone());
     }
 
     #[test]

@@ -1,15 +1,13 @@
 //! Orders for media: those of an administrator, and those of the services that routes lead to.
 
-use abi::{CallState, Command, MediaOrder, MixRole, OpResult};
+use abi::{CallState, Command, MediaOrder, MixRole, OpResult, PathReason, Region};
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
-use super::side::{Purpose, Side};
+use super::side::{CALLER, Purpose, Side};
 use super::{Asked, Blade};
 use crate::message::{OpOutcome, Order, Output};
 use crate::routes::{self, Destination, Service};
 
-/// The leg of a caller.
-const CALLER: u8 = 0;
 /// SIP's Temporarily Unavailable (RFC 3261, 21.4.18).
 const UNAVAILABLE: u16 = 480;
 /// SIP's Server Internal Error (RFC 3261, 21.5.1).
@@ -86,11 +84,19 @@ impl Blade {
             (OpResult::Ok, true, _) => {
                 return self.begin_service(now, ccb, worker, call, service, out);
             }
+            // An order put the call elsewhere meanwhile; what became of the service ends nothing.
+            (_, false, _) if side.taken.contains(&call) => return,
             // It was played.
             (OpResult::Ok, false, Service::Play(_)) => 0,
-            // It waits for orders, or stands in its mix. A prompt that was stopped gave way to another
-            // order, or the call is over.
-            (OpResult::Ok | OpResult::Stopped, _, _) => return,
+            // A prompt that was stopped gave way to another order, or the call is over.
+            (OpResult::Stopped, _, _) => {
+                if side.calls.find(call).is_some_and(|call| call.row.state() != CallState::Ended) {
+                    side.taken.insert(call);
+                }
+                return;
+            }
+            // It waits for orders, or stands in its mix.
+            (OpResult::Ok, _, _) => return,
             (OpResult::NoSuchCall, _, _) => {
                 // It may be one that a data plane that restarts has not taken over yet.
                 side.served.remove(&call);
@@ -152,6 +158,7 @@ impl Blade {
             if call.row.state() != CallState::Answered
                 || call.row.legs != 1
                 || side.served.contains(&call.call)
+                || side.taken.contains(&call.call)
             {
                 continue;
             }
@@ -160,14 +167,22 @@ impl Blade {
             if let Some(Destination::Service(service)) = route.map(|route| &route.to)
                 && let Some(worker) = region.calls().owner(call.call.slot)
             {
-                begin.push((call.call, worker, service.clone()));
+                let is_mixed = is_mixed(&region, call);
+                begin.push((call.call, worker, service.clone(), is_mixed));
             }
         }
-        for (call, worker, service) in begin {
-            if let Some(side) = self.sides.get_mut(&ccb) {
-                side.served.insert(call);
+        for (call, worker, service, is_mixed) in begin {
+            let Some(side) = self.sides.get_mut(&ccb) else { return };
+            match service {
+                // It came to its mix, or to another one, in another role.
+                Service::Mix(_) if is_mixed => _ = side.served.insert(call),
+                // An order put it there.
+                _ if is_mixed => _ = side.taken.insert(call),
+                service => {
+                    side.served.insert(call);
+                    self.begin_service(now, ccb, worker, call, service, out);
+                }
             }
-            self.begin_service(now, ccb, worker, call, service, out);
         }
     }
 }
@@ -192,8 +207,10 @@ fn check(side: &Side, order: &Order) -> Result<Ready, OpOutcome> {
             let mix = routes::mix_number(tenant, mix).ok_or(OpOutcome::NoSuchMix)?;
             if role == MixRole::Whisper {
                 let listener = side.calls.find(to).filter(|one| one.row.tenant() == tenant);
-                if !listener.is_some_and(|one| has_leg(one, to_leg)) {
-                    return Err(OpOutcome::NoSuchListener);
+                let listener = listener.filter(|one| has_leg(one, to_leg));
+                let listener = listener.ok_or(OpOutcome::NoSuchListener)?;
+                if !side.may_be_in_mix(listener, to_leg, mix) {
+                    return Err(OpOutcome::ListenerElsewhere);
                 }
             }
             MediaOrder::Mix { mix, role, to, to_leg }
@@ -201,6 +218,20 @@ fn check(side: &Side, order: &Order) -> Result<Ready, OpOutcome> {
         other => other,
     };
     Ok(Ready { worker, what })
+}
+
+/// True when the data plane that runs now says that the call's caller is in a mix. A row of an earlier one
+/// tells of a mix that is no more.
+fn is_mixed(region: &Region, call: &crate::calls::Call) -> bool {
+    let incarnation = region.header().data_plane().incarnation;
+    let is_fresh = |row: &abi::CallRow| {
+        row.generation == call.call.generation && row.incarnation == incarnation
+    };
+    let caller = call.legs.iter().find(|(_, leg)| leg.leg == u32::from(CALLER));
+    region.calls().read(call.call.slot).as_ref().is_some_and(is_fresh)
+        && caller
+            .and_then(|(place, _)| region.legs().read(*place))
+            .is_some_and(|leg| leg.call() == call.call && leg.path_reason() == PathReason::Mix)
 }
 
 fn can_serve(tenant: TenantId, service: &Service) -> bool {

@@ -16,6 +16,8 @@ use crate::routes::Service;
 
 /// A data plane whose heartbeat is older than this is down (G-11: three missed).
 pub(super) const HEARTBEAT_STALE_MS: u64 = 1_500;
+/// The leg of a caller.
+pub(super) const CALLER: u8 = 0;
 /// A command that is not completed after this is given up; its completion was lost.
 const OP_LOST_MS: u64 = 10_000;
 /// Foreign sources of media that are told in a second, for each CCB.
@@ -38,6 +40,13 @@ pub(super) struct Side {
     pub(super) counts: Counts,
     /// Calls that are given a service and need no more to be done for it.
     pub(super) served: BTreeSet<CallRef>,
+    /// Calls that an order took from their service: it is over for them, also after a restart of the
+    /// data plane.
+    pub(super) taken: BTreeSet<CallRef>,
+    /// The mix that each leg is in, by the orders that were done.
+    mixes: BTreeMap<(CallRef, u8), u32>,
+    /// Since when `mixes` is all that there is: calls that are older may be in one that it does not know.
+    mixes_since: Instant,
     /// What each worker last said of its spool, and how many bytes it lost.
     pub(super) spool: BTreeMap<WorkerId, (SpoolState, u64)>,
     pub(super) refusals: Refusals,
@@ -212,6 +221,9 @@ impl Side {
             phones: 0,
             counts: Counts::default(),
             served: BTreeSet::new(),
+            taken: BTreeSet::new(),
+            mixes: BTreeMap::new(),
+            mixes_since: Instant::ZERO,
             spool: BTreeMap::new(),
             refusals: Refusals::default(),
             ops: BTreeMap::new(),
@@ -283,6 +295,8 @@ impl Side {
         if is_new {
             // An operation of an earlier control process must not complete one of ours.
             self.next_op = control << 32;
+            self.taken.clear();
+            self.mixes_since = now;
         }
         if let Some(known) = &self.attached
             && (is_new || known.incarnation != incarnation)
@@ -332,13 +346,23 @@ impl Side {
     /// Ends every open operation: who should complete it is gone.
     pub(super) fn fail_ops(&mut self, out: &mut Vec<Output>) {
         for (_, op) in std::mem::take(&mut self.ops) {
-            end(op, OpOutcome::Gone, out);
+            self.drop_op(op, OpOutcome::Gone, out);
         }
+    }
+
+    /// Ends an operation that no completion came for. A service that lost its step is resumed by the next
+    /// sweep.
+    fn drop_op(&mut self, op: OpenOp, outcome: OpOutcome, out: &mut Vec<Output>) {
+        if let Purpose::Serve { call, .. } = &op.purpose {
+            self.served.remove(call);
+        }
+        end(op, outcome, out);
     }
 
     /// A data plane that restarted mixes and plays nothing, and its spool begins anew.
     fn forget_media(&mut self) {
         self.served.clear();
+        self.mixes.clear();
         self.spool.clear();
     }
 
@@ -363,7 +387,7 @@ impl Side {
         if backlog.len() >= BACKLOG {
             self.counts.commands_lost += 1;
             let op = OpenOp { purpose, media: None, digits: None, due: None };
-            end(op, OpOutcome::Lost, out);
+            self.drop_op(op, OpOutcome::Lost, out);
             return;
         }
         let command = command(op);
@@ -421,9 +445,49 @@ impl Side {
             self.counts.completions_stray += 1;
             return None;
         };
+        if let (OpResult::Ok, Some((call, leg, order))) = (result, op.media) {
+            self.mixed(call, leg, order, matches!(op.purpose, Purpose::Asked { .. }));
+        }
         let purpose = op.purpose.clone();
         end(op, OpOutcome::Done(result), out);
         Some(purpose)
+    }
+
+    /// A leg was put into a mix or taken out of it. Where an administrator did that with a caller, the
+    /// call's service is over.
+    fn mixed(&mut self, call: CallRef, leg: u8, order: MediaOrder, is_asked: bool) {
+        let stands = |call: &crate::calls::Call| call.row.state() != abi::CallState::Ended;
+        match order {
+            _ if !self.calls.find(call).is_some_and(stands) => return,
+            MediaOrder::Mix { mix, .. } => {
+                self.mixes.insert((call, leg), mix);
+            }
+            MediaOrder::LeaveMix => {
+                self.mixes.remove(&(call, leg));
+            }
+            _ => return,
+        }
+        if is_asked && leg == CALLER {
+            self.taken.insert(call);
+        }
+    }
+
+    /// True unless that leg is known not to be in that mix.
+    pub(super) fn may_be_in_mix(&self, call: &crate::calls::Call, leg: u8, mix: u32) -> bool {
+        match self.mixes.get(&(call.call, leg)) {
+            Some(known) => *known == mix,
+            None => call.row.started_at < self.mixes_since.as_nanos(),
+        }
+    }
+
+    /// The call is over: nothing more is to be known of its services and mixes.
+    pub(super) fn forget_call(&mut self, call: CallRef) {
+        self.served.remove(&call);
+        self.taken.remove(&call);
+        let legs = self.mixes.range((call, 0)..=(call, u8::MAX)).map(|(leg, _)| *leg);
+        for leg in legs.collect::<Vec<_>>() {
+            self.mixes.remove(&leg);
+        }
     }
 
     /// Digits that were collected; the completion of their operation follows.
@@ -454,7 +518,7 @@ impl Side {
         for id in lost {
             self.counts.commands_lost += 1;
             if let Some(op) = self.ops.remove(&id) {
-                end(op, OpOutcome::Lost, out);
+                self.drop_op(op, OpOutcome::Lost, out);
             }
         }
     }

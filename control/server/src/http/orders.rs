@@ -78,8 +78,8 @@ enum Body {
         role: Role,
         /// The call that is whispered to.
         to: Option<String>,
-        #[serde(default)]
-        to_leg: u8,
+        /// Of that call; 0, the caller's, when it is left out.
+        to_leg: Option<u8>,
     },
     LeaveMix {},
 }
@@ -116,6 +116,10 @@ pub async fn order(
     };
     let (ccb, serial) = find(&app, call, on.ccb).await?;
     let (what, prompt) = what(&app, call, body)?;
+    if matches!(what, MediaOrder::Record { .. }) && !app.spoolers.contains(&ccb) {
+        let rule = format!("CCB {} cannot record: its configuration sets no `spool`", ccb.0);
+        return Err(ApiError::conflict(&rule));
+    }
     let done = app.blade.order(Order { ccb, call, leg, what, prompt }).await;
     let mut answer = json!({ "ccb": ccb.0, "call": call.to_string(), "leg": leg });
     if let MediaOrder::Record { recording } = what {
@@ -203,8 +207,11 @@ fn what(app: &App, call: CallRef, body: Body) -> Result<(MediaOrder, String), Ap
                 (Role::Participant, None) => MixRole::Participant,
                 (Role::Monitor, None) => MixRole::Monitor,
             };
+            if to.is_none() && to_leg.is_some() {
+                return wrong("to_leg", "a leg is of the call that `to` names");
+            }
             let to = to.map_or(Ok(call), |to| call_ref(&to))?;
-            MediaOrder::Mix { mix, role, to, to_leg }
+            MediaOrder::Mix { mix, role, to, to_leg: to_leg.unwrap_or(0) }
         }
         Body::LeaveMix {} => MediaOrder::LeaveMix,
     };
@@ -230,6 +237,9 @@ fn result_of(outcome: OpOutcome, what: &MediaOrder) -> Result<&'static str, ApiE
         OpOutcome::NoSuchLeg => Err(ApiError::not_found("leg")),
         OpOutcome::Done(OpResult::NoSuchPrompt) => Err(ApiError::not_found("prompt")),
         OpOutcome::NoSuchListener => Err(ApiError::not_found("call to whisper to")),
+        OpOutcome::ListenerElsewhere => {
+            Err(ApiError::conflict("the leg to whisper to is not in that mix"))
+        }
         OpOutcome::NoSuchMix => Err(ApiError::malformed(Some("mix"), MIX_RULE)),
         OpOutcome::Done(OpResult::Refused) => Err(ApiError::conflict(unfit(what))),
         OpOutcome::Done(OpResult::Full) => Err(ApiError::conflict("the worker has no room for it")),
@@ -244,13 +254,10 @@ fn unfit(what: &MediaOrder) -> &'static str {
     match what {
         MediaOrder::StopPlaying => "nothing is played to the leg",
         MediaOrder::Record { .. } => "the leg is not answered, or is recorded already",
-        MediaOrder::PauseRecording | MediaOrder::ResumeRecording | MediaOrder::StopRecording => {
-            "the leg is not recorded"
-        }
+        MediaOrder::PauseRecording => "the leg is not recorded, or is paused already",
+        MediaOrder::ResumeRecording => "the leg is not recorded, or is not paused",
+        MediaOrder::StopRecording => "the leg is not recorded",
         MediaOrder::LeaveMix => "the leg is in no mix",
-        MediaOrder::Mix { role: MixRole::Whisper, .. } => {
-            "the leg, or the one to whisper to, is not answered or not in the mix"
-        }
         MediaOrder::Play { .. } | MediaOrder::Collect { .. } | MediaOrder::Mix { .. } => {
             "the leg is not answered, or has no audio that this works on"
         }

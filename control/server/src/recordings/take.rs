@@ -4,6 +4,7 @@ use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use abi::spool::{Record, RecordingId, SideCounts, SpoolCodec};
+use base::Instant;
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -120,6 +121,8 @@ pub struct Take {
     part: PathBuf,
     /// Bytes of the file so far.
     length: u64,
+    /// Since when its call is gone, with no record of it after that.
+    pub gone_since: Option<Instant>,
     /// Two, since one side is a little before the other; the one used last comes first.
     windows: [Option<Window>; 2],
 }
@@ -140,7 +143,9 @@ impl Take {
     }
 
     /// A take of a checkpoint; none when it is finished.
-    pub fn reopen(account: Account, place: Place<'_>) -> io::Result<Option<Take>> {
+    pub fn reopen(mut account: Account, place: Place<'_>) -> io::Result<Option<Take>> {
+        account.samples = account.samples.min(MAX_SAMPLES);
+        account.pauses.truncate(PAUSES);
         let part = part(&account, place);
         match std::fs::symlink_metadata(&part) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -151,7 +156,7 @@ impl Take {
 
     fn with(account: Account, part: PathBuf) -> io::Result<Take> {
         let length = std::fs::symlink_metadata(&part)?.len();
-        Ok(Take { account, part, length, windows: [None, None] })
+        Ok(Take { account, part, length, gone_since: None, windows: [None, None] })
     }
 
     pub fn account(&self) -> &Account {

@@ -311,6 +311,121 @@ fn recordings_of_a_dead_data_plane_end() {
     assert_eq!(home.names("spool"), Vec::<String>::new());
 }
 
+/// The block with the end may be lost while the data plane lives on.
+#[test]
+fn a_recording_whose_call_is_gone_ends() {
+    let home = Home::new();
+    let mut plane = Plane::new(&home.spool(), 1, 256 << 10);
+    let mut follower = home.follower();
+    for number in [1, 2] {
+        begin(&mut plane, number);
+        say(&mut plane, number, SpoolSide::Caller, 0);
+    }
+    plane.flush();
+    follower.look(&NEVER);
+    let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+    let live = |serials: &[u64]| Live::from([(home.spool(), serials.iter().copied().collect())]);
+    let (one, other) = (id(1).serial, id(2).serial);
+    // Of other data planes, and of one that is not known, it says nothing.
+    follower.finish_gone(&Live::from([(home.recordings(), HashSet::new())]), at(1));
+    follower.finish_gone(&Live::new(), at(50));
+    for (serials, seconds) in [
+        (&[one, other][..], 100),
+        (&[other], 101),
+        (&[one, other], 110),
+        (&[other], 112),
+        (&[other], 122),
+    ] {
+        follower.finish_gone(&live(serials), at(seconds));
+        assert!(!home.names("recordings").iter().any(|name| name.ends_with(".wav")), "{seconds}");
+    }
+    // What comes late counts anew.
+    say(&mut plane, 1, SpoolSide::Caller, 160);
+    plane.flush();
+    follower.look(&NEVER);
+    follower.finish_gone(&live(&[other]), at(123));
+    follower.finish_gone(&live(&[other]), at(133));
+    assert_eq!(home.names("recordings").len(), 2, "both are being made");
+    follower.finish_gone(&live(&[other]), at(134));
+    assert_eq!(home.json("1001-1")["complete"], false);
+    assert_eq!(home.json("1001-1")["samples"], 320);
+    // Records that come all the same change nothing.
+    end(&mut plane, 1, 320);
+    end(&mut plane, 2, 160);
+    plane.flush();
+    follower.look(&NEVER);
+    assert_eq!(home.json("1001-1")["complete"], false);
+    assert!(home.names("recordings").contains(&"1002-2.wav".to_owned()));
+}
+
+#[test]
+fn checkpoints_are_plain_files_of_ours() {
+    let home = Home::new();
+    std::fs::create_dir_all(home.spool()).expect("a directory");
+    let secret = home.home.path().join("secret");
+    std::fs::write(&secret, b"secret").expect("it writes");
+    for kind in ["link", "pipe", "fresh"] {
+        let mut plane = Plane::new(&home.spool(), 1, 256 << 10);
+        let taken = home.spool().join(format!("{}.taken", plane.stem));
+        let fresh = home.spool().join(format!(".{}.taken", plane.stem));
+        match kind {
+            "link" => std::os::unix::fs::symlink(&secret, &taken).expect("a link"),
+            "fresh" => std::os::unix::fs::symlink(&secret, &fresh).expect("a link"),
+            _ => {
+                let made = Command::new("mkfifo").arg(&taken).status();
+                assert!(made.is_ok_and(|status| status.success()));
+            }
+        }
+        begin(&mut plane, 1);
+        say(&mut plane, 1, SpoolSide::Caller, 0);
+        end(&mut plane, 1, 160);
+        plane.flush();
+        plane.die();
+        let mut follower = home.follower();
+        follower.look(&NEVER);
+        assert!(!follower.has_failed, "{kind}");
+        assert_eq!(home.json("1001-1")["samples"], 160, "{kind}");
+        assert_eq!(home.names("spool"), Vec::<String>::new(), "{kind}");
+        assert_eq!(std::fs::read(&secret).expect("it is there"), b"secret", "{kind}");
+    }
+}
+
+#[test]
+fn a_checkpoint_makes_no_recording_longer_than_one_may_be() {
+    let home = Home::new();
+    let mut plane = Plane::new(&home.spool(), 1, 256 << 10);
+    begin(&mut plane, 1);
+    plane.flush();
+    home.follower().look(&NEVER);
+    let account = serde_json::json!({"serial": 1001, "number": 1, "start_unix_ms": 1,
+        "end_unix_ms": null, "samples": u64::MAX, "pauses": [], "lost_blocks": 0, "left_out": 0,
+        "sides": [{"written": 0, "lost": 0, "end": null}, {"written": 0, "lost": 0, "end": null}]});
+    let checkpoint = serde_json::json!({"segment": 2, "sequence": 9, "takes": [account]});
+    let taken = home.spool().join(format!("{}.taken", plane.stem));
+    std::fs::write(taken, checkpoint.to_string()).expect("it writes");
+    plane.die();
+    home.follower().look(&NEVER);
+    assert_eq!(home.json("1001-1")["samples"], 24 * 3_600 * 8_000);
+}
+
+#[tokio::test]
+async fn a_thread_that_panics_is_followed_by_another() {
+    let (told, mut turns) = tokio::sync::mpsc::unbounded_channel();
+    let (stop, stopped) = watch::channel(false);
+    let has_begun = AtomicBool::new(false);
+    let task = tokio::spawn(keep_running(stopped, move |flag| {
+        told.send(()).expect("the test listens");
+        assert!(has_begun.swap(true, Ordering::AcqRel), "the first one panics");
+        while !flag.load(Ordering::Acquire) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }));
+    turns.recv().await.expect("it begins");
+    turns.recv().await.expect("it begins again");
+    stop.send(true).expect("it runs");
+    task.await.expect("it ends when it is told to");
+}
+
 #[test]
 fn a_lost_block_is_told() {
     let home = Home::new();
@@ -567,7 +682,8 @@ async fn it_follows_until_it_is_told_to_stop() {
     let mut plane = Plane::new(&home.spool(), 1, 256 << 10);
     let (stop, stopped) = watch::channel(false);
     let config = Config { directory: home.recordings(), spools: vec![home.spool()] };
-    let following = tokio::spawn(follow(config, stopped));
+    let (_live, live) = watch::channel(Arc::default());
+    let following = tokio::spawn(follow(config, live, stopped));
     begin(&mut plane, 1);
     end(&mut plane, 1, 0);
     plane.flush();

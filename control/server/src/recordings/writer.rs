@@ -1,12 +1,13 @@
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use abi::spool::{Block, Record, RecordingId, SpoolReader};
 use base::Instant;
-use rustix::fs::{FlockOperation, flock, syncfs};
+use rustix::fs::{FlockOperation, OFlags, flock, syncfs};
 use serde::{Deserialize, Serialize};
 
 use super::segment::{self, Chunk};
@@ -17,6 +18,11 @@ use super::take::{Account, Clock, Place, Take};
 const TAKES: usize = 4_096;
 /// Recordings that are remembered as done, against records that come after the end.
 const DONE: usize = 4_096;
+/// How long a call must be gone before its recording is finished without an end, in milliseconds: what a
+/// slow disk holds back has come by then.
+const GONE_MS: u64 = 10_000;
+/// The longest checkpoint, in bytes: one with all takes, each with more pauses than people make.
+const CHECKPOINT_BYTES: u64 = 64 << 20;
 
 /// One worker of one incarnation of a data plane: what it wrote, and what is being made of it.
 pub struct Writer {
@@ -57,16 +63,10 @@ impl Writer {
             done: HashSet::new(),
             left_out: 0,
         };
-        let checkpoint = match std::fs::read(writer.path("taken")) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Checkpoint::default(),
-            bytes => serde_json::from_slice(&bytes?).unwrap_or_else(|error| {
-                tracing::error!(%error, stem, "a checkpoint of recordings makes no sense");
-                Checkpoint::default()
-            }),
-        };
+        let checkpoint = read_checkpoint(&writer.path("taken"))?;
         writer.segment = checkpoint.segment;
         writer.sequence = checkpoint.sequence;
-        for account in checkpoint.takes {
+        for account in checkpoint.takes.into_iter().take(TAKES) {
             let id = account.id();
             match Take::reopen(account, writer.place())? {
                 Some(take) => {
@@ -232,16 +232,41 @@ impl Writer {
             self.takes.insert(of, take);
         }
         let Some(take) = self.takes.get_mut(&of) else { return Ok(()) };
+        take.gone_since = None;
         take.take(record, self.clock)?;
         if matches!(record, Record::End { .. })
             && let Some(take) = self.takes.remove(&of)
         {
-            take.finish(self.place())?;
-            if self.done.len() >= DONE {
-                self.done.clear();
-            }
-            self.done.insert(of);
+            self.finish(of, take)?;
         }
+        Ok(())
+    }
+
+    /// Finishes the takes whose call has been gone for [`GONE_MS`], with nothing more of them in the spool:
+    /// the block with their end was lost.
+    pub fn finish_gone(&mut self, live: &HashSet<u64>, now: Instant) -> io::Result<()> {
+        let gone = self.takes.iter_mut().filter_map(|(id, take)| {
+            let since = match live.contains(&id.serial) {
+                true => None,
+                false => Some(take.gone_since.unwrap_or(now)),
+            };
+            take.gone_since = since;
+            since.filter(|at| now.since(*at).as_millis() > u128::from(GONE_MS)).map(|_| *id)
+        });
+        for id in gone.collect::<Vec<_>>() {
+            let Some(take) = self.takes.remove(&id) else { continue };
+            tracing::warn!(stem = self.stem, recording = id.number, "a recording has no end");
+            self.finish(id, take)?;
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, id: RecordingId, take: Take) -> io::Result<()> {
+        take.finish(self.place())?;
+        if self.done.len() >= DONE {
+            self.done.clear();
+        }
+        self.done.insert(id);
         Ok(())
     }
 
@@ -261,7 +286,9 @@ impl Writer {
             takes: self.takes.values().map(|take| take.account().clone()).collect(),
         };
         let fresh = self.spool.join(format!(".{}.taken", self.stem));
-        let mut file = File::create(&fresh)?;
+        // One that a killed process left, or that somebody laid there, is not written into.
+        remove(&fresh)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&fresh)?;
         file.write_all(&serde_json::to_vec(&checkpoint)?)?;
         file.sync_all()?;
         std::fs::rename(&fresh, self.path("taken"))?;
@@ -273,10 +300,38 @@ impl Writer {
         for (_, take) in std::mem::take(&mut self.takes) {
             take.finish(self.place())?;
         }
+        // The disk has the files before the checkpoint goes that could make them again.
+        syncfs(File::open(&self.recordings)?)?;
         // The lock's file is last: as long as it is there the writer is found again.
         remove(&self.path("taken"))?;
         remove(&self.path("alive"))
     }
+}
+
+/// The checkpoint in that file. One that is no file of ours or makes no sense counts as none.
+fn read_checkpoint(path: &Path) -> io::Result<Checkpoint> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let senseless = |why: &dyn std::fmt::Display| {
+        tracing::error!(%why, path = %path.display(), "a checkpoint of recordings makes no sense");
+        Ok(Checkpoint::default())
+    };
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits() as i32).open(path);
+    let file = match file {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Checkpoint::default()),
+        Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            return senseless(&"it is a link");
+        }
+        file => file?,
+    };
+    if !file.metadata()?.is_file() {
+        return senseless(&"it is no file");
+    }
+    let mut bytes = Vec::new();
+    file.take(CHECKPOINT_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > CHECKPOINT_BYTES {
+        return senseless(&"it is too long");
+    }
+    serde_json::from_slice(&bytes).or_else(|error| senseless(&error))
 }
 
 fn remove(path: &Path) -> io::Result<()> {

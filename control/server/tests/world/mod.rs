@@ -40,6 +40,8 @@ pub struct World {
     pub http: SocketAddr,
     stop: watch::Sender<bool>,
     server: Option<Task<()>>,
+    /// False for a CCB that cannot record, from the next start on.
+    pub has_spool: bool,
 }
 
 impl World {
@@ -70,7 +72,7 @@ impl World {
         directory.close().await;
         let (stop, _) = watch::channel(false);
         let http = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut world = World { folder, http, stop, server: None };
+        let mut world = World { folder, http, stop, server: None, has_spool: true };
         world.start_control().await;
         world
     }
@@ -84,6 +86,7 @@ impl World {
             id: CcbId(1),
             region: self.path("region"),
             socket: self.path("dataplane.sock"),
+            spool: self.has_spool.then(|| self.path("spool")),
         };
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut config = Config::new(self.folder.path().to_owned(), vec![any], vec![ccb]);
@@ -359,7 +362,7 @@ impl Rings {
                 self.event(worker, Event::Digits { op, call, leg, cause }, b"42");
                 Some(OpResult::Ok)
             }
-            MediaOrder::LeaveMix => Some(OpResult::Refused),
+            MediaOrder::LeaveMix | MediaOrder::PauseRecording => Some(OpResult::Refused),
             _ => Some(OpResult::Ok),
         }
     }

@@ -304,6 +304,147 @@ fn services_go_on_after_a_restart_of_either_side() {
     assert!(world.planes[0].commands(0).is_empty());
 }
 
+/// A call that plays its route's prompt, and the prompt's operation.
+fn playing() -> (World, CallRef, u64) {
+    let mut world = World::new(1);
+    route(&mut world, "7", Service::Play("long.wav".into()));
+    let call = answered(&world, 1, "7");
+    ask(&mut world, 0, call, Party::Trunk(0), "7");
+    let op = sent(&mut world, 0).0.op();
+    done(&mut world, 0, op, OpResult::Ok);
+    changed(&mut world, call, CallState::Answered);
+    let op = sent(&mut world, 0).0.op();
+    (world, call, op)
+}
+
+fn changed(world: &mut World, call: CallRef, state: CallState) {
+    world.planes[0].event(0, Event::CallChanged { call, serial: 0, state, cause: 0 }, &[]);
+    world.give(Input::Pump);
+}
+
+/// The data plane restarts and takes its calls over.
+fn restart_plane(world: &mut World) {
+    world.give(Input::Gone { ccb: CCB });
+    world.planes[0].start(world.now);
+    world.attach_all();
+}
+
+fn set_reason(world: &World, call: CallRef, reason: abi::PathReason) {
+    let legs = world.planes[0].region.legs();
+    let mut leg = legs.read(call.slot * 2).expect("a row");
+    leg.path_reason = reason.into();
+    legs.write(call.slot * 2, &leg);
+}
+
+#[test]
+fn who_was_put_into_a_mix_is_not_hung_up_when_the_prompt_ends() {
+    for result in [OpResult::Ok, OpResult::Stopped, OpResult::NoSuchPrompt] {
+        let (mut world, call, prompt) = playing();
+        world.give(order(call, 0, mix(1, MixRole::Monitor, call)));
+        let op = sent(&mut world, 0).0.op();
+        done(&mut world, 0, op, OpResult::Ok);
+        assert!(done(&mut world, 0, prompt, result).is_empty());
+        restart_plane(&mut world);
+        world.pass(3_000);
+        assert!(world.planes[0].commands(0).is_empty(), "{result:?}: its service is over");
+        assert_eq!(world.blade.sides[&CCB].taken.len(), 1);
+        world.planes[0].region.calls().write(call.slot, &CallRow::default());
+        changed(&mut world, call, CallState::Ended);
+        assert!(world.blade.sides[&CCB].taken.is_empty(), "it is forgotten with its call");
+    }
+}
+
+#[test]
+fn a_refused_order_leaves_the_service_as_it_is() {
+    let (mut world, call, prompt) = playing();
+    world.give(order(call, 0, mix(1, MixRole::Monitor, call)));
+    let op = sent(&mut world, 0).0.op();
+    done(&mut world, 0, op, OpResult::Refused);
+    done(&mut world, 0, prompt, OpResult::Ok);
+    let (command, _) = sent(&mut world, 0);
+    assert!(matches!(command, Command::Release { cause: 0, .. }), "{command:?}");
+}
+
+#[test]
+fn a_prompt_that_gave_way_does_not_begin_again() {
+    let (mut world, call, prompt) = playing();
+    world.give(order(call, 0, MediaOrder::Play { times: 0 }));
+    world.planes[0].commands(0);
+    done(&mut world, 0, prompt, OpResult::Stopped);
+    restart_plane(&mut world);
+    world.pass(3_000);
+    assert!(world.planes[0].commands(0).is_empty());
+}
+
+#[test]
+fn who_is_in_a_mix_stays_as_it_is_when_control_restarts() {
+    for service in [Service::Play("long.wav".into()), Service::Mix(1)] {
+        for (reason, resumed) in [(abi::PathReason::Mix, 0), (abi::PathReason::Prompt, 1)] {
+            let mut world = World::new(1);
+            let call = answered(&world, 1, "7");
+            set_reason(&world, call, reason);
+            world.restart_control();
+            route(&mut world, "7", service.clone());
+            world.planes[0].commands(0);
+            world.pass(3_000);
+            assert_eq!(world.planes[0].commands(0).len(), resumed, "{service:?} {reason:?}");
+        }
+    }
+}
+
+#[test]
+fn a_step_of_a_service_that_is_lost_is_made_again() {
+    let mut world = World::new(1);
+    route(&mut world, "8", Service::Mix(1));
+    let call = answered(&world, 1, "8");
+    ask(&mut world, 0, call, Party::Trunk(0), "8");
+    let op = sent(&mut world, 0).0.op();
+    done(&mut world, 0, op, OpResult::Ok);
+    changed(&mut world, call, CallState::Answered);
+    let first = sent(&mut world, 0).0.op();
+    world.pass(12_000);
+    let (command, _) = sent(&mut world, 0);
+    assert!(matches!(command, Command::Media { op, .. } if op > first), "{command:?}");
+    // The link goes and comes back, and the data plane is the same: nobody tells of the prompt any more.
+    let (mut world, _, prompt) = playing();
+    world.give(Input::Gone { ccb: CCB });
+    world.attach_all();
+    world.pass(1_500);
+    let (command, _) = sent(&mut world, 0);
+    assert!(matches!(command, Command::Media { op, .. } if op > prompt), "{command:?}");
+}
+
+#[test]
+fn a_whisper_needs_its_listener_in_the_mix() {
+    let (mut world, _) = world_with_a_call();
+    let young = |world: &World, slot: u32| {
+        let call = answered(world, slot, "1");
+        let mut row = world.planes[0].region.calls().read(slot).expect("a row");
+        row.started_at = world.now.as_nanos() + 1;
+        world.planes[0].region.calls().write(slot, &row);
+        call
+    };
+    let listener = young(&world, 2);
+    changed(&mut world, listener, CallState::Answered);
+    let whisper = |world: &mut World, number| {
+        outcome(&world.give(order(CALL, 0, mix(number, MixRole::Whisper, listener))))
+    };
+    let elsewhere = Some((OpOutcome::ListenerElsewhere, None));
+    assert_eq!(whisper(&mut world, 1), elsewhere);
+    world.give(order(listener, 0, mix(1, MixRole::Participant, listener)));
+    let op = sent(&mut world, 0).0.op();
+    done(&mut world, 0, op, OpResult::Ok);
+    assert_eq!(whisper(&mut world, 2), elsewhere);
+    assert_eq!(whisper(&mut world, 1), None);
+    sent(&mut world, 0);
+    world.give(order(listener, 0, MediaOrder::LeaveMix));
+    let op = sent(&mut world, 0).0.op();
+    done(&mut world, 0, op, OpResult::Ok);
+    assert_eq!(whisper(&mut world, 1), elsewhere);
+    // Of calls that are older than control it does not know.
+    assert_eq!(outcome(&world.give(order(listener, 0, mix(1, MixRole::Whisper, CALL)))), None);
+}
+
 #[test]
 fn desks_are_told_of_digits() {
     let (mut world, [a, b]) = world_with_a_call();
