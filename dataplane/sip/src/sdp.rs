@@ -12,7 +12,7 @@ mod write;
 #[cfg(test)]
 mod tests;
 
-pub use audio::{Audio, Direction, Payload, audio};
+pub use audio::{Audio, Direction, Payload, Video, audio, video};
 pub use rewrite::{Rewrite, rewrite};
 pub use write::{Codec, Own, answer, offer};
 
@@ -126,6 +126,10 @@ impl<'a> Media<'a> {
 
     fn is_audio(&self) -> bool {
         self.kind.eq_ignore_ascii_case(b"audio")
+    }
+
+    fn is_video(&self) -> bool {
+        self.kind.eq_ignore_ascii_case(b"video")
     }
 
     fn is_plain_rtp(&self) -> bool {

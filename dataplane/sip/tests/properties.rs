@@ -73,8 +73,13 @@ fn typed(value: &[u8]) {
 }
 
 fn described(sdp: &sdp::Sdp<'_>) {
-    let with =
-        Rewrite { address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 9, session_id: 1, version: 1 };
+    let with = Rewrite {
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        port: 9,
+        video_port: Some(11),
+        session_id: 1,
+        version: 1,
+    };
     let audio = sdp::audio(sdp);
     let Ok(out) = sdp::rewrite(sdp, with) else {
         return;
@@ -250,6 +255,7 @@ proptest! {
         let with = Rewrite {
             address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             port: 9,
+            video_port: Some(11),
             session_id: 1,
             version: 1,
         };

@@ -54,11 +54,12 @@ impl Worker {
     }
 
     fn may_bypass(&self, leg: LegRef, pair: PairId) -> Result<media::FlowSpec, WhyNot> {
-        if let Some(why) = self.config.media.no_bypass {
+        // First what control wants to know of the leg, bypass or not.
+        if let Some(why) = self.payload_needed(leg).or(self.config.media.no_bypass) {
             return Err(why);
         }
         let peer = self.peer_of(leg).ok_or(WhyNot::NoPeer)?;
-        if let Some(why) = self.payload_needed(leg).or_else(|| self.payload_needed(peer)) {
+        if let Some(why) = self.payload_needed(peer) {
             return Err(why);
         }
         let stands = |leg| {

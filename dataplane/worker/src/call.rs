@@ -114,6 +114,8 @@ pub struct Leg {
     /// The ACK that we sent for the last 2xx, for its retransmissions (RFC 3261, 13.2.2.4).
     pub last_ack: Option<(Flow, Rc<[u8]>)>,
     pub pair: Option<PairId>,
+    /// Its ports for video, while both sides have some.
+    pub video: Option<PairId>,
     /// The G.711 that its peer takes and prefers, by its last description.
     pub takes: Option<Codec>,
     /// Its peer does not want to hear us now (RFC 3264, 8.4).
@@ -215,6 +217,7 @@ impl Leg {
             owes_ack: None,
             last_ack: None,
             pair: None,
+            video: None,
             takes: None,
             held: false,
             silent: false,

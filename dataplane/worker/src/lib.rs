@@ -31,6 +31,7 @@ mod reinvite;
 mod remember;
 mod snapshot;
 mod studio;
+mod video;
 mod worker;
 
 pub use bypass::CountBypass;

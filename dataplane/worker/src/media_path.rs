@@ -43,6 +43,7 @@ impl Worker {
     /// Gives the leg's ports back; its row keeps what was counted.
     pub(crate) fn close_media(&mut self, now: Instant, leg: LegRef) {
         self.end_functions(now, leg);
+        self.close_video(now, leg);
         if let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) {
             self.absorb_counts(pair);
         }
@@ -79,6 +80,7 @@ impl Worker {
             let elsewhere = sdp::Rewrite {
                 address: self.config.locations[0].ip,
                 port: self.config.rtp_ports.0,
+                video_port: Some(self.config.rtp_ports.0),
                 session_id: 0,
                 version: 0,
             };
@@ -147,6 +149,7 @@ impl Worker {
             entry.held = audio.held;
             entry.silent = !audio.direction.sends();
         }
+        self.learn_video(now, leg, &sdp);
     }
 
     /// What we described to a leg tells the payload type that its digits come with (RFC 4733).
@@ -167,12 +170,14 @@ impl Worker {
     pub(crate) fn sdp_for(&mut self, leg: LegRef, body: &[u8]) -> Option<Vec<u8>> {
         let sdp = sdp::parse(body).ok()?;
         let serial = self.calls.find(leg.call)?.serial;
+        let video_port = self.video_port(leg, &sdp);
         let entry = self.calls.leg_mut(leg)?;
         let pair = entry.pair?;
         entry.sdp_version += 1;
         let rewrite = sdp::Rewrite {
             address: self.config.locations[usize::from(entry.flow.location.0)].ip,
             port: self.ports.port(pair),
+            video_port,
             session_id: serial + u64::from(leg.leg),
             version: entry.sdp_version,
         };

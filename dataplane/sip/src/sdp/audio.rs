@@ -108,6 +108,26 @@ pub fn audio<'a>(sdp: &Sdp<'a>) -> Result<Audio<'a>, SdpError> {
     })
 }
 
+/// Where the video of a description goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Video {
+    /// Which media section it is, from 0.
+    pub section: usize,
+    /// Where the describer receives RTP.
+    pub address: SocketAddr,
+    /// Where the describer receives RTCP.
+    pub rtcp: SocketAddr,
+}
+
+/// The first plain video stream in use; none where there is none that can be relayed.
+pub fn video(sdp: &Sdp<'_>) -> Option<Video> {
+    let is_it = |media: &Media<'_>| media.is_video() && media.port != 0 && media.is_plain_rtp();
+    let (section, media) = sdp.media.iter().enumerate().find(|(_, media)| is_it(media))?;
+    payload_numbers(media).ok()?;
+    let address = SocketAddr::new(connection(sdp, media).ok()?, media.port);
+    Some(Video { section, address, rtcp: rtcp(media, address) })
+}
+
 /// The media section that is relayed: the first plain audio with a port. An answer has its sections
 /// in the order of the offer and the others are offered refused, so both sides choose the same (RFC
 /// 3264, 6).

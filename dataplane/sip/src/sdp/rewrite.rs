@@ -1,7 +1,7 @@
 use std::io::Write as _;
 use std::net::IpAddr;
 
-use super::audio::{chosen, connection, direction, numbered, payload_numbers};
+use super::audio::{chosen, connection, direction, numbered, payload_numbers, video};
 use super::{Direction, Media, Sdp, SdpError, Section, number, words};
 use crate::wire::is_token;
 
@@ -12,6 +12,8 @@ pub struct Rewrite {
     pub address: IpAddr,
     /// Our RTP port; RTCP is the next one.
     pub port: u16,
+    /// The same for the first video stream; none refuses it.
+    pub video_port: Option<u16>,
     /// The session id of `o=`, one for each leg.
     pub session_id: u64,
     /// The version of `o=`; it must grow by one with each new description of a leg (RFC 3264, 8).
@@ -19,29 +21,44 @@ pub struct Rewrite {
 }
 
 /// The description for the other side: own `o=`, `s=`, `c=`, port and `a=rtcp`, the codecs of the
-/// first audio stream in their order, all other streams refused.
+/// first audio stream and of the first video stream in their order, all other streams refused.
 ///
 /// RFC 3264, 6: "For each "m=" line in the offer, there MUST be a corresponding "m=" line in the
 /// answer." So the sections keep their order and number. What is copied is on a list: `t=`, `b=`
-/// with numbers, `rtpmap`, `fmtp`, `ptime`, `maxptime` and the direction.
+/// with numbers, `rtpmap`, `fmtp`, `ptime`, `maxptime`, `rtcp-fb` and the direction.
 pub fn rewrite(sdp: &Sdp<'_>, with: Rewrite) -> Result<Vec<u8>, SdpError> {
-    let (relayed, media) = chosen(sdp)?;
-    let numbers = payload_numbers(media)?;
-    let unspecified = connection(sdp, media)?.is_unspecified();
+    let (relayed, _) = chosen(sdp)?;
+    let video = with.video_port.zip(video(sdp).map(|video| video.section));
     let mut out = Vec::with_capacity(512);
     push_session(&mut out, with, timing(sdp.session));
     for (at, section) in sdp.media().iter().enumerate() {
-        if at == relayed {
-            push_audio_line(&mut out, section.protocol, with.port, &numbers);
-            push_bandwidth(&mut out, section.section);
-            push_codecs(&mut out, section.section, &numbers);
-            push_direction(&mut out, relayed_direction(sdp, media, unspecified));
-            put(&mut out, format_args!("a=rtcp:{}\r\n", with.port.saturating_add(1)));
-        } else {
-            push_refused(&mut out, section)?;
+        match video {
+            _ if at == relayed => push_relayed(&mut out, sdp, section, "audio", with.port)?,
+            Some((port, section_of_video)) if at == section_of_video => {
+                push_relayed(&mut out, sdp, section, "video", port)?;
+            }
+            _ => push_refused(&mut out, section)?,
         }
     }
     Ok(out)
+}
+
+/// Writes a stream that is relayed through `port`.
+fn push_relayed(
+    out: &mut Vec<u8>,
+    sdp: &Sdp<'_>,
+    media: &Media<'_>,
+    kind: &str,
+    port: u16,
+) -> Result<(), SdpError> {
+    let numbers = payload_numbers(media)?;
+    let unspecified = connection(sdp, media)?.is_unspecified();
+    push_media_line(out, kind, media.protocol, port, &numbers);
+    push_bandwidth(out, media.section);
+    push_codecs(out, media.section, &numbers, media.is_video());
+    push_direction(out, relayed_direction(sdp, media, unspecified));
+    put(out, format_args!("a=rtcp:{}\r\n", port.saturating_add(1)));
+    Ok(())
 }
 
 /// The direction of the relayed stream. RFC 2543 held a call with the address 0.0.0.0, which says
@@ -75,8 +92,14 @@ fn timing(session: Section<'_>) -> (u64, u64) {
     read.unwrap_or_default()
 }
 
-pub(super) fn push_audio_line(out: &mut Vec<u8>, protocol: &[u8], port: u16, numbers: &[u8]) {
-    put(out, format_args!("m=audio {port} "));
+pub(super) fn push_media_line(
+    out: &mut Vec<u8>,
+    kind: &str,
+    protocol: &[u8],
+    port: u16,
+    numbers: &[u8],
+) {
+    put(out, format_args!("m={kind} {port} "));
     out.extend_from_slice(protocol);
     for number in numbers {
         put(out, format_args!(" {number}"));
@@ -118,7 +141,7 @@ fn push_bandwidth(out: &mut Vec<u8>, section: Section<'_>) {
 }
 
 /// The attributes on the list, in their order.
-fn push_codecs(out: &mut Vec<u8>, section: Section<'_>, numbers: &[u8]) {
+fn push_codecs(out: &mut Vec<u8>, section: Section<'_>, numbers: &[u8], is_video: bool) {
     for (name, value) in section.attributes() {
         let allowed = match name {
             b"rtpmap" => {
@@ -126,6 +149,13 @@ fn push_codecs(out: &mut Vec<u8>, section: Section<'_>, numbers: &[u8]) {
             }
             b"fmtp" => numbered(value)
                 .is_some_and(|(n, format)| numbers.contains(&n) && is_harmless(format)),
+            // RFC 4585, 4.2: of one payload type, or of all.
+            b"rtcp-fb" if is_video => {
+                let mut parts = value.splitn(2, |&b| b == b' ');
+                let of = parts.next().unwrap_or_default();
+                let listed = of == b"*" || number::<u8>(of).is_some_and(|n| numbers.contains(&n));
+                listed && parts.next().is_some_and(is_harmless)
+            }
             b"ptime" | b"maxptime" => number::<u16>(value.trim_ascii()).is_some(),
             _ => false,
         };

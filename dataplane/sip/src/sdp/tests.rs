@@ -5,6 +5,7 @@ use super::*;
 const WITH: Rewrite = Rewrite {
     address: IpAddr::V4(std::net::Ipv4Addr::new(203, 0, 113, 5)),
     port: 20_000,
+    video_port: None,
     session_id: 77,
     version: 3,
 };
@@ -327,5 +328,44 @@ fn directions_answer_each_other() {
         (RecvOnly, RecvOnly, Inactive),
     ] {
         assert_eq!(offered.answered(wanted), answered, "{offered:?} {wanted:?}");
+    }
+}
+
+/// Video is relayed beside audio, with what belongs to it, and nothing of the describer's address.
+#[test]
+fn video_is_relayed_where_there_is_a_port_for_it() {
+    let offer = b"v=0\r\no=- 1 1 IN IP4 192.0.2.9\r\ns=-\r\nc=IN IP4 192.0.2.9\r\nt=0 0\r\n\
+        m=audio 4000 RTP/AVP 0\r\n\
+        m=video 4002 RTP/AVPF 96 97\r\nb=AS:512\r\na=rtpmap:96 H264/90000\r\n\
+        a=fmtp:96 profile-level-id=42e01f\r\na=rtcp-fb:96 nack pli\r\na=rtcp-fb:* ccm fir\r\n\
+        a=rtcp-fb:98 nack\r\na=candidate:1 1 UDP 1 192.0.2.9 4002 typ host\r\na=sendonly\r\n\
+        m=video 4004 RTP/AVP 98\r\n";
+    let sdp = parse(offer).expect("valid");
+    let found = video(&sdp).expect("video");
+    assert_eq!((found.section, found.address.to_string()), (1, "192.0.2.9:4002".to_owned()));
+    assert_eq!(found.rtcp.port(), 4003);
+    let with = Rewrite { video_port: Some(30_002), ..WITH };
+    let text = String::from_utf8(rewrite(&sdp, with).expect("rewritten")).expect("text");
+    for line in [
+        "m=video 30002 RTP/AVPF 96 97\r\n",
+        "b=AS:512",
+        "a=rtpmap:96 H264/90000",
+        "a=fmtp:96 profile-level-id=42e01f",
+        "a=rtcp-fb:96 nack pli",
+        "a=rtcp-fb:* ccm fir",
+        "a=sendonly",
+        "a=rtcp:30003",
+        "m=video 0 RTP/AVP 98\r\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
+    for line in ["192.0.2.9", "rtcp-fb:98", "candidate", "4002"] {
+        assert!(!text.contains(line), "{line} is in {text}");
+    }
+    let refused = String::from_utf8(rewrite(&sdp, WITH).expect("rewritten")).expect("text");
+    assert!(refused.contains("m=video 0 RTP/AVPF 96\r\n"), "{refused}");
+    for none in ["m=video 0 RTP/AVP 96", "m=video 5 RTP/SAVP 96", "m=video 5 RTP/AVP 200"] {
+        let text = format!("v=0\r\nc=IN IP4 192.0.2.9\r\nm=audio 4 RTP/AVP 0\r\n{none}\r\n");
+        assert_eq!(video(&parse(text.as_bytes()).expect("valid")), None, "{none}");
     }
 }

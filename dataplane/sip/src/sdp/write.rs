@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use super::audio::chosen;
-use super::rewrite::{push_audio_line, push_direction, push_refused, push_session, put};
+use super::rewrite::{push_direction, push_media_line, push_refused, push_session, put};
 use super::{Audio, Direction, Rewrite, Sdp, SdpError, audio};
 
 /// A codec of a plain phone.
@@ -55,7 +55,7 @@ pub struct Own<'a> {
 impl Own<'_> {
     fn session(&self) -> Rewrite {
         let Own { address, port, session_id, version, .. } = *self;
-        Rewrite { address, port, session_id, version }
+        Rewrite { address, port, video_port: None, session_id, version }
     }
 }
 
@@ -106,7 +106,7 @@ fn push_audio(
     direction: Direction,
 ) {
     let numbers: Vec<u8> = codecs.iter().map(|(_, number)| *number).collect();
-    push_audio_line(out, protocol, own.port, &numbers);
+    push_media_line(out, "audio", protocol, own.port, &numbers);
     for (codec, number) in codecs {
         put(out, format_args!("a=rtpmap:{number} {}/8000\r\n", codec.name()));
         if *codec == Codec::TelephoneEvent {

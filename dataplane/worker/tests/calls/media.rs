@@ -390,3 +390,47 @@ fn a_call_that_hears_nothing_ends_unless_it_is_on_hold() {
         assert_eq!(house.counter(Counter::MediaTimeouts), u64::from(!held));
     }
 }
+
+/// Video is relayed as audio is, through ports of its own, and goes when a description leaves it out.
+#[test]
+fn video_has_ports_of_its_own_and_gives_them_back() {
+    let mut house = House::new();
+    house.register("1001", AGENT_A);
+    let video = format!("{OFFER}m=video 4100 RTP/AVP 96\r\na=rtpmap:96 H264/90000\r\n");
+    house.send(TRUNK, &house.invite("1001", "c1", Some(&video)));
+    house.next_to(TRUNK);
+    let invite = house.next_to(AGENT_A);
+    assert!(invite.contains("m=video 3") && invite.contains("H264"), "{invite}");
+    house.reply(AGENT_A, &invite, 200, "t1", Some(&video));
+    house.next_to(AGENT_A);
+    let ok = house.next_to(TRUNK);
+    assert!(ok.contains("m=video 3"), "{ok}");
+    house.ack(TRUNK, &ok, "c1");
+    // Four pairs: each that hears its peer's video sends it out of another one.
+    let camera = "203.0.113.9:4100";
+    let mut from: Vec<u32> = Vec::new();
+    for pair in 0..4 {
+        if let Verdict::Send { socket, to } = house.media(pair, camera, rtp(1, 0x44)) {
+            assert_eq!(to.to_string(), camera);
+            assert_ne!(socket.pair(), PairId(pair));
+            from.push(pair);
+        }
+    }
+    assert_eq!(from.len(), 2, "{from:?}");
+    // The caller switches its camera off.
+    let again = house.within("INVITE", &ok, "c1", 2, Some(OFFER));
+    house.send(TRUNK, &again);
+    let invite = house.drain_to(AGENT_A).into_iter().find(|text| text.starts_with("INVITE"));
+    house.reply(AGENT_A, &invite.expect("it goes on"), 200, "t1", Some(OFFER));
+    let ack = house.within("ACK", &ok, "c1", 2, None);
+    house.send(TRUNK, &ack);
+    for pair in from {
+        assert!(matches!(house.media(pair, camera, rtp(2, 0x44)), Verdict::Drop(_)));
+    }
+    let bye = house.within("BYE", &ok, "c1", 3, None);
+    house.send(TRUNK, &bye);
+    let bye = house.drain_to(AGENT_A).into_iter().find(|text| text.starts_with("BYE"));
+    house.reply(AGENT_A, &bye.expect("it goes on"), 200, "t1", None);
+    house.run_out();
+    house.expect_nothing_left();
+}
