@@ -1,6 +1,6 @@
 //! Streams of RTP packets at a chosen rate, a socket a stream, counted where they arrive.
 //!
-//! Who made the streams, SIP or another protocol, does not matter here: [`Blast::bind`] makes the
+//! Who made the streams, SIP or another protocol, does not matter here: [`bind`] makes the
 //! sockets, [`Blast::connect`] says where each one's peer is, and [`Blast::measure`] sends.
 
 mod account;
