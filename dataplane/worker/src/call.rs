@@ -53,7 +53,7 @@ impl LegRef {
         u64::from(self.call.slot) << 40 | u64::from(self.call.generation) << 8 | u64::from(self.leg)
     }
 
-    /// The leg of such a word. Slots stay below 2^24: [`crate::calls::MAX_SLOTS`].
+    /// The leg of such a word. Slots stay below 2^24.
     pub fn from_word(word: u64) -> Self {
         let call = CallRef { slot: (word >> 40) as u32, generation: (word >> 8) as u32 };
         LegRef { call, leg: word as u8 }
