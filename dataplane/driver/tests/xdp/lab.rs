@@ -179,8 +179,15 @@ impl Wire {
         if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(Wire(fd)) }
     }
 
+    /// Sends a frame, and waits for the interface's queue where it is full (ENOBUFS: packet sockets are told so).
     pub fn send(&self, frame: &[u8]) {
-        assert_eq!(rustix::io::write(&self.0, frame).expect("sent"), frame.len());
+        for _ in 0..10_000 {
+            match rustix::io::write(&self.0, frame) {
+                Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::AGAIN) => std::thread::yield_now(),
+                sent => return assert_eq!(sent.expect("sent"), frame.len()),
+            }
+        }
+        panic!("the interface's queue stays full");
     }
 
     /// The next frame within a time, whatever it holds.
