@@ -86,7 +86,7 @@ macro_rules! verdicts {
 /// All of them, in the order of the RFCs.
 #[rustfmt::skip]
 pub const VERDICTS: &[Verdict] = verdicts![
-    ["wsinv", "4475, 3.1.1.1", Valid, Status(401), Status(404), Same,
+    ["wsinv", "4475, 3.1.1.1", Valid, Status(481), Status(481), Same,
      "All elements should treat this as a well-formed request."],
     ["intmeth", "4475, 3.1.1.2", Valid, Status(501), Status(501), Same,
      "This message exercises a wider range of characters in several key syntactic elements than \
