@@ -76,8 +76,14 @@ impl Worker {
             _ => from,
         };
         let flow = Flow { peer, ..came };
+        if self.guard.is_banned(now, from.ip()) && !self.is_known(message, from) {
+            return self.count(Counter::DropSipBanned);
+        }
         if let Err(error) = message.check() {
             self.count(Counter::DropSipMalformed);
+            if self.admit_stranger(now, from, message).is_err() {
+                return;
+            }
             let status = match (error, message.method()) {
                 // RFC 4475, 3.1.2.18: better than 400 for a method that we do not know.
                 (LexError::CSeqMethod, Some(Method::Other(_))) => 501,
@@ -143,6 +149,9 @@ impl Worker {
         if is_within && self.leg_of(arrival.message).is_none() {
             return Err(Refusal::status(481));
         }
+        if !self.is_known(arrival.message, arrival.from) {
+            self.admit_stranger(now, arrival.from, arrival.message)?;
+        }
         check_scheme(arrival.message)?;
         let extra: &[(&str, &[u8])] =
             &[("Allow", ALLOW), ("Accept", b"application/sdp"), ("Accept-Encoding", b"identity")];
@@ -155,6 +164,9 @@ impl Worker {
 
     /// Answers a request that will not be served.
     pub(crate) fn refuse(&mut self, now: Instant, arrival: Arrival<'_>, refusal: Refusal) {
+        if refusal.is_silent() {
+            return self.transactions.forget(arrival.key);
+        }
         let tag = self.fresh_tag();
         let bytes = refusal.response(arrival.message, Some(&tag), arrival.from);
         self.transactions.respond(now, arrival.key, refusal.status, bytes, &mut self.sent);
