@@ -70,9 +70,8 @@ fn torture(transport: Transport) {
     phones[1].expect_end();
     demo.expect_all_free();
     // RFC 3261, 17.2.2, timer J: the last answers are kept for 32 s.
-    let forgotten = wait_for(Duration::from_secs(45), || {
-        (demo.counter("transactions_now") == 0).then_some(())
-    });
+    let forgotten =
+        wait_for(Duration::from_secs(45), || (demo.counter("transactions_now") == 0).then_some(()));
     assert!(forgotten.is_some(), "{} transactions are left", demo.counter("transactions_now"));
     for phone in phones {
         let heard = phone.end();
@@ -105,9 +104,8 @@ fn over_udp(demo: &Demo) {
                 Answer::Dropped(counter) => {
                     let before = demo.counter(counter);
                     peer.send(&bytes);
-                    let counted = wait_for(PATIENCE, || {
-                        (demo.counter(counter) > before).then_some(())
-                    });
+                    let counted =
+                        wait_for(PATIENCE, || (demo.counter(counter) > before).then_some(()));
                     assert!(counted.is_some(), "{}: not counted as {counter}", verdict.name);
                 }
             }
@@ -245,10 +243,8 @@ impl Peer {
     }
 
     fn receive(&self, wait: Duration) -> Option<Vec<u8>> {
-        let wait = Timespec {
-            tv_sec: wait.as_secs() as i64,
-            tv_nsec: i64::from(wait.subsec_nanos()),
-        };
+        let wait =
+            Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
         let mut fds: Vec<_> =
             self.sockets.iter().map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
         poll(&mut fds, Some(&wait)).expect("polled");
@@ -267,7 +263,9 @@ impl Peer {
             let call_id = answer.header(Header::CallId).unwrap_or_default();
             let responses = VERDICTS.iter().filter(|verdict| {
                 let message = lex(verdict.bytes);
-                message.is_ok_and(|m| m.status().is_some() && m.header(Header::CallId) == Some(call_id))
+                message.is_ok_and(|m| {
+                    m.status().is_some() && m.header(Header::CallId) == Some(call_id)
+                })
             });
             assert_eq!(responses.count(), 0, "a response is answered: {}", text(&datagram));
         }
