@@ -10,6 +10,7 @@ mod media;
 mod phone;
 mod scanner;
 mod sipp;
+mod torture;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream, UdpSocket};

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use abi::Counter;
 use base::{CallRef, Channel, Instant, LocationId, Transport, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
-use sip::wire::{self, Header, LexError, Message, Method, Start};
+use sip::wire::{self, Header, LexError, Message, Method, Start, Uri};
 
 use crate::call::{Flow, LegRef};
 use crate::refusal::{RETRY_AFTER_S, Refusal};
@@ -84,7 +84,12 @@ impl Worker {
             if self.admit_stranger(now, from, message).is_err() {
                 return;
             }
-            return self.answer_statelessly(flow, message, from, error.status());
+            let status = match (error, message.method()) {
+                // RFC 4475, 3.1.2.18: better than 400 for a method that we do not know.
+                (LexError::CSeqMethod, Some(Method::Other(_))) => 501,
+                _ => error.status(),
+            };
+            return self.answer_statelessly(flow, message, from, status);
         }
         match self.transactions.receive(now, message, flow, &mut self.sent) {
             Received::Request(key) => {
@@ -117,17 +122,17 @@ impl Worker {
         };
         let is_within = arrival.message.to().is_ok_and(|to| to.tag().is_some());
         let result = match method {
-            // RFC 3261, 8.2.2.3: "the UAS MUST respond [...] with 420 (Bad Extension). The UAS MUST add
-            // an Unsupported header field, and list in it those options it does not understand".
-            _ if arrival.message.has(Header::Require) => {
-                let required = arrival.message.header(Header::Require).unwrap_or_default();
-                Err(Refusal::status(420).with("Unsupported", required))
+            _ if let Some(options) = unsupported(arrival.message) => {
+                Err(Refusal::status(420).with("Unsupported", &options))
             }
             Method::Register => self.on_register(now, arrival),
             Method::Options => self.on_options(now, arrival),
             Method::Invite if is_within => self.on_reinvite(now, arrival),
             Method::Invite => self.on_invite(now, arrival),
             Method::Bye => self.on_bye(now, arrival),
+            // RFC 3261, 21.5.2: 501 "is the appropriate response when a UAS does not recognize the
+            // request method and is not capable of supporting it for any user".
+            Method::Other(_) => Err(Refusal::status(501).with("Allow", ALLOW)),
             // RFC 3261, 8.2.1: "If the UAS recognizes but does not support the method of a request, it
             // MUST generate a 405 (Method Not Allowed) response. [...] The UAS MUST also add an Allow
             // header field to the 405".
@@ -147,6 +152,7 @@ impl Worker {
         if !self.is_known(arrival.message, arrival.from) {
             self.admit_stranger(now, arrival.from, arrival.message)?;
         }
+        check_scheme(arrival.message)?;
         let extra: &[(&str, &[u8])] =
             &[("Allow", ALLOW), ("Accept", b"application/sdp"), ("Accept-Encoding", b"identity")];
         let tag = self.fresh_tag();
@@ -193,8 +199,8 @@ impl Worker {
         match message.start() {
             Start::Request { method: Method::Ack, .. } | Start::Response { .. } => {}
             Start::Request { .. } => {
-                // Without a Via and a From nobody could match the answer.
-                if message.via().is_err() || message.from().is_err() {
+                // Without a Via nobody could match the answer.
+                if message.via().is_err() {
                     return;
                 }
                 let refusal = match status {
@@ -202,7 +208,8 @@ impl Worker {
                     _ => Refusal::status(status),
                 };
                 // RFC 3261, 8.2.6.2: the answer has a To tag, the same for the request's repetitions.
-                let tag = message.via().ok().and_then(|via| via.branch).map(stateless_tag);
+                let branch = message.via().ok().and_then(|via| via.branch);
+                let tag = branch.or(message.call_id().ok()).map(stateless_tag);
                 let bytes = refusal.response(message, tag.as_deref(), from);
                 self.sent.push(Sent { flow, bytes: bytes.into() });
             }
@@ -238,6 +245,27 @@ impl Worker {
     pub(crate) fn leg_tag(&mut self, leg: LegRef) -> String {
         let CallRef { slot, generation } = leg.call;
         format!("{slot:x}.{generation:x}.{:x}.{:016x}", leg.leg, self.rng.next_u64())
+    }
+}
+
+/// The options in Require and Proxy-Require, none of which we have; nothing when there are none. As a
+/// B2BUA we stand where a proxy would, so both are for us.
+///
+/// RFC 3261, 8.2.2.3: "the UAS MUST respond [...] with 420 (Bad Extension). The UAS MUST add an
+/// Unsupported header field, and list in it those options it does not understand".
+fn unsupported(message: &Message<'_>) -> Option<Vec<u8>> {
+    let options = [Header::Require, Header::ProxyRequire].map(|header| message.headers(header));
+    let all: Vec<&[u8]> = options.into_iter().flatten().collect();
+    (!all.is_empty()).then(|| all.join(&b", "[..]))
+}
+
+/// RFC 3261, 8.2.2.1: "If the Request-URI uses a scheme not supported by the UAS, it SHOULD reject the
+/// request with a 416 (Unsupported URI Scheme) response."
+pub(crate) fn check_scheme(message: &Message<'_>) -> Result<(), Refusal> {
+    let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
+    match uri {
+        Some(uri) if wire::same_token(uri.scheme, b"sip") => Ok(()),
+        _ => Err(Refusal::status(416)),
     }
 }
 

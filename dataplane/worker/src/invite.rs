@@ -5,12 +5,12 @@ use std::time::Duration;
 use abi::{AgentRow, AgentState, CallState, Counter, Event, Party, Purpose};
 use base::{AgentSlot, CallRef, Instant, TenantId, Transport};
 use sip::dialog::Dialog;
-use sip::wire::{self, Message, Uri, unescape};
+use sip::wire::{self, Header, Message, Uri, unescape};
 
 use crate::call::{CALLER, Call, Flow, Invited, Lease, Leg, LegRef, Number, Phase, is_dialable};
 use crate::dial::Target;
 use crate::identify::Identity;
-use crate::intake::Arrival;
+use crate::intake::{Arrival, check_scheme};
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::register::way_back;
 use crate::worker::{Timer, Worker};
@@ -52,13 +52,12 @@ impl Worker {
         if message.max_forwards().ok().flatten() == Some(0) {
             return Err(Refusal::status(483));
         }
+        check_scheme(message)?;
         self.check_body(message)?;
+        check_accept(message)?;
         let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
-        let Some(uri) = uri.filter(|uri| wire::same_token(uri.scheme, b"sip")) else {
-            // RFC 3261, 8.2.2.1: a scheme that we do not serve.
-            return Err(Refusal::status(416));
-        };
-        dialled(uri.user).filter(|number| !number.is_empty()).ok_or_else(|| Refusal::status(404))
+        let user = uri.map_or(&b""[..], |uri| uri.user);
+        dialled(user).filter(|number| !number.is_empty()).ok_or_else(|| Refusal::status(404))
     }
 
     /// Makes the call with its first leg, and answers 100.
@@ -289,6 +288,21 @@ impl Worker {
         };
         self.let_go(lease);
     }
+}
+
+/// Whether the answer may be a description. RFC 3261, 21.4.7: 406 when "the resource identified by the
+/// request is only capable of generating response entities that have content characteristics not
+/// acceptable according to the Accept header field"; 20.1: without one, `application/sdp` is meant.
+fn check_accept(message: &Message<'_>) -> Result<(), Refusal> {
+    let takes_it = |range: &[u8]| {
+        let kind = range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let ranges: [&[u8]; 3] = [b"application/sdp", b"application/*", b"*/*"];
+        ranges.iter().any(|range| wire::same_token(kind, range))
+    };
+    if message.has(Header::Accept) && !message.headers(Header::Accept).any(takes_it) {
+        return Err(Refusal::status(406));
+    }
+    Ok(())
 }
 
 /// The number in the user part of a Request-URI, without its parameters (RFC 3261, 19.1.1 escapes).
