@@ -183,7 +183,9 @@ impl Wire {
     pub fn send(&self, frame: &[u8]) {
         for _ in 0..10_000 {
             match rustix::io::write(&self.0, frame) {
-                Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::AGAIN) => std::thread::yield_now(),
+                Err(rustix::io::Errno::NOBUFS | rustix::io::Errno::AGAIN) => {
+                    std::thread::yield_now()
+                }
                 sent => return assert_eq!(sent.expect("sent"), frame.len()),
             }
         }
