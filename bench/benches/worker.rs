@@ -152,7 +152,12 @@ impl House {
         let mut effects = Vec::with_capacity(16);
         let start = CpuTime::now();
         for (from, datagram) in inbox {
-            let input = Input::Sip { location: LocationId(0), from: *from, datagram };
+            let input = Input::Sip {
+                location: LocationId(0),
+                from: *from,
+                channel: base::Channel::UDP,
+                datagram,
+            };
             self.worker.handle(self.now, input, &mut effects);
             self.inputs += 1;
             self.carry_out(&mut effects, &mut outbox);

@@ -121,7 +121,7 @@ impl Ccb {
         target.handle(now, input, &mut effects);
         for effect in effects {
             match effect {
-                Effect::Sip { location, to, datagram } => {
+                Effect::Sip { location, to, datagram, .. } => {
                     let from = &self.locations[usize::from(location.0)];
                     let from = SocketAddr::new(from.ip, from.sip_port);
                     out.push(Out::Send { from, to, bytes: datagram.to_vec() });
@@ -171,7 +171,12 @@ impl Ccb {
             let location = LocationId(location.expect("asked before") as u8);
             // The kernel spreads sources over the sockets that share a port.
             let worker = WorkerId((from.port() % u16::from(WORKERS)) as u8);
-            return self.input(now, worker, Input::Sip { location, from, datagram: bytes }, out);
+            return self.input(
+                now,
+                worker,
+                Input::Sip { location, from, channel: base::Channel::UDP, datagram: bytes },
+                out,
+            );
         }
         let Some(&(worker, slot)) = self.sockets.get(&to) else { return };
         let mut buffer = bytes.to_vec();

@@ -585,7 +585,9 @@ impl Blade {
         match way {
             Some((address, location)) => {
                 side.counts.asked_dialled += 1;
-                let command = |op| abi::Command::Dial { op, ask, call, address, location };
+                let transport = base::Transport::Udp;
+                let command =
+                    |op| abi::Command::Dial { op, ask, call, address, location, transport };
                 side.send(now, worker, Purpose::Answer, number, command, out);
             }
             None => {

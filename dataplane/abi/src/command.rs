@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use base::{AgentSlot, CallRef, LocationId, WorkerId};
+use base::{AgentSlot, CallRef, LocationId, Transport, WorkerId};
 
 use crate::bell::Wake;
 use crate::order::MediaOrder;
@@ -27,6 +27,8 @@ pub enum Command {
         address: SocketAddr,
         /// Through which location.
         location: LocationId,
+        /// By what.
+        transport: Transport,
     },
     /// Answers [`crate::Event::Asked`]: the call is refused.
     Reject {
@@ -113,9 +115,13 @@ impl Command {
 
     pub(crate) fn encode(&self) -> Raw {
         match *self {
-            Command::Dial { op, ask, call, address, location } => {
-                Put::new(DIAL).int(op).int(ask).call(call).address(address).location(location)
-            }
+            Command::Dial { op, ask, call, address, location, transport } => Put::new(DIAL)
+                .int(op)
+                .int(ask)
+                .call(call)
+                .address(address)
+                .location(location)
+                .int(transport as u32),
             Command::Reject { op, ask, call, status, retry_after_s } => {
                 Put::new(REJECT).int(op).int(ask).call(call).int(status).int(retry_after_s)
             }
@@ -142,6 +148,8 @@ impl Command {
                 call: take.call()?,
                 address: take.address()?,
                 location: take.location()?,
+                transport: Transport::from_number(take.int()?)
+                    .ok_or(Corrupt { what: "a transport" })?,
             },
             REJECT => Command::Reject {
                 op,

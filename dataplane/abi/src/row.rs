@@ -3,7 +3,7 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use base::{AgentSlot, CallRef, LocationId, TenantId, Text};
+use base::{AgentSlot, CallRef, Channel, LocationId, TenantId, Text, Transport};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::event::Party;
@@ -303,13 +303,19 @@ row! {
         /// The login that it belongs to.
         pub epoch: u32,
         /// The location that it came through, as a [`LocationId`].
-        pub location: u32,
+        pub location: u16,
+        /// How it came, as a [`Transport`].
+        pub transport: u16,
         /// The CSeq of the REGISTER.
         pub cseq: u32,
         /// A hash of its Call-ID.
         pub call_id_hash: u64,
         /// When it ends, ns of the clock.
         pub expires_at: u64,
+        /// The connection that it came by; 0 for datagrams.
+        pub connection: u32,
+        /// Zero.
+        pub reserved: u32,
         /// Where the REGISTER came from, and where INVITEs go.
         pub address: Address,
         /// The URI of its Contact; zeros behind it.
@@ -334,6 +340,18 @@ impl RegistrationRow {
     /// Where the phone is.
     pub fn addr(&self) -> SocketAddr {
         self.address.get()
+    }
+
+    /// By what the REGISTER came, and INVITEs go.
+    pub fn channel(&self) -> Channel {
+        let transport = Transport::from_number(u32::from(self.transport)).unwrap_or_default();
+        Channel { transport, connection: self.connection }
+    }
+
+    /// Sets by what the REGISTER came.
+    pub fn set_channel(&mut self, channel: Channel) {
+        self.transport = channel.transport as u16;
+        self.connection = channel.connection;
     }
 
     /// Sets where the phone is.

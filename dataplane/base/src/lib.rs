@@ -9,6 +9,7 @@ mod slab;
 mod text;
 mod time;
 mod timers;
+mod transport;
 
 pub use id::{AgentSlot, CallRef, CcbId, Fence, LocationId, Medium, TenantId, WorkerId, owner};
 pub use rng::Rng;
@@ -16,3 +17,4 @@ pub use slab::{Slab, SlabFull, SlabKey};
 pub use text::{Text, TextTooLong};
 pub use time::Instant;
 pub use timers::Timers;
+pub use transport::{Channel, Transport};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::{Counter, Region};
-use base::{Instant, LocationId, WorkerId};
+use base::{Channel, Instant, LocationId, WorkerId};
 use media::{FlowSpec, Packet, PairId, SocketSlot, Verdict};
 use worker::{BypassNews, Effect, Input, Worker};
 
@@ -277,7 +277,8 @@ impl<D: Datagrams> Duty<D> {
                 Some((datagram, bytes)) => {
                     let (location, from) = (LocationId(location), datagram.from);
                     let datagram = &bytes[datagram.range];
-                    let input = Input::Sip { location, from, datagram };
+                    let channel = Channel::UDP;
+                    let input = Input::Sip { location, from, channel, datagram };
                     self.worker.handle(now, input, &mut self.effects);
                 }
                 None => self.count(Counter::DropSipMalformed),
@@ -483,7 +484,9 @@ impl<D: Datagrams> Duty<D> {
 
     fn carry_out_one(&mut self, now: Instant, effect: Effect) {
         match effect {
-            Effect::Sip { location, to, datagram } => self.send_sip(location, to, datagram),
+            Effect::Sip { location, to, channel: _, datagram } => {
+                self.send_sip(location, to, datagram)
+            }
             Effect::Mesh { to, passed } if to == self.id => {
                 self.worker.handle(now, Input::Mesh(passed), &mut self.effects);
             }

@@ -7,6 +7,8 @@
 
 use core::fmt;
 
+use base::Transport;
+
 use crate::wire::{Header, Message, Method, NameAddr, RequestWriter, Start, Uri};
 
 mod parts;
@@ -60,6 +62,8 @@ struct Party {
 pub struct Outgoing<'a> {
     /// The branch of its Via; begins with `z9hG4bK` and is new, also for an ACK to a 2xx.
     pub branch: &'a [u8],
+    /// How it travels, for its Via.
+    pub transport: Transport,
     /// Host and port of its Via, as `192.0.2.1:5060`.
     pub sent_by: &'a [u8],
     /// The value of Contact; INVITE and UPDATE must have one (12.2.1.1).
@@ -68,6 +72,13 @@ pub struct Outgoing<'a> {
     pub extra: &'a [(&'a str, &'a [u8])],
     /// Content-Type and body.
     pub body: Option<(&'a str, &'a [u8])>,
+}
+
+impl Outgoing<'_> {
+    fn via(&self) -> Vec<u8> {
+        let token = self.transport.token().as_bytes();
+        [b"SIP/2.0/", token, b" ", self.sent_by, b";rport;branch=", self.branch].concat()
+    }
 }
 
 /// A request to send.
@@ -283,7 +294,7 @@ impl Dialog {
     fn build(&self, method: Method<'_>, cseq: u32, what: &Outgoing<'_>) -> Built {
         let path = self.path();
         let mut writer = RequestWriter::new(method.as_bytes(), &path.request_uri)
-            .header("Via", [b"SIP/2.0/UDP ", what.sent_by, b";rport;branch=", what.branch].concat())
+            .header("Via", what.via())
             .header("Max-Forwards", MAX_FORWARDS);
         for route in &path.routes {
             writer = writer.header("Route", route);

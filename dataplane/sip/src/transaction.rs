@@ -1,4 +1,4 @@
-//! Transactions over UDP: RFC 3261, 17, with the Accepted states of RFC 6026.
+//! Transactions: RFC 3261, 17, with the Accepted states of RFC 6026.
 //!
 //! [`Transactions`] stands between the datagrams and their user (a B2BUA, a registrar, a phone). It
 //! sends requests and responses again until they arrive, tells repeated messages from new ones, and
@@ -40,6 +40,19 @@ mod server_invite;
 mod server_other;
 #[cfg(test)]
 mod tests;
+
+/// Where a message goes to or came from.
+pub trait Hop: Copy {
+    /// True when nothing is lost on the way, so that nothing is to be sent again.
+    fn is_reliable(self) -> bool;
+}
+
+impl Hop for std::net::SocketAddr {
+    /// An address alone is one of datagrams.
+    fn is_reliable(self) -> bool {
+        false
+    }
+}
 
 /// The transactions of one worker; `F` is where a datagram goes and comes from.
 pub struct Transactions<F> {
@@ -161,7 +174,7 @@ enum Owner {
 /// Finds transactions by the bytes of [`key`]. It is never iterated over.
 type Index = HashMap<Box<[u8]>, SlabKey, SeedableRandomState>;
 
-impl<F: Copy> Transactions<F> {
+impl<F: Hop> Transactions<F> {
     /// A table for `limit` transactions of requests that come, and `limit` of requests that go, so
     /// that a flood of calls cannot keep the BYE of another call from being sent. A CANCEL is above
     /// the limit, for one that is not sent leaves a phone ringing. `seed` keys the hash tables.

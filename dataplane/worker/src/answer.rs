@@ -246,7 +246,7 @@ impl Worker {
             return;
         };
         let cseq = request.cseq().map_or(0, |cseq| cseq.number);
-        let contact = self.contact(leg, entry.flow.location);
+        let contact = self.contact(leg, entry.flow);
         let all: &[(&str, &[u8])] = &[("Contact", &contact), ("Allow", ALLOW)];
         let (tag, extra) =
             if status == 100 { (None, &all[..0]) } else { (Some(entry.local_tag.as_str()), all) };
@@ -295,11 +295,12 @@ impl Worker {
         let Some(dialog) = entry.dialog.as_ref() else {
             return;
         };
-        let address = self.address_of(entry.flow.location).to_string();
+        let address = self.address_of(entry.flow).to_string();
         let built = dialog.ack(
             cseq,
             &Outgoing {
                 branch: branch.as_bytes(),
+                transport: entry.flow.channel.transport,
                 sent_by: address.as_bytes(),
                 contact: None,
                 extra: &[],

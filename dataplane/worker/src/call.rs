@@ -11,11 +11,11 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use abi::{CallState, EndedBy, Party};
-use base::{AgentSlot, CallRef, Instant, LocationId, TenantId, Text};
+use base::{AgentSlot, CallRef, Channel, Instant, LocationId, TenantId, Text, Transport};
 use media::PairId;
 use media::codec::Codec;
 use sip::dialog::Dialog;
-use sip::transaction::{ClientKey, ServerKey};
+use sip::transaction::{ClientKey, Hop, ServerKey};
 
 use crate::functions::Functions;
 
@@ -30,6 +30,20 @@ pub(crate) const CALLER: u8 = 0;
 pub struct Flow {
     pub location: LocationId,
     pub peer: SocketAddr,
+    pub channel: Channel,
+}
+
+impl Hop for Flow {
+    fn is_reliable(self) -> bool {
+        self.channel.transport.is_reliable()
+    }
+}
+
+impl Flow {
+    /// The same peer on whatever connection there is: the one so far ended with the process.
+    pub fn of(location: LocationId, transport: Transport, peer: SocketAddr) -> Flow {
+        Flow { location, peer, channel: Channel::any(transport) }
+    }
 }
 
 /// Digits, letters and what stands between them in a number or a SIP user. The number goes on into other

@@ -1,7 +1,7 @@
 //! What control orders. Each command has one completion, [`Event::Done`] with its operation id.
 
 use abi::{Command, EndedBy, Event, OpResult, Party, UnregisterCause};
-use base::{AgentSlot, CallRef, Instant, owner};
+use base::{AgentSlot, CallRef, Instant, Transport, owner};
 
 use crate::call::{Flow, LegRef, Number, is_dialable};
 use crate::dial::Target;
@@ -15,8 +15,9 @@ const NO_ROW: u32 = u32::MAX;
 impl Worker {
     pub(crate) fn obey(&mut self, now: Instant, command: Command, blob: &[u8]) {
         let (op, result) = match command {
-            Command::Dial { op, ask, call, address, location } => {
-                (op, self.on_dial(now, call, ask, Flow { location, peer: address }, blob))
+            Command::Dial { op, ask, call, address, location, transport } => {
+                let flow = Flow::of(location, transport, address);
+                (op, self.on_dial(now, call, ask, flow, blob))
             }
             Command::Reject { op, ask, call, status, retry_after_s } => {
                 (op, self.on_reject(now, call, ask, status, retry_after_s))
@@ -57,7 +58,11 @@ impl Worker {
             self.end_call(now, call, &Refusal::status(404));
             return OpResult::Refused;
         };
-        let uri = format!("sip:{number}@{}", flow.peer).into_bytes();
+        let uri = match flow.channel.transport {
+            Transport::Udp => format!("sip:{number}@{}", flow.peer),
+            other => format!("sip:{number}@{};transport={other}", flow.peer),
+        }
+        .into_bytes();
         let trunk = self.trunk_of(flow.peer.ip()).map_or(NO_ROW, |(row, _)| row);
         let target = Target { party: Party::Trunk(trunk), number, flow, uri, lease: None };
         match self.dial(now, call, target) {

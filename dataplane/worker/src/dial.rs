@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use abi::{CallState, Counter, Party};
-use base::{AgentSlot, CallRef, Instant, owner};
+use base::{AgentSlot, CallRef, Instant, Transport, owner};
 use sip::wire::{self, Method, RequestWriter};
 
 use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase, Times};
@@ -70,18 +70,19 @@ impl Worker {
             self.calls.leg(LegRef { leg: CALLER, ..leg }).map_or(Number::EMPTY, |leg| leg.who);
         let hops = self.hops_left(leg);
         let branch = self.fresh_branch();
-        let address = self.address_of(target.flow.location);
+        let address = self.address_of(target.flow);
+        let token = target.flow.channel.transport.token();
         let Some(new) = self.calls.leg(leg) else {
             return Err(Refusal::status(481));
         };
         let mut writer = RequestWriter::new(b"INVITE", &target.uri)
-            .header_fmt("Via", format_args!("SIP/2.0/UDP {address};branch={branch};rport"))
+            .header_fmt("Via", format_args!("SIP/2.0/{token} {address};branch={branch};rport"))
             .header_fmt("Max-Forwards", format_args!("{hops}"))
             .header_fmt("From", format_args!("<sip:{caller}@{address}>;tag={}", new.local_tag))
             .header_fmt("To", format_args!("<sip:{}@{}>", target.number, target.flow.peer))
             .header("Call-ID", &new.call_id)
             .header("CSeq", "1 INVITE")
-            .header("Contact", self.contact(leg, target.flow.location))
+            .header("Contact", self.contact(leg, target.flow))
             .header("Allow", ALLOW);
         if let Some(user_to_user) = self.passed_on(leg) {
             // RFC 7433: carried across the B2BUA untouched.
@@ -132,16 +133,21 @@ impl Worker {
         format!("z9hG4bK{:016x}", self.rng.next_u64())
     }
 
-    /// Our SIP address at a location, as it stands in Via and Contact: the only one its peers see.
-    pub(crate) fn address_of(&self, location: base::LocationId) -> std::net::SocketAddr {
-        let location = &self.config.locations[usize::from(location.0)];
+    /// Our SIP address at a flow's location, as it stands in Via and Contact: the only one its peers see.
+    pub(crate) fn address_of(&self, flow: Flow) -> std::net::SocketAddr {
+        let location = &self.config.locations[usize::from(flow.location.0)];
         std::net::SocketAddr::new(location.ip, location.sip_port)
     }
 
     /// Our Contact for a leg; it names the call, so that a restart can find it.
-    pub(crate) fn contact(&self, leg: LegRef, location: base::LocationId) -> Vec<u8> {
+    pub(crate) fn contact(&self, leg: LegRef, flow: Flow) -> Vec<u8> {
         let CallRef { slot, generation } = leg.call;
-        format!("<sip:{slot:x}.{generation:x}@{}>", self.address_of(location)).into_bytes()
+        let address = self.address_of(flow);
+        match flow.channel.transport {
+            Transport::Udp => format!("<sip:{slot:x}.{generation:x}@{address}>"),
+            other => format!("<sip:{slot:x}.{generation:x}@{address};transport={other}>"),
+        }
+        .into_bytes()
     }
 
     /// The caller's Max-Forwards less one (RFC 3261, 16.6, step 3, which a B2BUA does well to keep).

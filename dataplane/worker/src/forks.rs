@@ -20,11 +20,12 @@ impl Worker {
         let (Ok(fork), Ok(cseq)) = (Dialog::uac(answer), answer.cseq()) else { return };
         let parts = Parts { local_cseq: Some(cseq.number + FORGOTTEN_GAP), ..fork.parts() };
         let Ok(mut last) = Dialog::restore(&parts) else { return };
-        let address = self.address_of(flow.location).to_string();
+        let address = self.address_of(flow).to_string();
         let tag = stateless_tag(&[fork.call_id(), fork.remote_tag()].concat());
         let (ack, bye) = (format!("z9hG4bK{tag}a"), format!("z9hG4bK{tag}b"));
         let outgoing = |branch| Outgoing {
             branch,
+            transport: flow.channel.transport,
             sent_by: address.as_bytes(),
             contact: None,
             extra: &[],
@@ -39,10 +40,11 @@ impl Worker {
     /// (RFC 3261, 13.2.2.4).
     pub(crate) fn decline(&mut self, now: Instant, flow: Flow, answer: &Message<'_>, is_new: bool) {
         let (Ok(mut fork), Ok(cseq)) = (Dialog::uac(answer), answer.cseq()) else { return };
-        let address = self.address_of(flow.location).to_string();
+        let address = self.address_of(flow).to_string();
         let (ack, bye) = (self.fresh_branch(), self.fresh_branch());
         let outgoing = |branch| Outgoing {
             branch,
+            transport: flow.channel.transport,
             sent_by: address.as_bytes(),
             contact: None,
             extra: &[],

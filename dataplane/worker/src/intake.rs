@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use abi::Counter;
-use base::{CallRef, Instant, LocationId, WorkerId, owner};
+use base::{CallRef, Channel, Instant, LocationId, Transport, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
 use sip::wire::{self, Header, LexError, Message, Method, Start};
 
@@ -24,17 +24,13 @@ pub(crate) struct Arrival<'m> {
     pub location: LocationId,
     /// The address it came from.
     pub from: SocketAddr,
+    /// By what it came.
+    pub channel: Channel,
 }
 
 impl Worker {
     /// Takes a datagram from a socket of ours and passes it on if another worker owns it.
-    pub(crate) fn intake(
-        &mut self,
-        now: Instant,
-        location: LocationId,
-        from: SocketAddr,
-        datagram: &[u8],
-    ) {
+    pub(crate) fn intake(&mut self, now: Instant, came: Flow, datagram: &[u8]) {
         self.count(Counter::SipReceived);
         let message = match wire::lex(datagram) {
             Ok(message) => message,
@@ -44,22 +40,17 @@ impl Worker {
         };
         let to = self.owner_of(&message);
         if to == self.config.id {
-            return self.consider(now, location, from, &message);
+            return self.consider(now, came, &message);
         }
-        let passed = Passed::Sip { location, from, datagram: datagram.into() };
+        let Flow { location, peer: from, channel } = came;
+        let passed = Passed::Sip { location, from, channel, datagram: datagram.into() };
         self.effects.push(Effect::Mesh { to, passed });
     }
 
     /// Takes a datagram that another worker passed on to us.
-    pub(crate) fn intake_owned(
-        &mut self,
-        now: Instant,
-        location: LocationId,
-        from: SocketAddr,
-        datagram: &[u8],
-    ) {
+    pub(crate) fn intake_owned(&mut self, now: Instant, came: Flow, datagram: &[u8]) {
         match wire::lex(datagram) {
-            Ok(message) => self.consider(now, location, from, &message),
+            Ok(message) => self.consider(now, came, &message),
             Err(_) => self.count(Counter::DropSipMalformed),
         }
     }
@@ -76,30 +67,33 @@ impl Worker {
         }
     }
 
-    fn consider(
-        &mut self,
-        now: Instant,
-        location: LocationId,
-        from: SocketAddr,
-        message: &Message<'_>,
-    ) {
-        let peer = message.via().map_or(from, |via| via.response_address(from));
-        let flow = Flow { location, peer };
+    fn consider(&mut self, now: Instant, came: Flow, message: &Message<'_>) {
+        let Flow { location, peer: from, channel } = came;
+        // RFC 3261, 18.2.2: "If the "sent-protocol" is a reliable transport protocol [...], the response MUST be
+        // sent using the existing connection to the source of the original request".
+        let peer = match channel.transport {
+            Transport::Udp => message.via().map_or(from, |via| via.response_address(from)),
+            _ => from,
+        };
+        let flow = Flow { peer, ..came };
         if let Err(error) = message.check() {
             self.count(Counter::DropSipMalformed);
             return self.answer_statelessly(flow, message, from, error.status());
         }
         match self.transactions.receive(now, message, flow, &mut self.sent) {
             Received::Request(key) => {
-                self.on_request(now, Arrival { key, message, location, from });
+                self.on_request(now, Arrival { key, message, location, from, channel });
             }
             Received::Cancel { server, invite } => {
-                self.on_cancel(now, Arrival { key: server, message, location, from }, invite);
+                self.on_cancel(
+                    now,
+                    Arrival { key: server, message, location, from, channel },
+                    invite,
+                );
             }
             Received::Ack => self.on_ack(now, message),
             Received::Response { key, user } => {
-                let arrival = Flow { location, peer: from };
-                self.on_response(now, key, LegRef::from_word(user), arrival, message);
+                self.on_response(now, key, LegRef::from_word(user), came, message);
             }
             Received::StrayResponse => self.on_stray_answer(message),
             Received::Absorbed => {}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use abi::{AgentRow, AgentState, CallState, Counter, Event, Party, Purpose};
-use base::{AgentSlot, CallRef, Instant, TenantId};
+use base::{AgentSlot, CallRef, Instant, TenantId, Transport};
 use sip::dialog::Dialog;
 use sip::wire::{self, Message, Uri, unescape};
 
@@ -79,8 +79,11 @@ impl Worker {
             self.count(Counter::RecordsEvicted);
         }
         self.leg_rows.free(&self.region, place.call.slot);
-        let flow =
-            Flow { location: arrival.location, peer: self.request_address(arrival, &caller) };
+        let flow = Flow {
+            location: arrival.location,
+            peer: self.request_address(arrival, &caller),
+            channel: arrival.channel,
+        };
         let mut leg = Leg::new(CALLER, caller.party, caller.number, flow, Phase::Incoming);
         leg.times = Times::from(now);
         leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER });
@@ -119,6 +122,7 @@ impl Worker {
     /// where it listens.
     fn request_address(&self, arrival: Arrival<'_>, caller: &Identity) -> std::net::SocketAddr {
         match caller.party {
+            _ if arrival.channel.transport != Transport::Udp => arrival.from,
             Party::Agent(..) => way_back(arrival.message, arrival.from),
             Party::Trunk(..) => {
                 arrival.message.via().map_or(arrival.from, |via| via.response_address(arrival.from))

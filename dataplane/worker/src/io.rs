@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use std::sync::Arc;
 
-use base::{Instant, LocationId, Text, WorkerId};
+use base::{Channel, Instant, LocationId, Text, WorkerId};
 use media::codec::Frame;
 use media::{FlowSpec, FlowStats, PairId, SocketSlot, WhyNot};
 
@@ -11,13 +11,15 @@ use crate::call::LegRef;
 /// What happened, told to a worker.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// A datagram came in on the SIP socket of `location`.
+    /// A SIP message came in at the address of `location`.
     Sip {
         /// Where it came in.
         location: LocationId,
         /// Who sent it.
         from: SocketAddr,
-        /// What it holds.
+        /// By what it came.
+        channel: Channel,
+        /// One whole message; over datagrams, whatever came.
         datagram: &'a [u8],
     },
     /// Another worker passed a datagram on to its owner.
@@ -81,12 +83,14 @@ pub enum BypassNews {
 /// What one worker passes to another.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Passed {
-    /// A datagram on its way to the worker that owns its call.
+    /// A SIP message on its way to the worker that owns its call.
     Sip {
         /// Where it came in.
         location: LocationId,
         /// Who sent it.
         from: SocketAddr,
+        /// By what it came.
+        channel: Channel,
         /// What it holds.
         datagram: Box<[u8]>,
     },
@@ -143,12 +147,14 @@ pub enum MixMessage {
 /// What a worker wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Send a SIP datagram from the address of `location`.
+    /// Send a SIP message from the address of `location`.
     Sip {
         /// From where.
         location: LocationId,
         /// Where to.
         to: SocketAddr,
+        /// By what.
+        channel: Channel,
         /// What.
         datagram: std::rc::Rc<[u8]>,
     },

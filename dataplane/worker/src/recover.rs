@@ -25,7 +25,7 @@ use abi::{
     CallRow, CallState, Counter, DialogPhase, DialogRow, DialogText, EndedBy, LeaseState, LegRow,
     LegState, Party, Region, StreamRow,
 };
-use base::{AgentSlot, CallRef, Instant, LocationId, Medium, owner};
+use base::{AgentSlot, CallRef, Instant, LocationId, Medium, Transport, owner};
 use media::codec::Codec;
 use media::{BindOutcome, PairId, StreamImage, WhyNot};
 use sip::transaction::Received;
@@ -300,15 +300,15 @@ impl Worker {
     fn leg_of_memory(&mut self, now: Instant, at: LegRef, memory: Option<&Memory>) -> Leg {
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         let Some(Memory { leg, dialog: row, .. }) = memory else {
-            let flow = Flow { location: LocationId(0), peer: nowhere };
+            let flow = Flow::of(LocationId(0), Transport::Udp, nowhere);
             let party = Party::Trunk(u32::MAX);
             return Leg::new(at.leg, party, Default::default(), flow, Phase::Gone);
         };
         let party = leg.party().unwrap_or(Party::Trunk(u32::MAX));
-        let ours = self.config.locations.get(row.location as usize);
+        let ours = self.config.locations.get(usize::from(row.location));
         let is_here = ours.is_some_and(|at| SocketAddr::new(at.ip, at.sip_port) == row.ours.get());
         let location = if is_here { LocationId(row.location as u8) } else { LocationId(0) };
-        let flow = Flow { location, peer: row.peer.get() };
+        let flow = Flow::of(location, row.transport(), row.peer.get());
         let mut entry = Leg::new(at.leg, party, leg.number(), flow, Phase::Gone);
         let lease = row.lease().filter(|lease| is_bound(&self.region, &self.config, *lease));
         entry.lease = lease.and_then(|_| lease_of(row));
@@ -373,7 +373,7 @@ impl Worker {
             .header("From", from.concat())
             .header("To", [b"<", text(DialogText::RemoteUri), b">"].concat())
             .header("CSeq", format!("{} INVITE", row.local_cseq))
-            .header("Contact", self.contact(at, flow.location))
+            .header("Contact", self.contact(at, flow))
             .finish(None);
         let branch = wire::lex(&bytes).ok()?.via().ok()?.branch?.to_vec();
         let word = at.to_word();
@@ -407,7 +407,7 @@ impl Worker {
         let message = wire::lex(&bytes).ok()?;
         let from = row.source.get();
         let peer = message.via().ok()?.response_address(from);
-        let flow = Flow { location: LocationId(row.location as u8), peer };
+        let flow = Flow::of(LocationId(row.location as u8), row.transport(), peer);
         let received = self.transactions.receive(now, &message, flow, &mut self.sent);
         let Received::Request(key) = received else { return None };
         self.transactions.set_user(key, at.to_word());

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use abi::{AgentRow, Counter, Event, RegistrationRow, UnregisterCause};
-use base::{AgentSlot, Instant, LocationId, owner};
+use base::{AgentSlot, Instant, Transport, owner};
 use sip::registrar::{self, Binding, Decision, Limits};
 use sip::wire::{self, Message};
 
@@ -36,8 +36,16 @@ impl Worker {
             Limits::default(),
         ) {
             Decision::Update(mut binding) => {
-                binding.source = reach(binding.contact.as_bytes(), arrival.from);
-                self.bind(now, agent, &row, arrival.location, &binding);
+                // RFC 5626, 5.3: over a stream the way back is the connection itself.
+                if arrival.channel.transport == Transport::Udp {
+                    binding.source = reach(binding.contact.as_bytes(), arrival.from);
+                }
+                let at = Flow {
+                    location: arrival.location,
+                    peer: binding.source,
+                    channel: arrival.channel,
+                };
+                self.bind(now, agent, &row, at, &binding);
                 self.accept_register(now, arrival, Some(&binding));
             }
             Decision::Remove => {
@@ -68,7 +76,8 @@ impl Worker {
             && registration.expires_at > now.as_nanos();
         // After a restart with other locations, the number of one may mean another.
         let location = registration.location().filter(|at| self.serves(*at, row))?;
-        lives.then(|| (Flow { location, peer: registration.addr() }, registration))
+        let flow = Flow { location, peer: registration.addr(), channel: registration.channel() };
+        lives.then_some((flow, registration))
     }
 
     fn binding(&self, now: Instant, agent: AgentSlot, row: &AgentRow) -> Option<Binding> {
@@ -87,31 +96,32 @@ impl Worker {
         now: Instant,
         agent: AgentSlot,
         row: &AgentRow,
-        at: LocationId,
+        at: Flow,
         binding: &Binding,
     ) {
         let before = self.registered(now, agent, row).map(|(flow, _)| flow);
         let mut registration = RegistrationRow {
             state: RegistrationRow::REGISTERED,
             epoch: row.login_epoch,
-            location: u32::from(at.0),
+            location: u16::from(at.location.0),
             cseq: binding.cseq,
             call_id_hash: binding.call_id_hash,
             expires_at: binding.expires_at.as_nanos(),
             ..RegistrationRow::default()
         };
-        registration.set_addr(binding.source);
+        registration.set_addr(at.peer);
+        registration.set_channel(at.channel);
         registration.set_contact(binding.contact);
         self.region.registrations().write(agent, &registration);
         self.watch(agent, binding.expires_at);
         self.count(Counter::Registrations);
-        if before != Some(Flow { location: at, peer: binding.source }) {
+        if before != Some(at) {
             let lasts = binding.expires_at.since(now);
             self.tell(Event::Registered {
                 agent,
                 epoch: row.login_epoch,
-                location: at,
-                addr: binding.source,
+                location: at.location,
+                addr: at.peer,
                 expires_ms: u32::try_from(lasts.as_millis()).unwrap_or(u32::MAX),
             });
         }

@@ -161,7 +161,7 @@ impl Worker {
                 Some(_) => way_back(arrival.message, arrival.from),
                 None => entry.flow.peer,
             };
-            entry.flow = Flow { location: arrival.location, peer };
+            entry.flow = Flow { location: arrival.location, peer, channel: arrival.channel };
         }
         Ok(())
     }
@@ -195,13 +195,14 @@ impl Worker {
         user: u64,
     ) -> Option<ClientKey> {
         let branch = self.fresh_branch();
-        let location = self.calls.leg(leg)?.flow.location;
-        let address = self.address_of(location).to_string();
-        let contact = self.contact(leg, location);
+        let own = self.calls.leg(leg)?.flow;
+        let address = self.address_of(own).to_string();
+        let contact = self.contact(leg, own);
         let built = dialog.request(
             method,
             &Outgoing {
                 branch: branch.as_bytes(),
+                transport: own.channel.transport,
                 sent_by: address.as_bytes(),
                 contact: Some(&contact),
                 extra: &[],

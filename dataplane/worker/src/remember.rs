@@ -34,7 +34,7 @@ impl Worker {
     fn note_dialog(&mut self, leg: LegRef) {
         let Some(place) = self.leg_rows.row(leg) else { return };
         let Some(entry) = self.calls.leg(leg) else { return };
-        let ours = self.address_of(entry.flow.location);
+        let ours = self.address_of(entry.flow);
         let old = self.region.dialogs().read(place).unwrap_or_default();
         let invite = entry.inviting.as_ref().and_then(|it| self.transactions.request_of(it.key));
         let known = (old.call() == leg.call && old.leg == u32::from(leg.leg)).then_some(&old);
@@ -87,7 +87,8 @@ fn dialog_row(
     let mut row = DialogRow {
         phase: phase.into(),
         leg: u32::from(of.leg),
-        location: u32::from(leg.flow.location.0),
+        location: u16::from(leg.flow.location.0),
+        transport: leg.flow.channel.transport as u16,
         ours: Address::new(ours),
         peer: Address::new(leg.flow.peer),
         sdp_version: leg.sdp_version,

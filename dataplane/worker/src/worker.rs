@@ -170,9 +170,11 @@ impl Worker {
             self.provision = Provision::read(&self.region, now);
         }
         match input {
-            Input::Sip { location, from, datagram } => self.intake(now, location, from, datagram),
-            Input::Mesh(Passed::Sip { location, from, datagram }) => {
-                self.intake_owned(now, location, from, &datagram);
+            Input::Sip { location, from, channel, datagram } => {
+                self.intake(now, Flow { location, peer: from, channel }, datagram);
+            }
+            Input::Mesh(Passed::Sip { location, from, channel, datagram }) => {
+                self.intake_owned(now, Flow { location, peer: from, channel }, &datagram);
             }
             Input::Mesh(Passed::Mix(message)) => self.on_mix(now, message),
             Input::Bound { pair, ok } => self.on_bound(now, pair, ok),
@@ -357,6 +359,7 @@ impl Worker {
         out.extend(sent.drain(..).map(|Sent { flow, bytes }| Effect::Sip {
             location: flow.location,
             to: flow.peer,
+            channel: flow.channel,
             datagram: bytes,
         }));
         self.sent = sent;

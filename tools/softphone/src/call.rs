@@ -241,6 +241,7 @@ impl Phone {
             Method::Bye,
             &Outgoing {
                 branch: branch.as_bytes(),
+                transport: base::Transport::Udp,
                 sent_by: sent_by.as_bytes(),
                 contact: None,
                 extra: extra.as_slice(),
@@ -259,6 +260,7 @@ impl Phone {
         let Some(dialog) = self.call.as_ref().and_then(|call| call.dialog.as_ref()) else { return };
         let what = Outgoing {
             branch: branch.as_bytes(),
+            transport: base::Transport::Udp,
             sent_by: sent_by.as_bytes(),
             contact: None,
             extra: &[],

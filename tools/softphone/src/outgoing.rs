@@ -189,6 +189,7 @@ impl Phone {
         let sent_by = self.config.sip.to_string();
         let what = Outgoing {
             branch: branch.as_bytes(),
+            transport: base::Transport::Udp,
             sent_by: sent_by.as_bytes(),
             contact: Some(contact.as_bytes()),
             extra: extra.as_slice(),

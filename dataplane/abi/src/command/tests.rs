@@ -6,13 +6,14 @@ use crate::order::MixRole;
 
 fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
-        (any::<(u64, u64, u8)>(), call(), address()).prop_map(
-            |((op, ask, location), call, address)| Command::Dial {
+        (any::<(u64, u64, u8)>(), call(), address(), 0..5u32).prop_map(
+            |((op, ask, location), call, address, transport)| Command::Dial {
                 op,
                 ask,
                 call,
                 address,
                 location: LocationId(location),
+                transport: Transport::from_number(transport).unwrap_or_default(),
             }
         ),
         (any::<(u64, u64, u16, u32)>(), call()).prop_map(

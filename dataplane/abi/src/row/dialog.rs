@@ -69,7 +69,9 @@ row! {
         /// The CSeq number of the last request that came.
         pub remote_cseq: u32,
         /// The location that it goes through, as a [`LocationId`].
-        pub location: u32,
+        pub location: u16,
+        /// How its SIP travels, as a [`Transport`].
+        pub transport: u16,
         /// The slot of the agent whose lease it holds.
         pub lease_agent: u32,
         /// The counter of that lease.
@@ -123,6 +125,11 @@ impl DialogRow {
     /// True when all of `flags` are set.
     pub fn has(&self, flags: u32) -> bool {
         self.flags & flags == flags
+    }
+
+    /// How its SIP travels.
+    pub fn transport(&self) -> Transport {
+        Transport::from_number(u32::from(self.transport)).unwrap_or_default()
     }
 
     /// The lease that it holds: whose, and its counter.

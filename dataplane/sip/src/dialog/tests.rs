@@ -5,6 +5,7 @@ use crate::wire::{self, NameAddr};
 
 const WHAT: Outgoing<'_> = Outgoing {
     branch: b"z9hG4bKnew",
+    transport: base::Transport::Udp,
     sent_by: b"192.0.2.1:5060",
     contact: None,
     extra: &[],

@@ -78,6 +78,17 @@ impl Timer {
     }
 }
 
+/// When a timer is first due; none for one that a reliable transport has no need of (RFC 3261, 17.1.1.2: "If a
+/// reliable transport is used, the client transaction SHOULD NOT start timer A"; table 4: D, I, J and K are
+/// then zero). A 2xx is sent again on any transport, for there may be datagrams further on (13.3.1.4).
+pub(super) fn first_of(timer: Timer, is_reliable: bool) -> Option<Duration> {
+    match timer {
+        Timer::A | Timer::E | Timer::G if is_reliable => None,
+        Timer::D | Timer::I | Timer::J | Timer::K if is_reliable => Some(Duration::ZERO),
+        _ => Some(timer.first()),
+    }
+}
+
 /// What a step of a machine asks of the layer around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {

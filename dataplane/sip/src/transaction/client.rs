@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use base::Instant;
 
-use super::action::{Action, LIFE, T2, Timer};
+use super::action::{Action, LIFE, T2, Timer, first_of};
 use super::{
-    Cancelling, ClientKey, Fired, Full, Owner, Received, Sent, Transactions, build, client_invite,
-    client_other, key,
+    Cancelling, ClientKey, Fired, Full, Hop, Owner, Received, Sent, Transactions, build,
+    client_invite, client_other, key,
 };
 use crate::wire::{self, Message, Method};
 
@@ -65,7 +65,7 @@ struct Outcome {
     gave_up: bool,
 }
 
-impl<F: Copy> Transactions<F> {
+impl<F: Hop> Transactions<F> {
     /// Sends a request, never an ACK, and keeps on until it is answered. `branch` is that of its
     /// top Via and new (8.1.1.7); `user` comes back with each response and timeout.
     #[expect(clippy::too_many_arguments, reason = "a request has that many sides")]
@@ -229,7 +229,10 @@ impl<F: Copy> Transactions<F> {
                     let after = match action {
                         Action::Repeat(_) => timer.next(client.interval),
                         Action::RepeatSlowly(_) => T2,
-                        _ => timer.first(),
+                        _ => match first_of(timer, client.flow.is_reliable()) {
+                            Some(first) => first,
+                            None => continue,
+                        },
                     };
                     if timer.repeats() {
                         client.interval = after;

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use base::Instant;
 
-use super::action::{Action, T2, Timer};
+use super::action::{Action, T2, Timer, first_of};
 use super::{
-    Fired, Owner, Received, Sent, ServerKey, Transactions, key, server_invite, server_other,
+    Fired, Hop, Owner, Received, Sent, ServerKey, Transactions, key, server_invite, server_other,
 };
 use crate::wire::{Message, Method};
 
@@ -50,7 +50,7 @@ struct Outcome {
     gave_up: bool,
 }
 
-impl<F: Copy> Transactions<F> {
+impl<F: Hop> Transactions<F> {
     /// Sends a response on the flow of its request, and again as often as needed: a final response
     /// when the request comes again, a refusal of an INVITE until its ACK, a 2xx to an INVITE until
     /// [`Self::acked`]. False, and nothing sent, when a final response went before or the
@@ -260,7 +260,10 @@ impl<F: Copy> Transactions<F> {
                     let after = match action {
                         Action::Repeat(_) => timer.next(server.interval),
                         Action::RepeatSlowly(_) => T2,
-                        _ => timer.first(),
+                        _ => match first_of(timer, server.flow.is_reliable()) {
+                            Some(first) => first,
+                            None => continue,
+                        },
                     };
                     if timer.repeats() {
                         server.interval = after;

@@ -12,8 +12,14 @@ use base::Instant;
 use super::{Fired, Received, Sent, Transactions};
 use crate::wire::{self, Message, Method};
 
-/// The flow of most tests: a port is all there is of an address.
+/// The flow of most tests: a port is all there is of an address; from 60,000 on it is a stream's.
 type Port = u16;
+
+impl super::Hop for Port {
+    fn is_reliable(self) -> bool {
+        self >= 60_000
+    }
+}
 type Out = Vec<Sent<Port>>;
 
 const PEER: Port = 5060;

@@ -207,7 +207,14 @@ fn a_number_is_no_way_to_another_host() {
     let (ask, call) = house.asked("95555");
     let address = "10.9.9.9:5080".parse().expect("an address");
     house.command(
-        Command::Dial { op: 1, ask, call, address, location: LocationId(0) },
+        Command::Dial {
+            op: 1,
+            ask,
+            call,
+            address,
+            location: LocationId(0),
+            transport: base::Transport::Udp,
+        },
         b"1@192.0.2.99",
     );
     assert!(house.next_to(TRUNK).starts_with("SIP/2.0 404 "));

@@ -274,7 +274,14 @@ fn control_says_where_unknown_numbers_go() {
     let (ask, call) = house.asked("95555");
     let address = "10.9.9.9:5080".parse().expect("an address");
     house.command(
-        Command::Dial { op: 7, ask, call, address, location: base::LocationId(0) },
+        Command::Dial {
+            op: 7,
+            ask,
+            call,
+            address,
+            location: base::LocationId(0),
+            transport: base::Transport::Udp,
+        },
         b"5555",
     );
     assert_eq!(house.done(), [(7, OpResult::Ok)]);
@@ -282,7 +289,14 @@ fn control_says_where_unknown_numbers_go() {
     assert!(invite.starts_with("INVITE sip:5555@10.9.9.9:5080 "), "{invite}");
     // The same answer again is too late.
     house.command(
-        Command::Dial { op: 8, ask, call, address, location: base::LocationId(0) },
+        Command::Dial {
+            op: 8,
+            ask,
+            call,
+            address,
+            location: base::LocationId(0),
+            transport: base::Transport::Udp,
+        },
         b"5555",
     );
     assert_eq!(house.done(), [(8, OpResult::NoSuchCall)]);

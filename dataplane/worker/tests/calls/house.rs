@@ -248,7 +248,12 @@ impl House {
 
     pub fn send(&mut self, from: &str, text: &str) {
         let from = from.parse().expect("an address");
-        self.input(Input::Sip { location: LocationId(0), from, datagram: text.as_bytes() });
+        self.input(Input::Sip {
+            location: LocationId(0),
+            from,
+            channel: base::Channel::UDP,
+            datagram: text.as_bytes(),
+        });
     }
 
     fn input(&mut self, input: Input<'_>) {

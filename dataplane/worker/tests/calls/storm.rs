@@ -81,8 +81,14 @@ impl Storm {
             let address = TRUNK.parse().expect("an address");
             match self.rng.below(3) {
                 0 => {
-                    let dial =
-                        Command::Dial { op: 1, ask: op, call, address, location: LocationId(0) };
+                    let dial = Command::Dial {
+                        op: 1,
+                        ask: op,
+                        call,
+                        address,
+                        location: LocationId(0),
+                        transport: base::Transport::Udp,
+                    };
                     self.house.command(dial, b"777");
                 }
                 1 => {

@@ -55,6 +55,41 @@ fn another_request_without_response_doubles_up_to_t2() {
 }
 
 #[test]
+fn a_stream_sends_nothing_again_and_waits_for_nothing_that_comes_late() {
+    const STREAM: Port = 60_000;
+    for method in ["INVITE", "OPTIONS"] {
+        let (mut layer, mut out) = (layer(), Out::new());
+        let bytes = request(method, "z9hG4bKabc");
+        let ask = |layer: &mut Transactions<Port>, out: &mut Out| {
+            let method = method_of(&bytes);
+            layer.request(at_ms(0), method, bytes.clone(), b"z9hG4bKabc", STREAM, 77, out)
+        };
+        let key = ask(&mut layer, &mut out).expect("there is room");
+        // 17.1.1.2 and 17.1.2.2: no timer A or E; B and F run all the same.
+        let (sent, fired) = run(&mut layer, at_ms(100_000));
+        assert_eq!((sent, fired), (vec![], vec![Fired::ClientTimeout { key, user: 77 }]));
+        // A refusal ends it at once: D and K are zero.
+        ask(&mut layer, &mut out).expect("there is room");
+        layer.receive(at_ms(100), &lex(&response(&bytes, 486)), STREAM, &mut out);
+        run(&mut layer, at_ms(100));
+        assert!(layer.is_empty(), "{method}");
+    }
+    // The other side: no timer G; J and I are zero.
+    let (mut layer, mut out) = (layer(), Out::new());
+    for method in ["INVITE", "OPTIONS"] {
+        let bytes = request(method, "z9hG4bKabc");
+        let key = new_request(layer.receive(at_ms(0), &lex(&bytes), STREAM, &mut out));
+        assert!(layer.respond(at_ms(0), key, 486, response(&bytes, 486), &mut out));
+        let (sent, _) = run(&mut layer, at_ms(5_000));
+        assert_eq!(sent, vec![], "{method}");
+    }
+    let ack = request("ACK", "z9hG4bKabc");
+    assert_eq!(layer.receive(at_ms(5_000), &lex(&ack), STREAM, &mut out), Received::Absorbed);
+    run(&mut layer, at_ms(5_000));
+    assert!(layer.is_empty());
+}
+
+#[test]
 fn a_provisional_response_slows_another_request_to_t2() {
     let (mut layer, mut out) = (layer(), Out::new());
     let (key, bytes) = send(&mut layer, "OPTIONS", &mut out);
