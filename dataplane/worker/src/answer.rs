@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use abi::{CallState, Counter};
+use abi::{CallState, Counter, EndedBy};
 use base::Instant;
 use sip::dialog::{Dialog, Outgoing};
 use sip::transaction::{ClientKey, Sent};
@@ -99,6 +99,9 @@ impl Worker {
         let peer = call.peer_of(leg.leg);
         call.state = CallState::Answered;
         call.answered_at = now;
+        if let Some(entry) = call.leg_mut(leg.leg) {
+            entry.times.answered_at = now;
+        }
         let Some(peer) = peer.map(|peer| LegRef { leg: peer, ..leg }) else {
             return;
         };
@@ -132,6 +135,7 @@ impl Worker {
     }
 
     fn on_refused(&mut self, now: Instant, leg: LegRef, status: u16) {
+        self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
         self.leg_gone(leg);
         // What concerns only us and the other leg is not the caller's business: redirections and
         // challenges that we do not follow.
@@ -255,6 +259,9 @@ impl Worker {
             entry.invited = None;
             entry.unacknowledged = Some((key, cseq));
             entry.phase = Phase::Established;
+            if entry.times.answered_at == Instant::ZERO {
+                entry.times.answered_at = now;
+            }
         }
         self.transactions.respond(now, key, status, answer, &mut self.sent);
     }

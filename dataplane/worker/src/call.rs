@@ -10,7 +10,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use abi::{CallState, Party};
+use abi::{CallState, EndedBy, Party};
 use base::{AgentSlot, CallRef, Channel, Instant, LocationId, TenantId, Text, Transport};
 use media::PairId;
 use media::codec::Codec;
@@ -87,6 +87,8 @@ pub struct Call {
     pub started_at: Instant,
     pub answered_at: Instant,
     pub ended_at: Instant,
+    /// Who ended it, and by which leg.
+    pub ended_by: (EndedBy, u8),
     pub legs: Vec<Leg>,
     pub bridges: Vec<Bridge>,
     /// Operation id of the question that control has not answered yet.
@@ -146,6 +148,24 @@ pub struct Leg {
     pub declined: Vec<Vec<u8>>,
     /// When the leg last gave a sign of life, and what its stream had counted then.
     pub alive: (Instant, u64),
+    pub times: Times,
+    /// The codec that was agreed on last, as `PCMU/8000`.
+    pub codec: Text<16>,
+}
+
+/// When a leg began, was answered and ended; zero for what has not happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    pub started_at: Instant,
+    pub answered_at: Instant,
+    pub ended_at: Instant,
+}
+
+impl Times {
+    /// A leg that begins.
+    pub const fn from(now: Instant) -> Times {
+        Times { started_at: now, answered_at: Instant::ZERO, ended_at: Instant::ZERO }
+    }
 }
 
 /// An INVITE that we have not answered.
@@ -241,6 +261,8 @@ impl Leg {
             sdp_version: 0,
             declined: Vec::new(),
             alive: (Instant::ZERO, 0),
+            times: Times::from(Instant::ZERO),
+            codec: Text::EMPTY,
         }
     }
 

@@ -188,6 +188,7 @@ mod tests {
             started_at: Instant::ZERO,
             answered_at: Instant::ZERO,
             ended_at: Instant::ZERO,
+            ended_by: Default::default(),
             legs: Vec::new(),
             bridges: Vec::new(),
             asked: None,

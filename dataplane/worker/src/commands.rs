@@ -1,6 +1,6 @@
 //! What control orders. Each command has one completion, [`Event::Done`] with its operation id.
 
-use abi::{Command, Event, OpResult, Party, UnregisterCause};
+use abi::{Command, EndedBy, Event, OpResult, Party, UnregisterCause};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
 
 use crate::call::{Flow, LegRef, Number, is_dialable};
@@ -85,6 +85,7 @@ impl Worker {
         if !self.take_question(call, ask) {
             return OpResult::NoSuchCall;
         }
+        self.note_ended_by(call, EndedBy::Control, 0);
         // Whatever the other process says, a refusal is a refusal.
         let status = if (300..700).contains(&status) { status } else { 500 };
         let refusal = match retry_after_s {
@@ -99,6 +100,7 @@ impl Worker {
         if self.calls.find(call).is_none() {
             return OpResult::NoSuchCall;
         }
+        self.note_ended_by(call, EndedBy::Control, 0);
         if (300..700).contains(&cause) {
             self.end_call(now, call, &Refusal::status(cause));
         } else {

@@ -6,7 +6,7 @@ use abi::{CallState, Counter, Party};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
 use sip::wire::{self, Method, RequestWriter};
 
-use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase};
+use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase, Times};
 use crate::intake::ALLOW;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::worker::{Timer, Worker};
@@ -49,6 +49,7 @@ impl Worker {
         };
         let leg = LegRef { call, leg: entry.legs.len() as u8 };
         let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
+        new.times = Times::from(now);
         new.call_id = self.owned_call_id();
         new.local_tag = self.leg_tag(leg);
         new.lease = target.lease;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use abi::{CallState, Counter};
+use abi::{CallState, Counter, EndedBy};
 use base::{CallRef, Instant};
 use sip::transaction::{ClientKey, ServerKey};
 use sip::wire::{self, Method};
@@ -28,6 +28,8 @@ impl Worker {
 
     /// The leg's peer said BYE, and has its answer.
     pub(crate) fn leave_by_bye(&mut self, now: Instant, leg: LegRef) {
+        self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
+        self.note_leg_ended(now, leg);
         // RFC 3261, 15.1.2: "The UAS MUST still respond to any pending requests received for that
         // dialog. It is RECOMMENDED that a 487 (Request Terminated) response be generated".
         self.answer_no(now, leg, &Refusal::status(487));
@@ -61,7 +63,10 @@ impl Worker {
             return;
         }
         match entry.phase {
-            Phase::Incoming => self.end_call(now, leg.call, &Refusal::status(487)),
+            Phase::Incoming => {
+                self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
+                self.end_call(now, leg.call, &Refusal::status(487));
+            }
             _ => self.cancel_reinvite(now, leg),
         }
     }
@@ -76,7 +81,39 @@ impl Worker {
         self.finish(now, call, refusal.status, refusal);
     }
 
+    /// Who ends the call, before it ends; the first one counts.
+    pub(crate) fn note_ended_by(&mut self, call: CallRef, by: EndedBy, leg: u8) {
+        if let Some(entry) = self.calls.find_mut(call)
+            && entry.ended_by.0 == EndedBy::Unknown
+        {
+            entry.ended_by = (by, leg);
+        }
+    }
+
+    fn note_leg_ended(&mut self, now: Instant, leg: LegRef) {
+        if let Some(entry) = self.calls.leg_mut(leg)
+            && entry.times.ended_at == Instant::ZERO
+        {
+            entry.times.ended_at = now;
+        }
+    }
+
+    /// The last counts and times of a call's legs, before its record can be made.
+    fn close_accounts(&mut self, now: Instant, call: CallRef) {
+        self.note_ended_by(call, EndedBy::DataPlane, 0);
+        let legs = self.calls.find(call).map_or(0, |entry| entry.legs.len());
+        for leg in (0..legs).map(|leg| LegRef { call, leg: leg as u8 }) {
+            self.note_leg_ended(now, leg);
+            if let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) {
+                self.absorb_counts(pair);
+            }
+        }
+    }
+
     fn finish(&mut self, now: Instant, call: CallRef, cause: u16, refusal: &Refusal) {
+        if self.calls.find(call).is_some_and(|entry| entry.state != CallState::Ended) {
+            self.close_accounts(now, call);
+        }
         let Some(entry) = self.calls.find_mut(call) else {
             return;
         };

@@ -7,7 +7,9 @@ use base::{AgentSlot, CallRef, Instant, TenantId, Transport};
 use sip::dialog::Dialog;
 use sip::wire::{self, Header, Message, Uri, unescape};
 
-use crate::call::{CALLER, Call, Flow, Invited, Lease, Leg, LegRef, Number, Phase, is_dialable};
+use crate::call::{
+    CALLER, Call, Flow, Invited, Lease, Leg, LegRef, Number, Phase, Times, is_dialable,
+};
 use crate::dial::Target;
 use crate::identify::Identity;
 use crate::intake::{Arrival, check_scheme};
@@ -88,6 +90,7 @@ impl Worker {
             channel: arrival.channel,
         };
         let mut leg = Leg::new(CALLER, caller.party, caller.number, flow, Phase::Incoming);
+        leg.times = Times::from(now);
         leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER });
         leg.call_id = arrival.message.call_id().unwrap_or_default().to_vec();
         dialog.set_local_tag(leg.local_tag.as_bytes());
@@ -108,6 +111,7 @@ impl Worker {
             started_at: now,
             answered_at: Instant::ZERO,
             ended_at: Instant::ZERO,
+            ended_by: Default::default(),
             legs: vec![leg],
             bridges: Vec::new(),
             asked: None,

@@ -1,6 +1,6 @@
 //! The media of legs: their ports, whom they hear, and what SDP says of it.
 
-use base::Instant;
+use base::{Instant, Text};
 use media::codec::Codec;
 use media::{PairId, WhyNot};
 use sip::sdp;
@@ -142,6 +142,7 @@ impl Worker {
         let takes =
             audio.payloads.iter().find_map(|payload| Codec::of_payload_type(payload.number));
         if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.codec = codec_of(&audio);
             entry.takes = takes;
             if entry.held && !audio.held {
                 entry.unheld_at = now;
@@ -164,6 +165,10 @@ impl Worker {
         };
         let number = audio.payloads.iter().find(is_event).map(|payload| payload.number);
         self.streams.set_telephone_event(pair, number);
+        // Of offer and answer the later counts, and that is the answer.
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.codec = codec_of(&audio);
+        }
     }
 
     /// A description of another leg's media as if it were at this leg's address (topology hiding).
@@ -199,4 +204,16 @@ impl Worker {
     pub(crate) fn leg_at(&self, pair: PairId) -> Option<LegRef> {
         self.legs_at.get(pair.index()).copied().flatten()
     }
+}
+
+/// The first codec of a description, as `PCMU/8000`; empty when it has no name or a longer one.
+fn codec_of(audio: &sdp::Audio<'_>) -> Text<16> {
+    let is_speech = |payload: &&sdp::Payload<'_>| {
+        let others: [&[u8]; 2] = [b"telephone-event", b"CN"];
+        !others.iter().any(|other| payload.encoding.eq_ignore_ascii_case(other))
+    };
+    let payload = audio.payloads.iter().find(is_speech).filter(|first| !first.encoding.is_empty());
+    let name =
+        payload.map(|first| [first.encoding, b"/", first.clock.to_string().as_bytes()].concat());
+    name.and_then(|name| Text::new(&name).ok()).unwrap_or_default()
 }

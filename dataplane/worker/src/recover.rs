@@ -22,8 +22,8 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use abi::{
-    CallRow, CallState, Counter, DialogPhase, DialogRow, DialogText, LeaseState, LegRow, LegState,
-    Party, Region, StreamRow,
+    CallRow, CallState, Counter, DialogPhase, DialogRow, DialogText, EndedBy, LeaseState, LegRow,
+    LegState, Party, Region, StreamRow,
 };
 use base::{AgentSlot, CallRef, Instant, LocationId, Medium, Transport, owner};
 use media::codec::Codec;
@@ -33,7 +33,7 @@ use sip::wire::{self, Message, Method, RequestWriter};
 
 use crate::Config;
 use crate::bypass::Way;
-use crate::call::{Bridge, Call, Flow, Invited, Inviting, Leg, LegRef, Phase};
+use crate::call::{Bridge, Call, Flow, Invited, Inviting, Leg, LegRef, Phase, Times};
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
 use crate::remember::{dialog_of, image_of, lease_of, values};
@@ -122,6 +122,7 @@ fn judge(
             }
             row.state = CallState::Ended.into();
             row.cause = u32::from(LOST_WITH_DATA_PLANE);
+            row.ended_by = EndedBy::DataPlane.into();
             row.ended_at = now.as_nanos();
             region.calls().write(slot, &row);
         }
@@ -288,6 +289,7 @@ impl Worker {
             started_at: Instant::from_nanos(row.started_at),
             answered_at: Instant::from_nanos(row.answered_at),
             ended_at: Instant::from_nanos(row.ended_at),
+            ended_by: (row.ended_by(), row.ended_leg as u8),
             legs,
             bridges,
             asked: None,
@@ -312,7 +314,16 @@ impl Worker {
         entry.lease = lease.and_then(|_| lease_of(row));
         self.leases_held += u64::from(entry.lease.is_some());
         entry.sdp_version = row.sdp_version;
-        entry.call_id = row.text(DialogText::CallId).to_vec();
+        entry.call_id = match row.text(DialogText::CallId) {
+            [] => leg.call_id().as_bytes().to_vec(),
+            call_id => call_id.to_vec(),
+        };
+        entry.times = Times {
+            started_at: Instant::from_nanos(leg.started_at),
+            answered_at: Instant::from_nanos(leg.answered_at),
+            ended_at: Instant::from_nanos(leg.ended_at),
+        };
+        entry.codec = leg.codec();
         entry.local_tag = String::from_utf8_lossy(row.text(DialogText::LocalTag)).into_owned();
         // From another address than ours of then nothing could be said to the peer.
         if is_here && row.phase() != DialogPhase::None {

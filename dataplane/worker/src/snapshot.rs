@@ -130,6 +130,7 @@ impl Worker {
                     row.round_trip_us = last.round_trip_us;
                     row.mos_hundredths = last.mos_hundredths;
                     row.reported_loss = last.reported_loss;
+                    (row.path, row.path_reason) = (last.path, last.path_reason);
                 }
             }
         }
@@ -191,6 +192,8 @@ fn call_row(call: &Call, incarnation: u64) -> CallRow {
         ended_at: call.ended_at.as_nanos(),
         incarnation,
         legs: call.legs.len() as u32,
+        ended_by: call.ended_by.0.into(),
+        ended_leg: u32::from(call.ended_by.1),
         ..CallRow::default()
     };
     row.set_called(call.called);
@@ -213,10 +216,15 @@ fn leg_row(call: &Call, leg: &Leg) -> LegRow {
         medium: Medium::Voice as u32,
         location: u32::from(leg.flow.location.0),
         fence_counter: leg.lease.map_or(0, |lease| lease.counter),
+        started_at: leg.times.started_at.as_nanos(),
+        answered_at: leg.times.answered_at.as_nanos(),
+        ended_at: leg.times.ended_at.as_nanos(),
         ..LegRow::default()
     };
     row.set_call(call.id);
     row.set_party(leg.party);
     row.set_number(leg.who);
+    row.set_codec(leg.codec);
+    row.set_call_id(&leg.call_id);
     row
 }
