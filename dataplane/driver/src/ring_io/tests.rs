@@ -35,25 +35,31 @@ fn without_buffers_a_receive_ends_and_goes_on_when_started_again() {
     let (mut ring, addr) = receiving();
     let peer = UdpSocket::bind("127.0.0.1:0").expect("an ephemeral port");
     let mut held = Vec::new();
-    let mut ended = None;
     let mut sent = 0u32;
-    while ended.is_none() {
-        assert!(sent < 10_000, "buffers never run out");
-        // Few at a time: the kernel takes some 32 of a socket in a turn, and keeps only so many.
-        for _ in 0..16 {
-            peer.send_to(&sent.to_be_bytes(), addr).expect("loopback takes it");
-            sent += 1;
-        }
-        for completion in completions(&mut ring) {
-            assert_eq!(completion.token, Token::MediaReceive(SOCKET, 9));
-            held.extend(completion.buffer);
-            if !completion.more {
-                ended = Some(completion.result);
+    for offered in [1_024, 2_048, 4_096, MEDIA_BUFFERS] {
+        assert_eq!(ring.memory.media.offered(), offered, "twice as many as were not enough");
+        let mut ended = None;
+        while ended.is_none() {
+            assert!(sent < 10_000, "buffers never run out");
+            // Few at a time: the kernel takes some 32 of a socket in a turn, and keeps only so many.
+            for _ in 0..16 {
+                peer.send_to(&sent.to_be_bytes(), addr).expect("loopback takes it");
+                sent += 1;
+            }
+            for completion in completions(&mut ring) {
+                assert_eq!(completion.token, Token::MediaReceive(SOCKET, 9));
+                held.extend(completion.buffer);
+                if !completion.more {
+                    ended = Some(completion.result);
+                }
             }
         }
+        assert_eq!(ended, Some(-libc::ENOBUFS));
+        assert_eq!(held.len(), usize::from(offered), "each buffer came once");
+        if offered < MEDIA_BUFFERS {
+            ring.receive_media(SOCKET, 9, FILE);
+        }
     }
-    assert_eq!(ended, Some(-libc::ENOBUFS));
-    assert_eq!(held.len(), usize::from(MEDIA_BUFFERS), "each buffer came once");
     for (number, &buffer) in held.iter().enumerate() {
         let (datagram, bytes) = ring.media_datagram(buffer, 48).expect("a datagram");
         assert_eq!(datagram.from, peer.local_addr().expect("it is bound"));
