@@ -245,7 +245,7 @@ impl Worker {
         let contact = self.contact(leg, entry.flow.location);
         let all: &[(&str, &[u8])] = &[("Contact", &contact), ("Allow", ALLOW)];
         let (tag, extra) =
-            if status == 100 { (None, &all[..0]) } else { (Some(entry.local_tag.as_str()), all) };
+            if status == 100 { (None, &all[..0]) } else { (Some(&*entry.local_tag), all) };
         let body = sdp.as_deref().map(|sdp| ("application/sdp", sdp));
         let answer =
             wire::response(&request, status, reason_phrase(status), tag, from, extra, body);

@@ -100,8 +100,7 @@ pub struct Leg {
     pub flow: Flow,
     pub phase: Phase,
     /// Our tag in its dialog.
-    pub local_tag: String,
-    pub call_id: Vec<u8>,
+    pub local_tag: Box<str>,
     pub dialog: Option<Dialog>,
     /// An INVITE from the other end that has no final answer of ours yet.
     pub invited: Option<Invited>,
@@ -208,8 +207,7 @@ impl Leg {
             who,
             flow,
             phase,
-            local_tag: String::new(),
-            call_id: Vec::new(),
+            local_tag: Box::default(),
             dialog: None,
             invited: None,
             inviting: None,

@@ -49,8 +49,7 @@ impl Worker {
         };
         let leg = LegRef { call, leg: entry.legs.len() as u8 };
         let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
-        new.call_id = self.owned_call_id();
-        new.local_tag = self.leg_tag(leg);
+        new.local_tag = self.leg_tag(leg).into();
         new.lease = target.lease;
         let Some(entry) = self.calls.find_mut(call) else {
             return Err(Refusal::status(481));
@@ -68,7 +67,7 @@ impl Worker {
         let caller =
             self.calls.leg(LegRef { leg: CALLER, ..leg }).map_or(Number::EMPTY, |leg| leg.who);
         let hops = self.hops_left(leg);
-        let branch = self.fresh_branch();
+        let (branch, call_id) = (self.fresh_branch(), self.owned_call_id());
         let address = self.address_of(target.flow.location);
         let Some(new) = self.calls.leg(leg) else {
             return Err(Refusal::status(481));
@@ -78,7 +77,7 @@ impl Worker {
             .header_fmt("Max-Forwards", format_args!("{hops}"))
             .header_fmt("From", format_args!("<sip:{caller}@{address}>;tag={}", new.local_tag))
             .header_fmt("To", format_args!("<sip:{}@{}>", target.number, target.flow.peer))
-            .header("Call-ID", &new.call_id)
+            .header("Call-ID", &call_id)
             .header("CSeq", "1 INVITE")
             .header("Contact", self.contact(leg, target.flow.location))
             .header("Allow", ALLOW);

@@ -312,8 +312,7 @@ impl Worker {
         entry.lease = lease.and_then(|_| lease_of(row));
         self.leases_held += u64::from(entry.lease.is_some());
         entry.sdp_version = row.sdp_version;
-        entry.call_id = row.text(DialogText::CallId).to_vec();
-        entry.local_tag = String::from_utf8_lossy(row.text(DialogText::LocalTag)).into_owned();
+        entry.local_tag = String::from_utf8_lossy(row.text(DialogText::LocalTag)).into();
         // From another address than ours of then nothing could be said to the peer.
         if is_here && row.phase() != DialogPhase::None {
             self.take_up(now, at, row, &mut entry);
