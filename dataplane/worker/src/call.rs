@@ -15,7 +15,7 @@ use base::{AgentSlot, CallRef, Instant, LocationId, TenantId, Text};
 use media::PairId;
 use media::codec::Codec;
 use sip::dialog::Dialog;
-use sip::transaction::{ClientKey, ServerKey};
+use sip::transaction::{ClientKey, LIFE, ServerKey};
 
 use crate::functions::Functions;
 
@@ -111,7 +111,7 @@ pub struct Leg {
     /// CSeq of a 2xx to us whose ACK must bring the answer that the peer's ACK brings (RFC 3264).
     pub owes_ack: Option<u32>,
     /// The ACK that we sent for the last 2xx, for its retransmissions (RFC 3261, 13.2.2.4).
-    pub last_ack: Option<(Flow, Rc<[u8]>)>,
+    pub last_ack: Option<LastAck>,
     pub pair: Option<PairId>,
     /// Its ports for video, while both sides have some.
     pub video: Option<PairId>,
@@ -131,6 +131,15 @@ pub struct Leg {
     pub declined: Vec<Vec<u8>>,
     /// When the leg last gave a sign of life, and what its stream had counted then.
     pub alive: (Instant, u64),
+}
+
+/// The ACK to a 2xx, while that may come again.
+#[derive(Debug)]
+pub struct LastAck {
+    pub flow: Flow,
+    pub bytes: Rc<[u8]>,
+    /// When [`Leg::age_ack`] saw it first.
+    pub seen_at: Option<Instant>,
 }
 
 /// An INVITE that we have not answered.
@@ -228,6 +237,18 @@ impl Leg {
         }
     }
 
+    /// Lets the last ACK go when its 2xx comes no more. RFC 3261, 13.3.1.4: "If the server retransmits the
+    /// 2xx response for 64*T1 seconds without receiving an ACK, the dialog is confirmed, but the session
+    /// SHOULD be terminated." To be called now and then.
+    pub fn age_ack(&mut self, now: Instant) {
+        if let Some(ack) = &mut self.last_ack {
+            let seen_at = *ack.seen_at.get_or_insert(now);
+            if now.since(seen_at) > LIFE {
+                self.last_ack = None;
+            }
+        }
+    }
+
     /// The agent at the other end.
     pub fn agent(&self) -> Option<AgentSlot> {
         match self.party {
@@ -240,6 +261,26 @@ impl Leg {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ack_is_kept_while_its_answer_may_come_again() {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 5060));
+        let flow = Flow { location: LocationId(0), peer };
+        let party = Party::Trunk(0);
+        let mut leg = Leg::new(1, party, Number::EMPTY, flow, Phase::Established);
+        let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+        let ack = || Some(LastAck { flow, bytes: Rc::from(&b"ACK"[..]), seen_at: None });
+        leg.last_ack = ack();
+        leg.age_ack(at(100));
+        leg.age_ack(at(132));
+        assert!(leg.last_ack.is_some(), "64*T1 after it was sent at the latest");
+        leg.age_ack(at(133));
+        assert!(leg.last_ack.is_none());
+        // A re-INVITE's counts by itself.
+        leg.last_ack = ack();
+        leg.age_ack(at(134));
+        assert!(leg.last_ack.is_some());
+    }
 
     #[test]
     fn a_leg_survives_its_word() {

@@ -149,6 +149,9 @@ impl Worker {
             .flat_map(|call| call.legs.iter().map(|leg| LegRef { call: call.id, leg: leg.number }))
             .collect();
         for leg in turn {
+            if let Some(entry) = self.calls.leg_unchanged(leg) {
+                entry.age_ack(now);
+            }
             let stays = self.absorb_leg(now, leg);
             self.note_leg(leg);
             self.note_stream(leg);
