@@ -239,7 +239,8 @@ impl<D: Datagrams> Duty<D> {
                 }
                 Token::SipSend(_) | Token::MediaSend => self.count(Counter::SendFailed),
                 Token::Bell(number) => self.listen(number),
-                Token::Cancel => {}
+                // Nobody but the ring makes use of these.
+                Token::Cancel | Token::MediaReady(..) => {}
             }
         }
         self.completions = completions;

@@ -8,7 +8,7 @@ use sip::dialog::{Dialog, Outgoing};
 use sip::transaction::{ClientKey, Sent};
 use sip::wire::{self, Message, Method, reason_phrase};
 
-use crate::call::{Flow, Invited, Inviting, LegRef, Phase};
+use crate::call::{Flow, Invited, Inviting, LastAck, LegRef, Phase};
 use crate::intake::ALLOW;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
@@ -152,8 +152,8 @@ impl Worker {
         let tag = message.to().ok().and_then(|to| to.tag());
         let is_same = entry.dialog.as_ref().is_some_and(|dialog| tag == Some(dialog.remote_tag()));
         if is_same {
-            if let Some((flow, bytes)) = entry.last_ack.clone() {
-                self.sent.push(Sent { flow, bytes });
+            if let Some(LastAck { flow, bytes, .. }) = &entry.last_ack {
+                self.sent.push(Sent { flow: *flow, bytes: Rc::clone(bytes) });
             }
             return;
         }
@@ -249,7 +249,7 @@ impl Worker {
         let contact = self.contact(leg, entry.flow);
         let all: &[(&str, &[u8])] = &[("Contact", &contact), ("Allow", ALLOW)];
         let (tag, extra) =
-            if status == 100 { (None, &all[..0]) } else { (Some(entry.local_tag.as_str()), all) };
+            if status == 100 { (None, &all[..0]) } else { (Some(&*entry.local_tag), all) };
         let body = sdp.as_deref().map(|sdp| ("application/sdp", sdp));
         let answer =
             wire::response(&request, status, reason_phrase(status), tag, from, extra, body);
@@ -310,7 +310,7 @@ impl Worker {
         let flow = self.way_to(leg, &built.next_hop).unwrap_or(entry.flow);
         let bytes: Rc<[u8]> = built.bytes.into();
         if let Some(entry) = self.calls.leg_mut(leg) {
-            entry.last_ack = Some((flow, bytes.clone()));
+            entry.last_ack = Some(LastAck { flow, bytes: bytes.clone(), seen_at: None });
         }
         self.sent.push(Sent { flow, bytes });
     }

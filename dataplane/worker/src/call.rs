@@ -15,7 +15,7 @@ use base::{AgentSlot, CallRef, Channel, Instant, LocationId, TenantId, Text, Tra
 use media::PairId;
 use media::codec::Codec;
 use sip::dialog::Dialog;
-use sip::transaction::{ClientKey, Hop, ServerKey};
+use sip::transaction::{ClientKey, Hop, LIFE, ServerKey};
 
 use crate::functions::Functions;
 
@@ -116,8 +116,8 @@ pub struct Leg {
     pub flow: Flow,
     pub phase: Phase,
     /// Our tag in its dialog.
-    pub local_tag: String,
-    pub call_id: Vec<u8>,
+    pub local_tag: Box<str>,
+    pub call_id: Box<[u8]>,
     pub dialog: Option<Dialog>,
     /// An INVITE from the other end that has no final answer of ours yet.
     pub invited: Option<Invited>,
@@ -128,7 +128,7 @@ pub struct Leg {
     /// CSeq of a 2xx to us whose ACK must bring the answer that the peer's ACK brings (RFC 3264).
     pub owes_ack: Option<u32>,
     /// The ACK that we sent for the last 2xx, for its retransmissions (RFC 3261, 13.2.2.4).
-    pub last_ack: Option<(Flow, Rc<[u8]>)>,
+    pub last_ack: Option<LastAck>,
     pub pair: Option<PairId>,
     /// Its ports for video, while both sides have some.
     pub video: Option<PairId>,
@@ -166,6 +166,15 @@ impl Times {
     pub const fn from(now: Instant) -> Times {
         Times { started_at: now, answered_at: Instant::ZERO, ended_at: Instant::ZERO }
     }
+}
+
+/// The ACK to a 2xx, while that may come again.
+#[derive(Debug)]
+pub struct LastAck {
+    pub flow: Flow,
+    pub bytes: Rc<[u8]>,
+    /// When [`Leg::age_ack`] saw it first.
+    pub seen_at: Option<Instant>,
 }
 
 /// An INVITE that we have not answered.
@@ -242,8 +251,8 @@ impl Leg {
             who,
             flow,
             phase,
-            local_tag: String::new(),
-            call_id: Vec::new(),
+            local_tag: Box::default(),
+            call_id: Box::default(),
             dialog: None,
             invited: None,
             inviting: None,
@@ -266,6 +275,18 @@ impl Leg {
         }
     }
 
+    /// Lets the last ACK go when its 2xx comes no more. RFC 3261, 13.3.1.4: "If the server retransmits the
+    /// 2xx response for 64*T1 seconds without receiving an ACK, the dialog is confirmed, but the session
+    /// SHOULD be terminated." To be called now and then.
+    pub fn age_ack(&mut self, now: Instant) {
+        if let Some(ack) = &mut self.last_ack {
+            let seen_at = *ack.seen_at.get_or_insert(now);
+            if now.since(seen_at) > LIFE {
+                self.last_ack = None;
+            }
+        }
+    }
+
     /// The agent at the other end.
     pub fn agent(&self) -> Option<AgentSlot> {
         match self.party {
@@ -278,6 +299,26 @@ impl Leg {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ack_is_kept_while_its_answer_may_come_again() {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 5060));
+        let flow = Flow { location: LocationId(0), peer, channel: Channel::UDP };
+        let party = Party::Trunk(0);
+        let mut leg = Leg::new(1, party, Number::EMPTY, flow, Phase::Established);
+        let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+        let ack = || Some(LastAck { flow, bytes: Rc::from(&b"ACK"[..]), seen_at: None });
+        leg.last_ack = ack();
+        leg.age_ack(at(100));
+        leg.age_ack(at(132));
+        assert!(leg.last_ack.is_some(), "64*T1 after it was sent at the latest");
+        leg.age_ack(at(133));
+        assert!(leg.last_ack.is_none());
+        // A re-INVITE's counts by itself.
+        leg.last_ack = ack();
+        leg.age_ack(at(134));
+        assert!(leg.last_ack.is_some());
+    }
 
     #[test]
     fn a_leg_survives_its_word() {

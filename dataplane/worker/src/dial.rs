@@ -50,8 +50,8 @@ impl Worker {
         let leg = LegRef { call, leg: entry.legs.len() as u8 };
         let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
         new.times = Times::from(now);
-        new.call_id = self.owned_call_id();
-        new.local_tag = self.leg_tag(leg);
+        new.call_id = self.owned_call_id().into();
+        new.local_tag = self.leg_tag(leg).into();
         new.lease = target.lease;
         let Some(entry) = self.calls.find_mut(call) else {
             return Err(Refusal::status(481));

@@ -91,8 +91,8 @@ impl Worker {
         };
         let mut leg = Leg::new(CALLER, caller.party, caller.number, flow, Phase::Incoming);
         leg.times = Times::from(now);
-        leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER });
-        leg.call_id = arrival.message.call_id().unwrap_or_default().to_vec();
+        leg.call_id = arrival.message.call_id().unwrap_or_default().into();
+        leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER }).into();
         dialog.set_local_tag(leg.local_tag.as_bytes());
         leg.dialog = Some(dialog);
         leg.invited = Some(Invited {
@@ -102,6 +102,9 @@ impl Worker {
         });
         let serial = 100_000_000_000_000_000 + self.rng.below(900_000_000_000_000_000);
         self.transactions.set_user(arrival.key, LegRef { call: place.call, leg: CALLER }.to_word());
+        // Most calls have two, and room for four would be half of what a standing call takes of the heap.
+        let mut legs = Vec::with_capacity(2);
+        legs.push(leg);
         self.calls.insert(Call {
             id: place.call,
             serial,
@@ -112,7 +115,7 @@ impl Worker {
             answered_at: Instant::ZERO,
             ended_at: Instant::ZERO,
             ended_by: Default::default(),
-            legs: vec![leg],
+            legs,
             bridges: Vec::new(),
             asked: None,
             called,

@@ -315,8 +315,8 @@ impl Worker {
         self.leases_held += u64::from(entry.lease.is_some());
         entry.sdp_version = row.sdp_version;
         entry.call_id = match row.text(DialogText::CallId) {
-            [] => leg.call_id().as_bytes().to_vec(),
-            call_id => call_id.to_vec(),
+            [] => leg.call_id().as_bytes().into(),
+            call_id => call_id.into(),
         };
         entry.times = Times {
             started_at: Instant::from_nanos(leg.started_at),
@@ -324,7 +324,7 @@ impl Worker {
             ended_at: Instant::from_nanos(leg.ended_at),
         };
         entry.codec = leg.codec();
-        entry.local_tag = String::from_utf8_lossy(row.text(DialogText::LocalTag)).into_owned();
+        entry.local_tag = String::from_utf8_lossy(row.text(DialogText::LocalTag)).into();
         // From another address than ours of then nothing could be said to the peer.
         if is_here && row.phase() != DialogPhase::None {
             self.take_up(now, at, row, &mut entry);
