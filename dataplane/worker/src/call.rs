@@ -5,7 +5,8 @@
 //!                                      --has--> Bridge --names--> two legs
 //! ```
 //! A call owns its legs; nobody else holds a leg. Everything outside names a leg by [`LegRef`], which
-//! dies with the call's generation.
+//! dies with the call's generation. A transfer may join a leg to one of another call; then each names the
+//! other, and the two calls end together.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -18,6 +19,8 @@ use sip::dialog::Dialog;
 use sip::transaction::{ClientKey, Hop, ServerKey};
 
 use crate::functions::Functions;
+use crate::refer::Report;
+use crate::transfer::{Change, Transfer};
 
 /// A directory number, as dialled.
 pub type Number = Text<32>;
@@ -93,6 +96,8 @@ pub struct Call {
     pub asked: Option<u64>,
     /// The number that was called.
     pub called: Number,
+    /// A leg of this call is being given to somebody else.
+    pub transfer: Option<Box<Transfer>>,
 }
 
 /// Joins two legs: what one sends, in SIP and in media, the other gets.
@@ -146,6 +151,18 @@ pub struct Leg {
     pub declined: Vec<Vec<u8>>,
     /// When the leg last gave a sign of life, and what its stream had counted then.
     pub alive: (Instant, u64),
+    /// The leg of another call that it is joined to, by a transfer.
+    pub joined: Option<LegRef>,
+    /// The other call whose transfer this leg is a party of: it waits for that, should its own peer go.
+    pub awaited: Option<CallRef>,
+    /// What its peer last said of its media.
+    pub described: Box<[u8]>,
+    /// What we want to change of its session, as soon as no other change is under way.
+    pub change: Option<Change>,
+    /// What its peer is told of the transfer that it asked for.
+    pub report: Option<Box<Report>>,
+    /// How many REFERs came.
+    pub refers: u32,
 }
 
 /// An INVITE that we have not answered.
@@ -241,6 +258,12 @@ impl Leg {
             sdp_version: 0,
             declined: Vec::new(),
             alive: (Instant::ZERO, 0),
+            joined: None,
+            awaited: None,
+            described: Box::default(),
+            change: None,
+            report: None,
+            refers: 0,
         }
     }
 

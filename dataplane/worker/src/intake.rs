@@ -13,7 +13,7 @@ use crate::worker::Worker;
 use crate::{Effect, Passed};
 
 /// Methods that we answer otherwise than by 405 (RFC 3261, 20.5).
-pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER";
+pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, REFER";
 
 /// A request at the start of its server transaction.
 #[derive(Clone, Copy)]
@@ -122,6 +122,7 @@ impl Worker {
             Method::Invite if is_within => self.on_reinvite(now, arrival),
             Method::Invite => self.on_invite(now, arrival),
             Method::Bye => self.on_bye(now, arrival),
+            Method::Refer => self.on_refer(now, arrival),
             // RFC 3261, 8.2.1: "If the UAS recognizes but does not support the method of a request, it
             // MUST generate a 405 (Method Not Allowed) response. [...] The UAS MUST also add an Allow
             // header field to the 405".

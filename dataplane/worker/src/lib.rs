@@ -25,12 +25,14 @@ mod mixing;
 mod probe;
 mod recording;
 mod recover;
+mod refer;
 mod refusal;
 mod register;
 mod reinvite;
 mod remember;
 mod snapshot;
 mod studio;
+mod transfer;
 mod video;
 mod worker;
 

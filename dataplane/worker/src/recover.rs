@@ -292,6 +292,7 @@ impl Worker {
             bridges,
             asked: None,
             called: row.called(),
+            transfer: None,
         }
     }
 
@@ -489,7 +490,7 @@ impl Worker {
         let Some(peer) = self.peer_of(leg) else { return };
         let there = self.calls.leg(peer).and_then(|peer| peer.pair);
         if there.is_some_and(|pair| self.ports.is_bound(pair)) {
-            self.join_media(leg.call, leg.leg, peer.leg);
+            self.join_media(leg, peer);
         }
     }
 

@@ -6,3 +6,4 @@ mod flows;
 mod house;
 mod media;
 mod storm;
+mod transfers;
