@@ -179,6 +179,7 @@ impl Worker {
         entry.dialog = Some(Dialog::uac(message).ok()?);
         if entry.phase == Phase::Outgoing {
             entry.phase = Phase::Established;
+            self.open_lease(leg);
         }
         Some(inviting)
     }
@@ -268,6 +269,7 @@ impl Worker {
             entry.invited = None;
             entry.unacknowledged = Some((key, cseq));
             entry.phase = Phase::Established;
+            self.open_lease(leg);
         }
         self.transactions.respond(now, key, status, answer, &mut self.sent);
     }

@@ -267,7 +267,7 @@ impl Worker {
         Ok(called)
     }
 
-    /// Wins an agent's lease word; 486 when somebody else has it (G-01).
+    /// Wins an agent's lease word, or shares it for the agent's own call; 486 when somebody else has it (G-01).
     pub(crate) fn win_lease(
         &mut self,
         now: Instant,
@@ -277,8 +277,13 @@ impl Worker {
         let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
         let leases = self.region.leases();
         let won = leases.reserve(agent, medium, ccb, purpose, now);
-        let Some(counter) = won.ok().filter(|counter| leases.bind(agent, medium, ccb, *counter))
-        else {
+        let won = won.ok().filter(|counter| leases.bind(agent, medium, ccb, *counter));
+        // Who talks may ask somebody else meanwhile.
+        let shared = || match purpose {
+            Purpose::Outgoing => leases.share(agent, medium, ccb).ok(),
+            _ => None,
+        };
+        let Some(counter) = won.or_else(shared) else {
             self.count(Counter::LeaseDenied);
             return Err(Refusal::status(486));
         };
@@ -290,6 +295,14 @@ impl Worker {
         self.leases_held -= 1;
         let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
         self.region.leases().release(lease.agent, medium, ccb, lease.counter);
+    }
+
+    /// A leg was answered: its agent may call somebody else meanwhile.
+    pub(crate) fn open_lease(&self, leg: LegRef) {
+        if let Some(lease) = self.calls.leg(leg).and_then(|leg| leg.lease) {
+            let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
+            self.region.leases().open(lease.agent, medium, ccb, lease.counter);
+        }
     }
 
     /// Frees the lease word that a leg holds, once.
