@@ -169,6 +169,10 @@ counters! {
     SpoolLost = "spool_lost",
     /// Frames of a mix or prompt that were due more than 20 ms ago and left out.
     FramesSkipped = "frames_skipped",
+    /// Transfers that joined their two parties.
+    TransfersCompleted = "transfers_completed",
+    /// Transfers that did not.
+    TransfersFailed = "transfers_failed",
 }
 
 impl Counter {

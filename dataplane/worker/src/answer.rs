@@ -36,6 +36,7 @@ impl Worker {
             Method::Invite => self.on_invite_response(now, key, leg, status, message),
             Method::Bye if status >= 200 => self.leg_gone(leg),
             Method::Options if status >= 200 => self.on_probe_answered(now, leg, status),
+            Method::Notify if status >= 200 => self.on_notified(now, leg, status),
             _ => {}
         }
     }
@@ -72,6 +73,9 @@ impl Worker {
 
     /// It rings, or sends early media (RFC 3261, 13.2.2.1).
     fn on_progress(&mut self, now: Instant, leg: LegRef, status: u16, message: &Message<'_>) {
+        if self.is_transfer_to(leg) {
+            return self.report_transfer(now, leg.call, status);
+        }
         let Some(call) = self.calls.find_mut(leg.call) else {
             return;
         };
@@ -91,8 +95,13 @@ impl Worker {
         let Some(inviting) = self.establish(leg, message) else {
             // An answer that makes no dialog (no tag, no usable Contact) cannot even be acknowledged.
             self.leg_gone(leg);
-            return self.end_call(now, leg.call, &Refusal::status(502));
+            return self.lose_target(now, leg, 502);
         };
+        if self.is_transfer_to(leg) {
+            self.learn_remote(now, leg, message.body());
+            self.finish_handshake(leg, &inviting, message);
+            return self.on_transfer_answered(now, leg);
+        }
         let Some(call) = self.calls.find_mut(leg.call) else {
             return;
         };
@@ -140,7 +149,7 @@ impl Worker {
         // What concerns only us and the other leg is not the caller's business: redirections and
         // challenges that we do not follow.
         let told = if matches!(status, 300..=399 | 401 | 407) { 480 } else { status };
-        self.end_call(now, leg.call, &Refusal::status(told));
+        self.lose_target(now, leg, told);
     }
 
     /// A 2xx for an INVITE that has had its final answer: again the same, which wants its ACK again, or
@@ -174,6 +183,7 @@ impl Worker {
         entry.dialog = Some(Dialog::uac(message).ok()?);
         if entry.phase == Phase::Outgoing {
             entry.phase = Phase::Established;
+            self.open_lease(leg);
         }
         Some(inviting)
     }
@@ -210,6 +220,9 @@ impl Worker {
         if is_leaving {
             return self.say_goodbye(now, leg);
         }
+        if self.calls.leg(leg).is_some_and(|leg| leg.change.is_some()) {
+            self.change_session(now, leg);
+        }
         let Some(peer) = self.peer_of(leg) else {
             // The answer to an offer of our own (RFC 3264, 5).
             return self.learn_remote(now, leg, message.body());
@@ -229,8 +242,9 @@ impl Worker {
 
     /// The leg at the other side of the bridge.
     pub(crate) fn peer_of(&self, leg: LegRef) -> Option<LegRef> {
-        let peer = self.calls.find(leg.call)?.peer_of(leg.leg)?;
-        Some(LegRef { leg: peer, ..leg })
+        let call = self.calls.find(leg.call)?;
+        let elsewhere = call.leg(leg.leg).and_then(|leg| leg.joined);
+        elsewhere.or_else(|| Some(LegRef { leg: call.peer_of(leg.leg)?, ..leg }))
     }
 
     /// Answers the INVITE of a leg: 100, progress or 2xx.
@@ -262,6 +276,7 @@ impl Worker {
             if entry.times.answered_at == Instant::ZERO {
                 entry.times.answered_at = now;
             }
+            self.open_lease(leg);
         }
         self.transactions.respond(now, key, status, answer, &mut self.sent);
     }

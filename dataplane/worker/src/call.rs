@@ -5,7 +5,8 @@
 //!                                      --has--> Bridge --names--> two legs
 //! ```
 //! A call owns its legs; nobody else holds a leg. Everything outside names a leg by [`LegRef`], which
-//! dies with the call's generation.
+//! dies with the call's generation. A transfer may join a leg to one of another call; then each names the
+//! other, and the two calls end together.
 
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -18,6 +19,8 @@ use sip::dialog::Dialog;
 use sip::transaction::{ClientKey, Hop, LIFE, ServerKey};
 
 use crate::functions::Functions;
+use crate::refer::Report;
+use crate::transfer::{Change, Transfer};
 
 /// A directory number, as dialled.
 pub type Number = Text<32>;
@@ -95,6 +98,8 @@ pub struct Call {
     pub asked: Option<u64>,
     /// The number that was called.
     pub called: Number,
+    /// A leg of this call is being given to somebody else.
+    pub transfer: Option<Box<Transfer>>,
 }
 
 /// Joins two legs: what one sends, in SIP and in media, the other gets.
@@ -151,6 +156,18 @@ pub struct Leg {
     pub times: Times,
     /// The codec that was agreed on last, as `PCMU/8000`.
     pub codec: Text<16>,
+    /// The leg of another call that it is joined to, by a transfer.
+    pub joined: Option<LegRef>,
+    /// The other call whose transfer this leg is a party of: it waits for that, should its own peer go.
+    pub awaited: Option<CallRef>,
+    /// What its peer last said of its media.
+    pub described: Box<[u8]>,
+    /// What we want to change of its session, as soon as no other change is under way.
+    pub change: Option<Change>,
+    /// What its peer is told of the transfer that it asked for.
+    pub report: Option<Box<Report>>,
+    /// How many REFERs came.
+    pub refers: u32,
 }
 
 /// When a leg began, was answered and ended; zero for what has not happened.
@@ -272,6 +289,12 @@ impl Leg {
             alive: (Instant::ZERO, 0),
             times: Times::from(Instant::ZERO),
             codec: Text::EMPTY,
+            joined: None,
+            awaited: None,
+            described: Box::default(),
+            change: None,
+            report: None,
+            refers: 0,
         }
     }
 

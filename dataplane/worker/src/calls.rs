@@ -204,6 +204,7 @@ mod tests {
             bridges: Vec::new(),
             asked: None,
             called: Default::default(),
+            transfer: None,
         }
     }
 

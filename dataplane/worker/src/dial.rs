@@ -14,6 +14,9 @@ use crate::worker::{Timer, Worker};
 /// How long a leg may ring, in milliseconds (RFC 3261, 16.6: timer C "MUST be larger than 3 minutes").
 const RING_LIMIT_MS: u64 = 181_000;
 
+/// How many legs one call may have had: bounds what forwarding and transfers make of it.
+pub(crate) const MAX_LEGS: usize = 32;
+
 /// Whom to call, and where.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
@@ -44,30 +47,55 @@ impl Worker {
         call: CallRef,
         target: Target,
     ) -> Result<(), Refusal> {
+        let leg = self.add_leg(now, call, &target)?;
         let Some(entry) = self.calls.find_mut(call) else {
             return Err(Refusal::status(481));
         };
-        let leg = LegRef { call, leg: entry.legs.len() as u8 };
+        entry.bridges.push(Bridge { a: CALLER, b: leg.leg });
+        entry.state = CallState::Calling;
+        let caller = LegRef { leg: CALLER, ..leg };
+        self.open_media(leg)?;
+        self.join_media(caller, leg);
+        let offer = self.offer_for(leg)?;
+        self.send_invite(now, leg, &target, caller, offer)
+    }
+
+    /// Gives a call one more leg, which holds the target's lease and nothing else.
+    pub(crate) fn add_leg(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        target: &Target,
+    ) -> Result<LegRef, Refusal> {
+        let legs = self.calls.find(call).map_or(MAX_LEGS, |entry| entry.legs.len());
+        if legs >= MAX_LEGS {
+            if let Some(lease) = target.lease {
+                self.let_go(lease);
+            }
+            return Err(Refusal::unavailable(RETRY_AFTER_S));
+        }
+        let leg = LegRef { call, leg: legs as u8 };
         let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
         new.times = Times::from(now);
         new.call_id = self.owned_call_id().into();
         new.local_tag = self.leg_tag(leg).into();
         new.lease = target.lease;
-        let Some(entry) = self.calls.find_mut(call) else {
-            return Err(Refusal::status(481));
-        };
-        entry.legs.push(new);
-        entry.bridges.push(Bridge { a: CALLER, b: leg.leg });
-        entry.state = CallState::Calling;
-        self.open_media(leg)?;
-        self.join_media(call, CALLER, leg.leg);
-        self.send_invite(now, leg, &target)
+        if let Some(entry) = self.calls.find_mut(call) {
+            entry.legs.push(new);
+        }
+        Ok(leg)
     }
 
-    fn send_invite(&mut self, now: Instant, leg: LegRef, target: &Target) -> Result<(), Refusal> {
-        let offer = self.offer_for(leg)?;
-        let caller =
-            self.calls.leg(LegRef { leg: CALLER, ..leg }).map_or(Number::EMPTY, |leg| leg.who);
+    /// Invites the party of a new leg, in the name of who is at the leg `from`.
+    pub(crate) fn send_invite(
+        &mut self,
+        now: Instant,
+        leg: LegRef,
+        target: &Target,
+        from: LegRef,
+        offer: Option<Vec<u8>>,
+    ) -> Result<(), Refusal> {
+        let caller = self.calls.leg(from).map_or(Number::EMPTY, |leg| leg.who);
         let hops = self.hops_left(leg);
         let branch = self.fresh_branch();
         let address = self.address_of(target.flow);
@@ -113,7 +141,8 @@ impl Worker {
 
     pub(crate) fn on_ring_limit(&mut self, now: Instant, leg: LegRef) {
         if self.calls.leg(leg).is_some_and(|leg| leg.phase == Phase::Outgoing) {
-            self.end_call(now, leg.call, &Refusal::status(480));
+            self.part_leg(now, leg, &Refusal::status(480));
+            self.lose_target(now, leg, 480);
         }
     }
 

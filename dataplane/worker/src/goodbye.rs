@@ -37,8 +37,23 @@ impl Worker {
             self.transactions.acked(key);
         }
         self.cancel_invite(now, leg);
+        let goes_on = self.goes_on_without(leg);
+        if goes_on {
+            self.take_out(now, leg);
+        }
         self.leg_gone(leg);
-        self.hang_up(now, leg.call);
+        if !goes_on {
+            self.hang_up(now, leg.call);
+        }
+    }
+
+    /// A leg cannot be talked to any more. Its call is over, unless it goes on without the leg.
+    pub(crate) fn lose_leg(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
+        if self.goes_on_without(leg) {
+            self.take_out(now, leg);
+            return self.part_leg(now, leg, refusal);
+        }
+        self.end_call(now, leg.call, refusal);
     }
 
     /// RFC 3261, 9.2: 200 to the CANCEL whatever it finds, 487 to what it cancels.
@@ -129,6 +144,7 @@ impl Worker {
         }
         let legs = self.calls.find(call).map_or(0, |entry| entry.legs.len());
         let legs = (0..legs).map(|leg| LegRef { call, leg: leg as u8 });
+        let others = self.let_go_of_others(call);
         // The call may be forgotten with its last leg, so that nothing may be left to do by then.
         for leg in legs.clone() {
             self.close_media(now, leg);
@@ -137,6 +153,7 @@ impl Worker {
             self.part_leg(now, leg, refusal);
         }
         self.forget_if_over(call);
+        self.lose_others(now, others);
     }
 
     /// Lets one leg go, as far as it has come.
@@ -167,7 +184,7 @@ impl Worker {
         }
     }
 
-    fn cancel_invite(&mut self, now: Instant, leg: LegRef) {
+    pub(crate) fn cancel_invite(&mut self, now: Instant, leg: LegRef) {
         let inviting = self.calls.leg(leg).and_then(|leg| leg.inviting.as_ref());
         if let Some(key) = inviting.map(|inviting| inviting.key) {
             self.transactions.cancel(now, key, &mut self.sent);
@@ -232,7 +249,7 @@ impl Worker {
         if is_leaving {
             self.say_goodbye(now, leg);
         } else {
-            self.end_call(now, leg.call, &Refusal::status(408));
+            self.lose_leg(now, leg, &Refusal::status(408));
         }
     }
 
@@ -246,14 +263,14 @@ impl Worker {
             Phase::Leaving => self.leg_gone(leg),
             Phase::Outgoing if was_invite => {
                 self.leg_gone(leg);
-                self.end_call(now, leg.call, &Refusal::status(408));
+                self.lose_target(now, leg, 408);
             }
             // RFC 3261, 12.2.1.2: a request within a dialog that gets no answer ends the dialog.
             Phase::Established => {
                 if was_invite {
                     entry.inviting = None;
                 }
-                self.end_call(now, leg.call, &Refusal::status(408));
+                self.lose_leg(now, leg, &Refusal::status(408));
             }
             _ => {}
         }

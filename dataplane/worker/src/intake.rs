@@ -13,7 +13,7 @@ use crate::worker::Worker;
 use crate::{Effect, Passed};
 
 /// Methods that we answer otherwise than by 405 (RFC 3261, 20.5).
-pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER";
+pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, REFER";
 
 /// A request at the start of its server transaction.
 #[derive(Clone, Copy)]
@@ -130,6 +130,7 @@ impl Worker {
             Method::Invite if is_within => self.on_reinvite(now, arrival),
             Method::Invite => self.on_invite(now, arrival),
             Method::Bye => self.on_bye(now, arrival),
+            Method::Refer => self.on_refer(now, arrival),
             // RFC 3261, 21.5.2: 501 "is the appropriate response when a UAS does not recognize the
             // request method and is not capable of supporting it for any user".
             Method::Other(_) => Err(Refusal::status(501).with("Allow", ALLOW)),

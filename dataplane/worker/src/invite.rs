@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use abi::{AgentRow, AgentState, CallState, Counter, Event, Party, Purpose};
-use base::{AgentSlot, CallRef, Instant, TenantId, Transport};
+use base::{AgentSlot, CallRef, Instant, LocationId, TenantId, Transport};
 use sip::dialog::Dialog;
 use sip::wire::{self, Header, Message, Uri, unescape};
 
@@ -119,6 +119,7 @@ impl Worker {
             bridges: Vec::new(),
             asked: None,
             called,
+            transfer: None,
         });
         self.count(Counter::CallsStarted);
         self.note_call(place.call);
@@ -163,14 +164,18 @@ impl Worker {
         }
     }
 
-    fn agent_called(&self, tenant: TenantId, called: &Number) -> Option<(AgentSlot, AgentRow)> {
+    pub(crate) fn agent_called(
+        &self,
+        tenant: TenantId,
+        called: &Number,
+    ) -> Option<(AgentSlot, AgentRow)> {
         let agents = self.region.agents();
         agents.find_number(tenant, called.as_bytes()).or_else(|| {
             agents.find_user(called.as_bytes()).filter(|(_, row)| row.tenant == tenant.0)
         })
     }
 
-    fn reach_agent(
+    pub(crate) fn reach_agent(
         &mut self,
         now: Instant,
         agent: AgentSlot,
@@ -192,21 +197,32 @@ impl Worker {
     }
 
     fn ask(&mut self, now: Instant, call: CallRef, caller: Identity, called: Number) {
-        let operation = self.next_operation();
+        let Some(entry) = self.calls.find_mut(call) else {
+            return;
+        };
+        entry.state = CallState::Asked;
+        self.note_call(call);
+        self.ask_for(now, LegRef { call, leg: CALLER }, caller.party, called);
+    }
+
+    /// Asks control where the party of a transfer goes: the way is that of who transfers.
+    pub(crate) fn ask_for_transfer(&mut self, now: Instant, call: CallRef, to: Number) {
+        let transfer = self.calls.find(call).and_then(|entry| entry.transfer.as_ref());
+        let Some(transfer) = transfer else { return };
+        let by = transfer.by.unwrap_or(transfer.of);
+        let Some(party) = self.calls.leg(by).map(|leg| leg.party) else { return };
+        self.ask_for(now, LegRef { call, ..by }, party, to);
+    }
+
+    /// Asks control in the name of a leg's party.
+    fn ask_for(&mut self, now: Instant, by: LegRef, caller: Party, called: Number) {
+        let (operation, call) = (self.next_operation(), by.call);
         let Some(entry) = self.calls.find_mut(call) else {
             return;
         };
         entry.asked = Some(operation);
-        entry.state = CallState::Asked;
-        let location = entry.legs[usize::from(CALLER)].flow.location;
-        self.note_call(call);
-        let asked = Event::Asked {
-            op: operation,
-            call,
-            tenant: caller.tenant,
-            caller: caller.party,
-            location,
-        };
+        let location = entry.leg(by.leg).map_or(LocationId(0), |leg| leg.flow.location);
+        let asked = Event::Asked { op: operation, call, tenant: entry.tenant, caller, location };
         self.tell_with(asked, called.as_bytes());
         let limit = now + Duration::from_millis(ASK_LIMIT_MS);
         self.timers.set(limit, Timer::Asked(call, operation));
@@ -214,7 +230,7 @@ impl Worker {
 
     pub(crate) fn on_ask_limit(&mut self, now: Instant, call: CallRef, operation: u64) {
         if self.calls.find(call).is_some_and(|entry| entry.asked == Some(operation)) {
-            self.end_call(now, call, &Refusal::unavailable(RETRY_AFTER_S));
+            self.refuse_way(now, call, &Refusal::unavailable(RETRY_AFTER_S));
         }
     }
 
@@ -224,7 +240,7 @@ impl Worker {
         let asked: Vec<CallRef> =
             self.calls.iter().filter(|call| call.asked.is_some()).map(|call| call.id).collect();
         for call in asked {
-            self.end_call(now, call, &Refusal::unavailable(RETRY_AFTER_S));
+            self.refuse_way(now, call, &Refusal::unavailable(RETRY_AFTER_S));
         }
     }
 
@@ -263,8 +279,8 @@ impl Worker {
         Ok(called)
     }
 
-    /// Wins an agent's lease word; 486 when somebody else has it (G-01).
-    fn win_lease(
+    /// Wins an agent's lease word, or shares it for the agent's own call; 486 when somebody else has it (G-01).
+    pub(crate) fn win_lease(
         &mut self,
         now: Instant,
         agent: AgentSlot,
@@ -273,8 +289,13 @@ impl Worker {
         let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
         let leases = self.region.leases();
         let won = leases.reserve(agent, medium, ccb, purpose, now);
-        let Some(counter) = won.ok().filter(|counter| leases.bind(agent, medium, ccb, *counter))
-        else {
+        let won = won.ok().filter(|counter| leases.bind(agent, medium, ccb, *counter));
+        // Who talks may ask somebody else meanwhile.
+        let shared = || match purpose {
+            Purpose::Outgoing => leases.share(agent, medium, ccb).ok(),
+            _ => None,
+        };
+        let Some(counter) = won.or_else(shared) else {
             self.count(Counter::LeaseDenied);
             return Err(Refusal::status(486));
         };
@@ -282,10 +303,18 @@ impl Worker {
         Ok(Lease { agent, counter })
     }
 
-    fn let_go(&mut self, lease: Lease) {
+    pub(crate) fn let_go(&mut self, lease: Lease) {
         self.leases_held -= 1;
         let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
         self.region.leases().release(lease.agent, medium, ccb, lease.counter);
+    }
+
+    /// A leg was answered: its agent may call somebody else meanwhile.
+    pub(crate) fn open_lease(&self, leg: LegRef) {
+        if let Some(lease) = self.calls.leg(leg).and_then(|leg| leg.lease) {
+            let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
+            self.region.leases().open(lease.agent, medium, ccb, lease.counter);
+        }
     }
 
     /// Frees the lease word that a leg holds, once.
@@ -313,7 +342,7 @@ fn check_accept(message: &Message<'_>) -> Result<(), Refusal> {
 }
 
 /// The number in the user part of a Request-URI, without its parameters (RFC 3261, 19.1.1 escapes).
-fn dialled(user: &[u8]) -> Option<Number> {
+pub(crate) fn dialled(user: &[u8]) -> Option<Number> {
     let bare = user.split(|byte| *byte == b';').next().unwrap_or_default();
     Number::new(&unescape(bare)).ok().filter(is_dialable)
 }

@@ -27,12 +27,14 @@ mod overload;
 mod probe;
 mod recording;
 mod recover;
+mod refer;
 mod refusal;
 mod register;
 mod reinvite;
 mod remember;
 mod snapshot;
 mod studio;
+mod transfer;
 mod video;
 mod worker;
 

@@ -104,6 +104,9 @@ impl Worker {
             dialog.refresh(message);
         }
         self.finish_handshake(leg, &inviting, message);
+        if self.on_change_agreed(now, leg, message.body()) {
+            return;
+        }
         let Some(peer) = self.peer_of(leg) else {
             return;
         };
@@ -124,7 +127,10 @@ impl Worker {
             entry.inviting = None;
         }
         if matches!(status, 408 | 481) {
-            return self.end_call(now, leg.call, &Refusal::status(status));
+            return self.lose_leg(now, leg, &Refusal::status(status));
+        }
+        if self.on_change_refused(now, leg, status) {
+            return;
         }
         let told = if matches!(status, 300..=399 | 401 | 407) { 488 } else { status };
         if let Some(peer) = self.peer_of(leg) {
@@ -175,7 +181,8 @@ impl Worker {
         sdp: Option<&[u8]>,
     ) -> Option<ClientKey> {
         let mut dialog = self.calls.leg_mut(leg)?.dialog.take()?;
-        let sent = self.send_in_dialog(now, leg, &mut dialog, method, sdp, leg.to_word());
+        let body = sdp.map(|sdp| ("application/sdp", sdp));
+        let sent = self.send_in_dialog(now, leg, &mut dialog, method, &[], body);
         let entry = self.calls.leg_mut(leg)?;
         entry.dialog = Some(dialog);
         let key = sent?;
@@ -185,14 +192,15 @@ impl Worker {
         Some(key)
     }
 
-    fn send_in_dialog(
+    /// Sends a request with further header fields within a leg's dialog.
+    pub(crate) fn send_in_dialog(
         &mut self,
         now: Instant,
         leg: LegRef,
         dialog: &mut Dialog,
         method: Method<'static>,
-        sdp: Option<&[u8]>,
-        user: u64,
+        extra: &[(&str, &[u8])],
+        body: Option<(&str, &[u8])>,
     ) -> Option<ClientKey> {
         let branch = self.fresh_branch();
         let own = self.calls.leg(leg)?.flow;
@@ -205,13 +213,12 @@ impl Worker {
                 transport: own.channel.transport,
                 sent_by: address.as_bytes(),
                 contact: Some(&contact),
-                extra: &[],
-                body: sdp.map(|sdp| ("application/sdp", sdp)),
+                extra,
+                body,
             },
         );
         let flow = self.way_to(leg, &built.next_hop)?;
-        self.transactions
-            .request(now, method, built.bytes, branch.as_bytes(), flow, user, &mut self.sent)
-            .ok()
+        let (branch, user) = (branch.as_bytes(), leg.to_word());
+        self.transactions.request(now, method, built.bytes, branch, flow, user, &mut self.sent).ok()
     }
 }

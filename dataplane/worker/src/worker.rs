@@ -46,6 +46,12 @@ pub(crate) enum Timer {
     Frame,
     /// Digits that are collected from a leg may have taken too long.
     Digits(LegRef),
+    /// A leg's session may perhaps be changed now.
+    Change(LegRef),
+    /// A transfer has had time enough, by its number.
+    Transfer(CallRef, u64),
+    /// Who gave its peer away has had time enough to hang up.
+    Spare(LegRef),
 }
 
 /// One core's whole state. It owns its calls, their legs and streams, and its share of the ports; it
@@ -309,6 +315,9 @@ impl Worker {
                 Timer::Publish => self.publish(now, at),
                 Timer::Frame => self.on_frame(now, at),
                 Timer::Digits(leg) => self.on_digits_limit(now, leg),
+                Timer::Change(leg) => self.change_session(now, leg),
+                Timer::Transfer(call, number) => self.on_transfer_limit(now, call, number),
+                Timer::Spare(leg) => self.on_spare(now, leg),
             }
         }
     }

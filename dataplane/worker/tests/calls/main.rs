@@ -7,3 +7,4 @@ mod house;
 mod media;
 mod storm;
 mod strangers;
+mod transfers;
