@@ -161,6 +161,10 @@ counters! {
     SpoolLost = "spool_lost",
     /// Frames of a mix or prompt that were due more than 20 ms ago and left out.
     FramesSkipped = "frames_skipped",
+    /// Sessions that we renewed in time (RFC 4028).
+    SessionsRenewed = "sessions_renewed",
+    /// Calls ended because a peer did not renew their session.
+    SessionsExpired = "sessions_expired",
 }
 
 impl Counter {

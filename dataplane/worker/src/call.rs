@@ -17,6 +17,7 @@ use media::codec::Codec;
 use sip::dialog::Dialog;
 use sip::transaction::{ClientKey, Hop, ServerKey};
 
+use crate::extension::Extensions;
 use crate::functions::Functions;
 
 /// A directory number, as dialled.
@@ -93,6 +94,8 @@ pub struct Call {
     pub asked: Option<u64>,
     /// The number that was called.
     pub called: Number,
+    /// Why it ends, as who ended it says: values of Reason (RFC 3326).
+    pub reasons: Vec<Vec<u8>>,
 }
 
 /// Joins two legs: what one sends, in SIP and in media, the other gets.
@@ -146,6 +149,8 @@ pub struct Leg {
     pub declined: Vec<Vec<u8>>,
     /// When the leg last gave a sign of life, and what its stream had counted then.
     pub alive: (Instant, u64),
+    /// What goes beyond RFC 3261.
+    pub ext: Extensions,
 }
 
 /// An INVITE that we have not answered.
@@ -163,6 +168,8 @@ pub struct Inviting {
     pub key: ClientKey,
     /// It carried an offer; else the 2xx brings one, and the ACK the answer (RFC 3264).
     pub offered: bool,
+    /// It renews the session and changes nothing (RFC 4028, 7.4); the other leg does not hear of it.
+    pub renews: bool,
 }
 
 /// Where a leg is in its life.
@@ -241,6 +248,7 @@ impl Leg {
             sdp_version: 0,
             declined: Vec::new(),
             alive: (Instant::ZERO, 0),
+            ext: Extensions::default(),
         }
     }
 

@@ -192,6 +192,7 @@ mod tests {
             bridges: Vec::new(),
             asked: None,
             called: Default::default(),
+            reasons: Vec::new(),
         }
     }
 

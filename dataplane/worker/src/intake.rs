@@ -8,12 +8,13 @@ use sip::transaction::{Fired, Received, Sent, ServerKey};
 use sip::wire::{self, Header, LexError, Message, Method, Start};
 
 use crate::call::{Flow, LegRef};
+use crate::extension::SUPPORTED;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::worker::Worker;
 use crate::{Effect, Passed};
 
 /// Methods that we answer otherwise than by 405 (RFC 3261, 20.5).
-pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER";
+pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, INFO";
 
 /// A request at the start of its server transaction.
 #[derive(Clone, Copy)]
@@ -84,6 +85,10 @@ impl Worker {
             Received::Request(key) => {
                 self.on_request(now, Arrival { key, message, location, from, channel });
             }
+            Received::Merged(key) => {
+                let arrival = Arrival { key, message, location, from, channel };
+                self.refuse(now, arrival, Refusal::status(482));
+            }
             Received::Cancel { server, invite } => {
                 self.on_cancel(
                     now,
@@ -111,17 +116,21 @@ impl Worker {
         };
         let is_within = arrival.message.to().is_ok_and(|to| to.tag().is_some());
         let result = match method {
-            // RFC 3261, 8.2.2.3: "the UAS MUST respond [...] with 420 (Bad Extension). The UAS MUST add
-            // an Unsupported header field, and list in it those options it does not understand".
-            _ if arrival.message.has(Header::Require) => {
-                let required = arrival.message.header(Header::Require).unwrap_or_default();
-                Err(Refusal::status(420).with("Unsupported", required))
+            _ if arrival.message.has(Header::Require)
+                && let Err(refusal) = self.check_required(arrival.message) =>
+            {
+                Err(refusal)
             }
             Method::Register => self.on_register(now, arrival),
             Method::Options => self.on_options(now, arrival),
             Method::Invite if is_within => self.on_reinvite(now, arrival),
             Method::Invite => self.on_invite(now, arrival),
             Method::Bye => self.on_bye(now, arrival),
+            Method::Prack => self.on_prack(now, arrival),
+            Method::Update => self.on_update(now, arrival),
+            Method::Info => self.on_info(now, arrival),
+            // RFC 6665, 4.2.1.1: an event package that is not understood.
+            Method::Subscribe => Err(Refusal::status(489)),
             // RFC 3261, 8.2.1: "If the UAS recognizes but does not support the method of a request, it
             // MUST generate a 405 (Method Not Allowed) response. [...] The UAS MUST also add an Allow
             // header field to the 405".
@@ -138,8 +147,12 @@ impl Worker {
         if is_within && self.leg_of(arrival.message).is_none() {
             return Err(Refusal::status(481));
         }
-        let extra: &[(&str, &[u8])] =
-            &[("Allow", ALLOW), ("Accept", b"application/sdp"), ("Accept-Encoding", b"identity")];
+        let extra: &[(&str, &[u8])] = &[
+            ("Allow", ALLOW),
+            ("Supported", SUPPORTED),
+            ("Accept", b"application/sdp"),
+            ("Accept-Encoding", b"identity"),
+        ];
         let tag = self.fresh_tag();
         let bytes =
             wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, extra, None);

@@ -11,6 +11,7 @@ use crate::call::{CALLER, Call, Flow, Invited, Lease, Leg, LegRef, Number, Phase
 use crate::dial::Target;
 use crate::identify::Identity;
 use crate::intake::Arrival;
+use crate::prack::Reliable;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::register::way_back;
 use crate::worker::{Timer, Worker};
@@ -31,6 +32,7 @@ impl Worker {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         }
         let called = self.screen(arrival.message)?;
+        self.check_interval(arrival.message)?;
         let call = self.begin_call(now, arrival, caller, called)?;
         if let Err(refusal) = self.route(now, call, caller, called) {
             self.end_call(now, call, &refusal);
@@ -45,6 +47,9 @@ impl Worker {
         }
         if message.max_forwards().ok().flatten() == Some(0) {
             return Err(Refusal::status(483));
+        }
+        if self.is_loop(message) {
+            return Err(Refusal::status(482));
         }
         self.check_body(message)?;
         let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
@@ -87,6 +92,8 @@ impl Worker {
         leg.call_id = arrival.message.call_id().unwrap_or_default().to_vec();
         dialog.set_local_tag(leg.local_tag.as_bytes());
         leg.dialog = Some(dialog);
+        leg.ext.note(arrival.message);
+        leg.ext.reliable = Reliable::of(arrival.message, self.rng.next_u64());
         leg.invited = Some(Invited {
             key: arrival.key,
             bytes: arrival.message.bytes().into(),
@@ -107,6 +114,7 @@ impl Worker {
             bridges: Vec::new(),
             asked: None,
             called,
+            reasons: Vec::new(),
         });
         self.count(Counter::CallsStarted);
         self.note_call(place.call);

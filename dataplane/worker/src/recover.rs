@@ -292,6 +292,7 @@ impl Worker {
             bridges,
             asked: None,
             called: row.called(),
+            reasons: Vec::new(),
         }
     }
 
@@ -370,7 +371,7 @@ impl Worker {
             .transactions
             .request(now, Method::Invite, bytes, &branch, flow, word, &mut self.sent)
             .ok()?;
-        Some(Inviting { key, offered: true })
+        Some(Inviting { key, offered: true, renews: false })
     }
 
     /// The transaction of a peer's INVITE, so that it can be refused.

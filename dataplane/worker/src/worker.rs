@@ -44,6 +44,14 @@ pub(crate) enum Timer {
     Frame,
     /// Digits that are collected from a leg may have taken too long.
     Digits(LegRef),
+    /// A reliable response has no PRACK yet (RFC 3262).
+    Reliable(LegRef, u32),
+    /// A session is to be renewed, or is over (RFC 4028).
+    Session(LegRef),
+    /// A re-INVITE that met another is sent again.
+    Glare(LegRef),
+    /// The next packet of a digit is due.
+    Tone(LegRef),
 }
 
 /// One core's whole state. It owns its calls, their legs and streams, and its share of the ports; it
@@ -302,6 +310,10 @@ impl Worker {
                 Timer::Publish => self.publish(now, at),
                 Timer::Frame => self.on_frame(now, at),
                 Timer::Digits(leg) => self.on_digits_limit(now, leg),
+                Timer::Reliable(leg, number) => self.on_reliable_due(now, leg, number),
+                Timer::Session(leg) => self.on_session_due(now, leg),
+                Timer::Glare(leg) => self.on_glare_due(now, leg),
+                Timer::Tone(leg) => self.on_tone_due(now, leg),
             }
         }
     }

@@ -1,8 +1,13 @@
 //! Calls through one worker, message by message.
 
+mod carried;
 mod corners;
 mod deaths;
+mod extensions;
 mod flows;
 mod house;
+mod info;
 mod media;
+mod sessions;
 mod storm;
+mod updates;
