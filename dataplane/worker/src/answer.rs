@@ -147,7 +147,7 @@ impl Worker {
     /// The description that the leg's peer has from us.
     fn said_to(&self, leg: LegRef) -> Option<Vec<u8>> {
         let ext = &self.calls.leg(leg)?.ext;
-        ext.saying.as_ref().or(ext.said.as_ref()).map(|said| said.to_vec())
+        ext.saying.as_ref().map(|said| said.to_vec())
     }
 
     /// The call was given up while its answer was under way (RFC 3261, 9.1): ACK, then BYE.

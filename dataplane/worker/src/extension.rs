@@ -91,6 +91,10 @@ impl Extensions {
     /// The last description is agreed on.
     pub fn settle_said(&mut self) {
         self.said = self.saying.take().or(self.said.take());
+        if self.takes_update {
+            // An UPDATE renews the session without one.
+            self.said = None;
+        }
     }
 
     /// The early dialog that a response or request of the peer belongs to.

@@ -77,8 +77,14 @@ impl Worker {
             _ => from,
         };
         let flow = Flow { peer, ..came };
+        if self.guard.is_banned(now, from.ip()) && !self.is_known(message, from) {
+            return self.count(Counter::DropSipBanned);
+        }
         if let Err(error) = message.check() {
             self.count(Counter::DropSipMalformed);
+            if self.admit_stranger(now, from, message).is_err() {
+                return;
+            }
             return self.answer_statelessly(flow, message, from, error.status());
         }
         match self.transactions.receive(now, message, flow, &mut self.sent) {
@@ -147,6 +153,9 @@ impl Worker {
         if is_within && self.leg_of(arrival.message).is_none() {
             return Err(Refusal::status(481));
         }
+        if !self.is_known(arrival.message, arrival.from) {
+            self.admit_stranger(now, arrival.from, arrival.message)?;
+        }
         let extra: &[(&str, &[u8])] = &[
             ("Allow", ALLOW),
             ("Supported", SUPPORTED),
@@ -162,6 +171,9 @@ impl Worker {
 
     /// Answers a request that will not be served.
     pub(crate) fn refuse(&mut self, now: Instant, arrival: Arrival<'_>, refusal: Refusal) {
+        if refusal.is_silent() {
+            return self.transactions.forget(arrival.key);
+        }
         let tag = self.fresh_tag();
         let bytes = refusal.response(arrival.message, Some(&tag), arrival.from);
         self.transactions.respond(now, arrival.key, refusal.status, bytes, &mut self.sent);

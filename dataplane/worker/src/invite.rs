@@ -21,6 +21,12 @@ const ASK_LIMIT_MS: u64 = 2_000;
 
 impl Worker {
     pub(crate) fn on_invite(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
+        if self.overload.refuses(&mut self.rng) {
+            // RFC 3261, 21.5.4: "The server is temporarily unable to process the request due to a temporary
+            // overloading"; who comes again is spread over some seconds.
+            self.count(Counter::CallsOverload);
+            return Err(Refusal::unavailable(RETRY_AFTER_S + self.rng.below(8) as u32));
+        }
         let caller = self.identify(now, arrival)?;
         if let Party::Agent(agent, _) = caller.party
             && self

@@ -36,7 +36,7 @@ use crate::bypass::Way;
 use crate::call::{Bridge, Call, Flow, Invited, Inviting, Leg, LegRef, Phase};
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
-use crate::remember::{dialog_of, image_of, lease_of, values};
+use crate::remember::{dialog_of, extensions_of, image_of, lease_of, values};
 use crate::worker::Worker;
 
 /// The cause of a call that its data plane took along (RFC 3261, 21.5.1).
@@ -313,6 +313,7 @@ impl Worker {
         entry.lease = lease.and_then(|_| lease_of(row));
         self.leases_held += u64::from(entry.lease.is_some());
         entry.sdp_version = row.sdp_version;
+        entry.ext = extensions_of(row);
         entry.call_id = row.text(DialogText::CallId).to_vec();
         entry.local_tag = String::from_utf8_lossy(row.text(DialogText::LocalTag)).into_owned();
         // From another address than ours of then nothing could be said to the peer.
@@ -392,7 +393,7 @@ impl Worker {
         let bytes = invite(row, text(DialogText::LocalUri))
             .header("From", tagged(text(DialogText::RemoteUri), text(DialogText::RemoteTag)))
             .header("To", tagged(text(DialogText::LocalUri), our_tag))
-            .header("CSeq", format!("{} INVITE", row.remote_cseq))
+            .header("CSeq", format!("{} INVITE", row.invited_cseq))
             .finish(None);
         let message = wire::lex(&bytes).ok()?;
         let from = row.source.get();
@@ -417,7 +418,10 @@ impl Worker {
             let phase = self.calls.leg(leg).map(|leg| leg.phase);
             match phase {
                 Some(Phase::Leaving) => self.leave_again(now, leg, &refusal),
-                Some(Phase::Established) if stands => is_whole &= self.adopt_media(now, leg),
+                Some(Phase::Established) if stands => {
+                    is_whole &= self.adopt_media(now, leg);
+                    self.resume_session(now, leg);
+                }
                 _ => {}
             }
         }

@@ -97,6 +97,19 @@ impl Worker {
         self.look_after(leg, now + terms.due_after());
     }
 
+    /// A leg was taken over. How long ago its session was renewed is not known; we did so at half the interval
+    /// at most, so a quarter is soon enough, and not all at once.
+    pub(crate) fn resume_session(&mut self, now: Instant, leg: LegRef) {
+        let Some(terms) = self.calls.leg(leg).and_then(|leg| leg.ext.session.terms) else {
+            return;
+        };
+        let wait = match terms.we_refresh {
+            true => Duration::from_secs(self.rng.below(u64::from(terms.interval_s / 4).max(1))),
+            false => terms.due_after(),
+        };
+        self.look_after(leg, now + wait);
+    }
+
     /// Looks after the session at `due`, by a timer that is there already if it comes earlier.
     fn look_after(&mut self, leg: LegRef, due: Instant) {
         let Some(entry) = self.calls.leg_mut(leg) else { return };

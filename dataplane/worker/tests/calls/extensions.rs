@@ -135,14 +135,6 @@ fn without_a_prack_the_call_is_given_up() {
 }
 
 #[test]
-fn an_offer_in_a_reliable_response_is_answered_by_both_pracks() {
-    let mut house = House::new();
-    let invite = ring(&mut house, None, "Supported: 100rel");
-    house.reply_with(AGENT_A, &invite, 183, "Require: 100rel\r\nRSeq: 3", Some(OFFER));
-    assert!(house.drain_to(AGENT_A).is_empty(), "there is no answer yet");
-}
-
-#[test]
 fn the_callers_prack_brings_the_answer_to_the_called() {
     let mut house = House::new();
     let invite = ring(&mut house, None, "Supported: 100rel");

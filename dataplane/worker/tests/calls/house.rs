@@ -257,6 +257,11 @@ impl House {
         });
     }
 
+    /// So busy it was, in thousandths of its time, so often.
+    pub fn load(&mut self, busy: u32, times: u32) {
+        (0..times).for_each(|_| self.input(Input::Load(busy)));
+    }
+
     fn input(&mut self, input: Input<'_>) {
         let mut effects = Vec::new();
         self.worker.handle(self.now, input, &mut effects);

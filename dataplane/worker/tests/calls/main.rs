@@ -10,4 +10,5 @@ mod info;
 mod media;
 mod sessions;
 mod storm;
+mod strangers;
 mod updates;

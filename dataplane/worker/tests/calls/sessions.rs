@@ -124,19 +124,6 @@ fn an_interval_below_ours_is_refused() {
 }
 
 #[test]
-fn an_interval_below_theirs_is_asked_for_again() {
-    let mut house = House::new();
-    house.register("1001", AGENT_A);
-    let text = house.invite("1001", "c1", Some(OFFER));
-    house.send(TRUNK, &text);
-    house.next_to(TRUNK);
-    let first = house.next_to(AGENT_A);
-    house.reply_with(AGENT_A, &first, 422, "Min-SE: 3600", None);
-    assert!(house.next_to(AGENT_A).starts_with("ACK "));
-    assert!(house.drain_to(TRUNK).is_empty());
-}
-
-#[test]
 fn the_second_invite_asks_for_what_the_first_refusal_said() {
     let mut house = House::new();
     house.register("1001", AGENT_A);
@@ -162,4 +149,46 @@ fn the_second_invite_asks_for_what_the_first_refusal_said() {
     assert!(house.next_to(TRUNK).starts_with("SIP/2.0 422 "));
     house.run_out();
     house.expect_nothing_left();
+}
+
+#[test]
+fn a_session_is_renewed_after_a_death() {
+    let terms = "Allow: UPDATE\r\nSession-Expires: 600;refresher=uac";
+    let trunk = "Supported: timer\r\nSession-Expires: 300;refresher=uac";
+    let (mut house, _, ok) = answered(terms, trunk);
+    pass(&mut house, 200);
+    house.die();
+    // Ours within a quarter of its interval; the trunk has its whole one.
+    let sent = (0..31).map(|_| pass(&mut house, 5)).find(|sent| !sent.is_empty());
+    let sent = sent.expect("something within 155 s");
+    let [update] = &sent[..] else { panic!("{sent:?}") };
+    assert!(update.starts_with("UPDATE sip:phone@"), "{update}");
+    assert_eq!(header(update, "Session-Expires: "), "600;refresher=uac");
+    house.reply_with(AGENT_A, update, 200, "Session-Expires: 600;refresher=uac", None);
+    let text = with(&house.within("UPDATE", &ok, "c1", 2, None), trunk);
+    house.send(TRUNK, &text);
+    assert!(house.next_to(TRUNK).starts_with("SIP/2.0 200 "));
+    assert!(pass(&mut house, 260).is_empty());
+    let sent = pass(&mut house, 10);
+    assert!(sent.iter().any(|bye| bye.starts_with("BYE sip:trunk@")), "{sent:?}");
+}
+
+#[test]
+fn an_invite_is_refused_by_its_own_number_after_a_death() {
+    let mut house = House::new();
+    house.register("1001", AGENT_A);
+    let text = with(&house.invite("1001", "c1", Some(OFFER)), "Supported: 100rel");
+    house.send(TRUNK, &text);
+    house.next_to(TRUNK);
+    let invite = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &invite, 183, "t1", Some(OFFER));
+    let early = house.next_to(TRUNK);
+    let rack = format!("RAck: {} 1 INVITE", header(&early, "RSeq: "));
+    let text = with(&house.within("PRACK", &early, "c1", 2, None), &rack);
+    house.send(TRUNK, &text);
+    assert!(house.next_to(TRUNK).starts_with("SIP/2.0 200 "));
+    house.die();
+    let refused = house.next_to(TRUNK);
+    assert!(refused.starts_with("SIP/2.0 500 "), "{refused}");
+    assert_eq!(header(&refused, "CSeq: "), "1 INVITE");
 }

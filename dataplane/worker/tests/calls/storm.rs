@@ -23,7 +23,8 @@ struct Storm {
 impl Storm {
     fn new(seed: u64) -> Storm {
         let mut rng = Rng::from_number(seed);
-        let limits = if rng.chance(20) { Limits { transactions: 12 } } else { Limits::default() };
+        let small = Limits { transactions: 12, ..Limits::default() };
+        let limits = if rng.chance(20) { small } else { Limits::default() };
         let mut house = House::limited(limits);
         house.attach_control();
         house.register("1001", AGENT_A);
