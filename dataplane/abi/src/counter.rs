@@ -173,6 +173,10 @@ counters! {
     TransfersCompleted = "transfers_completed",
     /// Transfers that did not.
     TransfersFailed = "transfers_failed",
+    /// Sessions that we renewed in time (RFC 4028).
+    SessionsRenewed = "sessions_renewed",
+    /// Calls ended because a peer did not renew their session.
+    SessionsExpired = "sessions_expired",
 }
 
 impl Counter {

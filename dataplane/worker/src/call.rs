@@ -18,6 +18,7 @@ use media::codec::Codec;
 use sip::dialog::Dialog;
 use sip::transaction::{ClientKey, Hop, LIFE, ServerKey};
 
+use crate::extension::Extensions;
 use crate::functions::Functions;
 use crate::refer::Report;
 use crate::transfer::{Change, Transfer};
@@ -100,6 +101,8 @@ pub struct Call {
     pub called: Number,
     /// A leg of this call is being given to somebody else.
     pub transfer: Option<Box<Transfer>>,
+    /// Why it ends, as who ended it says: values of Reason (RFC 3326).
+    pub reasons: Vec<Vec<u8>>,
 }
 
 /// Joins two legs: what one sends, in SIP and in media, the other gets.
@@ -166,6 +169,8 @@ pub struct Leg {
     pub change: Option<Change>,
     /// What its peer is told of the transfer that it asked for.
     pub report: Option<Box<Report>>,
+    /// What goes beyond RFC 3261.
+    pub ext: Extensions,
     /// How many REFERs came.
     pub refers: u32,
 }
@@ -209,6 +214,8 @@ pub struct Inviting {
     pub key: ClientKey,
     /// It carried an offer; else the 2xx brings one, and the ACK the answer (RFC 3264).
     pub offered: bool,
+    /// It renews the session and changes nothing (RFC 4028, 7.4); the other leg does not hear of it.
+    pub renews: bool,
 }
 
 /// Where a leg is in its life.
@@ -295,6 +302,7 @@ impl Leg {
             change: None,
             report: None,
             refers: 0,
+            ext: Extensions::default(),
         }
     }
 

@@ -205,6 +205,7 @@ mod tests {
             asked: None,
             called: Default::default(),
             transfer: None,
+            reasons: Vec::new(),
         }
     }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 use abi::MediaPath;
 use base::{CcbId, WorkerId};
 use media::WhyNot;
+use sip::session_timer::Wishes;
 
 /// What a worker is told at its start.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Config {
     pub limits: Limits,
     /// How media is relayed.
     pub media: MediaConfig,
+    /// The session interval that we ask for and the least that we accept (RFC 4028).
+    pub session: Wishes,
 }
 
 /// An address at which one location's agents and trunks reach this CCB (S1-018, S1-036).

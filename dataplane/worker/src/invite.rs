@@ -13,6 +13,7 @@ use crate::call::{
 use crate::dial::Target;
 use crate::identify::Identity;
 use crate::intake::{Arrival, check_scheme};
+use crate::prack::Reliable;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::register::way_back;
 use crate::worker::{Timer, Worker};
@@ -39,6 +40,7 @@ impl Worker {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         }
         let called = self.screen(arrival.message)?;
+        self.check_interval(arrival.message)?;
         let call = self.begin_call(now, arrival, caller, called)?;
         if let Err(refusal) = self.route(now, call, caller, called) {
             self.end_call(now, call, &refusal);
@@ -55,6 +57,9 @@ impl Worker {
             return Err(Refusal::status(483));
         }
         check_scheme(message)?;
+        if self.is_loop(message) {
+            return Err(Refusal::status(482));
+        }
         self.check_body(message)?;
         check_accept(message)?;
         let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
@@ -95,6 +100,8 @@ impl Worker {
         leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER }).into();
         dialog.set_local_tag(leg.local_tag.as_bytes());
         leg.dialog = Some(dialog);
+        leg.ext.note(arrival.message);
+        leg.ext.reliable = Reliable::of(arrival.message, self.rng.next_u64());
         leg.invited = Some(Invited {
             key: arrival.key,
             bytes: arrival.message.bytes().into(),
@@ -120,6 +127,7 @@ impl Worker {
             asked: None,
             called,
             transfer: None,
+            reasons: Vec::new(),
         });
         self.count(Counter::CallsStarted);
         self.note_call(place.call);

@@ -39,7 +39,7 @@ use crate::bypass::Way;
 use crate::call::{Bridge, Call, Flow, Invited, Inviting, Leg, LegRef, Phase, Times};
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
-use crate::remember::{dialog_of, image_of, joined_of, lease_of, values};
+use crate::remember::{dialog_of, extensions_of, image_of, joined_of, lease_of, values};
 use crate::worker::Worker;
 
 /// The cause of a call that its data plane took along (RFC 3261, 21.5.1).
@@ -306,6 +306,7 @@ impl Worker {
             asked: None,
             called: row.called(),
             transfer: None,
+            reasons: Vec::new(),
         }
     }
 
@@ -327,6 +328,7 @@ impl Worker {
         self.leases_held += u64::from(entry.lease.is_some());
         entry.joined = joined_of(row);
         entry.sdp_version = row.sdp_version;
+        entry.ext = extensions_of(row);
         entry.call_id = match row.text(DialogText::CallId) {
             [] => leg.call_id().as_bytes().into(),
             call_id => call_id.into(),
@@ -394,7 +396,7 @@ impl Worker {
             .transactions
             .request(now, Method::Invite, bytes, &branch, flow, word, &mut self.sent)
             .ok()?;
-        Some(Inviting { key, offered: true })
+        Some(Inviting { key, offered: true, renews: false })
     }
 
     /// The transaction of a peer's INVITE, so that it can be refused.
@@ -415,7 +417,7 @@ impl Worker {
         let bytes = invite(row, text(DialogText::LocalUri))
             .header("From", tagged(text(DialogText::RemoteUri), text(DialogText::RemoteTag)))
             .header("To", tagged(text(DialogText::LocalUri), our_tag))
-            .header("CSeq", format!("{} INVITE", row.remote_cseq))
+            .header("CSeq", format!("{} INVITE", row.invited_cseq))
             .finish(None);
         let message = wire::lex(&bytes).ok()?;
         let from = row.source.get();
@@ -447,6 +449,7 @@ impl Worker {
                 }
                 Some(Phase::Established) if stands => {
                     is_whole &= self.is_joined_back(leg) && self.adopt_media(now, leg);
+                    self.resume_session(now, leg);
                 }
                 _ => {}
             }

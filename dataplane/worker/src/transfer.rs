@@ -187,7 +187,7 @@ impl Worker {
         if self.calls.leg(leg).is_none_or(|leg| leg.described.is_empty()) {
             // RFC 3261, 13.2.1: the answer must be in the 2xx.
             self.part_leg(now, leg, &Refusal::status(488));
-            return self.lose_target(now, leg, 488);
+            return self.lose_target(now, leg, &Refusal::status(488));
         }
         let of = self.calls.find(leg.call).and_then(|call| Some(call.transfer.as_ref()?.of));
         self.complete_transfer(now, leg.call);
@@ -197,11 +197,11 @@ impl Worker {
     }
 
     /// A leg that we invited will not come: its transfer has failed, or its call is over.
-    pub(crate) fn lose_target(&mut self, now: Instant, leg: LegRef, status: u16) {
+    pub(crate) fn lose_target(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
         if self.is_transfer_to(leg) {
-            self.fail_transfer(now, leg.call, status);
+            self.fail_transfer(now, leg.call, refusal.status);
         } else {
-            self.end_call(now, leg.call, &Refusal::status(status));
+            self.end_call(now, leg.call, refusal);
         }
     }
 

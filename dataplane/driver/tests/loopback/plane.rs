@@ -133,6 +133,7 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
         limits: worker::Limits { transactions: 4_096, ..worker::Limits::default() },
         media,
         media_timeout: None,
+        session: worker::SessionWishes::default(),
         xdp: driver::XdpSettings::default(),
         spool: None,
         prompts: None,
