@@ -32,6 +32,7 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         name: location.name.clone(),
         ip: location.ip,
         sip_port: location.sip_port,
+        streams: worker::StreamPorts::default(),
     };
     let modes = ccb.media.interfaces.iter().map(|(name, mode)| (name.clone(), xdp_mode(*mode)));
     driver::Config {
@@ -40,6 +41,7 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         socket: ccb.socket.clone(),
         cores: ccb.cores.clone(),
         locations: ccb.locations.iter().map(location).collect(),
+        streams: driver::StreamSettings::default(),
         rtp_ports: ccb.rtp_ports,
         sizes: ccb.sizes,
         limits: worker::Limits::default(),

@@ -60,6 +60,7 @@ impl Worker {
             trunk = self.trunk_at(arrival.from, arrival.message);
         }
         if let Some(identity) = trunk {
+            self.watch_connection(arrival.channel);
             return Ok(identity);
         }
         let (agent, row) = self.prove_agent(now, arrival)?;
@@ -122,6 +123,7 @@ impl Worker {
                 // forwarding at some proxy", so it is not held against the Request-URI; what was
                 // proved once is of no use again, for the nonce count is used up.
                 if self.admit_nonce(agent, nonce_time, nc) {
+                    self.watch_connection(arrival.channel);
                     return Ok((agent, row));
                 }
                 self.count(Counter::StaleNonce);

@@ -12,6 +12,7 @@ mod call;
 mod calls;
 mod commands;
 mod config;
+mod connections;
 mod dial;
 mod forks;
 mod functions;
@@ -36,7 +37,7 @@ mod worker;
 
 pub use bypass::CountBypass;
 pub use call::LegRef;
-pub use config::{Config, Limits, Location, MediaConfig};
+pub use config::{Config, Limits, Location, MediaConfig, StreamPorts};
 pub use io::{BypassNews, Effect, Input, MixMessage, Passed};
 pub use media::{FlowSpec, FlowStats, Packet, PairId, SocketSlot, Splice, Verdict, WhyNot};
 pub use recover::{Recovery, recover};

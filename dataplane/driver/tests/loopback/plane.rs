@@ -113,6 +113,7 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
         name: name.to_owned(),
         ip: ip.parse().expect("an address"),
         sip_port: first,
+        streams: worker::StreamPorts::default(),
     };
     Config {
         ccb: CcbId(7),
@@ -120,6 +121,7 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
         socket: folder.path().join("control.sock"),
         cores: (0..workers).map(|number| number % cores).collect(),
         locations: vec![location("east", EAST), location("west", WEST)],
+        streams: driver::StreamSettings::default(),
         rtp_ports: (first + 1, first + BLOCK - 1),
         sizes: Sizes {
             agents: 64,

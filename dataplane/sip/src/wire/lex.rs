@@ -7,6 +7,22 @@ use super::{Header, LexError, MAX_DATAGRAM, MAX_HEADERS, Method};
 /// What is checked is what the framing needs: the start line, names and colons, line ends, the
 /// lengths. [`Message::check`] looks at the headers that every message must have.
 pub fn lex(datagram: &[u8]) -> Result<Message<'_>, LexError> {
+    let (message, length) = lex_parts(datagram, body_end)?;
+    debug_assert!(length.is_none_or(|length| message.body().len() == length));
+    Ok(message)
+}
+
+/// The same for a message whose body has not come yet: its head, and the length of the body where the head
+/// tells one.
+pub(super) fn lex_head(head: &[u8]) -> Result<(Message<'_>, Option<usize>), LexError> {
+    lex_parts(head, |_, body, _| Ok(body))
+}
+
+/// `body_end` says where the body ends, from where the bytes end, where the body begins, and its length.
+fn lex_parts(
+    datagram: &[u8],
+    body_end: impl FnOnce(usize, usize, Option<usize>) -> Result<usize, LexError>,
+) -> Result<(Message<'_>, Option<usize>), LexError> {
     if datagram.len() > MAX_DATAGRAM {
         return Err(LexError::TooLarge);
     }
@@ -39,7 +55,7 @@ pub fn lex(datagram: &[u8]) -> Result<Message<'_>, LexError> {
     };
     let body_end = body_end(datagram.len(), body, content_length)?;
     let parts = Parts { leading, first_line, lines_end: at, body, body_end, count, version_2 };
-    Ok(Message::new(datagram, start, lines, parts, seen, repeated))
+    Ok((Message::new(datagram, start, lines, parts, seen, repeated), content_length))
 }
 
 /// How many bytes come before the start line.
