@@ -142,7 +142,8 @@ fn check(config: &Config) -> Result<(), DriverError> {
         (
             (config.locations.iter().zip(0..)).any(|(location, number)| {
                 let is_secure = location.streams.tls.is_some() || location.streams.wss.is_some();
-                is_secure && config.streams.tls.get(number).is_none_or(Option::is_none)
+                let tls = config.streams.tls.get(number);
+                is_secure && tls.is_none_or(|tls| tls.identity.is_none())
             }),
             "locations: a certificate where TLS or WSS is spoken",
         ),

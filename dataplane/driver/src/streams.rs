@@ -45,8 +45,8 @@ const BACKLOG: i32 = 1_024;
 /// What is to be known of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StreamSettings {
-    /// How each location speaks TLS, in their order; none for one without a certificate.
-    pub tls: Vec<Option<TlsSettings>>,
+    /// How each location speaks TLS, in their order; one that is not there does so by default.
+    pub tls: Vec<TlsSettings>,
     /// Connections at a time, as far as the limit of open files allows.
     pub limit: u32,
     /// Connections at a time that one address may open: several hundred phones may be behind one NAT.
@@ -67,17 +67,22 @@ impl Default for StreamSettings {
     }
 }
 
-/// Certificates of a location.
+/// Certificates of a location. Their files are read again when they change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
-    /// The certificate and those between it and its root, PEM. Files are read again when they change.
-    pub certificate: PathBuf,
-    /// Its private key, PEM.
-    pub key: PathBuf,
+    /// The certificate with those between it and its root, and its private key, both PEM. TLS and WSS need one;
+    /// trunks that ask for it get it.
+    pub identity: Option<(PathBuf, PathBuf)>,
     /// The roots that peers' certificates must lead to, PEM; the system's when there is none.
     pub ca: Option<PathBuf>,
     /// Whether the certificates of trunks that are connected to are verified.
     pub verify: bool,
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        TlsSettings { identity: None, ca: None, verify: true }
+    }
 }
 
 /// A message on its way to a peer.
@@ -185,7 +190,7 @@ pub(crate) fn start(
         .iter()
         .enumerate()
         .map(|(number, location)| {
-            let settings = config.streams.tls.get(number).cloned().flatten();
+            let settings = config.streams.tls.get(number).cloned().unwrap_or_default();
             hub::Place::new(location.clone(), settings)
         })
         .collect::<Result<Vec<_>, _>>()?;

@@ -41,17 +41,14 @@ pub(super) struct Hub {
 /// A location as connections see it.
 pub(super) struct Place {
     pub location: worker::Location,
-    pub settings: Option<TlsSettings>,
+    pub settings: TlsSettings,
     pub tls: RefCell<Tls>,
 }
 
 impl Place {
     /// Reads the certificates of a location.
-    pub fn new(
-        location: worker::Location,
-        settings: Option<TlsSettings>,
-    ) -> Result<Place, DriverError> {
-        let tls = Tls::load(settings.as_ref()).map_err(|source| DriverError::Io {
+    pub fn new(location: worker::Location, settings: TlsSettings) -> Result<Place, DriverError> {
+        let tls = Tls::load(&settings).map_err(|source| DriverError::Io {
             what: format!("TLS of location {}", location.name),
             source,
         })?;

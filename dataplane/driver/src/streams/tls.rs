@@ -1,7 +1,7 @@
 //! Certificates: ours, and whose we believe.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -30,47 +30,46 @@ pub(super) struct Tls {
 
 impl Tls {
     /// Reads the files.
-    pub fn load(settings: Option<&TlsSettings>) -> io::Result<Tls> {
+    pub fn load(settings: &TlsSettings) -> io::Result<Tls> {
         let provider = Arc::new(ring::default_provider());
-        let acceptor = settings.map(|settings| server(settings, &provider)).transpose()?;
+        let files = settings.identity.as_ref();
+        let acceptor = files.map(|files| server(files, &provider)).transpose()?;
         let connector = client(settings, &provider)?;
-        Ok(Tls { acceptor, connector, changed: settings.and_then(changed_at) })
+        Ok(Tls { acceptor, connector, changed: changed_at(settings) })
     }
 }
 
-fn server(settings: &TlsSettings, provider: &Arc<CryptoProvider>) -> io::Result<TlsAcceptor> {
-    let (chain, key) = identity(settings)?;
+fn server(files: &(PathBuf, PathBuf), provider: &Arc<CryptoProvider>) -> io::Result<TlsAcceptor> {
+    let (chain, key) = identity(files)?;
     let config = ServerConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
         .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
-        .map_err(|error| wrong(&settings.certificate, error))?;
+        .map_err(|error| wrong(&files.0, error))?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 fn client(
-    settings: Option<&TlsSettings>,
+    settings: &TlsSettings,
     provider: &Arc<CryptoProvider>,
 ) -> io::Result<Option<TlsConnector>> {
     let config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;
     let config = match settings {
-        Some(TlsSettings { verify: false, .. }) => {
+        TlsSettings { verify: false, .. } => {
             let verifier = Arc::new(Anybody(Arc::clone(provider)));
             config.dangerous().with_custom_certificate_verifier(verifier)
         }
-        _ => match roots(settings.and_then(|settings| settings.ca.as_deref()))? {
+        TlsSettings { ca, .. } => match roots(ca.as_deref())? {
             Some(roots) => config.with_root_certificates(roots),
             None => return Ok(None),
         },
     };
     // A trunk that asks gets the location's own certificate.
-    let config = match settings {
-        Some(settings) => {
-            let (chain, key) = identity(settings)?;
-            config
-                .with_client_auth_cert(chain, key)
-                .map_err(|error| wrong(&settings.certificate, error))?
+    let config = match &settings.identity {
+        Some(files) => {
+            let (chain, key) = identity(files)?;
+            config.with_client_auth_cert(chain, key).map_err(|error| wrong(&files.0, error))?
         }
         None => config.with_no_client_auth(),
     };
@@ -78,11 +77,10 @@ fn client(
 }
 
 fn identity(
-    settings: &TlsSettings,
+    (certificate, key): &(PathBuf, PathBuf),
 ) -> io::Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>)> {
-    let key =
-        PrivateKeyDer::from_pem_file(&settings.key).map_err(|error| wrong(&settings.key, error))?;
-    Ok((certificates(&settings.certificate)?, key))
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| wrong(key, error))?;
+    Ok((certificates(certificate)?, private))
 }
 
 fn certificates(path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
@@ -115,7 +113,9 @@ fn wrong(path: &Path, why: impl std::fmt::Display) -> io::Error {
 
 /// When the files were last changed, as far as that is known.
 fn changed_at(settings: &TlsSettings) -> Option<SystemTime> {
-    let files = [Some(&settings.certificate), Some(&settings.key), settings.ca.as_ref()];
+    let identity = settings.identity.as_ref();
+    let files =
+        [identity.map(|files| &files.0), identity.map(|files| &files.1), settings.ca.as_ref()];
     let times = files.into_iter().flatten().map(|path| path.metadata()?.modified());
     times.filter_map(Result::ok).max()
 }
@@ -126,12 +126,12 @@ pub(super) async fn follow_files(hub: Rc<Hub>) {
     loop {
         tokio::time::sleep(LOOK_AGAIN).await;
         for place in &hub.places {
-            let changed = place.settings.as_ref().and_then(changed_at);
+            let changed = changed_at(&place.settings);
             if changed == place.tls.borrow().changed {
                 continue;
             }
             let location = &place.location.name;
-            match Tls::load(place.settings.as_ref()) {
+            match Tls::load(&place.settings) {
                 Ok(tls) => {
                     tracing::info!(location, "new certificates");
                     *place.tls.borrow_mut() = tls;

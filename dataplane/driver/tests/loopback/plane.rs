@@ -1,6 +1,6 @@
 //! A data plane under test, and ports for it.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::channel;
@@ -150,7 +150,8 @@ fn free_block() -> u16 {
         let first = 20_001 + number * BLOCK;
         let is_free = |port: u16| {
             [EAST, WEST].iter().all(|ip| {
-                UdpSocket::bind((ip.parse::<IpAddr>().expect("an address"), port)).is_ok()
+                let ip = ip.parse::<IpAddr>().expect("an address");
+                UdpSocket::bind((ip, port)).is_ok() && TcpListener::bind((ip, port)).is_ok()
             })
         };
         if (first..first + BLOCK).all(is_free) {
