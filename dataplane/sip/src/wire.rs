@@ -6,6 +6,7 @@
 //! so on. Everything unknown (methods, headers, schemes, parameters) passes through as bytes.
 
 mod error;
+mod framer;
 mod header;
 mod lex;
 mod message;
@@ -23,6 +24,7 @@ mod write;
 mod tests;
 
 pub use error::LexError;
+pub use framer::{Frame, FrameError, Framer, MAX_BODY, MAX_HEAD};
 pub use header::Header;
 pub use lex::lex;
 pub use message::{CSeq, Lines, Message, Start, Values};

@@ -437,9 +437,10 @@ impl Worker {
         if entry.agent().is_some() {
             return Some(entry.flow);
         }
+        let port = entry.flow.channel.transport.default_port();
         // A host name is not ours to resolve; the peer is also where its INVITE came from.
         let uri = wire::Uri::parse(hop).ok();
-        let address = uri.and_then(|uri| Some((uri.host_ip()?, uri.port.unwrap_or(5060))));
+        let address = uri.and_then(|uri| Some((uri.host_ip()?, uri.port.unwrap_or(port))));
         Some(address.map_or(entry.flow, |peer| Flow { peer: peer.into(), ..entry.flow }))
     }
 }

@@ -143,6 +143,7 @@ impl Worker {
             new.inviting = Some(Inviting { key, offered: offer.is_some(), renews: false });
         }
         self.timers.set(now + Duration::from_millis(RING_LIMIT_MS), Timer::Ring(leg));
+        self.watch_ringing(leg, target.flow);
         self.note_call(leg.call);
         Ok(())
     }
@@ -200,7 +201,8 @@ impl Worker {
     /// Our SIP address at a flow's location, as it stands in Via and Contact: the only one its peers see.
     pub(crate) fn address_of(&self, flow: Flow) -> std::net::SocketAddr {
         let location = &self.config.locations[usize::from(flow.location.0)];
-        std::net::SocketAddr::new(location.ip, location.sip_port)
+        let port = location.port(flow.channel.transport).unwrap_or(location.sip_port);
+        std::net::SocketAddr::new(location.ip, port)
     }
 
     /// Our Contact for a leg; it names the call, so that a restart can find it.

@@ -63,6 +63,7 @@ impl Worker {
             trunk = self.trunk_at(arrival.from, arrival.message);
         }
         if let Some(identity) = trunk {
+            self.watch_connection(arrival.channel);
             return Ok(identity);
         }
         let (agent, row) = self.prove_agent(now, arrival)?;
@@ -177,6 +178,7 @@ impl Worker {
                 // proved once is of no use again, for the nonce count is used up.
                 if self.admit_nonce(agent, nonce_time, nc) {
                     self.guard.proved(now, arrival.from.ip());
+                    self.watch_connection(arrival.channel);
                     return Ok((agent, row));
                 }
                 self.count(Counter::StaleNonce);

@@ -34,6 +34,12 @@ impl Worker {
     /// Takes a datagram from a socket of ours and passes it on if another worker owns it.
     pub(crate) fn intake(&mut self, now: Instant, came: Flow, datagram: &[u8]) {
         self.count(Counter::SipReceived);
+        match came.channel.transport {
+            Transport::Udp => {}
+            Transport::Tcp => self.count(Counter::SipReceivedTcp),
+            Transport::Tls => self.count(Counter::SipReceivedTls),
+            Transport::Ws | Transport::Wss => self.count(Counter::SipReceivedWs),
+        }
         let message = match wire::lex(datagram) {
             Ok(message) => message,
             Err(LexError::KeepAlive) => return self.count(Counter::DropSipKeepAlive),

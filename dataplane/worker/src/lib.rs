@@ -13,6 +13,7 @@ mod calls;
 mod carried;
 mod commands;
 mod config;
+mod connections;
 mod dial;
 mod extension;
 mod forks;
@@ -48,7 +49,7 @@ mod worker;
 
 pub use bypass::CountBypass;
 pub use call::LegRef;
-pub use config::{Config, Limits, Location, MediaConfig};
+pub use config::{Config, Limits, Location, MediaConfig, StreamPorts};
 pub use io::{BypassNews, Effect, Input, MixMessage, Passed};
 pub use media::{FlowSpec, FlowStats, Packet, PairId, SocketSlot, Splice, Verdict, WhyNot};
 pub use recover::{Recovery, recover};

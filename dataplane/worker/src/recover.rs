@@ -34,13 +34,13 @@ use media::{BindOutcome, PairId, StreamImage, WhyNot};
 use sip::transaction::Received;
 use sip::wire::{self, Message, Method, RequestWriter};
 
-use crate::Config;
 use crate::bypass::Way;
 use crate::call::{Bridge, Call, Flow, Invited, Inviting, Leg, LegRef, Phase, Times};
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
 use crate::remember::{dialog_of, extensions_of, image_of, joined_of, lease_of, values};
 use crate::worker::Worker;
+use crate::{Config, Location};
 
 /// The cause of a call that its data plane took along (RFC 3261, 21.5.1).
 const LOST_WITH_DATA_PLANE: u16 = 500;
@@ -154,7 +154,7 @@ fn goes_on(
     let is_whole = |memory: &Memory| {
         let dialog = &memory.dialog;
         let at = config.locations.get(dialog.location as usize);
-        let is_here = at.is_some_and(|at| SocketAddr::new(at.ip, at.sip_port) == dialog.ours.get());
+        let is_here = at.is_some_and(|at| is_spoken(at, dialog));
         // Messages find their worker by the Call-ID.
         let call_id = dialog.text(DialogText::CallId);
         dialog.phase() == DialogPhase::Standing
@@ -172,6 +172,12 @@ fn goes_on(
     legs.len() == row.legs as usize
         && legs.iter().any(|memory| stands(&memory))
         && legs.iter().filter(stands).all(is_whole)
+}
+
+/// True when a location is still where the dialog's peer knows us.
+fn is_spoken(at: &Location, dialog: &DialogRow) -> bool {
+    let port = at.port(dialog.transport());
+    port.is_some_and(|port| SocketAddr::new(at.ip, port) == dialog.ours.get())
 }
 
 fn is_bound(region: &Region, config: &Config, (agent, of): (AgentSlot, u32)) -> bool {
@@ -319,7 +325,7 @@ impl Worker {
         };
         let party = leg.party().unwrap_or(Party::Trunk(u32::MAX));
         let ours = self.config.locations.get(usize::from(row.location));
-        let is_here = ours.is_some_and(|at| SocketAddr::new(at.ip, at.sip_port) == row.ours.get());
+        let is_here = ours.is_some_and(|at| is_spoken(at, row));
         let location = if is_here { LocationId(row.location as u8) } else { LocationId(0) };
         let flow = Flow::of(location, row.transport(), row.peer.get());
         let mut entry = Leg::new(at.leg, party, leg.number(), flow, Phase::Gone);

@@ -161,7 +161,11 @@ impl Worker {
         // A phone behind a NAT that moved is answered where it is now.
         let from_here =
             arrival.location == entry.flow.location && arrival.from.ip() == entry.flow.peer.ip();
-        if entry.agent().is_some() && from_here {
+        let is_stream = arrival.channel.transport.is_reliable();
+        if is_stream && from_here {
+            // The peer may have come back by another connection.
+            entry.flow = Flow { peer: arrival.from, channel: arrival.channel, ..entry.flow };
+        } else if entry.agent().is_some() && from_here {
             let peer = match arrival.message.contact() {
                 Some(_) => way_back(arrival.message, arrival.from),
                 None => entry.flow.peer,

@@ -12,6 +12,7 @@ use sip::transaction::{Fired, Sent, Transactions};
 use crate::bypass::{CountBypass, Way};
 use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
+use crate::connections::Connections;
 use crate::guard::Guard;
 use crate::overload::Overload;
 use crate::snapshot::LegRows;
@@ -98,6 +99,8 @@ pub struct Worker {
     /// The pairs of legs that were taken over.
     pub(crate) recovered: BTreeMap<PairId, LegRef>,
     pub(crate) provision: Provision,
+    /// Who is to hear of the end of a connection.
+    pub(crate) connections: Connections,
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
@@ -169,6 +172,7 @@ impl Worker {
             leases_held: 0,
             recovered: BTreeMap::new(),
             provision: Provision::read(&region, now),
+            connections: Connections::default(),
             watched: HashMap::new(),
             publish_turn: 0,
             timers_wait_until: Instant::ZERO,
@@ -177,7 +181,7 @@ impl Worker {
             config,
         };
         worker.streams.seed(worker.rng.next_u64());
-        worker.take_over_registrations();
+        worker.take_over_registrations(now);
         worker.take_over_calls(now);
         worker.timers.set(now, Timer::Publish);
         worker
@@ -193,6 +197,10 @@ impl Worker {
             Input::Sip { location, from, channel, datagram } => {
                 self.intake(now, Flow { location, peer: from, channel }, datagram);
             }
+            Input::Unsent { location, to, channel, datagram } => {
+                self.on_unsent(now, Flow { location, peer: to, channel }, datagram);
+            }
+            Input::Disconnected { connection } => self.on_disconnected(now, connection),
             Input::Mesh(Passed::Sip { location, from, channel, datagram }) => {
                 self.intake_owned(now, Flow { location, peer: from, channel }, &datagram);
             }

@@ -314,6 +314,7 @@ fn a_burst_of_sip_with_replies_finds_buffers() {
         name: "burst".to_owned(),
         ip: "127.0.0.1".parse().expect("an address"),
         sip_port: 31_090,
+        streams: worker::StreamPorts::default(),
     };
     let own = crate::sockets::bind_sip(&location, 1).expect("the port is free").remove(0);
     if crate::sockets::receive_bytes(&own).expect("a socket") < BURST * 2_304 {
