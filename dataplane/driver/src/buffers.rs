@@ -77,6 +77,7 @@ impl Buffers {
     }
 
     /// How many buffers are offered when none is in use.
+    #[cfg(test)]
     pub fn offered(&self) -> u16 {
         self.offered
     }
