@@ -2,6 +2,7 @@
 
 mod media;
 mod read;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -10,13 +11,14 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use base::CcbId;
+use base::{CcbId, Transport};
 use driver::Sizes;
 use toml::de::DeTable;
 
 pub use media::{Media, MediaConfig, XdpMode};
 pub use read::Faults;
 use read::{Found, Report, Table};
+pub use streams::Streams;
 
 /// SIP's port (RFC 3261, 19.1.2).
 pub const SIP_PORT: u16 = 5060;
@@ -56,6 +58,8 @@ pub struct Control {
     pub state: PathBuf,
     /// The folder that recordings are made in.
     pub recordings: PathBuf,
+    /// The folder of call records, a line for each leg; without one none are kept.
+    pub records: Option<PathBuf>,
 }
 
 /// `[[ccb]]`
@@ -86,8 +90,10 @@ pub struct Location {
     pub name: String,
     /// The address that the location's phones reach, for SIP and RTP.
     pub ip: IpAddr,
-    /// The port of SIP over UDP.
+    /// The port of SIP over UDP, and over TCP unless that is off.
     pub sip_port: u16,
+    /// Connections.
+    pub streams: Streams,
 }
 
 impl Config {
@@ -139,11 +145,15 @@ impl Config {
     pub fn summary(&self) -> String {
         let http: Vec<_> = self.control.http.iter().map(|at| format!("http://{at}")).collect();
         let mut text = format!(
-            "control: AgentProxy and CTI at {}, directory {}, state {}, recordings {}, admin socket {}",
+            "control: AgentProxy and CTI at {}, directory {}, state {}, recordings {}, call records {}, admin socket {}",
             http.join(" and "),
             self.control.directory.display(),
             self.control.state.display(),
             self.control.recordings.display(),
+            match &self.control.records {
+                Some(folder) => folder.display().to_string(),
+                None => "not kept".to_owned(),
+            },
             self.control.admin.display(),
         );
         for ccb in &self.ccbs {
@@ -161,8 +171,8 @@ impl Config {
             );
             let _ = write!(text, "\n  {}", ccb.media.summary());
             for location in &ccb.locations {
-                let sip = SocketAddr::new(location.ip, location.sip_port);
-                let _ = write!(text, "\n  location {}: SIP udp {sip}", location.name);
+                let spoken = location.streams.summary(location.ip, location.sip_port);
+                let _ = write!(text, "\n  location {}: SIP {spoken}", location.name);
             }
         }
         text
@@ -181,6 +191,9 @@ impl Config {
             quote(&self.control.state),
             quote(&self.control.recordings),
         );
+        if let Some(folder) = &self.control.records {
+            let _ = writeln!(text, "records = {}", quote(folder));
+        }
         for ccb in &self.ccbs {
             let sizes = &ccb.sizes;
             let _ = write!(
@@ -213,6 +226,7 @@ impl Config {
                     location.ip,
                     location.sip_port,
                 );
+                text += &location.streams.to_toml();
             }
         }
         text
@@ -257,6 +271,8 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     let recordings = table.parsed("recordings", ABSOLUTE_RULE, parse_absolute);
     let beside = state.as_ref().map(|state| state.value.join("recordings")).unwrap_or_default();
     let recordings = table.or("recordings", recordings, beside);
+    let records = table.parsed("records", ABSOLUTE_RULE, |text| parse_absolute(text).map(Some));
+    let records = table.or("records", records, None);
     table.finish();
     Some(Control {
         http: http?.value,
@@ -264,6 +280,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         directory: directory?.value,
         state: state?.value,
         recordings: recordings?,
+        records: records?,
     })
 }
 
@@ -385,8 +402,14 @@ fn read_location(table: &Table<'_, '_>) -> Option<Location> {
     );
     let sip_port = table.number("sip_port", 1..65_536);
     let sip_port = table.or("sip_port", sip_port, SIP_PORT.into());
+    let streams = Streams::read(table);
     table.finish();
-    Some(Location { name: name?.value, ip: ip?.value, sip_port: u16::try_from(sip_port?).ok()? })
+    Some(Location {
+        name: name?.value,
+        ip: ip?.value,
+        sip_port: u16::try_from(sip_port?).ok()?,
+        streams: streams?,
+    })
 }
 
 /// True for a name that `[[ccb.location]]` and `demo --location` accept.
@@ -401,6 +424,7 @@ struct Seen {
     numbers: HashSet<u16>,
     paths: HashSet<PathBuf>,
     sip: HashSet<SocketAddr>,
+    tcp: HashSet<SocketAddr>,
     cores: HashSet<usize>,
     ports: Vec<(IpAddr, u16, u16)>,
 }
@@ -420,9 +444,11 @@ impl Seen {
         ] {
             fault(self.paths.insert(path.clone()), field, path.display().to_string());
         }
-        let mut http = HashSet::new();
+        if let Some(folder) = &control.records {
+            fault(self.paths.insert(folder.clone()), "records", folder.display().to_string());
+        }
         for address in &control.http {
-            fault(http.insert(*address), "http", address.to_string());
+            fault(self.tcp.insert(*address), "http", address.to_string());
         }
     }
 
@@ -455,6 +481,14 @@ impl Seen {
             let sip = SocketAddr::new(location.ip, location.sip_port);
             if !self.sip.insert(sip) {
                 fault("location", format!("{sip} is another location's SIP address"));
+            }
+            for transport in Transport::ALL.into_iter().filter(|it| it.is_reliable()) {
+                let port = location.streams.port(transport, location.sip_port);
+                let at = port.map(|port| SocketAddr::new(location.ip, port));
+                if let Some(at) = at.filter(|at| !self.tcp.insert(*at)) {
+                    let rule = format!("{at} over {transport} is in use by another field");
+                    fault("location", rule);
+                }
             }
             if (low..=high).contains(&location.sip_port) {
                 let rule = format!("SIP port {} lies within rtp_ports {low}-{high}", sip.port());

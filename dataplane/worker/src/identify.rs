@@ -10,6 +10,7 @@ use sip::digest::{self, Algorithm, Credentials, MalformedAuth, Verdict, Verifier
 use sip::wire::{Header, Message, Method};
 
 use crate::call::{Number, is_dialable};
+use crate::carried::{asserted, is_withheld};
 use crate::guard::Stranger;
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
@@ -62,6 +63,7 @@ impl Worker {
             trunk = self.trunk_at(arrival.from, arrival.message);
         }
         if let Some(identity) = trunk {
+            self.watch_connection(arrival.channel);
             return Ok(identity);
         }
         let (agent, row) = self.prove_agent(now, arrival)?;
@@ -120,9 +122,14 @@ impl Worker {
     fn trunk_at(&self, from: SocketAddr, message: &Message<'_>) -> Option<Identity> {
         let (index, row) = self.trunk_of(from.ip())?;
         let user = message.from().ok()?.parsed_uri().ok().map_or(&b""[..], |uri| uri.user);
-        // RFC 3323, 4.1.1.3: who does not say who it is, or not so that it fits a URI.
-        let number =
+        // RFC 3325, 9.1: what is asserted by who is trusted goes before what a caller says of itself.
+        let said =
             Number::new(user).ok().filter(|number| !number.is_empty() && is_dialable(number));
+        // RFC 3323, 4.1.1.3: who does not say who it is, or not so that it fits a URI, or wants to be nobody.
+        let number = match is_withheld(message) {
+            true => None,
+            false => asserted(message).or(said),
+        };
         let number = number.unwrap_or_else(|| Number::new(b"anonymous").unwrap_or_default());
         Some(Identity { tenant: TenantId(row.tenant), party: Party::Trunk(index), number })
     }
@@ -171,6 +178,7 @@ impl Worker {
                 // proved once is of no use again, for the nonce count is used up.
                 if self.admit_nonce(agent, nonce_time, nc) {
                     self.guard.proved(now, arrival.from.ip());
+                    self.watch_connection(arrival.channel);
                     return Ok((agent, row));
                 }
                 self.count(Counter::StaleNonce);

@@ -5,15 +5,17 @@ use std::net::SocketAddr;
 use abi::Counter;
 use base::{CallRef, Channel, Instant, LocationId, Transport, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
-use sip::wire::{self, Header, LexError, Message, Method, Start, Uri};
+use sip::wire::{self, LexError, Message, Method, Start, Uri};
 
 use crate::call::{Flow, LegRef};
+use crate::extension::SUPPORTED;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::worker::Worker;
 use crate::{Effect, Passed};
 
 /// Methods that we answer otherwise than by 405 (RFC 3261, 20.5).
-pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER";
+pub(crate) const ALLOW: &[u8] =
+    b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, INFO, REFER";
 
 /// A request at the start of its server transaction.
 #[derive(Clone, Copy)]
@@ -32,6 +34,12 @@ impl Worker {
     /// Takes a datagram from a socket of ours and passes it on if another worker owns it.
     pub(crate) fn intake(&mut self, now: Instant, came: Flow, datagram: &[u8]) {
         self.count(Counter::SipReceived);
+        match came.channel.transport {
+            Transport::Udp => {}
+            Transport::Tcp => self.count(Counter::SipReceivedTcp),
+            Transport::Tls => self.count(Counter::SipReceivedTls),
+            Transport::Ws | Transport::Wss => self.count(Counter::SipReceivedWs),
+        }
         let message = match wire::lex(datagram) {
             Ok(message) => message,
             Err(LexError::KeepAlive) => return self.count(Counter::DropSipKeepAlive),
@@ -95,6 +103,10 @@ impl Worker {
             Received::Request(key) => {
                 self.on_request(now, Arrival { key, message, location, from, channel });
             }
+            Received::Merged(key) => {
+                let arrival = Arrival { key, message, location, from, channel };
+                self.refuse(now, arrival, Refusal::status(482));
+            }
             Received::Cancel { server, invite } => {
                 self.on_cancel(
                     now,
@@ -122,14 +134,18 @@ impl Worker {
         };
         let is_within = arrival.message.to().is_ok_and(|to| to.tag().is_some());
         let result = match method {
-            _ if let Some(options) = unsupported(arrival.message) => {
-                Err(Refusal::status(420).with("Unsupported", &options))
-            }
+            _ if let Err(refusal) = self.check_required(arrival.message) => Err(refusal),
             Method::Register => self.on_register(now, arrival),
             Method::Options => self.on_options(now, arrival),
             Method::Invite if is_within => self.on_reinvite(now, arrival),
             Method::Invite => self.on_invite(now, arrival),
             Method::Bye => self.on_bye(now, arrival),
+            Method::Prack => self.on_prack(now, arrival),
+            Method::Update => self.on_update(now, arrival),
+            Method::Info => self.on_info(now, arrival),
+            // RFC 6665, 4.2.1.1: an event package that is not understood.
+            Method::Subscribe => Err(Refusal::status(489)),
+            Method::Refer => self.on_refer(now, arrival),
             // RFC 3261, 21.5.2: 501 "is the appropriate response when a UAS does not recognize the
             // request method and is not capable of supporting it for any user".
             Method::Other(_) => Err(Refusal::status(501).with("Allow", ALLOW)),
@@ -153,8 +169,12 @@ impl Worker {
             self.admit_stranger(now, arrival.from, arrival.message)?;
         }
         check_scheme(arrival.message)?;
-        let extra: &[(&str, &[u8])] =
-            &[("Allow", ALLOW), ("Accept", b"application/sdp"), ("Accept-Encoding", b"identity")];
+        let extra: &[(&str, &[u8])] = &[
+            ("Allow", ALLOW),
+            ("Supported", SUPPORTED),
+            ("Accept", b"application/sdp"),
+            ("Accept-Encoding", b"identity"),
+        ];
         let tag = self.fresh_tag();
         let bytes =
             wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, extra, None);
@@ -246,17 +266,6 @@ impl Worker {
         let CallRef { slot, generation } = leg.call;
         format!("{slot:x}.{generation:x}.{:x}.{:016x}", leg.leg, self.rng.next_u64())
     }
-}
-
-/// The options in Require and Proxy-Require, none of which we have; nothing when there are none. As a
-/// B2BUA we stand where a proxy would, so both are for us.
-///
-/// RFC 3261, 8.2.2.3: "the UAS MUST respond [...] with 420 (Bad Extension). The UAS MUST add an
-/// Unsupported header field, and list in it those options it does not understand".
-fn unsupported(message: &Message<'_>) -> Option<Vec<u8>> {
-    let options = [Header::Require, Header::ProxyRequire].map(|header| message.headers(header));
-    let all: Vec<&[u8]> = options.into_iter().flatten().collect();
-    (!all.is_empty()).then(|| all.join(&b", "[..]))
 }
 
 /// RFC 3261, 8.2.2.1: "If the Request-URI uses a scheme not supported by the UAS, it SHOULD reject the

@@ -44,6 +44,24 @@ pub(super) fn server(key: &mut Vec<u8>, message: &Message<'_>, purpose: Purpose<
     }
 }
 
+/// What a new INVITE has in common with its copies that came on other ways; none within a dialog.
+///
+/// RFC 3261, 8.2.2.2: "If the request has no tag in the To header field, the UAS core MUST check the request
+/// against ongoing transactions. If the From tag, Call-ID, and CSeq exactly match those associated with an
+/// ongoing transaction, but the request does not match that transaction (based on the matching rules in
+/// Section 17.2.3), the UAS core SHOULD generate a 482 (Loop Detected) response".
+pub(super) fn merge(invite: &Message<'_>) -> Option<Box<[u8]>> {
+    if invite.to().ok()?.tag().is_some() {
+        return None;
+    }
+    let from = invite.from().ok()?;
+    let mut key = Vec::new();
+    push(&mut key, from.tag()?);
+    push(&mut key, invite.call_id().ok()?);
+    key.extend_from_slice(&invite.cseq().ok()?.number.to_be_bytes());
+    Some(key.into())
+}
+
 /// The key of the ACK to a refusal of an INVITE without a branch of RFC 3261, but for the To tag of
 /// the refusal; nothing when its branch is of RFC 3261.
 pub(super) fn begin_old_ack(invite: &Message<'_>) -> Option<Vec<u8>> {

@@ -10,6 +10,24 @@ use super::{Header, LexError, MAX_DATAGRAM, MAX_HEADERS, Method};
 /// hears of it; the body is then all that follows the headers. The headers that every message must
 /// have are looked at there as well.
 pub fn lex(datagram: &[u8]) -> Result<Message<'_>, LexError> {
+    let end = |end, body, length: &Length| (*length).and_then(|length| body_end(end, body, length));
+    lex_parts(datagram, end).map(|(message, _)| message)
+}
+
+/// What Content-Length says, when it is there.
+pub(super) type Length = Result<Option<usize>, LexError>;
+
+/// The same for a message whose body has not come yet: its head, and the length of the body where the head
+/// tells one.
+pub(super) fn lex_head(head: &[u8]) -> Result<(Message<'_>, Length), LexError> {
+    lex_parts(head, |_, body, length| (*length).map(|_| body))
+}
+
+/// `body_end` says where the body ends, from where the bytes end, where the body begins, and its length.
+fn lex_parts(
+    datagram: &[u8],
+    body_end: impl FnOnce(usize, usize, &Length) -> Result<usize, LexError>,
+) -> Result<(Message<'_>, Length), LexError> {
     if datagram.len() > MAX_DATAGRAM {
         return Err(LexError::TooLarge);
     }
@@ -41,14 +59,12 @@ pub fn lex(datagram: &[u8]) -> Result<Message<'_>, LexError> {
         count += 1;
         at = next;
     };
-    let body_end = content_length
-        .and_then(|length| body_end(datagram.len(), body, length))
-        .unwrap_or_else(|error| {
-            fault = fault.or(Some(error));
-            datagram.len()
-        });
-    let parts = Parts { leading, first_line, lines_end: at, body, body_end, count, fault };
-    Ok(Message::new(datagram, start, lines, parts, seen, repeated))
+    let end = body_end(datagram.len(), body, &content_length).unwrap_or_else(|error| {
+        fault = fault.or(Some(error));
+        datagram.len()
+    });
+    let parts = Parts { leading, first_line, lines_end: at, body, body_end: end, count, fault };
+    Ok((Message::new(datagram, start, lines, parts, seen, repeated), content_length))
 }
 
 /// How many bytes come before the start line.
