@@ -42,7 +42,7 @@ fn with_a_nonce_of_ours(bytes: &[u8], verifier: &Verifier<'_>) {
     let [at, to, ..] = bytes else { return };
     for offered in challenge(verifier.key, verifier.now, REALM, false) {
         let Ok(ours) = Challenge::parse(&offered) else { panic!("our own challenge") };
-        let method: &[u8] = if bytes.len() % 2 == 0 { b"REGISTER" } else { b"INVITE" };
+        let method: &[u8] = if bytes.len().is_multiple_of(2) { b"REGISTER" } else { b"INVITE" };
         let mut said = answer(&ours, USER, PASSWORD, method, b"sip:a", 1, "c");
         let secret = ha1(ours.algorithm, USER.as_bytes(), REALM.as_bytes(), PASSWORD.as_bytes());
         let verify = |said: &[u8]| {

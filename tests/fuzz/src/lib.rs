@@ -9,8 +9,11 @@ mod lexer;
 mod sdp;
 mod transactions;
 
+/// What is given an input, and panics where a property does not hold.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, which is that of its corpus's folder.
-pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+pub const TARGETS: &[(&str, Target)] = &[
     ("lexer", lexer),
     ("sdp", sdp),
     ("digest", digest),

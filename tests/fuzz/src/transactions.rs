@@ -140,7 +140,9 @@ impl Run {
         let Ok(message) = lex(bytes) else { return };
         let mut out = Vec::new();
         match self.layer.receive(self.now, &message, peer, &mut out) {
-            Received::Request(key) | Received::Cancel { server: key, .. } => {
+            Received::Request(key)
+            | Received::Merged(key)
+            | Received::Cancel { server: key, .. } => {
                 self.servers.push((key, bytes.to_vec()));
             }
             _ => {}

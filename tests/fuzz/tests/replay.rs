@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use house_fuzz::TARGETS;
+use house_fuzz::{TARGETS, Target};
 
 fn data() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it lies in tests").join("data")
@@ -16,7 +16,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-fn replay(path: &Path, name: &str, target: fn(&[u8])) {
+fn replay(path: &Path, name: &str, target: Target) {
     let bytes = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     // What the test prints names the input that it failed on.
     println!("{name}: {}", path.display());
