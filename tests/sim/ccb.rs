@@ -77,6 +77,7 @@ impl Ccb {
             let mut seed = [0; 32];
             self.rng.fill(&mut seed);
             let config = Config {
+                session: Default::default(),
                 id,
                 workers: WORKERS,
                 ccb: self.id,

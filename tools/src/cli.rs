@@ -77,6 +77,10 @@ pub struct Control {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// The folder of call records, a file a day and a line for each leg [default: control.records of the
+    /// configuration, else none are kept]
+    #[arg(long, value_name = "DIR")]
+    pub records: Option<PathBuf>,
     /// Stop when the process with this id, the parent, is gone.
     #[arg(long, hide = true, value_name = "PID")]
     pub die_with_parent: Option<u32>,
@@ -157,6 +161,9 @@ pub struct Demo {
     /// The folder of recordings [default: recordings in the demo's folder]
     #[arg(long, value_name = "DIR")]
     pub recordings: Option<PathBuf>,
+    /// The folder of call records [default: records in the demo's folder]
+    #[arg(long, value_name = "DIR")]
+    pub records: Option<PathBuf>,
     /// How many cores the data plane uses [default: half of them]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub cores: Option<u16>,

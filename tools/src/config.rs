@@ -58,6 +58,8 @@ pub struct Control {
     pub state: PathBuf,
     /// The folder that recordings are made in.
     pub recordings: PathBuf,
+    /// The folder of call records, a line for each leg; without one none are kept.
+    pub records: Option<PathBuf>,
 }
 
 /// `[[ccb]]`
@@ -143,11 +145,15 @@ impl Config {
     pub fn summary(&self) -> String {
         let http: Vec<_> = self.control.http.iter().map(|at| format!("http://{at}")).collect();
         let mut text = format!(
-            "control: AgentProxy and CTI at {}, directory {}, state {}, recordings {}, admin socket {}",
+            "control: AgentProxy and CTI at {}, directory {}, state {}, recordings {}, call records {}, admin socket {}",
             http.join(" and "),
             self.control.directory.display(),
             self.control.state.display(),
             self.control.recordings.display(),
+            match &self.control.records {
+                Some(folder) => folder.display().to_string(),
+                None => "not kept".to_owned(),
+            },
             self.control.admin.display(),
         );
         for ccb in &self.ccbs {
@@ -185,6 +191,9 @@ impl Config {
             quote(&self.control.state),
             quote(&self.control.recordings),
         );
+        if let Some(folder) = &self.control.records {
+            let _ = writeln!(text, "records = {}", quote(folder));
+        }
         for ccb in &self.ccbs {
             let sizes = &ccb.sizes;
             let _ = write!(
@@ -262,6 +271,8 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     let recordings = table.parsed("recordings", ABSOLUTE_RULE, parse_absolute);
     let beside = state.as_ref().map(|state| state.value.join("recordings")).unwrap_or_default();
     let recordings = table.or("recordings", recordings, beside);
+    let records = table.parsed("records", ABSOLUTE_RULE, |text| parse_absolute(text).map(Some));
+    let records = table.or("records", records, None);
     table.finish();
     Some(Control {
         http: http?.value,
@@ -269,6 +280,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         directory: directory?.value,
         state: state?.value,
         recordings: recordings?,
+        records: records?,
     })
 }
 
@@ -431,6 +443,9 @@ impl Seen {
             ("recordings", &control.recordings),
         ] {
             fault(self.paths.insert(path.clone()), field, path.display().to_string());
+        }
+        if let Some(folder) = &control.records {
+            fault(self.paths.insert(folder.clone()), "records", folder.display().to_string());
         }
         for address in &control.http {
             fault(self.tcp.insert(*address), "http", address.to_string());

@@ -61,6 +61,10 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         },
         media_timeout: (ccb.media.timeout_s > 0)
             .then(|| Duration::from_secs(ccb.media.timeout_s.into())),
+        session: worker::SessionWishes {
+            interval_s: ccb.media.session_s,
+            min_s: ccb.media.session_min_s,
+        },
         xdp: driver::XdpSettings {
             mode: xdp_mode(ccb.media.mode),
             modes: modes.collect(),

@@ -14,6 +14,7 @@ use worker::{BypassNews, Effect, Input, Worker};
 use crate::datagrams::{Completion, Datagrams, Wait};
 use crate::detour::Detour;
 use crate::disk::Disk;
+use crate::effort::Effort;
 use crate::mesh::{Link, Mesh, Parcel};
 use crate::pace::Pace;
 use crate::pulse::{Pulse, Resting};
@@ -72,6 +73,7 @@ pub struct Duty<D> {
     beaten: Instant,
     pulse: Pulse,
     pace: Pace,
+    effort: Effort,
     resting: Resting,
     failed_receives: u64,
 }
@@ -122,6 +124,7 @@ impl<D: Datagrams> Duty<D> {
             beaten: now,
             pulse: Pulse::new(now),
             pace: Pace::new(now),
+            effort: Effort::new(now),
             resting: Resting::default(),
             failed_receives: 0,
         };
@@ -155,6 +158,7 @@ impl<D: Datagrams> Duty<D> {
         let wait = self.may_sleep();
         let submitted = self.io.submit(wait);
         if wait != Wait::No {
+            self.effort.woke(clock::now());
             self.bell(|bell| bell.awake());
         }
         submitted
@@ -176,6 +180,9 @@ impl<D: Datagrams> Duty<D> {
         if now.since(self.beaten) >= Duration::from_millis(HEARTBEAT_MS) {
             self.beaten = now;
             self.region.header().beat_worker(self.id, now);
+            let busy = self.effort.take(now);
+            self.worker.handle(now, Input::Load(busy), &mut self.effects);
+            self.carry_out(now);
         }
     }
 
@@ -202,6 +209,7 @@ impl<D: Datagrams> Duty<D> {
         let longest = now + Duration::from_millis(HEARTBEAT_MS);
         let wait = self.deadline().map_or(longest, |deadline| deadline.min(longest)).since(now);
         self.pulse.sleep(wait);
+        self.effort.sleeps(now);
         self.pace.sleep(wait)
     }
 
@@ -236,7 +244,8 @@ impl<D: Datagrams> Duty<D> {
                 }
                 Token::SipSend(_) | Token::MediaSend => self.count(Counter::SendFailed),
                 Token::Bell(number) => self.listen(number),
-                Token::Cancel => {}
+                // Nobody but the ring makes use of these.
+                Token::Cancel | Token::MediaReady(..) => {}
             }
         }
         self.completions = completions;

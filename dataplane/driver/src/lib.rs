@@ -15,6 +15,7 @@ mod detour;
 mod disk;
 mod doorbell;
 mod duty;
+mod effort;
 mod error;
 mod link;
 mod loader;
@@ -78,6 +79,8 @@ pub struct Config {
     /// An answered call that is not on hold and hears nothing from any of its legs for so long ends; none
     /// for never.
     pub media_timeout: Option<Duration>,
+    /// The session interval that is asked for, and the least that is accepted (RFC 4028).
+    pub session: worker::SessionWishes,
     /// How interfaces are used for the bypass, where `media` allows one.
     pub xdp: XdpSettings,
 }

@@ -304,6 +304,7 @@ impl Seeds {
 
     fn worker_config(&self, config: &Config, number: usize) -> worker::Config {
         worker::Config {
+            session: config.session,
             id: WorkerId(number as u8),
             workers: config.cores.len() as u8,
             ccb: config.ccb,

@@ -4,6 +4,7 @@ use std::time::Duration;
 use abi::MediaPath;
 use base::{CcbId, Transport, WorkerId};
 use media::WhyNot;
+use sip::session_timer::Wishes;
 
 /// What a worker is told at its start.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Config {
     pub limits: Limits,
     /// How media is relayed.
     pub media: MediaConfig,
+    /// The session interval that we ask for and the least that we accept (RFC 4028).
+    pub session: Wishes,
 }
 
 /// An address at which one location's agents and trunks reach this CCB (S1-018, S1-036).
@@ -99,10 +102,16 @@ impl Default for MediaConfig {
 pub struct Limits {
     /// SIP transactions at a time: a call has six, each lives up to 32 s.
     pub transactions: u32,
+    /// Requests of one source (an IPv4 address, an IPv6 /64) that prove nothing and are answered all the same,
+    /// at a time; ten more each second. Who asks for more is dropped, and after ten seconds of it banned.
+    pub strangers: u32,
+    /// How busy a worker may be, in thousandths of its time, before it refuses new calls by 503; more than
+    /// 1,000 for never.
+    pub busy: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { transactions: 131_072 }
+        Limits { transactions: 131_072, strangers: 200, busy: 950 }
     }
 }

@@ -10,7 +10,7 @@ use sip::registrar::{self, Binding, Decision, Limits};
 use sip::wire::{self, Message};
 
 use crate::call::Flow;
-use crate::intake::Arrival;
+use crate::intake::{Arrival, check_scheme};
 use crate::refusal::Refusal;
 use crate::worker::{Timer, Worker};
 
@@ -24,6 +24,11 @@ impl Worker {
         now: Instant,
         arrival: Arrival<'_>,
     ) -> Result<(), Refusal> {
+        check_scheme(arrival.message)?;
+        // RFC 3261, 10.2: "This address-of-record MUST be a SIP URI or SIPS URI."
+        if !arrival.message.to().is_ok_and(|to| to.has_scheme("sip") || to.has_scheme("sips")) {
+            return Err(Refusal::status(400));
+        }
         let (agent, row) = self.prove_agent(now, arrival)?;
         let addressed = self.agent_of_address(arrival.message);
         if addressed.is_none_or(|(slot, _)| slot != agent) || !self.serves(arrival.location, &row) {

@@ -13,6 +13,8 @@ use crate::bypass::{CountBypass, Way};
 use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
 use crate::connections::Connections;
+use crate::guard::Guard;
+use crate::overload::Overload;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
 use crate::{Config, Effect, Input, Passed};
@@ -45,6 +47,20 @@ pub(crate) enum Timer {
     Frame,
     /// Digits that are collected from a leg may have taken too long.
     Digits(LegRef),
+    /// A leg's session may perhaps be changed now.
+    Change(LegRef),
+    /// A transfer has had time enough, by its number.
+    Transfer(CallRef, u64),
+    /// Who gave its peer away has had time enough to hang up.
+    Spare(LegRef),
+    /// A reliable response has no PRACK yet (RFC 3262).
+    Reliable(LegRef, u32),
+    /// A session is to be renewed, or is over (RFC 4028).
+    Session(LegRef),
+    /// A re-INVITE that met another is sent again.
+    Glare(LegRef),
+    /// The next packet of a digit is due.
+    Tone(LegRef),
 }
 
 /// One core's whole state. It owns its calls, their legs and streams, and its share of the ports; it
@@ -54,6 +70,8 @@ pub struct Worker {
     pub(crate) region: Arc<Region>,
     pub(crate) rng: Rng,
     pub(crate) nonces: NonceKey,
+    pub(crate) guard: Guard,
+    pub(crate) overload: Overload,
     pub(crate) transactions: Transactions<Flow>,
     pub(crate) calls: Calls,
     pub(crate) streams: Streams,
@@ -128,6 +146,8 @@ impl Worker {
         let ports = PortPool::new(config.id, config.workers, &addresses, config.rtp_ports);
         let mut worker = Worker {
             nonces: NonceKey::new(config.nonce_key),
+            guard: Guard::new(rng.next_u64(), config.limits.strangers),
+            overload: Overload::default(),
             transactions: Transactions::new(config.limits.transactions, rng.next_u64()),
             calls: Calls::new(first, generations),
             streams: Streams::new(ports.pairs()),
@@ -193,6 +213,7 @@ impl Worker {
             Input::ControlHere => self.control_here = true,
             Input::ControlGone => self.lose_control(now),
             Input::Paused => self.timers_wait_until = now + CATCH_UP,
+            Input::Load(busy) => self.overload.observe(busy, self.config.limits.busy),
             Input::Stopping => self.stop_recordings(now),
             Input::Timeout if self.more_commands => self.take_commands(now),
             Input::Timeout => {}
@@ -310,6 +331,13 @@ impl Worker {
                 Timer::Publish => self.publish(now, at),
                 Timer::Frame => self.on_frame(now, at),
                 Timer::Digits(leg) => self.on_digits_limit(now, leg),
+                Timer::Change(leg) => self.change_session(now, leg),
+                Timer::Transfer(call, number) => self.on_transfer_limit(now, call, number),
+                Timer::Spare(leg) => self.on_spare(now, leg),
+                Timer::Reliable(leg, number) => self.on_reliable_due(now, leg, number),
+                Timer::Session(leg) => self.on_session_due(now, leg),
+                Timer::Glare(leg) => self.on_glare_due(now, leg),
+                Timer::Tone(leg) => self.on_tone_due(now, leg),
             }
         }
     }

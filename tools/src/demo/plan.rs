@@ -74,6 +74,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             directory: dir.file("directory.sqlite"),
             state: dir.path().to_owned(),
             recordings: absolute(&options.recordings, "recordings")?,
+            records: Some(absolute(&options.records, "records")?),
         },
         ccbs: vec![Ccb {
             number: CCB,
@@ -242,12 +243,13 @@ pub fn guide(options: &cli::Demo, config: &Config, dir: &Path) -> String {
     };
     let _ = write!(
         text,
-        "\nPrompts are read from {}, recordings come to {}.\n\
+        "\nPrompts are read from {}, recordings come to {}, call records to {}.\n\
          The API: http://{http}/v1/openapi.json\n\
          Look at it: jackfield status{flag}, and agents, calls, top likewise; \
          jackfield call plays, records and mixes. Ctrl-C stops it.",
         ccb.media.prompts.as_deref().unwrap_or(Path::new("nowhere")).display(),
         config.control.recordings.display(),
+        config.control.records.as_deref().unwrap_or(Path::new("nowhere")).display(),
     );
     text
 }

@@ -32,6 +32,7 @@ fn duty<D: Datagrams>(socket: UdpSocket, rtp: u16) -> Duty<D> {
     let ip: IpAddr = IP.parse().expect("an address");
     let location = |name: &str| worker::Location::udp(name, ip, 5_060);
     let config = worker::Config {
+        session: Default::default(),
         id: WorkerId(0),
         workers: 1,
         ccb: CcbId(1),

@@ -24,6 +24,8 @@ pub(super) struct Client<F> {
     /// The interval of the timer that repeats; each machine has one at most.
     interval: Duration,
     cancel: Cancel,
+    /// The values of Reason in its CANCEL (RFC 3326).
+    reasons: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Copy)]
@@ -96,9 +98,23 @@ impl<F: Hop> Transactions<F> {
     /// Cancels an INVITE that has no final response (9.1). One that was not sent by
     /// [`Self::request`], or is no INVITE, is too late.
     pub fn cancel(&mut self, now: Instant, key: ClientKey, out: &mut Vec<Sent<F>>) -> Cancelling {
+        self.cancel_because(now, key, &[], out)
+    }
+
+    /// The same, and the CANCEL says why by these values of Reason (RFC 3326).
+    pub fn cancel_because(
+        &mut self,
+        now: Instant,
+        key: ClientKey,
+        reasons: &[Vec<u8>],
+        out: &mut Vec<Sent<F>>,
+    ) -> Cancelling {
         let Some(client) = self.clients.get_mut(key.0) else {
             return Cancelling::TooLate;
         };
+        if client.cancel == Cancel::Unwanted {
+            client.reasons = reasons.to_vec();
+        }
         match (client.machine, client.cancel) {
             // "If no provisional response has been received, the CANCEL request MUST NOT be sent".
             (Machine::Invite(client_invite::State::Calling), _) => {
@@ -214,6 +230,7 @@ impl<F: Hop> Transactions<F> {
                 ack: None,
                 interval: Duration::ZERO,
                 cancel: Cancel::Unwanted,
+                reasons: Vec::new(),
             })
             .map_err(|_| Full)?;
         self.client_index.insert(key, place);
@@ -301,9 +318,10 @@ impl<F: Hop> Transactions<F> {
         };
         client.cancel = Cancel::Sent;
         let (flow, invite) = (client.flow, Rc::clone(&client.request));
+        let reasons = core::mem::take(&mut client.reasons);
         // 9.1: without a final response 64*T1 after the CANCEL, the INVITE is as good as cancelled.
         self.timers.set(now + LIFE, (Owner::Client(key), Timer::Cancelled));
-        let Some(cancel) = build::cancel(&invite) else {
+        let Some(cancel) = build::cancel(&invite, &reasons) else {
             return;
         };
         let Ok(via) = wire::lex(&invite).and_then(|invite| invite.via()) else {

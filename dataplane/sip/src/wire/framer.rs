@@ -103,7 +103,9 @@ impl Framer {
         let (message, _) = lex_head(head).ok()?;
         let is_answered =
             matches!(message.start(), Start::Request { method, .. } if method != Method::Ack);
-        if !is_answered || message.check().is_err() {
+        // Its length cannot be told, but who sent it can.
+        let is_whole = matches!(message.check(), Ok(()) | Err(LexError::ContentLength));
+        if !is_answered || !is_whole {
             return None;
         }
         let status = match error {
@@ -172,7 +174,7 @@ impl Framer {
     fn length_of(&mut self, end: usize) -> Result<usize, FrameError> {
         let head = &self.buffer[self.start..end];
         let length = lex_head(head).map_err(FrameError::Malformed).and_then(|(_, body)| {
-            let body = body.ok_or(FrameError::NoContentLength)?;
+            let body = body.map_err(FrameError::Malformed)?.ok_or(FrameError::NoContentLength)?;
             if body > MAX_BODY { Err(FrameError::BodyTooLarge) } else { Ok(head.len() + body) }
         });
         self.broken_head = end;

@@ -92,6 +92,7 @@ impl House {
             nonce_key: [9; 32],
             limits,
             media,
+            session: Default::default(),
         };
         let now = Instant::from_nanos(1_000_000_000);
         recover(&region, &config, now);
@@ -255,6 +256,11 @@ impl House {
             channel: base::Channel::UDP,
             datagram: text.as_bytes(),
         });
+    }
+
+    /// So busy it was, in thousandths of its time, so often.
+    pub fn load(&mut self, busy: u32, times: u32) {
+        (0..times).for_each(|_| self.input(Input::Load(busy)));
     }
 
     fn input(&mut self, input: Input<'_>) {
@@ -446,6 +452,27 @@ impl House {
         self.send(from, std::str::from_utf8(&bytes).expect("text"));
     }
 
+    /// Answers a request of ours with further header lines.
+    pub fn reply_with(
+        &mut self,
+        from: &str,
+        request: &str,
+        status: u16,
+        lines: &str,
+        sdp: Option<&str>,
+    ) {
+        let message = wire::lex(request.as_bytes()).expect("SIP");
+        let contact = format!("<sip:{}@{from}>", if from == TRUNK { "trunk" } else { "phone" });
+        let body = sdp.map(|sdp| ("application/sdp", sdp.as_bytes()));
+        let source = "127.0.0.1:5060".parse().expect("an address");
+        let tag = lines.lines().find_map(|line| line.strip_prefix("tag=")).unwrap_or("t1");
+        let mut extra: Vec<(&str, &[u8])> = vec![("Contact", contact.as_bytes())];
+        let lines = lines.lines().filter_map(|line| line.split_once(": "));
+        extra.extend(lines.map(|(name, value)| (name, value.as_bytes())));
+        let bytes = wire::response(&message, status, "Reason", Some(tag), source, &extra, body);
+        self.send(from, std::str::from_utf8(&bytes).expect("text"));
+    }
+
     /// A request within the dialog that `seen` made: a response of ours to the peer's INVITE, or our
     /// INVITE, which the peer answered with the tag t1.
     pub fn within(
@@ -495,6 +522,11 @@ impl House {
         self.ack(TRUNK, &ok, call_id);
         (invite, ok)
     }
+}
+
+/// The message with further header lines.
+pub fn with(message: &str, lines: &str) -> String {
+    message.replacen("\r\nContent-Length: ", &format!("\r\n{lines}\r\nContent-Length: "), 1)
 }
 
 /// The value of the first header line of that name.
