@@ -11,6 +11,7 @@ mod phone;
 mod scanner;
 mod sipp;
 mod torture;
+mod transports;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream, UdpSocket};

@@ -53,6 +53,11 @@ fn what_is_written_reads_back_the_same() {
     (media.media, media.mode, media.timeout_s) = (Media::Recvmmsg, XdpMode::Generic, 0);
     media.interfaces.insert("eth0.7".into(), XdpMode::Native);
     (media.prompts, media.spool) = (Some("/p q".into()), Some("/s".into()));
+    let streams = &mut config.ccbs[0].locations[0].streams;
+    (streams.tcp, streams.verify) = (false, false);
+    (streams.tls_port, streams.ws_port, streams.wss_port) = (Some(5061), Some(80), Some(443));
+    streams.identity = Some(("/c d.pem".into(), "/k".into()));
+    streams.ca = Some("/ca".into());
     config.control.records = Some("/r \"s\"".into());
     config.control.http.push("[::1]:80".parse().unwrap());
     assert_eq!(Config::parse("again.toml", &config.to_toml()), Ok(config));
@@ -126,6 +131,31 @@ fn two_ccbs_must_not_share_anything() {
         assert!(rules.contains(&field), "{field} in {faults:?}");
     }
     assert!(faults.iter().any(|fault| fault.contains("overlap another CCB's on 127.0.0.1")));
+}
+
+#[test]
+fn connections_have_rules() {
+    let with = |fields: &str| GOOD.replace("sip_port = 5070", fields);
+    let config = Config::parse("jackfield.toml", GOOD).unwrap();
+    assert_eq!(config.ccbs[0].locations[1].streams, Streams::default());
+    assert!(config.summary().contains("SIP udp [::1]:5070, tcp [::1]:5070"));
+    for (fields, expected) in [
+        ("tcp = \"no\"", "location[1].tcp: must be true or false"),
+        ("tls_port = 5061", "location[1].tls_port: needs tls_certificate and tls_key beside it"),
+        ("wss_port = 443", "location[1].wss_port: needs tls_certificate and tls_key beside it"),
+        ("tls_key = \"/k\"", "location[1].tls_key: needs tls_certificate beside it"),
+        ("tls_certificate = \"/c\"", "location[1].tls_certificate: needs tls_key beside it"),
+        ("tls_ca = \"ca\"", "location[1].tls_ca: \"ca\" must be an absolute path"),
+        ("ws_port = 0", "location[1].ws_port: must be a whole number in 1..=65535"),
+        ("tls_verify = 1", "location[1].tls_verify: must be true or false"),
+    ] {
+        assert_eq!(faults(&with(fields)), [format!("jackfield.toml:21: ccb[0].{expected}")]);
+    }
+    let taken = GOOD.replace("ip = \"127.0.0.1\"", "ip = \"127.0.0.1\"\nws_port = 8080");
+    assert_eq!(
+        faults(&taken),
+        ["jackfield.toml:14: ccb[0].location: 127.0.0.1:8080 over ws is in use by another field"]
+    );
 }
 
 #[test]
