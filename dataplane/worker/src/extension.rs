@@ -142,7 +142,7 @@ impl Worker {
     pub(crate) fn check_required(&self, message: &Message<'_>) -> Result<(), Refusal> {
         let is_known =
             |tag: &&[u8]| KNOWN.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(tag));
-        // RFC 4475, 3.1.2.17 and 3.3.6: what a proxy is required to know, a B2BUA is, too.
+        // RFC 4475, 3.3.5: what a proxy is required to know, a B2BUA is, too.
         let asked = [Header::Require, Header::ProxyRequire].map(|header| message.headers(header));
         let unknown: Vec<&[u8]> =
             asked.into_iter().flatten().filter(|tag| !is_known(tag)).collect();
