@@ -8,6 +8,7 @@ mod desk;
 mod lab;
 mod media;
 mod phone;
+mod records;
 mod sipp;
 
 use std::io::{Read as _, Write as _};

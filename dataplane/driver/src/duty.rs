@@ -15,6 +15,7 @@ use crate::datagrams::{Completion, Datagrams, Wait};
 use crate::detour::Detour;
 use crate::disk::Disk;
 use crate::mesh::{Link, Mesh};
+use crate::mirror::Mirror;
 use crate::pace::Pace;
 use crate::pulse::{Pulse, Resting};
 use crate::sockets::{Ended, MediaSockets, bind_pair};
@@ -49,6 +50,8 @@ pub struct Outfit {
     pub disk: Disk,
     /// Its share of the bypass.
     pub detour: Detour,
+    /// Its way to those who watch its signalling.
+    pub mirror: Mirror,
 }
 
 /// What a worker's thread works with.
@@ -60,6 +63,7 @@ pub struct Duty<D> {
     worker: Worker,
     disk: Disk,
     detour: Detour,
+    mirror: Mirror,
     io: D,
     sockets: MediaSockets,
     completions: Vec<Completion>,
@@ -83,7 +87,7 @@ impl<D: Datagrams> Duty<D> {
     ) -> Result<Self, DriverError> {
         let id = config.id;
         let locations = config.locations.clone();
-        let Outfit { sip, places, disk, mut detour } = outfit;
+        let Outfit { sip, places, disk, mut detour, mirror } = outfit;
         let sip_places = sip.len();
         let mut io = D::open(places)?;
         io.put(0, sip).map_err(|source| DriverError::Io {
@@ -94,6 +98,9 @@ impl<D: Datagrams> Duty<D> {
             io.receive_sip(location as u8);
         }
         let mut worker = Worker::new(config, Arc::clone(&region), clock::now());
+        if mirror.captures() {
+            worker.capture();
+        }
         if let Some(counts) = detour.counts() {
             worker.count_bypass_by(counts);
         }
@@ -109,6 +116,7 @@ impl<D: Datagrams> Duty<D> {
             worker,
             disk,
             detour,
+            mirror,
             io,
             sockets: MediaSockets::new(sip_places as u32, places),
             completions: Vec::with_capacity(COMPLETIONS_A_CYCLE),
@@ -508,6 +516,12 @@ impl<D: Datagrams> Duty<D> {
             Effect::LeaveBypass { pair } => self.leave_bypass(now, pair),
             Effect::Load { name } => self.disk.load(name),
             Effect::Spool { block } => self.spool(block),
+            Effect::Mirror(copy) => {
+                let lost = self.mirror.send(copy);
+                if lost > 0 {
+                    self.region.counters().add(self.id, Counter::HepDropped, lost);
+                }
+            }
             Effect::WakeControl => self.mesh.control_bell().ring(),
         }
     }

@@ -19,6 +19,7 @@ mod error;
 mod link;
 mod loader;
 mod mesh;
+mod mirror;
 mod mmsg;
 mod pace;
 mod pages;
@@ -41,6 +42,7 @@ use abi::Layout;
 use base::CcbId;
 
 pub use error::DriverError;
+pub use mirror::CaptureServer;
 pub use ring_io::RingError;
 pub use run::{Notice, run, run_telling};
 
@@ -76,6 +78,8 @@ pub struct Config {
     pub media_timeout: Option<Duration>,
     /// How interfaces are used for the bypass, where `media` allows one.
     pub xdp: XdpSettings,
+    /// Where a copy of each SIP message goes; none for nowhere.
+    pub capture: Option<CaptureServer>,
 }
 
 /// How packets go in and out, SIP and media alike.

@@ -19,6 +19,7 @@ use crate::duty::{Duty, Outfit};
 use crate::link::{Listener, News};
 use crate::loader::Loader;
 use crate::mesh::Mesh;
+use crate::mirror::Mirror;
 use crate::mmsg::Mmsg;
 use crate::probe::{Means, choose};
 use crate::ring_io::Ring;
@@ -75,11 +76,14 @@ pub fn run_telling(
     let mut threads = Threads { mesh: Arc::clone(&mesh), running: Vec::new() };
     let disks = open_disks(&config, &region, &mesh, incarnation)?;
     let detours = open_detours(&config)?;
+    let mirror = Mirror::start(config.capture.clone())
+        .map_err(io("a thread for copies of signalling".to_owned()))?;
     let outfits = sip.into_iter().zip(disks).zip(detours).map(|((sip, disk), detour)| Outfit {
         sip,
         places,
         disk,
         detour,
+        mirror: mirror.clone(),
     });
     let begun = threads.start(&config, &seeds, &region, means, outfits)?;
     wait_for_all(&begun, config.cores.len())?;

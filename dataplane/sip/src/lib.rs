@@ -5,6 +5,7 @@
 
 pub mod dialog;
 pub mod digest;
+pub mod hep;
 pub mod registrar;
 pub mod sdp;
 pub mod transaction;

@@ -12,6 +12,7 @@ use sip::transaction::{Fired, Sent, Transactions};
 use crate::bypass::{CountBypass, Way};
 use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
+use crate::mirror::Mirror;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
 use crate::{Config, Effect, Input, Passed};
@@ -83,6 +84,7 @@ pub struct Worker {
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
+    pub(crate) mirror: Mirror,
     /// Timers are held back until then: see [`Input::Paused`].
     timers_wait_until: Instant,
 }
@@ -151,6 +153,7 @@ impl Worker {
             provision: Provision::read(&region, now),
             watched: HashMap::new(),
             publish_turn: 0,
+            mirror: Mirror::default(),
             timers_wait_until: Instant::ZERO,
             rng,
             region,
@@ -192,7 +195,7 @@ impl Worker {
         if now >= self.timers_wait_until {
             self.run_timers(now);
         }
-        self.note_touched();
+        self.note_touched(now);
         self.hand_out(now, out);
     }
 
@@ -355,6 +358,7 @@ impl Worker {
     /// calls to come, and one ring of control's bell however many events there are.
     fn hand_out(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let mut sent = std::mem::take(&mut self.sent);
+        self.mirror_turn(now, &sent);
         self.region.counters().add(self.config.id, Counter::SipSent, sent.len() as u64);
         out.extend(sent.drain(..).map(|Sent { flow, bytes }| Effect::Sip {
             location: flow.location,

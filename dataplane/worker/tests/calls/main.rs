@@ -5,4 +5,5 @@ mod deaths;
 mod flows;
 mod house;
 mod media;
+mod mirror;
 mod storm;
