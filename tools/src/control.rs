@@ -54,6 +54,7 @@ fn server_config(config: &Config) -> control_server::Config {
         directory: control.directory.display().to_string(),
         recordings: recordings(config),
         records: control.records.clone(),
+        trace_to: control.trace_to.clone(),
         ..control_server::Config::new(control.state.clone(), control.http.clone(), ccbs.collect())
     }
 }

@@ -14,7 +14,7 @@ use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, Tex
 use crate::calls::Changed;
 use crate::cdm::{CcbStatus, Cdm};
 use crate::login::{Login, LoginKey};
-use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision};
+use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision, Trace};
 use crate::routes::{self, Destination, Routes};
 
 mod desk;
@@ -166,6 +166,9 @@ impl Blade {
             Input::Logout { login, end } => self.end(now, login, end, out),
             Input::Release { reply, ccb, call } => self.release(now, reply, ccb, call, out),
             Input::Order { reply, order } => self.order(now, reply, *order, out),
+            Input::Trace { reply, ccb, worker, trace } => {
+                self.trace(now, reply, (ccb, worker), *trace, out);
+            }
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
             Input::Timeout => {}
         }
@@ -625,6 +628,28 @@ impl Blade {
                 side.send(now, worker, Purpose::Asked { reply }, &[], command, out);
             }
         }
+    }
+
+    /// Orders a trace of one worker, or its end. It ends with exactly one [`Output::Done`].
+    fn trace(
+        &mut self,
+        now: Instant,
+        reply: u64,
+        (ccb, worker): (CcbId, WorkerId),
+        trace: Trace,
+        out: &mut Vec<Output>,
+    ) {
+        let side = self.sides.get_mut(&ccb).filter(|side| side.link);
+        let has = |side: &&mut Side| {
+            side.region().is_some_and(|region| worker.0 < region.layout().workers)
+        };
+        let Some(side) = side.filter(has) else {
+            return out.push(Output::Done { reply, result: OpOutcome::Gone, digits: None });
+        };
+        let Trace { id, to, until, serial, number } = trace;
+        let until = until.as_nanos();
+        let command = |op| abi::Command::Trace { op, trace: id, to, until, serial };
+        side.send(now, worker, Purpose::Asked { reply }, number.as_bytes(), command, out);
     }
 
     /// The record of a call is safe. A call that is not the one we gave out is left alone: its

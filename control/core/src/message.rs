@@ -79,6 +79,17 @@ pub enum Input {
         /// Which leg, and what.
         order: Box<Order>,
     },
+    /// A worker is to show signalling, or no longer.
+    Trace {
+        /// Comes back with the result.
+        reply: u64,
+        /// The CCB.
+        ccb: CcbId,
+        /// The worker; each of a CCB is ordered for itself.
+        worker: WorkerId,
+        /// What, and where to.
+        trace: Box<Trace>,
+    },
     /// The record of that call is safe; its row may go.
     Recorded {
         /// The CCB.
@@ -148,7 +159,7 @@ pub enum Output {
         /// The worker.
         worker: WorkerId,
     },
-    /// The result of [`Input::Release`] or [`Input::Order`].
+    /// The result of [`Input::Release`], [`Input::Order`] or [`Input::Trace`].
     Done {
         /// As it was given.
         reply: u64,
@@ -217,6 +228,21 @@ pub struct Order {
     pub what: MediaOrder,
     /// The prompt to play; empty for other orders.
     pub prompt: String,
+}
+
+/// What an administrator wants to see of the signalling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Its number; another order of the same number changes it.
+    pub id: u32,
+    /// Where copies of the messages go, as HEP3 over UDP.
+    pub to: SocketAddr,
+    /// Until when; what is past ends it.
+    pub until: Instant,
+    /// The call of this serial number; 0 for none in particular.
+    pub serial: u64,
+    /// The calls in which this number has a part; empty for all.
+    pub number: String,
 }
 
 /// Digits that were collected.

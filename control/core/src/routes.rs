@@ -27,6 +27,17 @@ impl Cidr {
     }
 }
 
+impl Cidr {
+    /// True when the network has `ip`.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let mapped = |ip: IpAddr| match ip.to_canonical() {
+            IpAddr::V4(ip) => u128::from(ip.to_ipv6_mapped()),
+            IpAddr::V6(ip) => u128::from(ip),
+        };
+        (mapped(ip) ^ mapped(self.ip)).leading_zeros() >= self.mapped_bits()
+    }
+}
+
 impl FromStr for Cidr {
     type Err = String;
 

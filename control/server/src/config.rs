@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base::CcbId;
+use control_core::Cidr;
 
 use crate::recordings;
 
@@ -38,6 +39,8 @@ pub struct Config {
     /// The folder of call records, a file a day (`2026-01-31.jsonl`) with a line for each leg; created
     /// when it is missing. None keeps no records.
     pub records: Option<PathBuf>,
+    /// Where traces of signalling may be sent besides this machine's loopback addresses.
+    pub trace_to: Vec<Cidr>,
     /// Where recordings come from and go to; none makes no recordings.
     pub recordings: Option<recordings::Config>,
 }
@@ -90,6 +93,7 @@ impl Config {
             parallel_password_checks: 4,
             notify: true,
             records: None,
+            trace_to: Vec::new(),
             recordings: None,
             state,
         }

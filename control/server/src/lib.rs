@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -36,6 +36,7 @@ pub use directory::{
     Parameters, Tenant,
 };
 pub use password::hash as hash_password;
+pub use records::rfc3339;
 pub use secret::Secret;
 
 /// How long requests that are being served may take when the process stops.
@@ -118,6 +119,9 @@ impl Server {
                 .filter(|ccb| ccb.spool.is_some())
                 .map(|ccb| ccb.id)
                 .collect(),
+            // Traces of an earlier process may still run; theirs are other numbers.
+            next_trace: AtomicU32::new(clock::unix_ms(clock::now()) as u32),
+            trace_to: config.trace_to.clone(),
             records: config.records.is_some().then_some(record_state),
             started_at: clock::now(),
         });

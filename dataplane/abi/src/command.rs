@@ -89,6 +89,21 @@ pub enum Command {
         /// Whether to drain.
         on: bool,
     },
+    /// Shows signalling to an administrator, or no longer: each SIP message that matches is copied to an
+    /// address. It matches when it belongs to the call of that serial number; where that is 0, to a call
+    /// in which the number of the blob has a part; and where the blob is empty, too, always.
+    Trace {
+        /// The operation.
+        op: u64,
+        /// Which trace; another command of the same number changes it.
+        trace: u32,
+        /// Where the copies go, as HEP3 over UDP.
+        to: SocketAddr,
+        /// Until when, ns of the clock; what is past ends it.
+        until: u64,
+        /// A call serial number, or 0.
+        serial: u64,
+    },
 }
 
 const DIAL: u64 = 1;
@@ -98,6 +113,7 @@ const FORGET: u64 = 4;
 const DRAIN: u64 = 5;
 const ANSWER: u64 = 6;
 const MEDIA: u64 = 7;
+const TRACE: u64 = 8;
 
 impl Command {
     /// The operation, which the completion names.
@@ -109,7 +125,8 @@ impl Command {
             | Command::Media { op, .. }
             | Command::Release { op, .. }
             | Command::Forget { op, .. }
-            | Command::Drain { op, .. } => op,
+            | Command::Drain { op, .. }
+            | Command::Trace { op, .. } => op,
         }
     }
 
@@ -134,6 +151,9 @@ impl Command {
                 Put::new(FORGET).int(op).agent(agent).int(epoch)
             }
             Command::Drain { op, on } => Put::new(DRAIN).int(op).int(on),
+            Command::Trace { op, trace, to, until, serial } => {
+                Put::new(TRACE).int(op).int(trace).address(to).int(until).int(serial)
+            }
         }
         .done()
     }
@@ -168,6 +188,13 @@ impl Command {
             RELEASE => Command::Release { op, call: take.call()?, cause: take.int()? },
             FORGET => Command::Forget { op, agent: take.agent()?, epoch: take.int()? },
             DRAIN => Command::Drain { op, on: take.yes_or_no()? },
+            TRACE => Command::Trace {
+                op,
+                trace: take.int()?,
+                to: take.address()?,
+                until: take.u64()?,
+                serial: take.u64()?,
+            },
             _ => return Err(Corrupt { what: "the kind of a command" }),
         };
         take.end(command)

@@ -6,6 +6,7 @@ use base::{AgentSlot, CallRef, Instant, Transport, owner};
 use crate::call::{Flow, LegRef, Number, is_dialable};
 use crate::dial::Target;
 use crate::functions::Ordered;
+use crate::mirror::Trace;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -35,6 +36,9 @@ impl Worker {
             Command::Drain { op, on } => {
                 self.draining = on;
                 (op, OpResult::Ok)
+            }
+            Command::Trace { op, trace, to, until, serial } => {
+                (op, self.on_trace(now, Trace::new(trace, to, until, serial, blob)))
             }
         };
         self.tell(Event::Done { op, result });

@@ -14,6 +14,7 @@ use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
 use crate::connections::Connections;
 use crate::guard::Guard;
+use crate::mirror::Mirror;
 use crate::overload::Overload;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
@@ -104,6 +105,7 @@ pub struct Worker {
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
+    pub(crate) mirror: Mirror,
     /// Timers are held back until then: see [`Input::Paused`].
     timers_wait_until: Instant,
 }
@@ -175,6 +177,7 @@ impl Worker {
             connections: Connections::default(),
             watched: HashMap::new(),
             publish_turn: 0,
+            mirror: Mirror::default(),
             timers_wait_until: Instant::ZERO,
             rng,
             region,
@@ -221,7 +224,7 @@ impl Worker {
         if now >= self.timers_wait_until {
             self.run_timers(now);
         }
-        self.note_touched();
+        self.note_touched(now);
         self.hand_out(now, out);
     }
 
@@ -391,6 +394,7 @@ impl Worker {
     /// calls to come, and one ring of control's bell however many events there are.
     fn hand_out(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let mut sent = std::mem::take(&mut self.sent);
+        self.mirror_turn(now, &sent);
         self.region.counters().add(self.config.id, Counter::SipSent, sent.len() as u64);
         out.extend(sent.drain(..).map(|Sent { flow, bytes }| Effect::Sip {
             location: flow.location,

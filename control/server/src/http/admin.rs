@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use abi::{CallState, Counter, LeaseState, Region};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use base::{CallRef, CcbId, Instant, WorkerId};
 use control_core::{CcbView, Counts, End, LoginView, OpOutcome, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, orders};
+use super::{ApiError, App, orders, traces};
 use crate::directory::Identity;
 use crate::records::RecordState;
 use crate::{clock, records};
@@ -28,6 +28,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/calls/{call}/release", post(release))
         .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
         .route("/v1/ccbs/{ccb}/calls/{call}/release", post(release_on))
+        .route("/v1/traces", post(traces::start))
+        .route("/v1/traces/{trace}", delete(traces::stop))
         .with_state(app)
 }
 

@@ -36,6 +36,9 @@ fn command() -> impl Strategy<Value = Command> {
             epoch,
         }),
         any::<(u64, bool)>().prop_map(|(op, on)| Command::Drain { op, on }),
+        (any::<(u64, u32, u64, u64)>(), address()).prop_map(|((op, trace, until, serial), to)| {
+            Command::Trace { op, trace, to, until, serial }
+        }),
         (any::<(u64, u64)>(), call()).prop_map(|((op, ask), call)| Command::Answer {
             op,
             ask,

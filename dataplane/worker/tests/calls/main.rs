@@ -8,6 +8,7 @@ mod flows;
 mod house;
 mod info;
 mod media;
+mod mirror;
 mod sessions;
 mod storm;
 mod strangers;
