@@ -56,6 +56,8 @@ pub struct Control {
     pub state: PathBuf,
     /// The folder that recordings are made in.
     pub recordings: PathBuf,
+    /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
+    pub options_s: u32,
 }
 
 /// `[[ccb]]`
@@ -174,12 +176,13 @@ impl Config {
         let http: Vec<_> = self.control.http.iter().map(SocketAddr::to_string).collect();
         let mut text = format!(
             "[control]\nhttp = {:?}\nadmin = {}\ndirectory = {}\nstate = {}\n\
-             recordings = {}\n",
+             recordings = {}\noptions_s = {}\n",
             http,
             quote(&self.control.admin),
             quote(&self.control.directory),
             quote(&self.control.state),
             quote(&self.control.recordings),
+            self.control.options_s,
         );
         for ccb in &self.ccbs {
             let sizes = &ccb.sizes;
@@ -257,6 +260,8 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     let recordings = table.parsed("recordings", ABSOLUTE_RULE, parse_absolute);
     let beside = state.as_ref().map(|state| state.value.join("recordings")).unwrap_or_default();
     let recordings = table.or("recordings", recordings, beside);
+    let options_s = table.number("options_s", 0..3_601);
+    let options_s = table.or("options_s", options_s, control_server::OPTIONS_S.into());
     table.finish();
     Some(Control {
         http: http?.value,
@@ -264,6 +269,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         directory: directory?.value,
         state: state?.value,
         recordings: recordings?,
+        options_s: u32::try_from(options_s?).ok()?,
     })
 }
 

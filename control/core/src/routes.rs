@@ -68,8 +68,8 @@ pub struct Route {
 pub enum Destination {
     /// Out to a trunk.
     Trunk {
-        /// Its address.
-        address: SocketAddr,
+        /// Its addresses, one at least: calls go to the first that is up (RFC 3263, 4.3).
+        addresses: Vec<SocketAddr>,
         /// The location whose SBC sends the call; `None` is the one nearest to the address.
         location: Option<String>,
     },
@@ -88,6 +88,10 @@ pub enum Service {
     /// Joins the tenant's mix of that number as a participant: a conference number.
     Mix(u32),
 }
+
+/// The most addresses of one route.
+pub const MAX_ADDRESSES: usize = 8;
+const ADDRESSES_RULE: &str = "a route has 8 addresses at most";
 
 /// The longest name of a prompt, in bytes: the data plane has room for no more.
 pub const PROMPT_NAME_BYTES: usize = 64;
@@ -145,18 +149,22 @@ impl fmt::Display for Service {
 impl FromStr for Destination {
     type Err = String;
 
-    /// An address, for which the nearest location sends, or a service.
+    /// Addresses with commas between them, for which the nearest location sends, or a service.
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return match address.port() {
-                0 => Err("the port must not be 0".into()),
-                _ => Ok(Destination::Trunk { address, location: None }),
+        let addresses: Result<Vec<SocketAddr>, _> = text.split(',').map(str::parse).collect();
+        if let Ok(addresses) = addresses {
+            return match addresses.iter().any(|address| address.port() == 0) {
+                true => Err("the port must not be 0".into()),
+                false if addresses.len() > MAX_ADDRESSES => Err(ADDRESSES_RULE.into()),
+                false => Ok(Destination::Trunk { addresses, location: None }),
             };
         }
         let is_service = ["answer", "play", "mix"].contains(&text.split(':').next().unwrap_or(""));
         match is_service {
             true => text.parse().map(Destination::Service),
-            false => Err(format!("{text:?} must be IP:PORT, answer, play:NAME or mix:NUMBER")),
+            false => Err(format!(
+                "{text:?} must be IP:PORT[,IP:PORT...], answer, play:NAME or mix:NUMBER"
+            )),
         }
     }
 }
@@ -164,7 +172,10 @@ impl FromStr for Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Destination::Trunk { address, .. } => address.fmt(f),
+            Destination::Trunk { addresses, .. } => {
+                let texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+                f.write_str(&texts.join(","))
+            }
             Destination::Service(service) => service.fmt(f),
         }
     }
@@ -183,6 +194,11 @@ impl Routes {
             (a.tenant, b.prefix.len(), &a.prefix).cmp(&(b.tenant, a.prefix.len(), &b.prefix))
         });
         Routes { routes }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
     }
 
     /// The tenant's route with the longest prefix of `number`.
@@ -226,7 +242,7 @@ mod tests {
             tenant: TenantId(tenant),
             prefix: prefix.into(),
             to: Destination::Trunk {
-                address: SocketAddr::from(([10, 0, 0, 1], port)),
+                addresses: vec![SocketAddr::from(([10, 0, 0, 1], port))],
                 location: None,
             },
         }
@@ -234,13 +250,19 @@ mod tests {
 
     #[test]
     fn a_destination_is_an_address_or_a_service() {
-        for text in ["10.0.0.1:5060", "[::1]:5060", "answer", "play:welcome.wav", "mix:1"] {
+        let two = "10.0.0.1:5060,[::1]:5062";
+        for text in ["10.0.0.1:5060", two, "[::1]:5060", "answer", "play:welcome.wav", "mix:1"] {
             assert_eq!(text.parse::<Destination>().expect("it is one").to_string(), text);
         }
         for (text, rule) in [
-            ("10.0.0.1", "must be IP:PORT, answer"),
+            ("10.0.0.1", "must be IP:PORT[,IP:PORT...], answer"),
+            ("10.0.0.1:5060,", "must be IP:PORT[,IP:PORT...], answer"),
+            (
+                "1.1.1.1:1,1.1.1.1:2,1.1.1.1:3,1.1.1.1:4,1.1.1.1:5,1.1.1.1:6,1.1.1.1:7,1.1.1.1:8,1.1.1.1:9",
+                "8 addresses",
+            ),
             ("10.0.0.1:0", "port must not be 0"),
-            ("echo", "must be IP:PORT, answer"),
+            ("echo", "must be IP:PORT[,IP:PORT...], answer"),
             ("answer:1", "is no service"),
             ("play", "is no service"),
             ("play:", "prompt's name"),

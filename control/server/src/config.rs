@@ -6,6 +6,9 @@ use base::CcbId;
 
 use crate::recordings;
 
+/// How often trunks are asked whether they are there, in seconds.
+pub const OPTIONS_S: u32 = 30;
+
 /// What a control process is started with; the `jackfield` binary builds it from TOML.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -38,6 +41,8 @@ pub struct Config {
     pub notify: bool,
     /// Where recordings come from and go to; none makes no recordings.
     pub recordings: Option<recordings::Config>,
+    /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
+    pub options_s: u32,
 }
 
 /// One CCB of this blade: a data plane process and the region it made.
@@ -88,6 +93,7 @@ impl Config {
             parallel_password_checks: 4,
             notify: true,
             recordings: None,
+            options_s: OPTIONS_S,
             state,
         }
     }

@@ -40,6 +40,7 @@ mod session;
 mod snapshot;
 mod studio;
 mod tone;
+mod trunks;
 mod update;
 mod video;
 mod worker;

@@ -11,4 +11,5 @@ mod media;
 mod sessions;
 mod storm;
 mod strangers;
+mod trunks;
 mod updates;
