@@ -760,7 +760,8 @@ fn phone_config(user: &str, registrar: SocketAddr, ip: IpAddr, index: usize) -> 
 
 fn provision() -> Provision {
     let address = TRUNK.parse().expect("an address");
-    let to = Destination::Trunk { addresses: vec![address], location: None };
+    let addresses = vec![address];
+    let to = Destination::Trunk { addresses, location: None, transport: base::Transport::Udp };
     Provision {
         tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: REALM.into() }],
         trunks: vec![TrunkRecord {

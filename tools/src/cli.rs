@@ -77,6 +77,10 @@ pub struct Control {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// The folder of call records, a file a day and a line for each leg [default: control.records of the
+    /// configuration, else none are kept]
+    #[arg(long, value_name = "DIR")]
+    pub records: Option<PathBuf>,
     /// Stop when the process with this id, the parent, is gone.
     #[arg(long, hide = true, value_name = "PID")]
     pub die_with_parent: Option<u32>,
@@ -139,7 +143,7 @@ pub struct Demo {
     pub trunk: Vec<Cidr>,
     /// Where numbers go that are no agent's: to a trunk, or to a service (answer, play:NAME or
     /// mix:NUMBER); of several addresses to the first that is up; may be repeated
-    #[arg(long, value_name = "PREFIX=IP:PORT[,IP:PORT...]|SERVICE", value_parser = parse_route)]
+    #[arg(long, value_name = "PREFIX=IP:PORT[,IP:PORT...][;transport=tcp|tls]|SERVICE", value_parser = parse_route)]
     pub route: Vec<Route>,
     /// How often trunks that routes lead to are asked by OPTIONS, in seconds; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = control_server::OPTIONS_S)]
@@ -160,6 +164,9 @@ pub struct Demo {
     /// The folder of recordings [default: recordings in the demo's folder]
     #[arg(long, value_name = "DIR")]
     pub recordings: Option<PathBuf>,
+    /// The folder of call records [default: records in the demo's folder]
+    #[arg(long, value_name = "DIR")]
+    pub records: Option<PathBuf>,
     /// How many cores the data plane uses [default: half of them]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub cores: Option<u16>,
@@ -171,7 +178,7 @@ pub struct Demo {
         value_parser = clap::value_parser!(u16).range(1..),
     )]
     pub http: u16,
-    /// The UDP port of SIP at every location
+    /// The port of SIP over UDP and TCP at every location
     #[arg(
         long,
         value_name = "PORT",
@@ -179,6 +186,15 @@ pub struct Demo {
         value_parser = clap::value_parser!(u16).range(1..),
     )]
     pub sip: u16,
+    /// The port of SIP over TLS at every location; the demo makes a certificate of its own
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub tls: Option<u16>,
+    /// The port of SIP over WebSocket at every location
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub ws: Option<u16>,
+    /// The port of SIP over WebSocket and TLS at every location
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub wss: Option<u16>,
     /// The UDP ports of RTP and RTCP at every location
     #[arg(
         long,

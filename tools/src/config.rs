@@ -2,6 +2,7 @@
 
 mod media;
 mod read;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -10,13 +11,14 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use base::CcbId;
+use base::{CcbId, Transport};
 use driver::Sizes;
 use toml::de::DeTable;
 
 pub use media::{Media, MediaConfig, XdpMode};
 pub use read::Faults;
 use read::{Found, Report, Table};
+pub use streams::Streams;
 
 /// SIP's port (RFC 3261, 19.1.2).
 pub const SIP_PORT: u16 = 5060;
@@ -58,6 +60,8 @@ pub struct Control {
     pub recordings: PathBuf,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
     pub options_s: u32,
+    /// The folder of call records, a line for each leg; without one none are kept.
+    pub records: Option<PathBuf>,
 }
 
 /// `[[ccb]]`
@@ -88,8 +92,10 @@ pub struct Location {
     pub name: String,
     /// The address that the location's phones reach, for SIP and RTP.
     pub ip: IpAddr,
-    /// The port of SIP over UDP.
+    /// The port of SIP over UDP, and over TCP unless that is off.
     pub sip_port: u16,
+    /// Connections.
+    pub streams: Streams,
 }
 
 impl Config {
@@ -141,11 +147,15 @@ impl Config {
     pub fn summary(&self) -> String {
         let http: Vec<_> = self.control.http.iter().map(|at| format!("http://{at}")).collect();
         let mut text = format!(
-            "control: AgentProxy and CTI at {}, directory {}, state {}, recordings {}, admin socket {}",
+            "control: AgentProxy and CTI at {}, directory {}, state {}, recordings {}, call records {}, admin socket {}",
             http.join(" and "),
             self.control.directory.display(),
             self.control.state.display(),
             self.control.recordings.display(),
+            match &self.control.records {
+                Some(folder) => folder.display().to_string(),
+                None => "not kept".to_owned(),
+            },
             self.control.admin.display(),
         );
         for ccb in &self.ccbs {
@@ -163,8 +173,8 @@ impl Config {
             );
             let _ = write!(text, "\n  {}", ccb.media.summary());
             for location in &ccb.locations {
-                let sip = SocketAddr::new(location.ip, location.sip_port);
-                let _ = write!(text, "\n  location {}: SIP udp {sip}", location.name);
+                let spoken = location.streams.summary(location.ip, location.sip_port);
+                let _ = write!(text, "\n  location {}: SIP {spoken}", location.name);
             }
         }
         text
@@ -184,6 +194,9 @@ impl Config {
             quote(&self.control.recordings),
             self.control.options_s,
         );
+        if let Some(folder) = &self.control.records {
+            let _ = writeln!(text, "records = {}", quote(folder));
+        }
         for ccb in &self.ccbs {
             let sizes = &ccb.sizes;
             let _ = write!(
@@ -216,6 +229,7 @@ impl Config {
                     location.ip,
                     location.sip_port,
                 );
+                text += &location.streams.to_toml();
             }
         }
         text
@@ -262,6 +276,8 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     let recordings = table.or("recordings", recordings, beside);
     let options_s = table.number("options_s", 0..3_601);
     let options_s = table.or("options_s", options_s, control_server::OPTIONS_S.into());
+    let records = table.parsed("records", ABSOLUTE_RULE, |text| parse_absolute(text).map(Some));
+    let records = table.or("records", records, None);
     table.finish();
     Some(Control {
         http: http?.value,
@@ -270,6 +286,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         state: state?.value,
         recordings: recordings?,
         options_s: u32::try_from(options_s?).ok()?,
+        records: records?,
     })
 }
 
@@ -391,8 +408,14 @@ fn read_location(table: &Table<'_, '_>) -> Option<Location> {
     );
     let sip_port = table.number("sip_port", 1..65_536);
     let sip_port = table.or("sip_port", sip_port, SIP_PORT.into());
+    let streams = Streams::read(table);
     table.finish();
-    Some(Location { name: name?.value, ip: ip?.value, sip_port: u16::try_from(sip_port?).ok()? })
+    Some(Location {
+        name: name?.value,
+        ip: ip?.value,
+        sip_port: u16::try_from(sip_port?).ok()?,
+        streams: streams?,
+    })
 }
 
 /// True for a name that `[[ccb.location]]` and `demo --location` accept.
@@ -407,6 +430,7 @@ struct Seen {
     numbers: HashSet<u16>,
     paths: HashSet<PathBuf>,
     sip: HashSet<SocketAddr>,
+    tcp: HashSet<SocketAddr>,
     cores: HashSet<usize>,
     ports: Vec<(IpAddr, u16, u16)>,
 }
@@ -426,9 +450,11 @@ impl Seen {
         ] {
             fault(self.paths.insert(path.clone()), field, path.display().to_string());
         }
-        let mut http = HashSet::new();
+        if let Some(folder) = &control.records {
+            fault(self.paths.insert(folder.clone()), "records", folder.display().to_string());
+        }
         for address in &control.http {
-            fault(http.insert(*address), "http", address.to_string());
+            fault(self.tcp.insert(*address), "http", address.to_string());
         }
     }
 
@@ -461,6 +487,14 @@ impl Seen {
             let sip = SocketAddr::new(location.ip, location.sip_port);
             if !self.sip.insert(sip) {
                 fault("location", format!("{sip} is another location's SIP address"));
+            }
+            for transport in Transport::ALL.into_iter().filter(|it| it.is_reliable()) {
+                let port = location.streams.port(transport, location.sip_port);
+                let at = port.map(|port| SocketAddr::new(location.ip, port));
+                if let Some(at) = at.filter(|at| !self.tcp.insert(*at)) {
+                    let rule = format!("{at} over {transport} is in use by another field");
+                    fault("location", rule);
+                }
             }
             if (low..=high).contains(&location.sip_port) {
                 let rule = format!("SIP port {} lies within rtp_ports {low}-{high}", sip.port());

@@ -575,27 +575,26 @@ impl Blade {
             (_, Some(Destination::Service(service))) => {
                 return self.serve(now, ccb, worker, &asked, service, out);
             }
-            (Party::Agent(..), Some(Destination::Trunk { addresses, location })) => {
-                Some((addresses, location))
+            (Party::Agent(..), Some(Destination::Trunk { addresses, transport, location })) => {
+                Some((addresses, transport, location))
             }
             _ => None,
         };
         let Some(side) = self.sides.get_mut(&ccb) else {
             return;
         };
-        let way = way.and_then(|(addresses, location)| {
+        let way = way.and_then(|(addresses, transport, location)| {
             let addresses = side.trunks.in_order(&addresses);
             let location = side.location_for(location.as_deref(), *addresses.first()?)?;
-            Some((addresses, location))
+            Some((addresses, transport, location))
         });
         let Asked { op: ask, call, number, .. } = asked;
         match way {
-            Some((addresses, location)) => {
+            Some((addresses, transport, location)) => {
                 let address = addresses[0];
                 let others = addresses[1..].iter().map(|other| format!("\n{other}"));
                 let blob = [number, others.collect::<String>().as_bytes()].concat();
                 side.counts.asked_dialled += 1;
-                let transport = base::Transport::Udp;
                 let command =
                     |op| abi::Command::Dial { op, ask, call, address, location, transport };
                 side.send(now, worker, Purpose::Answer, &blob, command, out);

@@ -21,6 +21,7 @@ use utoipa::{OpenApi, ToSchema};
 use crate::directory::Directory;
 use crate::owner::BladeHandle;
 use crate::password::PasswordCheck;
+use crate::records::RecordState;
 use crate::secret::Secret;
 use crate::token::Tokens;
 
@@ -61,6 +62,8 @@ pub struct Parts {
     pub recordings: RecordingNumbers,
     /// The CCBs that have a spool, so that they can record.
     pub spoolers: HashSet<CcbId>,
+    /// How the writing of call records goes; none when none are kept.
+    pub records: Option<Arc<RecordState>>,
     /// When this process began to serve.
     pub started_at: base::Instant,
 }

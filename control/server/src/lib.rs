@@ -84,13 +84,16 @@ impl Server {
         let key = config.token_key.clone().unwrap_or_else(|| state.join("token.key"));
         let tokens = token::Tokens::open(&key, config.token_life).map_err(named(&key))?;
         let (blade, asks) = owner::channel();
-        let calls = state.join("calls.jsonl");
-        let recorder = blade.clone();
-        let records = records::start(&calls, move |ccb, call| {
-            recorder.tell_blocking(owner::Ask::Recorded { ccb, call });
+        let record_state = Arc::new(records::RecordState::default());
+        let records = config.records.as_ref().map(|folder| {
+            let (recorder, state) = (blade.clone(), Arc::clone(&record_state));
+            let recorded = move |ccb, call| {
+                recorder.tell_blocking(owner::Ask::Recorded { ccb, call });
+            };
+            records::start(folder, state, recorded).map_err(named(folder))
         });
         let ccbs: Vec<_> = config.ccbs.iter().map(|ccb| ccb.id).collect();
-        let owner = owner::Owner::new(&ccbs, asks, records.map_err(named(&calls))?);
+        let owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
         let mut http = Vec::new();
         for address in &config.http {
             let bound = TcpListener::bind(address).await;
@@ -115,6 +118,7 @@ impl Server {
                 .filter(|ccb| ccb.spool.is_some())
                 .map(|ccb| ccb.id)
                 .collect(),
+            records: config.records.is_some().then_some(record_state),
             started_at: clock::now(),
         });
         Ok(Server { config, http, admin, app, owner, directory })

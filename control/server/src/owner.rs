@@ -151,20 +151,23 @@ impl BladeHandle {
 pub struct Owner {
     blade: Blade,
     asks: Asks,
-    records: RecordSender,
+    /// None when no records are kept.
+    records: Option<RecordSender>,
     doorbells: HashMap<CcbId, Vec<OwnedFd>>,
     desks: HashMap<u64, mpsc::Sender<ToDesk>>,
     logins: HashMap<u64, oneshot::Sender<Result<Granted, LoginRefusal>>>,
     commands: HashMap<u64, oneshot::Sender<Ended>>,
     /// Desks that did not keep up, which the core is to be told of.
     lost: Vec<u64>,
+    /// Calls of which no record is kept, which the core is to be told of.
+    unrecorded: Vec<(CcbId, CallRef)>,
     next_reply: u64,
     out: Vec<Output>,
 }
 
 impl Owner {
-    /// An owner of a fresh core for these CCBs.
-    pub fn new(ccbs: &[CcbId], asks: Asks, records: RecordSender) -> Self {
+    /// An owner of a fresh core for these CCBs; without `records` none are kept.
+    pub fn new(ccbs: &[CcbId], asks: Asks, records: Option<RecordSender>) -> Self {
         Owner {
             blade: Blade::new(clock::now(), Process::current(), ccbs),
             asks,
@@ -174,6 +177,7 @@ impl Owner {
             logins: HashMap::new(),
             commands: HashMap::new(),
             lost: Vec::new(),
+            unrecorded: Vec::new(),
             next_reply: 0,
             out: Vec::new(),
         }
@@ -266,7 +270,9 @@ impl Owner {
             for output in out.drain(..) {
                 self.put(output);
             }
-            next = self.lost.pop().map(|socket| Input::DeskLost { socket });
+            let lost = self.lost.pop().map(|socket| Input::DeskLost { socket });
+            let recorded = |(ccb, call)| Input::Recorded { ccb, call };
+            next = lost.or_else(|| self.unrecorded.pop().map(recorded));
         }
         self.out = out;
     }
@@ -283,11 +289,10 @@ impl Owner {
                 self.say(socket, ToDesk::Close(reason));
                 self.desks.remove(&socket);
             }
-            Output::Record(record) => {
-                if self.records.send(record).is_err() {
-                    tracing::error!("the thread that writes call records is gone");
-                }
-            }
+            Output::Record(record) => match &self.records {
+                Some(records) => records.send(record),
+                None => self.unrecorded.push((record.ccb, record.call)),
+            },
             Output::Wake { ccb, worker } => self.ring(ccb, worker),
             Output::Done { reply, result, digits } => {
                 if let Some(done) = self.commands.remove(&reply) {

@@ -354,21 +354,31 @@ async fn desks_see_a_call_and_its_record_is_kept() {
     write_call(&plane, ["1001", "1002"], CallState::Ended);
     world.start_control().await;
     world.until("acknowledgement", async || plane.region.calls().is_acknowledged(call)).await;
-    let text = std::fs::read_to_string(world.path("calls.jsonl")).expect("it is written");
-    let line: Value = serde_json::from_str(text.trim_end()).expect("one line of JSON");
-    assert_eq!(line["serial"], "00000000000000123456");
-    assert!(line["talk_ms"].as_u64().is_some_and(|ms| ms >= 2_000));
-    let expected = json!({"leg": 1, "number": "1002", "packets_in": 50, "lost": 3, "foreign": 2,
-        "path": "xdp", "jitter_us": 1_500, "round_trip_us": null, "mos": 4.37});
+    let lines = world.records();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    let expected = json!({"serial": "00000000000000123456", "leg": 1, "direction": "out",
+        "party": "agent", "agent": "1002", "caller": "1001", "called": "", "tenant": "demo",
+        "location": "local", "foreign": 2, "path": "xdp", "round_trip_ms": null});
     for (name, value) in expected.as_object().expect("an object") {
-        assert_eq!(&line["legs"][1][name], value, "{name}");
+        assert_eq!(&lines[1][name], value, "{name}");
     }
+    assert_eq!(lines[1]["in"]["packets"], 50);
+    assert_eq!((&lines[1]["in"]["lost"], &lines[1]["in"]["jitter_ms"]), (&json!(3), &json!(1.5)));
+    assert_eq!(lines[1]["in"]["mos"], 4.37);
+    // Once more, as after a death between the line and the acknowledgement.
+    world.stop_control().await;
+    plane.region.calls().acknowledge(CallRef { generation: 3, ..call });
+    assert!(!plane.region.calls().is_acknowledged(call));
+    world.start_control().await;
+    world.until("acknowledgement", async || plane.region.calls().is_acknowledged(call)).await;
+    assert_eq!(world.admin("GET", "/v1/status").await.json()["records"]["written"], 0);
+    assert_eq!(world.records().len(), 2);
     // Nobody logs in anew.
     let state = |one: &str| (one.to_owned(), "lost".to_owned(), true);
     assert_eq!(world.states().await, [state("1001"), state("1002")]);
     let mut ws = desk(&world, &token).await;
     assert_eq!(next(&mut ws).await["state"], "logged_in");
-    assert_eq!(world.ccb().await["control_incarnation"], 2);
+    assert_eq!(world.ccb().await["control_incarnation"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

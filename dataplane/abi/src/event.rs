@@ -143,6 +143,8 @@ pub enum UnregisterCause {
     Removed = 2,
     /// The control process said so.
     Ordered = 3,
+    /// The connection that it came by is closed.
+    Disconnected = 4,
 }
 
 /// Why digits are not collected any further.
@@ -323,6 +325,7 @@ impl UnregisterCause {
             1 => Some(UnregisterCause::Expired),
             2 => Some(UnregisterCause::Removed),
             3 => Some(UnregisterCause::Ordered),
+            4 => Some(UnregisterCause::Disconnected),
             _ => None,
         }
     }

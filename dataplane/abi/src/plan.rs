@@ -190,7 +190,7 @@ impl Plan {
             legs: part(legs * cell::words::<LegRow>()),
             dialogs: part(legs * cell::words::<DialogRow>()),
             streams: part(legs * cell::words::<StreamRow>()),
-            counters: part((workers + 1) * Counter::STRIDE),
+            counters: part((workers + 2) * Counter::STRIDE),
             rings: part(workers * 2 * ring_stride),
             ring_stride,
             total: 0,

@@ -31,6 +31,7 @@ mod ring_io;
 mod run;
 mod sockets;
 mod spool;
+mod streams;
 mod token;
 pub mod xdp;
 
@@ -44,6 +45,7 @@ use base::CcbId;
 pub use error::DriverError;
 pub use ring_io::RingError;
 pub use run::{Notice, run, run_telling};
+pub use streams::{StreamSettings, TlsSettings};
 
 /// What a data plane is told at its start.
 #[derive(Clone, Debug)]
@@ -59,6 +61,8 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// The addresses to listen on, in the order of their [`base::LocationId`].
     pub locations: Vec<worker::Location>,
+    /// Connections of SIP.
+    pub streams: StreamSettings,
     /// The lowest and the highest RTP port.
     pub rtp_ports: (u16, u16),
     /// How many rows the region's tables have.

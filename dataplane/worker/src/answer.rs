@@ -2,13 +2,13 @@
 
 use std::rc::Rc;
 
-use abi::{CallState, Counter};
+use abi::{CallState, Counter, EndedBy};
 use base::Instant;
 use sip::dialog::{Dialog, Outgoing};
 use sip::transaction::{ClientKey, Sent};
 use sip::wire::{self, Message, Method, reason_phrase};
 
-use crate::call::{Flow, Invited, Inviting, LegRef, Phase};
+use crate::call::{Flow, Invited, Inviting, LastAck, LegRef, Phase};
 use crate::carried::Lines;
 use crate::extension::SUPPORTED;
 use crate::intake::ALLOW;
@@ -43,6 +43,7 @@ impl Worker {
             Method::Invite => self.on_invite_response(now, key, leg, status, message),
             Method::Bye if status >= 200 => self.leg_gone(leg),
             Method::Options if status >= 200 => self.on_probe_answered(now, leg, status),
+            Method::Notify if status >= 200 => self.on_notified(now, leg, status),
             Method::Update if status >= 200 => {
                 self.on_update_answered(now, key, leg, status, message);
             }
@@ -91,6 +92,9 @@ impl Worker {
         if !self.take_response(now, leg, message) {
             return;
         }
+        if self.is_transfer_to(leg) {
+            return self.report_transfer(now, leg.call, status);
+        }
         let Some(call) = self.calls.find_mut(leg.call) else {
             return;
         };
@@ -118,14 +122,24 @@ impl Worker {
         let Some(inviting) = self.establish(leg, message) else {
             // An answer that makes no dialog (no tag, no usable Contact) cannot even be acknowledged.
             self.leg_gone(leg);
-            return self.end_call(now, leg.call, &Refusal::status(502));
+            return self.lose_target(now, leg, &Refusal::status(502));
         };
+        if self.is_transfer_to(leg) {
+            let body = sip::body::session(message).unwrap_or_default();
+            self.learn_remote(now, leg, body);
+            self.finish_handshake(leg, &inviting, message, was_described);
+            self.agreed(now, leg, message);
+            return self.on_transfer_answered(now, leg);
+        }
         let Some(call) = self.calls.find_mut(leg.call) else {
             return;
         };
         let peer = call.peer_of(leg.leg);
         call.state = CallState::Answered;
         call.answered_at = now;
+        if let Some(entry) = call.leg_mut(leg.leg) {
+            entry.times.answered_at = now;
+        }
         let Some(peer) = peer.map(|peer| LegRef { leg: peer, ..leg }) else {
             return;
         };
@@ -174,13 +188,14 @@ impl Worker {
     }
 
     fn on_refused(&mut self, now: Instant, leg: LegRef, status: u16, message: &Message<'_>) {
+        self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
         let peer = self.peer_of(leg);
         let lines = peer.map(|peer| self.answered_on(leg, peer, message)).unwrap_or_default();
         self.leg_gone(leg);
         // What concerns only us and the other leg is not the caller's business: redirections and
         // challenges that we do not follow.
         let told = if matches!(status, 300..=399 | 401 | 407) { 480 } else { status };
-        self.end_call(now, leg.call, &Refusal::status(told).with_lines(lines));
+        self.lose_target(now, leg, &Refusal::status(told).with_lines(lines));
     }
 
     /// A 2xx for an INVITE that has had its final answer: again the same, which wants its ACK again, or
@@ -192,8 +207,8 @@ impl Worker {
         let tag = message.to().ok().and_then(|to| to.tag());
         let is_same = entry.dialog.as_ref().is_some_and(|dialog| tag == Some(dialog.remote_tag()));
         if is_same {
-            if let Some((flow, bytes)) = entry.last_ack.clone() {
-                self.sent.push(Sent { flow, bytes });
+            if let Some(LastAck { flow, bytes, .. }) = &entry.last_ack {
+                self.sent.push(Sent { flow: *flow, bytes: Rc::clone(bytes) });
             }
             return;
         }
@@ -224,6 +239,7 @@ impl Worker {
         (entry.ext.updating, entry.ext.others) = (None, None);
         if entry.phase == Phase::Outgoing {
             entry.phase = Phase::Established;
+            self.open_lease(leg);
         }
         Some(inviting)
     }
@@ -261,6 +277,9 @@ impl Worker {
         if is_leaving {
             return self.say_goodbye(now, leg);
         }
+        if self.calls.leg(leg).is_some_and(|leg| leg.change.is_some()) {
+            self.change_session(now, leg);
+        }
         let Some(peer) = self.peer_of(leg) else {
             // The answer to an offer of our own (RFC 3264, 5).
             return self.learn_remote(now, leg, sip::body::session(message).unwrap_or_default());
@@ -281,8 +300,9 @@ impl Worker {
 
     /// The leg at the other side of the bridge.
     pub(crate) fn peer_of(&self, leg: LegRef) -> Option<LegRef> {
-        let peer = self.calls.find(leg.call)?.peer_of(leg.leg)?;
-        Some(LegRef { leg: peer, ..leg })
+        let call = self.calls.find(leg.call)?;
+        let elsewhere = call.leg(leg.leg).and_then(|leg| leg.joined);
+        elsewhere.or_else(|| Some(LegRef { leg: call.peer_of(leg.leg)?, ..leg }))
     }
 
     /// Answers the INVITE of a leg: 100, progress or 2xx.
@@ -326,6 +346,10 @@ impl Worker {
             if sdp.is_some() {
                 entry.ext.settle_said();
             }
+            if entry.times.answered_at == Instant::ZERO {
+                entry.times.answered_at = now;
+            }
+            self.open_lease(leg);
         }
         if let Some(number) = number {
             self.expect_prack(now, leg, number, &answer);
@@ -406,7 +430,7 @@ impl Worker {
         let flow = self.way_to(leg, &built.next_hop).unwrap_or(entry.flow);
         let bytes: Rc<[u8]> = built.bytes.into();
         if let Some(entry) = self.calls.leg_mut(leg) {
-            entry.last_ack = Some((flow, bytes.clone()));
+            entry.last_ack = Some(LastAck { flow, bytes: bytes.clone(), seen_at: None });
         }
         self.sent.push(Sent { flow, bytes });
     }
@@ -418,9 +442,10 @@ impl Worker {
         if entry.agent().is_some() {
             return Some(entry.flow);
         }
+        let port = entry.flow.channel.transport.default_port();
         // A host name is not ours to resolve; the peer is also where its INVITE came from.
         let uri = wire::Uri::parse(hop).ok();
-        let address = uri.and_then(|uri| Some((uri.host_ip()?, uri.port.unwrap_or(5060))));
+        let address = uri.and_then(|uri| Some((uri.host_ip()?, uri.port.unwrap_or(port))));
         Some(address.map_or(entry.flow, |peer| Flow { peer: peer.into(), ..entry.flow }))
     }
 }

@@ -17,6 +17,11 @@ impl Worker {
         if !self.take_question(call, ask) {
             return OpResult::NoSuchCall;
         }
+        if self.calls.find(call).is_some_and(|call| call.transfer.is_some()) {
+            // A service answers callers, and nobody who was passed on.
+            self.refuse_way(now, call, &Refusal::status(480));
+            return OpResult::Refused;
+        }
         let leg = LegRef { call, leg: CALLER };
         let offer = self.caller_offer(leg);
         match self.own_description(now, leg, &offer) {

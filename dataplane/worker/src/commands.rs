@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use abi::{Command, Event, OpResult, Party, UnregisterCause};
+use abi::{Command, EndedBy, Event, OpResult, Party, UnregisterCause};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
 
 use crate::call::{Flow, LegRef, Number, is_dialable};
@@ -63,20 +63,25 @@ impl Worker {
         let others = lines.filter_map(|line| core::str::from_utf8(line).ok()?.parse().ok());
         let others: Vec<SocketAddr> = others.collect();
         let (Some(number), true) = (number, is_ours) else {
-            self.end_call(now, call, &Refusal::status(404));
+            self.refuse_way(now, call, &Refusal::status(404));
             return OpResult::Refused;
         };
         let uri = trunk_uri(&number, flow);
         let trunk = self.trunk_of(flow.peer.ip()).map_or(NO_ROW, |(row, _)| row);
         let target = Target { party: Party::Trunk(trunk), number, flow, uri, lease: None };
-        match self.dial(now, call, target) {
+        let is_transfer = self.calls.find(call).is_some_and(|call| call.transfer.is_some());
+        let dialled = match is_transfer {
+            true => self.invite_target(now, call, target),
+            false => self.dial(now, call, target),
+        };
+        match dialled {
             Ok(()) => {
                 let legs = self.calls.find(call).map_or(0, |call| call.legs.len());
                 self.note_others(LegRef { call, leg: legs.saturating_sub(1) as u8 }, others);
                 OpResult::Ok
             }
             Err(refusal) => {
-                self.end_call(now, call, &refusal);
+                self.refuse_way(now, call, &refusal);
                 OpResult::Full
             }
         }
@@ -93,13 +98,14 @@ impl Worker {
         if !self.take_question(call, ask) {
             return OpResult::NoSuchCall;
         }
+        self.note_ended_by(call, EndedBy::Control, 0);
         // Whatever the other process says, a refusal is a refusal.
         let status = if (300..700).contains(&status) { status } else { 500 };
         let refusal = match retry_after_s {
             0 => Refusal::status(status),
             wait => Refusal::status(status).with("Retry-After", wait.to_string().as_bytes()),
         };
-        self.end_call(now, call, &refusal);
+        self.refuse_way(now, call, &refusal);
         OpResult::Ok
     }
 
@@ -107,6 +113,7 @@ impl Worker {
         if self.calls.find(call).is_none() {
             return OpResult::NoSuchCall;
         }
+        self.note_ended_by(call, EndedBy::Control, 0);
         if (300..700).contains(&cause) {
             self.end_call(now, call, &Refusal::status(cause));
         } else {

@@ -6,7 +6,7 @@ use abi::{CallState, Counter, Party};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
 use sip::wire::{self, Header, Method, RequestWriter};
 
-use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase};
+use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase, Times};
 use crate::carried::{ANONYMOUS, is_withheld};
 use crate::extension::SUPPORTED;
 use crate::intake::ALLOW;
@@ -15,6 +15,9 @@ use crate::worker::{Timer, Worker};
 
 /// How long a leg may ring, in milliseconds (RFC 3261, 16.6: timer C "MUST be larger than 3 minutes").
 const RING_LIMIT_MS: u64 = 181_000;
+
+/// How many legs one call may have had: bounds what forwarding and transfers make of it.
+pub(crate) const MAX_LEGS: usize = 32;
 
 /// Whom to call, and where.
 #[derive(Clone, Debug)]
@@ -46,29 +49,55 @@ impl Worker {
         call: CallRef,
         target: Target,
     ) -> Result<(), Refusal> {
+        let leg = self.add_leg(now, call, &target)?;
         let Some(entry) = self.calls.find_mut(call) else {
             return Err(Refusal::status(481));
         };
-        let leg = LegRef { call, leg: entry.legs.len() as u8 };
-        let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
-        new.call_id = self.owned_call_id();
-        new.local_tag = self.leg_tag(leg);
-        new.lease = target.lease;
-        let Some(entry) = self.calls.find_mut(call) else {
-            return Err(Refusal::status(481));
-        };
-        entry.legs.push(new);
         entry.bridges.push(Bridge { a: CALLER, b: leg.leg });
         entry.state = CallState::Calling;
+        let caller = LegRef { leg: CALLER, ..leg };
         self.open_media(leg)?;
-        self.join_media(call, CALLER, leg.leg);
-        self.send_invite(now, leg, &target)
+        self.join_media(caller, leg);
+        let offer = self.offer_for(leg)?;
+        self.send_invite(now, leg, &target, caller, offer)
     }
 
-    fn send_invite(&mut self, now: Instant, leg: LegRef, target: &Target) -> Result<(), Refusal> {
-        let offer = self.offer_for(leg)?;
-        let caller =
-            self.calls.leg(LegRef { leg: CALLER, ..leg }).map_or(Number::EMPTY, |leg| leg.who);
+    /// Gives a call one more leg, which holds the target's lease and nothing else.
+    pub(crate) fn add_leg(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        target: &Target,
+    ) -> Result<LegRef, Refusal> {
+        let legs = self.calls.find(call).map_or(MAX_LEGS, |entry| entry.legs.len());
+        if legs >= MAX_LEGS {
+            if let Some(lease) = target.lease {
+                self.let_go(lease);
+            }
+            return Err(Refusal::unavailable(RETRY_AFTER_S));
+        }
+        let leg = LegRef { call, leg: legs as u8 };
+        let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
+        new.times = Times::from(now);
+        new.call_id = self.owned_call_id().into();
+        new.local_tag = self.leg_tag(leg).into();
+        new.lease = target.lease;
+        if let Some(entry) = self.calls.find_mut(call) {
+            entry.legs.push(new);
+        }
+        Ok(leg)
+    }
+
+    /// Invites the party of a new leg, in the name of who is at the leg `from`.
+    pub(crate) fn send_invite(
+        &mut self,
+        now: Instant,
+        leg: LegRef,
+        target: &Target,
+        from: LegRef,
+        offer: Option<Vec<u8>>,
+    ) -> Result<(), Refusal> {
+        let caller = self.calls.leg(from).map_or(Number::EMPTY, |leg| leg.who);
         let from = match self.caller_invite(leg, is_withheld) {
             Some(true) => ANONYMOUS.to_owned(),
             _ => format!("<sip:{caller}@{}>", self.address_of(target.flow)),
@@ -114,6 +143,7 @@ impl Worker {
             new.inviting = Some(Inviting { key, offered: offer.is_some(), renews: false });
         }
         self.timers.set(now + Duration::from_millis(RING_LIMIT_MS), Timer::Ring(leg));
+        self.watch_ringing(leg, target.flow);
         self.note_call(leg.call);
         Ok(())
     }
@@ -146,7 +176,8 @@ impl Worker {
 
     pub(crate) fn on_ring_limit(&mut self, now: Instant, leg: LegRef) {
         if self.calls.leg(leg).is_some_and(|leg| leg.phase == Phase::Outgoing) {
-            self.end_call(now, leg.call, &Refusal::status(480));
+            self.part_leg(now, leg, &Refusal::status(480));
+            self.lose_target(now, leg, &Refusal::status(480));
         }
     }
 
@@ -175,7 +206,8 @@ impl Worker {
     /// Our SIP address at a flow's location, as it stands in Via and Contact: the only one its peers see.
     pub(crate) fn address_of(&self, flow: Flow) -> std::net::SocketAddr {
         let location = &self.config.locations[usize::from(flow.location.0)];
-        std::net::SocketAddr::new(location.ip, location.sip_port)
+        let port = location.port(flow.channel.transport).unwrap_or(location.sip_port);
+        std::net::SocketAddr::new(location.ip, port)
     }
 
     /// Our Contact for a leg; it names the call, so that a restart can find it.

@@ -145,8 +145,10 @@ impl Worker {
     pub(crate) fn check_required(&self, message: &Message<'_>) -> Result<(), Refusal> {
         let is_known =
             |tag: &&[u8]| KNOWN.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(tag));
+        // RFC 4475, 3.1.2.17 and 3.3.6: what a proxy is required to know, a B2BUA is, too.
+        let asked = [Header::Require, Header::ProxyRequire].map(|header| message.headers(header));
         let unknown: Vec<&[u8]> =
-            message.headers(Header::Require).filter(|tag| !is_known(tag)).collect();
+            asked.into_iter().flatten().filter(|tag| !is_known(tag)).collect();
         if unknown.is_empty() {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use abi::{CallState, Counter};
+use abi::{CallState, Counter, EndedBy};
 use base::{CallRef, Instant};
 use sip::transaction::{ClientKey, ServerKey};
 use sip::wire::{self, Message, Method};
@@ -31,6 +31,8 @@ impl Worker {
 
     /// The leg's peer said BYE, and has its answer.
     pub(crate) fn leave_by_bye(&mut self, now: Instant, leg: LegRef) {
+        self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
+        self.note_leg_ended(now, leg);
         // RFC 3261, 15.1.2: "The UAS MUST still respond to any pending requests received for that
         // dialog. It is RECOMMENDED that a 487 (Request Terminated) response be generated".
         self.answer_no(now, leg, &Refusal::status(487));
@@ -39,8 +41,23 @@ impl Worker {
             self.transactions.acked(key);
         }
         self.cancel_invite(now, leg);
+        let goes_on = self.goes_on_without(leg);
+        if goes_on {
+            self.take_out(now, leg);
+        }
         self.leg_gone(leg);
-        self.hang_up(now, leg.call);
+        if !goes_on {
+            self.hang_up(now, leg.call);
+        }
+    }
+
+    /// A leg cannot be talked to any more. Its call is over, unless it goes on without the leg.
+    pub(crate) fn lose_leg(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
+        if self.goes_on_without(leg) {
+            self.take_out(now, leg);
+            return self.part_leg(now, leg, refusal);
+        }
+        self.end_call(now, leg.call, refusal);
     }
 
     /// RFC 3261, 9.2: 200 to the CANCEL whatever it finds, 487 to what it cancels.
@@ -67,7 +84,10 @@ impl Worker {
         let phase = entry.phase;
         self.note_reasons(leg, arrival.message);
         match phase {
-            Phase::Incoming => self.end_call(now, leg.call, &Refusal::status(487)),
+            Phase::Incoming => {
+                self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
+                self.end_call(now, leg.call, &Refusal::status(487));
+            }
             _ => self.cancel_reinvite(now, leg),
         }
     }
@@ -82,7 +102,39 @@ impl Worker {
         self.finish(now, call, refusal.status, refusal);
     }
 
+    /// Who ends the call, before it ends; the first one counts.
+    pub(crate) fn note_ended_by(&mut self, call: CallRef, by: EndedBy, leg: u8) {
+        if let Some(entry) = self.calls.find_mut(call)
+            && entry.ended_by.0 == EndedBy::Unknown
+        {
+            entry.ended_by = (by, leg);
+        }
+    }
+
+    fn note_leg_ended(&mut self, now: Instant, leg: LegRef) {
+        if let Some(entry) = self.calls.leg_mut(leg)
+            && entry.times.ended_at == Instant::ZERO
+        {
+            entry.times.ended_at = now;
+        }
+    }
+
+    /// The last counts and times of a call's legs, before its record can be made.
+    fn close_accounts(&mut self, now: Instant, call: CallRef) {
+        self.note_ended_by(call, EndedBy::DataPlane, 0);
+        let legs = self.calls.find(call).map_or(0, |entry| entry.legs.len());
+        for leg in (0..legs).map(|leg| LegRef { call, leg: leg as u8 }) {
+            self.note_leg_ended(now, leg);
+            if let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) {
+                self.absorb_counts(pair);
+            }
+        }
+    }
+
     fn finish(&mut self, now: Instant, call: CallRef, cause: u16, refusal: &Refusal) {
+        if self.calls.find(call).is_some_and(|entry| entry.state != CallState::Ended) {
+            self.close_accounts(now, call);
+        }
         let Some(entry) = self.calls.find_mut(call) else {
             return;
         };
@@ -105,6 +157,7 @@ impl Worker {
         }
         let legs = self.calls.find(call).map_or(0, |entry| entry.legs.len());
         let legs = (0..legs).map(|leg| LegRef { call, leg: leg as u8 });
+        let others = self.let_go_of_others(call);
         // The call may be forgotten with its last leg, so that nothing may be left to do by then.
         for leg in legs.clone() {
             self.close_media(now, leg);
@@ -113,6 +166,7 @@ impl Worker {
             self.part_leg(now, leg, refusal);
         }
         self.forget_if_over(call);
+        self.lose_others(now, others);
     }
 
     /// Lets one leg go, as far as it has come.
@@ -145,7 +199,7 @@ impl Worker {
         }
     }
 
-    fn cancel_invite(&mut self, now: Instant, leg: LegRef) {
+    pub(crate) fn cancel_invite(&mut self, now: Instant, leg: LegRef) {
         let inviting = self.calls.leg(leg).and_then(|leg| leg.inviting.as_ref());
         if let Some(key) = inviting.map(|inviting| inviting.key) {
             let reasons = self.calls.find(leg.call).map(|call| call.reasons.clone());
@@ -231,7 +285,7 @@ impl Worker {
         if is_leaving {
             self.say_goodbye(now, leg);
         } else {
-            self.end_call(now, leg.call, &Refusal::status(408));
+            self.lose_leg(now, leg, &Refusal::status(408));
         }
     }
 
@@ -251,14 +305,14 @@ impl Worker {
                     return;
                 }
                 self.leg_gone(leg);
-                self.end_call(now, leg.call, &Refusal::status(408));
+                self.lose_target(now, leg, &Refusal::status(408));
             }
             // RFC 3261, 12.2.1.2: a request within a dialog that gets no answer ends the dialog.
             Phase::Established => {
                 if was_invite {
                     entry.inviting = None;
                 }
-                self.end_call(now, leg.call, &Refusal::status(408));
+                self.lose_leg(now, leg, &Refusal::status(408));
             }
             _ => {}
         }

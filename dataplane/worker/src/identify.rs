@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use abi::{AgentRow, AgentState, Class, Counter, Event, Party, TenantRow, TrunkRow};
 use base::{AgentSlot, Instant, LocationId, TenantId, Text};
-use sip::digest::{self, Algorithm, Credentials, Verdict, Verifier};
+use sip::digest::{self, Algorithm, Credentials, MalformedAuth, Verdict, Verifier};
 use sip::wire::{Header, Message, Method};
 
 use crate::call::{Number, is_dialable};
@@ -63,6 +63,7 @@ impl Worker {
             trunk = self.trunk_at(arrival.from, arrival.message);
         }
         if let Some(identity) = trunk {
+            self.watch_connection(arrival.channel);
             return Ok(identity);
         }
         let (agent, row) = self.prove_agent(now, arrival)?;
@@ -142,12 +143,15 @@ impl Worker {
         arrival: Arrival<'_>,
     ) -> Result<(AgentSlot, AgentRow), Refusal> {
         let message = arrival.message;
-        let mut given = message.headers(Header::Authorization).peekable();
+        let given = message.headers(Header::Authorization).map(Credentials::parse);
+        // RFC 4475, 3.3.7: a scheme that we do not know is no proof: "reject this request with a 401,
+        // issuing a new challenge with a scheme it understands".
+        let mut given = given.filter(|read| !matches!(read, Err(MalformedAuth::Scheme))).peekable();
         if given.peek().is_none() {
             self.admit_stranger(now, arrival.from, message)?;
             return Err(self.challenge(now, message, false));
         }
-        let Some(credentials) = given.find_map(|value| Credentials::parse(value).ok()) else {
+        let Some(credentials) = given.find_map(Result::ok) else {
             return Err(Refusal::status(400));
         };
         let found = self.region.agents().find_user(credentials.username);
@@ -174,6 +178,7 @@ impl Worker {
                 // proved once is of no use again, for the nonce count is used up.
                 if self.admit_nonce(agent, nonce_time, nc) {
                     self.guard.proved(now, arrival.from.ip());
+                    self.watch_connection(arrival.channel);
                     return Ok((agent, row));
                 }
                 self.count(Counter::StaleNonce);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use abi::Counter;
 use base::{CallRef, Channel, Instant, LocationId, Transport, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
-use sip::wire::{self, Header, LexError, Message, Method, Start};
+use sip::wire::{self, LexError, Message, Method, Start, Uri};
 
 use crate::call::{Flow, LegRef};
 use crate::extension::SUPPORTED;
@@ -14,7 +14,8 @@ use crate::worker::Worker;
 use crate::{Effect, Passed};
 
 /// Methods that we answer otherwise than by 405 (RFC 3261, 20.5).
-pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, INFO";
+pub(crate) const ALLOW: &[u8] =
+    b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, INFO, REFER";
 
 /// A request at the start of its server transaction.
 #[derive(Clone, Copy)]
@@ -33,6 +34,12 @@ impl Worker {
     /// Takes a datagram from a socket of ours and passes it on if another worker owns it.
     pub(crate) fn intake(&mut self, now: Instant, came: Flow, datagram: &[u8]) {
         self.count(Counter::SipReceived);
+        match came.channel.transport {
+            Transport::Udp => {}
+            Transport::Tcp => self.count(Counter::SipReceivedTcp),
+            Transport::Tls => self.count(Counter::SipReceivedTls),
+            Transport::Ws | Transport::Wss => self.count(Counter::SipReceivedWs),
+        }
         let message = match wire::lex(datagram) {
             Ok(message) => message,
             Err(LexError::KeepAlive) => return self.count(Counter::DropSipKeepAlive),
@@ -85,7 +92,12 @@ impl Worker {
             if self.admit_stranger(now, from, message).is_err() {
                 return;
             }
-            return self.answer_statelessly(flow, message, from, error.status());
+            let status = match (error, message.method()) {
+                // RFC 4475, 3.1.2.18: better than 400 for a method that we do not know.
+                (LexError::CSeqMethod, Some(Method::Other(_))) => 501,
+                _ => error.status(),
+            };
+            return self.answer_statelessly(flow, message, from, status);
         }
         match self.transactions.receive(now, message, flow, &mut self.sent) {
             Received::Request(key) => {
@@ -122,11 +134,7 @@ impl Worker {
         };
         let is_within = arrival.message.to().is_ok_and(|to| to.tag().is_some());
         let result = match method {
-            _ if arrival.message.has(Header::Require)
-                && let Err(refusal) = self.check_required(arrival.message) =>
-            {
-                Err(refusal)
-            }
+            _ if let Err(refusal) = self.check_required(arrival.message) => Err(refusal),
             Method::Register => self.on_register(now, arrival),
             Method::Options => self.on_options(now, arrival),
             Method::Invite if is_within => self.on_reinvite(now, arrival),
@@ -137,6 +145,10 @@ impl Worker {
             Method::Info => self.on_info(now, arrival),
             // RFC 6665, 4.2.1.1: an event package that is not understood.
             Method::Subscribe => Err(Refusal::status(489)),
+            Method::Refer => self.on_refer(now, arrival),
+            // RFC 3261, 21.5.2: 501 "is the appropriate response when a UAS does not recognize the
+            // request method and is not capable of supporting it for any user".
+            Method::Other(_) => Err(Refusal::status(501).with("Allow", ALLOW)),
             // RFC 3261, 8.2.1: "If the UAS recognizes but does not support the method of a request, it
             // MUST generate a 405 (Method Not Allowed) response. [...] The UAS MUST also add an Allow
             // header field to the 405".
@@ -156,6 +168,7 @@ impl Worker {
         if !self.is_known(arrival.message, arrival.from) {
             self.admit_stranger(now, arrival.from, arrival.message)?;
         }
+        check_scheme(arrival.message)?;
         let extra: &[(&str, &[u8])] = &[
             ("Allow", ALLOW),
             ("Supported", SUPPORTED),
@@ -206,8 +219,8 @@ impl Worker {
         match message.start() {
             Start::Request { method: Method::Ack, .. } | Start::Response { .. } => {}
             Start::Request { .. } => {
-                // Without a Via and a From nobody could match the answer.
-                if message.via().is_err() || message.from().is_err() {
+                // Without a Via nobody could match the answer.
+                if message.via().is_err() {
                     return;
                 }
                 let refusal = match status {
@@ -215,7 +228,8 @@ impl Worker {
                     _ => Refusal::status(status),
                 };
                 // RFC 3261, 8.2.6.2: the answer has a To tag, the same for the request's repetitions.
-                let tag = message.via().ok().and_then(|via| via.branch).map(stateless_tag);
+                let branch = message.via().ok().and_then(|via| via.branch);
+                let tag = branch.or(message.call_id().ok()).map(stateless_tag);
                 let bytes = refusal.response(message, tag.as_deref(), from);
                 self.sent.push(Sent { flow, bytes: bytes.into() });
             }
@@ -251,6 +265,16 @@ impl Worker {
     pub(crate) fn leg_tag(&mut self, leg: LegRef) -> String {
         let CallRef { slot, generation } = leg.call;
         format!("{slot:x}.{generation:x}.{:x}.{:016x}", leg.leg, self.rng.next_u64())
+    }
+}
+
+/// RFC 3261, 8.2.2.1: "If the Request-URI uses a scheme not supported by the UAS, it SHOULD reject the
+/// request with a 416 (Unsupported URI Scheme) response."
+pub(crate) fn check_scheme(message: &Message<'_>) -> Result<(), Refusal> {
+    let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
+    match uri {
+        Some(uri) if wire::same_token(uri.scheme, b"sip") => Ok(()),
+        _ => Err(Refusal::status(416)),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The media of legs: their ports, whom they hear, and what SDP says of it.
 
-use base::Instant;
+use base::{Instant, Text};
 use media::codec::Codec;
 use media::{PairId, WhyNot};
 use sip::sdp;
@@ -33,8 +33,8 @@ impl Worker {
     }
 
     /// What one leg sends, the other gets from here on.
-    pub(crate) fn join_media(&mut self, call: base::CallRef, a: u8, b: u8) {
-        let pair = |leg| self.calls.leg(LegRef { call, leg }).and_then(|leg| leg.pair);
+    pub(crate) fn join_media(&mut self, a: LegRef, b: LegRef) {
+        let pair = |leg| self.calls.leg(leg).and_then(|leg| leg.pair);
         if let (Some(a), Some(b)) = (pair(a), pair(b)) {
             self.streams.bridge(a, b);
         }
@@ -143,6 +143,10 @@ impl Worker {
         let takes =
             audio.payloads.iter().find_map(|payload| Codec::of_payload_type(payload.number));
         if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.codec = codec_of(&audio);
+            if *entry.described != *body {
+                entry.described = body.into();
+            }
             entry.takes = takes;
             if entry.held && !audio.held {
                 entry.unheld_at = now;
@@ -165,6 +169,10 @@ impl Worker {
         };
         let number = audio.payloads.iter().find(is_event).map(|payload| payload.number);
         self.streams.set_telephone_event(pair, number);
+        // Of offer and answer the later counts, and that is the answer.
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.codec = codec_of(&audio);
+        }
     }
 
     /// A description of another leg's media as if it were at this leg's address (topology hiding).
@@ -190,6 +198,31 @@ impl Worker {
         Some(described)
     }
 
+    /// What `of` last said of its media as an offer to `to`, which has not heard it yet. Of a leg of an earlier
+    /// incarnation nothing is known, so that the offer is what any phone takes.
+    pub(crate) fn offer_of(&mut self, of: LegRef, to: LegRef) -> Result<Vec<u8>, Refusal> {
+        let unable = || Refusal::status(488);
+        let body = self.calls.leg(of).map_or(Box::default(), |leg| leg.described.clone());
+        if body.is_empty() {
+            return self.own_description(Instant::ZERO, to, &[]);
+        }
+        let parsed = sdp::parse(&body).map_err(|_| unable())?;
+        let serial = self.calls.find(to.call).ok_or_else(unable)?.serial;
+        let entry = self.calls.leg_mut(to).ok_or_else(unable)?;
+        let pair = entry.pair.ok_or_else(unable)?;
+        entry.sdp_version += 1;
+        let rewrite = sdp::Rewrite {
+            address: self.config.locations[usize::from(entry.flow.location.0)].ip,
+            port: self.ports.port(pair),
+            video_port: None,
+            session_id: serial + u64::from(to.leg),
+            version: entry.sdp_version,
+        };
+        let described = sdp::rewrite_anew(&parsed, rewrite).map_err(|_| unable())?;
+        self.note_events_of(to, &described);
+        Ok(described)
+    }
+
     /// How good a pair's stream is, into the row of its leg.
     pub(crate) fn note_quality(&mut self, pair: PairId, row: &mut abi::LegRow) {
         let quality = self.streams.quality(pair);
@@ -203,4 +236,16 @@ impl Worker {
     pub(crate) fn leg_at(&self, pair: PairId) -> Option<LegRef> {
         self.legs_at.get(pair.index()).copied().flatten()
     }
+}
+
+/// The first codec of a description, as `PCMU/8000`; empty when it has no name or a longer one.
+fn codec_of(audio: &sdp::Audio<'_>) -> Text<16> {
+    let is_speech = |payload: &&sdp::Payload<'_>| {
+        let others: [&[u8]; 2] = [b"telephone-event", b"CN"];
+        !others.iter().any(|other| payload.encoding.eq_ignore_ascii_case(other))
+    };
+    let payload = audio.payloads.iter().find(is_speech).filter(|first| !first.encoding.is_empty());
+    let name =
+        payload.map(|first| [first.encoding, b"/", first.clock.to_string().as_bytes()].concat());
+    name.and_then(|name| Text::new(&name).ok()).unwrap_or_default()
 }

@@ -107,6 +107,9 @@ impl Worker {
         self.finish_handshake(leg, &inviting, message, false);
         self.agreed(now, leg, message);
         self.end_glare(leg);
+        if self.on_change_agreed(now, leg, sip::body::session(message).unwrap_or_default()) {
+            return;
+        }
         if inviting.renews {
             return self.learn_remote(now, leg, sip::body::session(message).unwrap_or_default());
         }
@@ -119,7 +122,10 @@ impl Worker {
         let renewed = entry.inviting.take().is_some_and(|inviting| inviting.renews);
         self.end_glare(leg);
         if matches!(status, 408 | 481) {
-            return self.end_call(now, leg.call, &Refusal::status(status));
+            return self.lose_leg(now, leg, &Refusal::status(status));
+        }
+        if self.on_change_refused(now, leg, status) {
+            return;
         }
         let told = if matches!(status, 300..=399 | 401 | 407) { 488 } else { status };
         if let Some(peer) = self.peer_of(leg).filter(|_| !renewed) {
@@ -155,7 +161,11 @@ impl Worker {
         // A phone behind a NAT that moved is answered where it is now.
         let from_here =
             arrival.location == entry.flow.location && arrival.from.ip() == entry.flow.peer.ip();
-        if entry.agent().is_some() && from_here {
+        let is_stream = arrival.channel.transport.is_reliable();
+        if is_stream && from_here {
+            // The peer may have come back by another connection.
+            entry.flow = Flow { peer: arrival.from, channel: arrival.channel, ..entry.flow };
+        } else if entry.agent().is_some() && from_here {
             let peer = match arrival.message.contact() {
                 Some(_) => way_back(arrival.message, arrival.from),
                 None => entry.flow.peer,

@@ -102,6 +102,11 @@ fn dialog_row(
         row.flags |= DialogRow::HAS_LEASE;
         (row.lease_agent, row.lease_counter) = (lease.agent.0, lease.counter);
     }
+    if let Some(joined) = leg.joined {
+        row.flags |= DialogRow::JOINED;
+        (row.joined_slot, row.joined_generation) = (joined.call.slot, joined.call.generation);
+        row.joined_leg = u32::from(joined.leg);
+    }
     let invited = leg.invited.as_ref();
     if let Some(invited) = invited {
         row.source = Address::new(invited.from);
@@ -249,6 +254,12 @@ pub(crate) fn dialog_of(row: &DialogRow) -> Option<Dialog> {
     };
     let is_one = !row.has(DialogRow::TOO_LONG) && !row.has(DialogRow::INVITING);
     is_one.then(|| Dialog::restore(&parts).ok()).flatten()
+}
+
+/// The leg of another call that a row says its leg is joined to.
+pub(crate) fn joined_of(row: &DialogRow) -> Option<LegRef> {
+    let (call, leg) = row.joined()?;
+    Some(LegRef { call, leg: u8::try_from(leg).ok()? })
 }
 
 /// The lease that a row says its leg holds.

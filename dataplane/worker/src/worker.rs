@@ -12,6 +12,7 @@ use sip::transaction::{Fired, Sent, Transactions};
 use crate::bypass::{CountBypass, Way};
 use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
+use crate::connections::Connections;
 use crate::guard::Guard;
 use crate::overload::Overload;
 use crate::snapshot::LegRows;
@@ -47,6 +48,12 @@ pub(crate) enum Timer {
     Frame,
     /// Digits that are collected from a leg may have taken too long.
     Digits(LegRef),
+    /// A leg's session may perhaps be changed now.
+    Change(LegRef),
+    /// A transfer has had time enough, by its number.
+    Transfer(CallRef, u64),
+    /// Who gave its peer away has had time enough to hang up.
+    Spare(LegRef),
     /// A reliable response has no PRACK yet (RFC 3262).
     Reliable(LegRef, u32),
     /// A session is to be renewed, or is over (RFC 4028).
@@ -96,6 +103,8 @@ pub struct Worker {
     /// The pairs of legs that were taken over.
     pub(crate) recovered: BTreeMap<PairId, LegRef>,
     pub(crate) provision: Provision,
+    /// Who is to hear of the end of a connection.
+    pub(crate) connections: Connections,
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
@@ -168,6 +177,7 @@ impl Worker {
             leases_held: 0,
             recovered: BTreeMap::new(),
             provision: Provision::read(&region, now),
+            connections: Connections::default(),
             watched: HashMap::new(),
             publish_turn: 0,
             timers_wait_until: Instant::ZERO,
@@ -176,7 +186,7 @@ impl Worker {
             config,
         };
         worker.streams.seed(worker.rng.next_u64());
-        worker.take_over_registrations();
+        worker.take_over_registrations(now);
         worker.take_over_calls(now);
         worker.timers.set(now, Timer::Publish);
         worker
@@ -192,6 +202,10 @@ impl Worker {
             Input::Sip { location, from, channel, datagram } => {
                 self.intake(now, Flow { location, peer: from, channel }, datagram);
             }
+            Input::Unsent { location, to, channel, datagram } => {
+                self.on_unsent(now, Flow { location, peer: to, channel }, datagram);
+            }
+            Input::Disconnected { connection } => self.on_disconnected(now, connection),
             Input::Mesh(Passed::Sip { location, from, channel, datagram }) => {
                 self.intake_owned(now, Flow { location, peer: from, channel }, &datagram);
             }
@@ -322,6 +336,9 @@ impl Worker {
                 Timer::Publish => self.publish(now, at),
                 Timer::Frame => self.on_frame(now, at),
                 Timer::Digits(leg) => self.on_digits_limit(now, leg),
+                Timer::Change(leg) => self.change_session(now, leg),
+                Timer::Transfer(call, number) => self.on_transfer_limit(now, call, number),
+                Timer::Spare(leg) => self.on_spare(now, leg),
                 Timer::Reliable(leg, number) => self.on_reliable_due(now, leg, number),
                 Timer::Session(leg) => self.on_session_due(now, leg),
                 Timer::Glare(leg) => self.on_glare_due(now, leg),

@@ -39,6 +39,7 @@ fn a_good_file_is_read_with_its_defaults() {
     assert_eq!(ccb.locations[0].sip_port, 5060);
     assert_eq!(ccb.media, MediaConfig::of_ccb(1));
     assert_eq!(config.control.recordings, Path::new("/var/lib/jackfield/recordings"));
+    assert_eq!(config.control.records, None);
     assert_eq!(config.control.http, ["127.0.0.1:8080".parse().unwrap()]);
     assert!(config.summary().contains("location branch: SIP udp [::1]:5070"));
 }
@@ -52,6 +53,7 @@ fn what_is_written_reads_back_the_same() {
     (media.media, media.mode, media.timeout_s) = (Media::Recvmmsg, XdpMode::Generic, 0);
     media.interfaces.insert("eth0.7".into(), XdpMode::Native);
     (media.prompts, media.spool) = (Some("/p q".into()), Some("/s".into()));
+    config.control.records = Some("/r \"s\"".into());
     config.control.http.push("[::1]:80".parse().unwrap());
     assert_eq!(Config::parse("again.toml", &config.to_toml()), Ok(config));
 }
@@ -79,7 +81,7 @@ fn all_faults_are_reported_in_the_order_of_lines() {
         "jackfield.toml:2: control.admin: must be there",
         "jackfield.toml:3: control.http: \"127.0.0.1\" must be ADDRESS:PORT, as in 192.0.2.1:8080",
         "jackfield.toml:4: control.admim: unknown field; known are http, admin, directory, state, \
-         recordings",
+         recordings, records",
         "jackfield.toml:11: ccb[0].cores: must name each core once",
         "jackfield.toml:20: ccb[0].location[1].ip: \"0.0.0.0\" must be the one IPv4 or IPv6 \
          address that phones reach, not a wildcard",

@@ -6,7 +6,7 @@ use abi::{
     AgentRow, AgentState, Command, CommandSender, DataPlaneState, EventReceiver, LeaseState,
     MediaOrder, OpResult, Region, SpoolState, Wake,
 };
-use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, WorkerId};
+use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, WorkerId};
 
 use super::trunks::Trunks;
 use crate::calls::Calls;
@@ -279,6 +279,20 @@ impl Side {
         let row = id.zip(self.attached.as_ref());
         let row = row.and_then(|(id, attached)| attached.region.locations().read(id));
         row.map(|row| row.name().as_str().to_owned()).unwrap_or_default()
+    }
+
+    /// The name of that trunk's row; none when the row is nobody's.
+    pub(super) fn trunk_name(&self, row: u32) -> Option<String> {
+        let row = self.attached.as_ref()?.region.trunks().read(row)?;
+        (row.state == 1).then(|| row.name().as_str().to_owned())
+    }
+
+    /// The name of that tenant; empty when it is not known.
+    pub(super) fn tenant_name(&self, tenant: TenantId) -> String {
+        let region = self.attached.as_ref().map(|attached| &attached.region);
+        let mut rows = region.into_iter().flat_map(|region| region.tenants().iter());
+        let row = rows.find(|(_, row)| row.state == 1 && row.tenant == tenant.0);
+        row.map(|(_, row)| row.name().as_str().to_owned()).unwrap_or_default()
     }
 
     /// Maps a region that was attached; true when its rows are not those we knew.

@@ -268,6 +268,7 @@ fn provision() -> Provision {
             prefix: "9".into(),
             to: Destination::Trunk {
                 addresses: vec![SocketAddr::from(([10, 1, 2, 3], 5060))],
+                transport: base::Transport::Tcp,
                 location: None,
             },
         }],
@@ -975,7 +976,11 @@ fn trunks_of_routes_are_watched_and_calls_go_to_one_that_is_up() {
         [1, 2].map(|host| SocketAddr::from(([10, 1, 2, host], 5060))).to_vec();
     let mut provision = provision();
     provision.options_s = 30;
-    let to = Destination::Trunk { addresses: addresses.clone(), location: None };
+    let to = Destination::Trunk {
+        addresses: addresses.clone(),
+        transport: base::Transport::Udp,
+        location: None,
+    };
     provision.routes = vec![Route { tenant: TENANT, prefix: "9".into(), to }];
     let watched = |world: &mut World| {
         let all = (0..WORKERS).flat_map(|worker| world.planes[0].commands(usize::from(worker)));

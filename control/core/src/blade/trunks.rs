@@ -11,6 +11,9 @@ use super::side::{Purpose, Side};
 use crate::message::Output;
 use crate::routes::{self, Destination};
 
+/// Through which location a trunk is reached, and by what.
+type Way = (LocationId, Transport);
+
 /// The trunks that a data plane watches.
 #[derive(Debug, Default)]
 pub(super) struct Trunks {
@@ -19,7 +22,7 @@ pub(super) struct Trunks {
 
 #[derive(Clone, Copy, Debug)]
 struct Watched {
-    location: LocationId,
+    way: Way,
     every_s: u32,
     is_up: bool,
 }
@@ -60,14 +63,13 @@ impl Side {
         &mut self,
         now: Instant,
         address: SocketAddr,
-        location: LocationId,
+        (location, transport): Way,
         every_s: u32,
         out: &mut Vec<Output>,
     ) {
         let workers = self.region().map_or(1, |region| region.layout().workers);
         // Whichever it is, it is always the same.
         let WorkerId(worker) = owner(address.to_string().as_bytes(), workers);
-        let transport = Transport::Udp;
         let command = |op| abi::Command::Watch { op, address, location, transport, every_s };
         self.send(now, WorkerId(worker), Purpose::Watch, &[], command, out);
     }
@@ -87,30 +89,30 @@ impl Blade {
         let Some(side) = self.sides.get_mut(&ccb).filter(|side| side.link) else { return };
         let mut wanted = BTreeMap::new();
         for route in self.routes.iter().filter(|_| every_s > 0) {
-            let Destination::Trunk { addresses, location } = &route.to else { continue };
+            let Destination::Trunk { addresses, transport, location } = &route.to else { continue };
             for address in addresses {
                 if let Some(location) = side.location_for(location.as_deref(), *address) {
-                    wanted.entry(*address).or_insert(location);
+                    wanted.entry(*address).or_insert((location, *transport));
                 }
             }
         }
         let over = side.trunks.watched.clone().into_iter();
         for (address, watched) in over.filter(|(address, _)| !wanted.contains_key(address)) {
-            side.watch(now, address, watched.location, 0, out);
+            side.watch(now, address, watched.way, 0, out);
             side.trunks.watched.remove(&address);
         }
-        for (address, location) in wanted {
+        for (address, way) in wanted {
             let known = side.trunks.watched.get(&address);
-            if known.is_some_and(|it| (it.location, it.every_s) == (location, every_s)) {
+            if known.is_some_and(|it| (it.way, it.every_s) == (way, every_s)) {
                 continue;
             }
             let is_up = known.is_none_or(|known| known.is_up);
-            if let Some(known) = known.filter(|known| known.location != location) {
-                let before = known.location;
+            if let Some(known) = known.filter(|known| known.way != way) {
+                let before = known.way;
                 side.watch(now, address, before, 0, out);
             }
-            side.watch(now, address, location, every_s, out);
-            side.trunks.watched.insert(address, Watched { location, every_s, is_up });
+            side.watch(now, address, way, every_s, out);
+            side.trunks.watched.insert(address, Watched { way, every_s, is_up });
         }
     }
 }

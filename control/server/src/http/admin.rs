@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{CallState, Counter, LeaseState, Region};
 use axum::extract::{Path, State};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use super::{ApiError, App, orders};
 use crate::directory::Identity;
+use crate::records::RecordState;
 use crate::{clock, records};
 
 /// The router of what the command line reaches.
@@ -40,6 +42,7 @@ pub fn stopping() -> ApiError {
 async fn status(State(app): State<App>) -> Answer {
     let started_at = app.started_at;
     let logins = app.door.counts();
+    let records = app.records.as_deref().map(records_json);
     let read = app.blade.look(move |blade, now| {
         let ccbs: Vec<Value> = blade.ccbs().map(|view| ccb_json(&view, now)).collect();
         json!({
@@ -50,10 +53,22 @@ async fn status(State(app): State<App>) -> Answer {
             "logins_ok": logins.ok,
             "logins_refused": logins.refused,
             "logins_throttled": logins.throttled,
+            "records": records,
             "ccbs": ccbs,
         })
     });
     Ok(Json(read.await.ok_or_else(stopping)?))
+}
+
+fn records_json(state: &RecordState) -> Value {
+    let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    json!({
+        "state": if state.is_failing.load(Ordering::Relaxed) { "failing" } else { "writing" },
+        "written": count(&state.written),
+        "failed": count(&state.failed),
+        "waiting": count(&state.waiting),
+        "left": count(&state.left),
+    })
 }
 
 fn ccb_json(view: &CcbView, now: Instant) -> Value {
@@ -195,7 +210,7 @@ async fn calls(State(app): State<App>) -> Answer {
     let calls: Vec<Value> = calls
         .iter()
         .map(|(state, record)| {
-            let mut call = records::json_of(record);
+            let mut call = records::call_json(record);
             call["state"] = state_name(*state).into();
             call
         })

@@ -53,7 +53,7 @@ impl World {
         let location = |name: &str, ip: &str, port| DemoLocation {
             name: name.into(),
             ip: ip.parse().expect("an address"),
-            sip_port: port,
+            sip: vec![(base::Transport::Udp, port)],
             http_port: 8080,
         };
         let spec = DemoSpec {
@@ -92,11 +92,22 @@ impl World {
         let mut config = Config::new(self.folder.path().to_owned(), vec![any], vec![ccb]);
         config.hash_cost = HashCost::DEMO;
         config.notify = false;
+        config.records = Some(self.path("records"));
         let server = Server::bind(config).await.expect("it binds");
         self.http = server.http_addresses()[0];
         let (stop, stopped) = watch::channel(false);
         self.stop = stop;
         self.server = Some(tokio::spawn(server.run(stopped)));
+    }
+
+    /// The lines of the call records of all days.
+    pub fn records(&self) -> Vec<Value> {
+        let folder = std::fs::read_dir(self.path("records")).expect("the folder is there");
+        let mut files: Vec<_> = folder.map(|file| file.expect("a file").path()).collect();
+        files.sort();
+        let text = files.iter().map(|file| std::fs::read_to_string(file).expect("text"));
+        let text: String = text.collect();
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
     pub async fn stop_control(&mut self) {

@@ -32,7 +32,12 @@ fn party() -> impl Strategy<Value = Party> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let causes = [UnregisterCause::Expired, UnregisterCause::Removed, UnregisterCause::Ordered];
+    let causes = [
+        UnregisterCause::Expired,
+        UnregisterCause::Removed,
+        UnregisterCause::Ordered,
+        UnregisterCause::Disconnected,
+    ];
     let results = [
         OpResult::Ok,
         OpResult::NoSuchCall,

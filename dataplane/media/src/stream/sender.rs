@@ -133,9 +133,10 @@ impl Streams {
         self.seed = seed;
     }
 
-    /// From now on what goes to the pair's peer is one sender's.
-    fn splice(&mut self, now: Instant, pair: PairId) {
-        if self.hot[pair.index()].has(SPLICED) {
+    /// From now on what goes to the pair's peer is one sender's, whoever's packets they are: call it before the
+    /// pair is joined to another.
+    pub fn splice(&mut self, now: Instant, pair: PairId) {
+        if self.hot.get(pair.index()).is_none_or(|row| row.has(SPLICED)) {
             return;
         }
         self.remember_sent(pair);

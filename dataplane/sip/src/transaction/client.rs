@@ -130,6 +130,33 @@ impl<F: Hop> Transactions<F> {
         }
     }
 
+    /// The transaction of a request as it was sent, and the user's word; none when it is over, or the layer's own.
+    pub fn sent_request(&mut self, request: &Message<'_>) -> Option<(ClientKey, u64)> {
+        let branch = request.via().ok()?.branch?;
+        key::client(&mut self.scratch, request.method()?, branch);
+        let place = *self.client_index.get(self.scratch.as_slice())?;
+        match self.clients.get(place)?.purpose {
+            Purpose::User(user) => Some((ClientKey(place), user)),
+            Purpose::Cancel => None,
+        }
+    }
+
+    /// Sends a request once more, by another flow of the same kind; so go its CANCEL and its ACK.
+    pub fn send_by(&mut self, key: ClientKey, flow: F, out: &mut Vec<Sent<F>>) {
+        if let Some(client) = self.clients.get_mut(key.0) {
+            client.flow = flow;
+            out.push(Sent { flow, bytes: Rc::clone(&client.request) });
+        }
+    }
+
+    /// Ends the transaction of a request that cannot be sent, without another word.
+    ///
+    /// RFC 3261, 17.1.4: "The client transaction SHOULD inform the TU that a transport failure has occurred, and
+    /// the client transaction SHOULD transition directly to the "Terminated" state."
+    pub fn give_up(&mut self, key: ClientKey) {
+        self.remove_client(key);
+    }
+
     pub(super) fn receive_response(
         &mut self,
         now: Instant,

@@ -83,10 +83,12 @@ pub(super) fn finish_old_ack(key: &mut Vec<u8>, refusal: &[u8]) -> bool {
     true
 }
 
+/// RFC 4475, 3.2.1: who gives the cookie and no identifier after it gets "the RFC 2543-style
+/// transaction identifier", so that its requests are not taken for one another.
 fn modern_branch<'a>(via: &Via<'a>) -> Option<&'a [u8]> {
     let branch = via.branch?;
-    let start = branch.get(..MAGIC_COOKIE.len())?;
-    start.eq_ignore_ascii_case(MAGIC_COOKIE).then_some(branch)
+    let (start, identifier) = branch.split_at_checked(MAGIC_COOKIE.len())?;
+    (start.eq_ignore_ascii_case(MAGIC_COOKIE) && !identifier.is_empty()).then_some(branch)
 }
 
 /// 17.2.3: the branch, the sent-by, and the method, where ACK counts as INVITE.

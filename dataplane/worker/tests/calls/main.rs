@@ -11,5 +11,6 @@ mod media;
 mod sessions;
 mod storm;
 mod strangers;
+mod transfers;
 mod trunks;
 mod updates;

@@ -553,3 +553,16 @@ fn a_message_without_what_is_matched_is_malformed() {
     }
     assert!(layer.is_empty() && out.is_empty());
 }
+
+/// RFC 4475, 3.2.1: the magic cookie with nothing after it names no transaction.
+#[test]
+fn a_branch_of_the_cookie_alone_tells_nothing() {
+    let mut layer = Transactions::new(8, 1);
+    let mut out = Out::new();
+    let first = request("OPTIONS", "z9hG4bK");
+    let other = text(&first).replace("a-call", "another-call").into_bytes();
+    let mut receive = |bytes: &[u8]| layer.receive(at_ms(0), &lex(bytes), PEER, &mut out);
+    assert!(matches!(receive(&first), Received::Request(_)));
+    assert!(matches!(receive(&other), Received::Request(_)), "another request of the same peer");
+    assert_eq!(receive(&first), Received::Absorbed);
+}
