@@ -125,16 +125,8 @@ impl Worker {
             writer = writer.header(name, value);
         }
         let bytes = writer.finish(offer.as_deref().map(|sdp| ("application/sdp", sdp)));
-        let key = self.transactions.request(
-            now,
-            Method::Invite,
-            bytes,
-            branch.as_bytes(),
-            target.flow,
-            leg.to_word(),
-            &mut self.sent,
-        );
-        let Ok(key) = key else {
+        let sent = self.send_request(now, Method::Invite, bytes, &branch, target.flow, leg);
+        let Some(key) = sent else {
             self.count(Counter::DropSipFull);
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         };
@@ -165,10 +157,8 @@ impl Worker {
         let via = self.via(flow, &branch);
         let change = Change { uri: None, via: &via, interval_s: Some(least) };
         let Some(bytes) = changed(&old, &change) else { return false };
-        let (word, branch) = (leg.to_word(), branch.as_bytes());
-        let sent = &mut self.sent;
-        let key = self.transactions.request(now, Method::Invite, bytes, branch, flow, word, sent);
-        let (Ok(key), Some(entry)) = (key, self.calls.leg_mut(leg)) else { return false };
+        let key = self.send_request(now, Method::Invite, bytes, &branch, flow, leg);
+        let (Some(key), Some(entry)) = (key, self.calls.leg_mut(leg)) else { return false };
         entry.ext.early.clear();
         entry.inviting = Some(Inviting { key, offered, renews: false });
         true

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -106,6 +106,8 @@ pub struct Worker {
     pub(crate) provision: Provision,
     /// Who is to hear of the end of a connection.
     pub(crate) connections: Connections,
+    /// Trunks that have no TCP, and until when that is believed.
+    pub(crate) no_tcp: VecDeque<(SocketAddr, Instant)>,
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
@@ -180,6 +182,7 @@ impl Worker {
             recovered: BTreeMap::new(),
             provision: Provision::read(&region, now),
             connections: Connections::default(),
+            no_tcp: VecDeque::new(),
             watched: HashMap::new(),
             publish_turn: 0,
             mirror: Mirror::default(),
