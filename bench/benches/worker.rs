@@ -94,6 +94,7 @@ impl House {
             seed: [7; 32],
             nonce_key: [9; 32],
             limits: Limits::default(),
+            session: Default::default(),
             media: worker::MediaConfig::default(),
         };
         let now = Instant::from_nanos(1_000_000_000);

@@ -8,6 +8,7 @@ mod desk;
 mod lab;
 mod media;
 mod phone;
+mod records;
 mod scanner;
 mod sipp;
 mod torture;

@@ -76,6 +76,7 @@ impl Worker {
     }
 
     fn consider(&mut self, now: Instant, came: Flow, message: &Message<'_>) {
+        self.mirror.note_received(came, message);
         let Flow { location, peer: from, channel } = came;
         // RFC 3261, 18.2.2: "If the "sent-protocol" is a reliable transport protocol [...], the response MUST be
         // sent using the existing connection to the source of the original request".

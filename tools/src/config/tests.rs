@@ -40,6 +40,7 @@ fn a_good_file_is_read_with_its_defaults() {
     assert_eq!(ccb.media, MediaConfig::of_ccb(1));
     assert_eq!(config.control.recordings, Path::new("/var/lib/jackfield/recordings"));
     assert_eq!(config.control.records, None);
+    assert_eq!((&config.control.trace_to, &ccb.hep, ccb.hep_agent), (&Vec::new(), &None, 1));
     assert_eq!(config.control.http, ["127.0.0.1:8080".parse().unwrap()]);
     assert!(config.summary().contains("location branch: SIP udp [::1]:5070"));
 }
@@ -59,6 +60,8 @@ fn what_is_written_reads_back_the_same() {
     streams.identity = Some(("/c d.pem".into(), "/k".into()));
     streams.ca = Some("/ca".into());
     config.control.records = Some("/r \"s\"".into());
+    config.control.trace_to = vec!["192.0.2.0/24".parse().unwrap(), "::1".parse().unwrap()];
+    (config.ccbs[0].hep, config.ccbs[0].hep_agent) = (Some("[::1]:9060".into()), u32::MAX);
     config.control.http.push("[::1]:80".parse().unwrap());
     assert_eq!(Config::parse("again.toml", &config.to_toml()), Ok(config));
 }
@@ -86,7 +89,7 @@ fn all_faults_are_reported_in_the_order_of_lines() {
         "jackfield.toml:2: control.admin: must be there",
         "jackfield.toml:3: control.http: \"127.0.0.1\" must be ADDRESS:PORT, as in 192.0.2.1:8080",
         "jackfield.toml:4: control.admim: unknown field; known are http, admin, directory, state, \
-         recordings, records",
+         recordings, records, trace_to",
         "jackfield.toml:11: ccb[0].cores: must name each core once",
         "jackfield.toml:20: ccb[0].location[1].ip: \"0.0.0.0\" must be the one IPv4 or IPv6 \
          address that phones reach, not a wildcard",
@@ -251,4 +254,28 @@ fn media_has_fields_with_rules() {
     ] {
         assert_eq!(faults(&with(fields)), [format!("jackfield.toml:12: {expected}")], "{fields}");
     }
+}
+
+#[test]
+fn a_capture_server_is_a_host_and_a_port_and_faults_of_records_are_named() {
+    for good in ["192.0.2.9:9060", "capture.example.net:1", "[2001:db8::1]:65535", "localhost:9060"]
+    {
+        assert!(is_host_and_port(good), "{good}");
+    }
+    for bad in ["", "host", "host:", ":9060", "host:0", "host:65536", "::1:9060", "a b:1", "[x]:1"]
+    {
+        assert!(!is_host_and_port(bad), "{bad}");
+    }
+    let text = GOOD
+        .replace("state = \"/var", "records = \"rel\"\ntrace_to = [\"nowhere\"]\nstate = \"/var")
+        .replace("cores = ", "hep = \"capture\"\nhep_agent = -1\ncores = ");
+    let expected = [
+        "jackfield.toml:6: control.records: \"rel\" must be an absolute path",
+        "jackfield.toml:7: control.trace_to: \"nowhere\" must be an address or a network, as in \
+         192.0.2.0/24",
+        "jackfield.toml:13: ccb[0].hep: \"capture\" must be HOST:PORT, as in 192.0.2.9:9060 or \
+         capture.example.net:9060",
+        "jackfield.toml:14: ccb[0].hep_agent: must be a whole number in 0..=4294967295",
+    ];
+    assert_eq!(faults(&text), expected);
 }
