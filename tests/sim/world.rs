@@ -760,7 +760,7 @@ fn phone_config(user: &str, registrar: SocketAddr, ip: IpAddr, index: usize) -> 
 
 fn provision() -> Provision {
     let address = TRUNK.parse().expect("an address");
-    let to = Destination::Trunk { address, location: None };
+    let to = Destination::Trunk { address, location: None, transport: base::Transport::Udp };
     Provision {
         tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: REALM.into() }],
         trunks: vec![TrunkRecord {

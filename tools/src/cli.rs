@@ -177,7 +177,7 @@ pub struct Demo {
     pub trunk: Vec<Cidr>,
     /// Where numbers go that are no agent's: to a trunk, or to a service (answer, play:NAME or
     /// mix:NUMBER); may be repeated
-    #[arg(long, value_name = "PREFIX=IP:PORT|SERVICE", value_parser = parse_route)]
+    #[arg(long, value_name = "PREFIX=IP:PORT[;transport=tcp|tls]|SERVICE", value_parser = parse_route)]
     pub route: Vec<Route>,
     /// The way that RTP takes
     #[arg(long, value_enum, default_value_t = Media::Auto)]
@@ -212,7 +212,7 @@ pub struct Demo {
         value_parser = clap::value_parser!(u16).range(1..),
     )]
     pub http: u16,
-    /// The UDP port of SIP at every location
+    /// The port of SIP over UDP and TCP at every location
     #[arg(
         long,
         value_name = "PORT",
@@ -220,6 +220,15 @@ pub struct Demo {
         value_parser = clap::value_parser!(u16).range(1..),
     )]
     pub sip: u16,
+    /// The port of SIP over TLS at every location; the demo makes a certificate of its own
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub tls: Option<u16>,
+    /// The port of SIP over WebSocket at every location
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub ws: Option<u16>,
+    /// The port of SIP over WebSocket and TLS at every location
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub wss: Option<u16>,
     /// The UDP ports of RTP and RTCP at every location
     #[arg(
         long,

@@ -2,6 +2,7 @@
 
 mod media;
 mod read;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -10,7 +11,7 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use base::CcbId;
+use base::{CcbId, Transport};
 use control_server::Cidr;
 use driver::Sizes;
 use toml::de::DeTable;
@@ -18,6 +19,7 @@ use toml::de::DeTable;
 pub use media::{Media, MediaConfig, XdpMode};
 pub use read::Faults;
 use read::{Found, Report, Table};
+pub use streams::Streams;
 
 /// SIP's port (RFC 3261, 19.1.2).
 pub const SIP_PORT: u16 = 5060;
@@ -95,8 +97,10 @@ pub struct Location {
     pub name: String,
     /// The address that the location's phones reach, for SIP and RTP.
     pub ip: IpAddr,
-    /// The port of SIP over UDP.
+    /// The port of SIP over UDP, and over TCP unless that is off.
     pub sip_port: u16,
+    /// Connections.
+    pub streams: Streams,
 }
 
 impl Config {
@@ -177,8 +181,8 @@ impl Config {
                 let _ = write!(text, "; SIP is copied to {server} as agent {}", ccb.hep_agent);
             }
             for location in &ccb.locations {
-                let sip = SocketAddr::new(location.ip, location.sip_port);
-                let _ = write!(text, "\n  location {}: SIP udp {sip}", location.name);
+                let spoken = location.streams.summary(location.ip, location.sip_port);
+                let _ = write!(text, "\n  location {}: SIP {spoken}", location.name);
             }
         }
         text
@@ -240,6 +244,7 @@ impl Config {
                     location.ip,
                     location.sip_port,
                 );
+                text += &location.streams.to_toml();
             }
         }
         text
@@ -449,8 +454,14 @@ fn read_location(table: &Table<'_, '_>) -> Option<Location> {
     );
     let sip_port = table.number("sip_port", 1..65_536);
     let sip_port = table.or("sip_port", sip_port, SIP_PORT.into());
+    let streams = Streams::read(table);
     table.finish();
-    Some(Location { name: name?.value, ip: ip?.value, sip_port: u16::try_from(sip_port?).ok()? })
+    Some(Location {
+        name: name?.value,
+        ip: ip?.value,
+        sip_port: u16::try_from(sip_port?).ok()?,
+        streams: streams?,
+    })
 }
 
 /// True for a name that `[[ccb.location]]` and `demo --location` accept.
@@ -465,6 +476,7 @@ struct Seen {
     numbers: HashSet<u16>,
     paths: HashSet<PathBuf>,
     sip: HashSet<SocketAddr>,
+    tcp: HashSet<SocketAddr>,
     cores: HashSet<usize>,
     ports: Vec<(IpAddr, u16, u16)>,
 }
@@ -487,9 +499,8 @@ impl Seen {
         if let Some(folder) = &control.records {
             fault(self.paths.insert(folder.clone()), "records", folder.display().to_string());
         }
-        let mut http = HashSet::new();
         for address in &control.http {
-            fault(http.insert(*address), "http", address.to_string());
+            fault(self.tcp.insert(*address), "http", address.to_string());
         }
     }
 
@@ -522,6 +533,14 @@ impl Seen {
             let sip = SocketAddr::new(location.ip, location.sip_port);
             if !self.sip.insert(sip) {
                 fault("location", format!("{sip} is another location's SIP address"));
+            }
+            for transport in Transport::ALL.into_iter().filter(|it| it.is_reliable()) {
+                let port = location.streams.port(transport, location.sip_port);
+                let at = port.map(|port| SocketAddr::new(location.ip, port));
+                if let Some(at) = at.filter(|at| !self.tcp.insert(*at)) {
+                    let rule = format!("{at} over {transport} is in use by another field");
+                    fault("location", rule);
+                }
             }
             if (low..=high).contains(&location.sip_port) {
                 let rule = format!("SIP port {} lies within rtp_ports {low}-{high}", sip.port());

@@ -529,6 +529,9 @@ impl Blade {
                     out.push(Output::SourceRefused { ccb, call, leg, address, left_out });
                 }
             }
+            Event::SourceBanned { addr: address, seconds } => {
+                out.push(Output::SourceBanned { ccb, address, seconds });
+            }
             Event::Digit { call, leg, digit, duration_ms } => {
                 side.counts.digits += 1;
                 if let Some(digit) = digit_name(digit) {
@@ -563,15 +566,15 @@ impl Blade {
             (_, Some(Destination::Service(service))) => {
                 return self.serve(now, ccb, worker, &asked, service, out);
             }
-            (Party::Agent(..), Some(Destination::Trunk { address, location })) => {
-                Some((address, location))
+            (Party::Agent(..), Some(Destination::Trunk { address, transport, location })) => {
+                Some((address, transport, location))
             }
             _ => None,
         };
         let Some(side) = self.sides.get_mut(&ccb) else {
             return;
         };
-        let way = way.and_then(|(address, location)| {
+        let way = way.and_then(|(address, transport, location)| {
             let location = match &location {
                 Some(name) => side.location(name),
                 None => {
@@ -582,13 +585,12 @@ impl Blade {
                     routes::nearest(places, address.ip())
                 }
             };
-            Some((address, location?))
+            Some((address, transport, location?))
         });
         let Asked { op: ask, call, number, .. } = asked;
         match way {
-            Some((address, location)) => {
+            Some((address, transport, location)) => {
                 side.counts.asked_dialled += 1;
-                let transport = base::Transport::Udp;
                 let command =
                     |op| abi::Command::Dial { op, ask, call, address, location, transport };
                 side.send(now, worker, Purpose::Answer, number, command, out);

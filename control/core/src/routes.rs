@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
-use base::{LocationId, TenantId};
+use base::{LocationId, TenantId, Transport};
 
 /// A network of addresses, such as `10.0.0.0/8`; an address alone is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -81,6 +81,8 @@ pub enum Destination {
     Trunk {
         /// Its address.
         address: SocketAddr,
+        /// By what SIP goes there: UDP, TCP or TLS.
+        transport: Transport,
         /// The location whose SBC sends the call; `None` is the one nearest to the address.
         location: Option<String>,
     },
@@ -158,16 +160,28 @@ impl FromStr for Destination {
 
     /// An address, for which the nearest location sends, or a service.
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse::<SocketAddr>() {
+        let (address, transport) = match text.split_once(";transport=") {
+            Some((address, name)) => (address, Some(name)),
+            None => (text, None),
+        };
+        if let Ok(address) = address.parse::<SocketAddr>() {
+            let transport = transport.map_or(Some(Transport::Udp), |name| {
+                // Nobody can be called over WebSocket (RFC 7118, 5).
+                let is_dialled = |it: &Transport| !matches!(it, Transport::Ws | Transport::Wss);
+                Transport::parse(name.as_bytes()).filter(is_dialled)
+            });
+            let transport = transport.ok_or("transport must be udp, tcp or tls")?;
             return match address.port() {
                 0 => Err("the port must not be 0".into()),
-                _ => Ok(Destination::Trunk { address, location: None }),
+                _ => Ok(Destination::Trunk { address, transport, location: None }),
             };
         }
         let is_service = ["answer", "play", "mix"].contains(&text.split(':').next().unwrap_or(""));
         match is_service {
             true => text.parse().map(Destination::Service),
-            false => Err(format!("{text:?} must be IP:PORT, answer, play:NAME or mix:NUMBER")),
+            false => Err(format!(
+                "{text:?} must be IP:PORT or IP:PORT;transport=tcp|tls, answer, play:NAME or mix:NUMBER"
+            )),
         }
     }
 }
@@ -175,7 +189,10 @@ impl FromStr for Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Destination::Trunk { address, .. } => address.fmt(f),
+            Destination::Trunk { address, transport: Transport::Udp, .. } => address.fmt(f),
+            Destination::Trunk { address, transport, .. } => {
+                write!(f, "{address};transport={transport}")
+            }
             Destination::Service(service) => service.fmt(f),
         }
     }
@@ -238,6 +255,7 @@ mod tests {
             prefix: prefix.into(),
             to: Destination::Trunk {
                 address: SocketAddr::from(([10, 0, 0, 1], port)),
+                transport: Transport::Udp,
                 location: None,
             },
         }
@@ -245,13 +263,23 @@ mod tests {
 
     #[test]
     fn a_destination_is_an_address_or_a_service() {
-        for text in ["10.0.0.1:5060", "[::1]:5060", "answer", "play:welcome.wav", "mix:1"] {
+        for text in [
+            "10.0.0.1:5061;transport=tls",
+            "[::1]:5060;transport=tcp",
+            "10.0.0.1:5060",
+            "[::1]:5060",
+            "answer",
+            "play:welcome.wav",
+            "mix:1",
+        ] {
             assert_eq!(text.parse::<Destination>().expect("it is one").to_string(), text);
         }
         for (text, rule) in [
-            ("10.0.0.1", "must be IP:PORT, answer"),
+            ("10.0.0.1", "must be IP:PORT or"),
             ("10.0.0.1:0", "port must not be 0"),
-            ("echo", "must be IP:PORT, answer"),
+            ("10.0.0.1:5060;transport=ws", "transport must be udp, tcp or tls"),
+            ("10.0.0.1:5060;transport=", "transport must be udp, tcp or tls"),
+            ("echo", "must be IP:PORT or"),
             ("answer:1", "is no service"),
             ("play", "is no service"),
             ("play:", "prompt's name"),

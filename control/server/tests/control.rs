@@ -2,6 +2,7 @@
 
 mod world;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use abi::{

@@ -3,10 +3,17 @@
 //! ```text
 //!  63 62 | 61   58 | 57         42 | 41      28 | 27          0
 //!  state | purpose | holder (CCB)  | time       | counter
+//!                                  | open, legs |          while it is bound
 //!
 //! free --reserve--> reserved --bind--> bound --release--> free, counter + 1
 //!                       \--release, or RESERVED_MS pass--> free, counter + 1
+//!
+//! bound, 1 leg --open--> bound, 1 leg, open --share--> bound, 2 legs --release--> bound, 1 leg, open
 //! ```
+//!
+//! An agent who talks may call somebody else meanwhile (a consultation). That leg shares the word of the first:
+//! the word is bound as long as one of them lives. It is open to be shared once the leg before was answered, so
+//! that of two agents who call each other at the same time still only one gets both words.
 //!
 //! The counter tells one lease of the word from the next: each reservation has another one (until
 //! 2^28 of them have passed), so a bind or a release that comes too late hits nothing. Time is
@@ -37,8 +44,15 @@ const AHEAD: u64 = 8;
 const COUNTER_BITS: u32 = 28;
 const TIME_SHIFT: u32 = 28;
 const HOLDER_SHIFT: u32 = 42;
+/// In a bound word: one more leg may share it.
+const OPEN: u64 = 1 << 41;
+/// In a bound word: how many legs share it, above [`TIME_SHIFT`].
+const LEGS_MASK: u64 = (1 << 13) - 1;
 const PURPOSE_SHIFT: u32 = 58;
 const STATE_SHIFT: u32 = 62;
+
+/// How many legs of one agent may live at the same time.
+pub const MAX_SHARES: u16 = 4;
 
 const RESERVED: u64 = 1;
 const BOUND: u64 = 2;
@@ -126,6 +140,10 @@ pub enum LeaseState {
         purpose: Purpose,
         /// The lease's counter.
         counter: u32,
+        /// How many legs share it.
+        legs: u16,
+        /// One more may.
+        open: bool,
     },
     /// There is no such agent's slot, or the region is mapped read-only.
     NoSuchSlot,
@@ -168,18 +186,32 @@ impl LeaseState {
                 let since = LeaseTime(((word >> TIME_SHIFT) & (TICKS - 1)) as u16);
                 LeaseState::Reserved { holder, purpose, counter, since }
             }
-            BOUND => LeaseState::Bound { holder, purpose, counter },
+            BOUND => {
+                let (legs, open) = ((word >> TIME_SHIFT & LEGS_MASK) as u16, word & OPEN != 0);
+                LeaseState::Bound { holder, purpose, counter, legs, open }
+            }
             // State 3 is never written; who finds it may take the word.
             _ => LeaseState::Free { counter },
         }
+    }
+
+    /// The word of a bound lease.
+    #[inline]
+    fn bound(holder: CcbId, purpose: Purpose, counter: u32, legs: u16, open: bool) -> u64 {
+        BOUND << STATE_SHIFT
+            | (purpose as u64) << PURPOSE_SHIFT
+            | u64::from(holder.0) << HOLDER_SHIFT
+            | if open { OPEN } else { 0 }
+            | (u64::from(legs) & LEGS_MASK) << TIME_SHIFT
+            | u64::from(counter)
     }
 }
 
 /// The moves of one word.
 pub mod word {
     use super::{
-        AtomicU64, BOUND, CcbId, HOLDER_SHIFT, Instant, LEASE_COUNTER_MASK, LeaseState, LeaseTime,
-        Ordering, PURPOSE_SHIFT, Purpose, RESERVED, STATE_SHIFT, TIME_SHIFT,
+        AtomicU64, CcbId, HOLDER_SHIFT, Instant, LEASE_COUNTER_MASK, LeaseState, LeaseTime,
+        MAX_SHARES, Ordering, PURPOSE_SHIFT, Purpose, RESERVED, STATE_SHIFT, TIME_SHIFT,
     };
 
     /// What the word says.
@@ -223,24 +255,76 @@ pub mod word {
             LeaseState::Reserved { holder: has, purpose, counter: of, .. }
                 if (has, of) == (holder, counter) =>
             {
-                Some(
-                    BOUND << STATE_SHIFT
-                        | (purpose as u64) << PURPOSE_SHIFT
-                        | u64::from(holder.0) << HOLDER_SHIFT
-                        | u64::from(counter),
-                )
+                Some(LeaseState::bound(holder, purpose, counter, 1, false))
             }
             _ => None,
         })
         .is_ok()
     }
 
-    /// The lease `counter` of `holder` becomes free; false when it is not there any more.
+    /// The leg that bound the lease, or shared it last, was answered: one more may share it. False when the
+    /// lease is not there any more.
+    #[inline]
+    pub fn open(word: &AtomicU64, holder: CcbId, counter: u32) -> bool {
+        update(word, |state| match state {
+            LeaseState::Bound { holder: has, purpose, counter: of, legs, .. }
+                if (has, of) == (holder, counter) =>
+            {
+                Some(LeaseState::bound(holder, purpose, counter, legs, true))
+            }
+            _ => None,
+        })
+        .is_ok()
+    }
+
+    /// One more leg shares the lease that `holder` has bound, which is closed until that leg is answered; the
+    /// lease's counter, or why not.
+    #[inline]
+    pub fn share(word: &AtomicU64, holder: CcbId) -> Result<u32, LeaseState> {
+        let mut of = 0;
+        update(word, |state| match state {
+            LeaseState::Bound { holder: has, purpose, counter, legs, open: true }
+                if has == holder && legs < MAX_SHARES =>
+            {
+                of = counter;
+                Some(LeaseState::bound(holder, purpose, counter, legs + 1, false))
+            }
+            _ => None,
+        })
+        .map(|()| of)
+    }
+
+    /// A leg lets go of the lease `counter` of `holder`, which becomes free with the last one; false when it is
+    /// not there any more.
     #[inline]
     pub fn release(word: &AtomicU64, holder: CcbId, counter: u32) -> bool {
-        update(word, |state| {
-            let is_it = state.holder() == Some(holder) && state.counter() == Some(counter);
-            is_it.then(|| u64::from(next(counter)))
+        update(word, |state| match state {
+            LeaseState::Bound { holder: has, purpose, counter: of, legs, .. }
+                if (has, of) == (holder, counter) && legs > 1 =>
+            {
+                Some(LeaseState::bound(holder, purpose, counter, legs - 1, true))
+            }
+            state => {
+                let is_it = state.holder() == Some(holder) && state.counter() == Some(counter);
+                is_it.then(|| u64::from(next(counter)))
+            }
+        })
+        .is_ok()
+    }
+
+    /// Of the bound lease `counter` of `holder`, so many legs live; none frees it. False when the lease is not
+    /// there any more.
+    pub fn settle(word: &AtomicU64, holder: CcbId, counter: u32, legs: u16) -> bool {
+        update(word, |state| match state {
+            LeaseState::Bound { holder: has, purpose, counter: of, .. }
+                if (has, of) == (holder, counter) && legs > 0 =>
+            {
+                Some(LeaseState::bound(holder, purpose, counter, legs, true))
+            }
+            state => {
+                let is_it = state.holder() == Some(holder) && state.counter() == Some(counter);
+                (is_it && legs == 0).then(|| u64::from(next(counter)))
+            }
         })
         .is_ok()
     }
@@ -336,7 +420,40 @@ mod table {
             self.word(slot, medium).is_some_and(|word| word::bind(word, holder, counter))
         }
 
-        /// The lease ends, reserved or bound; false when it is not `holder`'s any more.
+        /// The agent's leg was answered: one more may share its lease. False when the lease is not `holder`'s
+        /// any more.
+        #[inline]
+        pub fn open(&self, slot: AgentSlot, medium: Medium, holder: CcbId, counter: u32) -> bool {
+            self.word(slot, medium).is_some_and(|word| word::open(word, holder, counter))
+        }
+
+        /// One more leg of an agent who talks shares the lease that `holder` has: its counter, or who has it.
+        #[inline]
+        pub fn share(
+            &self,
+            slot: AgentSlot,
+            medium: Medium,
+            holder: CcbId,
+        ) -> Result<u32, LeaseState> {
+            let word = self.word(slot, medium).ok_or(LeaseState::NoSuchSlot)?;
+            word::share(word, holder)
+        }
+
+        /// After a death of `holder`'s process: so many legs of the agent go on. None frees the lease; false when
+        /// it is not `holder`'s any more.
+        pub fn settle(
+            &self,
+            slot: AgentSlot,
+            medium: Medium,
+            holder: CcbId,
+            counter: u32,
+            legs: u16,
+        ) -> bool {
+            self.word(slot, medium).is_some_and(|word| word::settle(word, holder, counter, legs))
+        }
+
+        /// The lease ends, reserved or bound, with the last leg that shares it; false when it is not `holder`'s
+        /// any more.
         #[inline]
         pub fn release(
             &self,

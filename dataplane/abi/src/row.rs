@@ -473,10 +473,27 @@ row! {
         pub name: [u8; 48],
         /// The address and the SIP port.
         pub address: Address,
+        /// The ports of SIP by the number of their [`Transport`]; 0 for a transport that is not spoken here. UDP's
+        /// is that of the address.
+        pub ports: [u16; 8],
     }
 }
 
 impl LocationRow {
+    /// The port of SIP over `transport`.
+    pub fn port(&self, transport: Transport) -> Option<u16> {
+        let port = match transport {
+            Transport::Udp => self.sip().port(),
+            other => self.ports[other as usize],
+        };
+        (port != 0).then_some(port)
+    }
+
+    /// Sets the port of SIP over `transport`; that over UDP is set by [`LocationRow::set_sip`].
+    pub fn set_port(&mut self, transport: Transport, port: Option<u16>) {
+        self.ports[transport as usize] = port.unwrap_or(0);
+    }
+
     /// The name.
     pub fn name(&self) -> Text<48> {
         text(&self.name)

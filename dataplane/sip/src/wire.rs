@@ -6,13 +6,16 @@
 //! so on. Everything unknown (methods, headers, schemes, parameters) passes through as bytes.
 
 mod error;
+mod framer;
 mod header;
 mod lex;
 mod message;
 mod method;
 mod name_addr;
 mod params;
+mod replaces;
 mod scan;
+mod typed;
 mod uri;
 mod via;
 mod write;
@@ -21,14 +24,17 @@ mod write;
 mod tests;
 
 pub use error::LexError;
+pub use framer::{Frame, FrameError, Framer, MAX_BODY, MAX_HEAD};
 pub use header::Header;
 pub use lex::lex;
 pub use message::{CSeq, Lines, Message, Start, Values};
 pub use method::Method;
 pub use name_addr::NameAddr;
 pub use params::{Params, ParamsIter};
+pub use replaces::Replaces;
 pub(crate) use scan::hex_digit;
 pub use scan::{Commas, is_token, same_token, split_commas, unescape, unquote};
+pub use typed::{RAck, Refresher, SessionExpires};
 pub use uri::Uri;
 pub use via::Via;
 pub use write::{RequestWriter, reason_phrase, response};

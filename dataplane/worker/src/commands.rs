@@ -59,7 +59,7 @@ impl Worker {
         let is_ours = usize::from(flow.location.0) < self.config.locations.len();
         let number = Number::new(number).ok().filter(is_dialable);
         let (Some(number), true) = (number, is_ours) else {
-            self.end_call(now, call, &Refusal::status(404));
+            self.refuse_way(now, call, &Refusal::status(404));
             return OpResult::Refused;
         };
         let uri = match flow.channel.transport {
@@ -69,10 +69,15 @@ impl Worker {
         .into_bytes();
         let trunk = self.trunk_of(flow.peer.ip()).map_or(NO_ROW, |(row, _)| row);
         let target = Target { party: Party::Trunk(trunk), number, flow, uri, lease: None };
-        match self.dial(now, call, target) {
+        let is_transfer = self.calls.find(call).is_some_and(|call| call.transfer.is_some());
+        let dialled = match is_transfer {
+            true => self.invite_target(now, call, target),
+            false => self.dial(now, call, target),
+        };
+        match dialled {
             Ok(()) => OpResult::Ok,
             Err(refusal) => {
-                self.end_call(now, call, &refusal);
+                self.refuse_way(now, call, &refusal);
                 OpResult::Full
             }
         }
@@ -96,7 +101,7 @@ impl Worker {
             0 => Refusal::status(status),
             wait => Refusal::status(status).with("Retry-After", wait.to_string().as_bytes()),
         };
-        self.end_call(now, call, &refusal);
+        self.refuse_way(now, call, &refusal);
         OpResult::Ok
     }
 

@@ -4,15 +4,20 @@ use std::time::Duration;
 
 use abi::{CallState, Counter, Party};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
-use sip::wire::{self, Method, RequestWriter};
+use sip::wire::{self, Header, Method, RequestWriter};
 
 use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase, Times};
+use crate::carried::{ANONYMOUS, is_withheld};
+use crate::extension::SUPPORTED;
 use crate::intake::ALLOW;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::worker::{Timer, Worker};
 
 /// How long a leg may ring, in milliseconds (RFC 3261, 16.6: timer C "MUST be larger than 3 minutes").
 const RING_LIMIT_MS: u64 = 181_000;
+
+/// How many legs one call may have had: bounds what forwarding and transfers make of it.
+pub(crate) const MAX_LEGS: usize = 32;
 
 /// Whom to call, and where.
 #[derive(Clone, Debug)]
@@ -44,30 +49,60 @@ impl Worker {
         call: CallRef,
         target: Target,
     ) -> Result<(), Refusal> {
+        let leg = self.add_leg(now, call, &target)?;
         let Some(entry) = self.calls.find_mut(call) else {
             return Err(Refusal::status(481));
         };
-        let leg = LegRef { call, leg: entry.legs.len() as u8 };
-        let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
-        new.times = Times::from(now);
-        new.call_id = self.owned_call_id();
-        new.local_tag = self.leg_tag(leg);
-        new.lease = target.lease;
-        let Some(entry) = self.calls.find_mut(call) else {
-            return Err(Refusal::status(481));
-        };
-        entry.legs.push(new);
         entry.bridges.push(Bridge { a: CALLER, b: leg.leg });
         entry.state = CallState::Calling;
+        let caller = LegRef { leg: CALLER, ..leg };
         self.open_media(leg)?;
-        self.join_media(call, CALLER, leg.leg);
-        self.send_invite(now, leg, &target)
+        self.join_media(caller, leg);
+        let offer = self.offer_for(leg)?;
+        self.send_invite(now, leg, &target, caller, offer)
     }
 
-    fn send_invite(&mut self, now: Instant, leg: LegRef, target: &Target) -> Result<(), Refusal> {
-        let offer = self.offer_for(leg)?;
-        let caller =
-            self.calls.leg(LegRef { leg: CALLER, ..leg }).map_or(Number::EMPTY, |leg| leg.who);
+    /// Gives a call one more leg, which holds the target's lease and nothing else.
+    pub(crate) fn add_leg(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        target: &Target,
+    ) -> Result<LegRef, Refusal> {
+        let legs = self.calls.find(call).map_or(MAX_LEGS, |entry| entry.legs.len());
+        if legs >= MAX_LEGS {
+            if let Some(lease) = target.lease {
+                self.let_go(lease);
+            }
+            return Err(Refusal::unavailable(RETRY_AFTER_S));
+        }
+        let leg = LegRef { call, leg: legs as u8 };
+        let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
+        new.times = Times::from(now);
+        new.call_id = self.owned_call_id().into();
+        new.local_tag = self.leg_tag(leg).into();
+        new.lease = target.lease;
+        if let Some(entry) = self.calls.find_mut(call) {
+            entry.legs.push(new);
+        }
+        Ok(leg)
+    }
+
+    /// Invites the party of a new leg, in the name of who is at the leg `from`.
+    pub(crate) fn send_invite(
+        &mut self,
+        now: Instant,
+        leg: LegRef,
+        target: &Target,
+        from: LegRef,
+        offer: Option<Vec<u8>>,
+    ) -> Result<(), Refusal> {
+        let caller = self.calls.leg(from).map_or(Number::EMPTY, |leg| leg.who);
+        let from = match self.caller_invite(leg, is_withheld) {
+            Some(true) => ANONYMOUS.to_owned(),
+            _ => format!("<sip:{caller}@{}>", self.address_of(target.flow)),
+        };
+        let asked_s = self.first_interval(leg);
         let hops = self.hops_left(leg);
         let branch = self.fresh_branch();
         let address = self.address_of(target.flow);
@@ -78,15 +113,16 @@ impl Worker {
         let mut writer = RequestWriter::new(b"INVITE", &target.uri)
             .header_fmt("Via", format_args!("SIP/2.0/{token} {address};branch={branch};rport"))
             .header_fmt("Max-Forwards", format_args!("{hops}"))
-            .header_fmt("From", format_args!("<sip:{caller}@{address}>;tag={}", new.local_tag))
+            .header_fmt("From", format_args!("{from};tag={}", new.local_tag))
             .header_fmt("To", format_args!("<sip:{}@{}>", target.number, target.flow.peer))
             .header("Call-ID", &new.call_id)
             .header("CSeq", "1 INVITE")
             .header("Contact", self.contact(leg, target.flow))
-            .header("Allow", ALLOW);
-        if let Some(user_to_user) = self.passed_on(leg) {
-            // RFC 7433: carried across the B2BUA untouched.
-            writer = writer.header("User-to-User", user_to_user);
+            .header("Allow", ALLOW)
+            .header("Supported", self.supported(leg, offer.is_some()))
+            .header_fmt("Session-Expires", format_args!("{asked_s}"));
+        for (name, value) in self.least().into_iter().chain(self.passed_on(leg)) {
+            writer = writer.header(name, value);
         }
         let bytes = writer.finish(offer.as_deref().map(|sdp| ("application/sdp", sdp)));
         let key = self.transactions.request(
@@ -104,16 +140,45 @@ impl Worker {
         };
         if let Some(new) = self.calls.leg_mut(leg) {
             new.phase = Phase::Outgoing;
-            new.inviting = Some(Inviting { key, offered: offer.is_some() });
+            new.inviting = Some(Inviting { key, offered: offer.is_some(), renews: false });
         }
         self.timers.set(now + Duration::from_millis(RING_LIMIT_MS), Timer::Ring(leg));
+        self.watch_ringing(leg, target.flow);
         self.note_call(leg.call);
         Ok(())
     }
 
+    /// The called party wants a longer session interval than our INVITE asked for (422): it is sent again with
+    /// that one. False when it is not.
+    pub(crate) fn invite_wider(
+        &mut self,
+        now: Instant,
+        leg: LegRef,
+        refusal: &wire::Message<'_>,
+    ) -> bool {
+        let Some(least) = self.wider_interval(leg, refusal) else { return false };
+        let Some(entry) = self.calls.leg(leg) else { return false };
+        let (flow, offered) = (entry.flow, entry.inviting.as_ref().is_some_and(|it| it.offered));
+        let Some(key) = entry.inviting.as_ref().map(|inviting| inviting.key) else { return false };
+        let Some(old) = self.transactions.request_of(key).map(<[u8]>::to_vec) else { return false };
+        let branch = self.fresh_branch();
+        let address = self.address_of(flow);
+        let token = flow.channel.transport.token();
+        let via = format!("SIP/2.0/{token} {address};branch={branch};rport");
+        let Some(bytes) = wider(&old, &via, least) else { return false };
+        let (word, branch) = (leg.to_word(), branch.as_bytes());
+        let sent = &mut self.sent;
+        let key = self.transactions.request(now, Method::Invite, bytes, branch, flow, word, sent);
+        let (Ok(key), Some(entry)) = (key, self.calls.leg_mut(leg)) else { return false };
+        entry.ext.early.clear();
+        entry.inviting = Some(Inviting { key, offered, renews: false });
+        true
+    }
+
     pub(crate) fn on_ring_limit(&mut self, now: Instant, leg: LegRef) {
         if self.calls.leg(leg).is_some_and(|leg| leg.phase == Phase::Outgoing) {
-            self.end_call(now, leg.call, &Refusal::status(480));
+            self.part_leg(now, leg, &Refusal::status(480));
+            self.lose_target(now, leg, &Refusal::status(480));
         }
     }
 
@@ -136,7 +201,8 @@ impl Worker {
     /// Our SIP address at a flow's location, as it stands in Via and Contact: the only one its peers see.
     pub(crate) fn address_of(&self, flow: Flow) -> std::net::SocketAddr {
         let location = &self.config.locations[usize::from(flow.location.0)];
-        std::net::SocketAddr::new(location.ip, location.sip_port)
+        let port = location.port(flow.channel.transport).unwrap_or(location.sip_port);
+        std::net::SocketAddr::new(location.ip, port)
     }
 
     /// Our Contact for a leg; it names the call, so that a restart can find it.
@@ -157,10 +223,21 @@ impl Worker {
             .map_or(70, |hops| hops.saturating_sub(1))
     }
 
-    fn passed_on(&self, leg: LegRef) -> Option<Vec<u8>> {
-        self.caller_invite(leg, |message| {
-            message.header(wire::Header::UserToUser).map(<[u8]>::to_vec)
-        })?
+    /// What our INVITE says that we know. Without an offer of the caller's, the called party's reliable
+    /// response would have one, and only a caller's PRACK could answer it (RFC 3262, 5).
+    fn supported(&self, leg: LegRef, offers: bool) -> &'static [u8] {
+        let caller = self.calls.leg(LegRef { leg: CALLER, ..leg });
+        let acknowledges = caller.is_some_and(|caller| caller.ext.reliable.is_some());
+        if offers || acknowledges { SUPPORTED } else { b"timer, uui" }
+    }
+
+    /// The session interval that our INVITE asks for, in seconds.
+    fn first_interval(&mut self, leg: LegRef) -> u32 {
+        let asked_s = self.config.session.interval_s;
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.ext.session.asked_s = asked_s;
+        }
+        asked_s
     }
 
     /// Reads the caller's INVITE while it is not answered.
@@ -173,4 +250,28 @@ impl Worker {
         let invited = caller.invited.as_ref()?;
         wire::lex(&invited.bytes).ok().map(|message| read(&message))
     }
+}
+
+/// An INVITE again with the next CSeq number and a longer session interval. RFC 4028, 7.3: the "request SHOULD
+/// have the same value of the Call-ID, To, and From of the previous request, but the CSeq should contain a new
+/// sequence number that is one higher than the previous", and a Min-SE of the 422.
+fn wider(old: &[u8], via: &str, least_s: u32) -> Option<Vec<u8>> {
+    let old = wire::lex(old).ok()?;
+    let cseq = old.cseq().ok()?.number + 1;
+    let mut writer = RequestWriter::new(b"INVITE", old.request_uri()?);
+    for (header, name, value) in old.lines() {
+        let name = core::str::from_utf8(name).ok()?;
+        writer = match header {
+            Header::Via => writer.header("Via", via),
+            Header::CSeq => writer.header_fmt("CSeq", format_args!("{cseq} INVITE")),
+            Header::SessionExpires => {
+                let writer = writer.header_fmt("Session-Expires", format_args!("{least_s}"));
+                writer.header_fmt("Min-SE", format_args!("{least_s}"))
+            }
+            Header::MinSe | Header::ContentType | Header::ContentLength => writer,
+            _ => writer.header(name, value),
+        };
+    }
+    let body = Some(old.body()).filter(|body| !body.is_empty());
+    Some(writer.finish(body.map(|sdp| ("application/sdp", sdp))))
 }

@@ -5,9 +5,10 @@ use std::time::Duration;
 use abi::{CallState, Counter, EndedBy};
 use base::{CallRef, Instant};
 use sip::transaction::{ClientKey, ServerKey};
-use sip::wire::{self, Method};
+use sip::wire::{self, Message, Method};
 
 use crate::call::{LegRef, Phase};
+use crate::carried::{Lines, reasons};
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
 use crate::worker::{Timer, Worker};
@@ -20,6 +21,7 @@ impl Worker {
         // RFC 3261, 15.1.2: no dialog: 481.
         let leg = self.leg_of(arrival.message).ok_or_else(|| Refusal::status(481))?;
         self.accept_within(leg, arrival)?;
+        self.note_reasons(leg, arrival.message);
         let bytes = wire::response(arrival.message, 200, "OK", None, arrival.from, &[], None);
         self.transactions.respond(now, arrival.key, 200, bytes, &mut self.sent);
         self.leave_by_bye(now, leg);
@@ -28,17 +30,34 @@ impl Worker {
 
     /// The leg's peer said BYE, and has its answer.
     pub(crate) fn leave_by_bye(&mut self, now: Instant, leg: LegRef) {
-        self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
         self.note_leg_ended(now, leg);
         // RFC 3261, 15.1.2: "The UAS MUST still respond to any pending requests received for that
         // dialog. It is RECOMMENDED that a 487 (Request Terminated) response be generated".
         self.answer_no(now, leg, &Refusal::status(487));
+        self.refuse_pending(now, leg);
         if let Some((key, _)) = self.calls.leg_mut(leg).and_then(|leg| leg.unacknowledged.take()) {
             self.transactions.acked(key);
         }
         self.cancel_invite(now, leg);
+        let goes_on = self.goes_on_without(leg);
+        if goes_on {
+            self.take_out(now, leg);
+        } else {
+            self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
+        }
         self.leg_gone(leg);
-        self.hang_up(now, leg.call);
+        if !goes_on {
+            self.hang_up(now, leg.call);
+        }
+    }
+
+    /// A leg cannot be talked to any more. Its call is over, unless it goes on without the leg.
+    pub(crate) fn lose_leg(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
+        if self.goes_on_without(leg) {
+            self.take_out(now, leg);
+            return self.part_leg(now, leg, refusal);
+        }
+        self.end_call(now, leg.call, refusal);
     }
 
     /// RFC 3261, 9.2: 200 to the CANCEL whatever it finds, 487 to what it cancels.
@@ -62,7 +81,9 @@ impl Worker {
         if entry.invited.as_ref().is_none_or(|invited| invited.key != invite) {
             return;
         }
-        match entry.phase {
+        let phase = entry.phase;
+        self.note_reasons(leg, arrival.message);
+        match phase {
             Phase::Incoming => {
                 self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
                 self.end_call(now, leg.call, &Refusal::status(487));
@@ -90,7 +111,16 @@ impl Worker {
         }
     }
 
-    fn note_leg_ended(&mut self, now: Instant, leg: LegRef) {
+    /// The call did not end after all: who ends it is still to be seen.
+    pub(crate) fn note_goes_on(&mut self, call: CallRef) {
+        if let Some(entry) = self.calls.find_mut(call)
+            && entry.state != CallState::Ended
+        {
+            entry.ended_by = Default::default();
+        }
+    }
+
+    pub(crate) fn note_leg_ended(&mut self, now: Instant, leg: LegRef) {
         if let Some(entry) = self.calls.leg_mut(leg)
             && entry.times.ended_at == Instant::ZERO
         {
@@ -127,8 +157,16 @@ impl Worker {
             entry.asked = None;
             self.note_call(call);
         }
+        if let Some(entry) = self.calls.find_mut(call).filter(|entry| entry.reasons.is_empty())
+            && cause != 0
+        {
+            // RFC 3326, 2: why a request of ours ends what an answer to another would have ended.
+            let text = wire::reason_phrase(cause);
+            entry.reasons.push(format!("SIP;cause={cause};text=\"{text}\"").into_bytes());
+        }
         let legs = self.calls.find(call).map_or(0, |entry| entry.legs.len());
         let legs = (0..legs).map(|leg| LegRef { call, leg: leg as u8 });
+        let others = self.let_go_of_others(call);
         // The call may be forgotten with its last leg, so that nothing may be left to do by then.
         for leg in legs.clone() {
             self.close_media(now, leg);
@@ -137,6 +175,7 @@ impl Worker {
             self.part_leg(now, leg, refusal);
         }
         self.forget_if_over(call);
+        self.lose_others(now, others);
     }
 
     /// Lets one leg go, as far as it has come.
@@ -144,7 +183,10 @@ impl Worker {
         let Some(entry) = self.calls.leg(leg) else {
             return;
         };
-        match entry.phase {
+        let phase = entry.phase;
+        self.note_leg_ended(now, leg);
+        self.refuse_pending(now, leg);
+        match phase {
             Phase::Incoming => {
                 self.answer_no(now, leg, refusal);
                 self.leg_gone(leg);
@@ -167,11 +209,32 @@ impl Worker {
         }
     }
 
-    fn cancel_invite(&mut self, now: Instant, leg: LegRef) {
+    pub(crate) fn cancel_invite(&mut self, now: Instant, leg: LegRef) {
         let inviting = self.calls.leg(leg).and_then(|leg| leg.inviting.as_ref());
         if let Some(key) = inviting.map(|inviting| inviting.key) {
-            self.transactions.cancel(now, key, &mut self.sent);
+            let reasons = self.calls.find(leg.call).map(|call| call.reasons.clone());
+            let reasons = reasons.unwrap_or_default();
+            self.transactions.cancel_because(now, key, &reasons, &mut self.sent);
         }
+    }
+
+    /// Why a leg's peer leaves is told to the others (RFC 3326).
+    fn note_reasons(&mut self, leg: LegRef, message: &Message<'_>) {
+        if let Some(call) = self.calls.find_mut(leg.call) {
+            call.reasons = reasons(message);
+        }
+    }
+
+    /// What a BYE of ours says of why.
+    pub(crate) fn reasons_of(&self, leg: LegRef) -> Lines {
+        let reasons = self.calls.find(leg.call).map(|call| call.reasons.iter());
+        reasons.into_iter().flatten().map(|reason| ("Reason", reason.clone())).collect()
+    }
+
+    /// RFC 3261, 15.1.2: requests of the leg that wait for an answer get 487.
+    fn refuse_pending(&mut self, now: Instant, leg: LegRef) {
+        self.refuse_asked(now, leg, &Refusal::status(487));
+        self.answer_passed(now, leg, 487);
     }
 
     fn leave(&mut self, now: Instant, leg: LegRef) {
@@ -232,7 +295,7 @@ impl Worker {
         if is_leaving {
             self.say_goodbye(now, leg);
         } else {
-            self.end_call(now, leg.call, &Refusal::status(408));
+            self.lose_leg(now, leg, &Refusal::status(408));
         }
     }
 
@@ -245,15 +308,16 @@ impl Worker {
         match entry.phase {
             Phase::Leaving => self.leg_gone(leg),
             Phase::Outgoing if was_invite => {
+                self.note_leg_ended(now, leg);
                 self.leg_gone(leg);
-                self.end_call(now, leg.call, &Refusal::status(408));
+                self.lose_target(now, leg, &Refusal::status(408));
             }
             // RFC 3261, 12.2.1.2: a request within a dialog that gets no answer ends the dialog.
             Phase::Established => {
                 if was_invite {
                     entry.inviting = None;
                 }
-                self.end_call(now, leg.call, &Refusal::status(408));
+                self.lose_leg(now, leg, &Refusal::status(408));
             }
             _ => {}
         }

@@ -5,15 +5,17 @@ use std::net::SocketAddr;
 use abi::Counter;
 use base::{CallRef, Channel, Instant, LocationId, Transport, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
-use sip::wire::{self, Header, LexError, Message, Method, Start};
+use sip::wire::{self, LexError, Message, Method, Start, Uri};
 
 use crate::call::{Flow, LegRef};
+use crate::extension::SUPPORTED;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::worker::Worker;
 use crate::{Effect, Passed};
 
 /// Methods that we answer otherwise than by 405 (RFC 3261, 20.5).
-pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER";
+pub(crate) const ALLOW: &[u8] =
+    b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, INFO, REFER";
 
 /// A request at the start of its server transaction.
 #[derive(Clone, Copy)]
@@ -32,6 +34,12 @@ impl Worker {
     /// Takes a datagram from a socket of ours and passes it on if another worker owns it.
     pub(crate) fn intake(&mut self, now: Instant, came: Flow, datagram: &[u8]) {
         self.count(Counter::SipReceived);
+        match came.channel.transport {
+            Transport::Udp => {}
+            Transport::Tcp => self.count(Counter::SipReceivedTcp),
+            Transport::Tls => self.count(Counter::SipReceivedTls),
+            Transport::Ws | Transport::Wss => self.count(Counter::SipReceivedWs),
+        }
         let message = match wire::lex(datagram) {
             Ok(message) => message,
             Err(LexError::KeepAlive) => return self.count(Counter::DropSipKeepAlive),
@@ -68,7 +76,6 @@ impl Worker {
     }
 
     fn consider(&mut self, now: Instant, came: Flow, message: &Message<'_>) {
-        self.mirror.note_received(came, message);
         let Flow { location, peer: from, channel } = came;
         // RFC 3261, 18.2.2: "If the "sent-protocol" is a reliable transport protocol [...], the response MUST be
         // sent using the existing connection to the source of the original request".
@@ -77,13 +84,29 @@ impl Worker {
             _ => from,
         };
         let flow = Flow { peer, ..came };
+        if self.guard.is_banned(now, from.ip()) && !self.is_known(message, from) {
+            return self.count(Counter::DropSipBanned);
+        }
+        self.mirror.note_received(came, message);
         if let Err(error) = message.check() {
             self.count(Counter::DropSipMalformed);
-            return self.answer_statelessly(flow, message, from, error.status());
+            if self.admit_stranger(now, from, message).is_err() {
+                return;
+            }
+            let status = match (error, message.method()) {
+                // RFC 4475, 3.1.2.18: better than 400 for a method that we do not know.
+                (LexError::CSeqMethod, Some(Method::Other(_))) => 501,
+                _ => error.status(),
+            };
+            return self.answer_statelessly(flow, message, from, status);
         }
         match self.transactions.receive(now, message, flow, &mut self.sent) {
             Received::Request(key) => {
                 self.on_request(now, Arrival { key, message, location, from, channel });
+            }
+            Received::Merged(key) => {
+                let arrival = Arrival { key, message, location, from, channel };
+                self.refuse(now, arrival, Refusal::status(482));
             }
             Received::Cancel { server, invite } => {
                 self.on_cancel(
@@ -112,17 +135,21 @@ impl Worker {
         };
         let is_within = arrival.message.to().is_ok_and(|to| to.tag().is_some());
         let result = match method {
-            // RFC 3261, 8.2.2.3: "the UAS MUST respond [...] with 420 (Bad Extension). The UAS MUST add
-            // an Unsupported header field, and list in it those options it does not understand".
-            _ if arrival.message.has(Header::Require) => {
-                let required = arrival.message.header(Header::Require).unwrap_or_default();
-                Err(Refusal::status(420).with("Unsupported", required))
-            }
+            _ if let Err(refusal) = self.check_required(arrival.message) => Err(refusal),
             Method::Register => self.on_register(now, arrival),
             Method::Options => self.on_options(now, arrival),
             Method::Invite if is_within => self.on_reinvite(now, arrival),
             Method::Invite => self.on_invite(now, arrival),
             Method::Bye => self.on_bye(now, arrival),
+            Method::Prack => self.on_prack(now, arrival),
+            Method::Update => self.on_update(now, arrival),
+            Method::Info => self.on_info(now, arrival),
+            // RFC 6665, 4.2.1.1: an event package that is not understood.
+            Method::Subscribe => Err(Refusal::status(489)),
+            Method::Refer => self.on_refer(now, arrival),
+            // RFC 3261, 21.5.2: 501 "is the appropriate response when a UAS does not recognize the
+            // request method and is not capable of supporting it for any user".
+            Method::Other(_) => Err(Refusal::status(501).with("Allow", ALLOW)),
             // RFC 3261, 8.2.1: "If the UAS recognizes but does not support the method of a request, it
             // MUST generate a 405 (Method Not Allowed) response. [...] The UAS MUST also add an Allow
             // header field to the 405".
@@ -139,8 +166,16 @@ impl Worker {
         if is_within && self.leg_of(arrival.message).is_none() {
             return Err(Refusal::status(481));
         }
-        let extra: &[(&str, &[u8])] =
-            &[("Allow", ALLOW), ("Accept", b"application/sdp"), ("Accept-Encoding", b"identity")];
+        if !self.is_known(arrival.message, arrival.from) {
+            self.admit_stranger(now, arrival.from, arrival.message)?;
+        }
+        check_scheme(arrival.message)?;
+        let extra: &[(&str, &[u8])] = &[
+            ("Allow", ALLOW),
+            ("Supported", SUPPORTED),
+            ("Accept", b"application/sdp"),
+            ("Accept-Encoding", b"identity"),
+        ];
         let tag = self.fresh_tag();
         let bytes =
             wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, extra, None);
@@ -150,6 +185,9 @@ impl Worker {
 
     /// Answers a request that will not be served.
     pub(crate) fn refuse(&mut self, now: Instant, arrival: Arrival<'_>, refusal: Refusal) {
+        if refusal.is_silent() {
+            return self.transactions.forget(arrival.key);
+        }
         let tag = self.fresh_tag();
         let bytes = refusal.response(arrival.message, Some(&tag), arrival.from);
         self.transactions.respond(now, arrival.key, refusal.status, bytes, &mut self.sent);
@@ -182,8 +220,8 @@ impl Worker {
         match message.start() {
             Start::Request { method: Method::Ack, .. } | Start::Response { .. } => {}
             Start::Request { .. } => {
-                // Without a Via and a From nobody could match the answer.
-                if message.via().is_err() || message.from().is_err() {
+                // Without a Via nobody could match the answer.
+                if message.via().is_err() {
                     return;
                 }
                 let refusal = match status {
@@ -191,7 +229,8 @@ impl Worker {
                     _ => Refusal::status(status),
                 };
                 // RFC 3261, 8.2.6.2: the answer has a To tag, the same for the request's repetitions.
-                let tag = message.via().ok().and_then(|via| via.branch).map(stateless_tag);
+                let branch = message.via().ok().and_then(|via| via.branch);
+                let tag = branch.or(message.call_id().ok()).map(stateless_tag);
                 let bytes = refusal.response(message, tag.as_deref(), from);
                 self.sent.push(Sent { flow, bytes: bytes.into() });
             }
@@ -227,6 +266,16 @@ impl Worker {
     pub(crate) fn leg_tag(&mut self, leg: LegRef) -> String {
         let CallRef { slot, generation } = leg.call;
         format!("{slot:x}.{generation:x}.{:x}.{:016x}", leg.leg, self.rng.next_u64())
+    }
+}
+
+/// RFC 3261, 8.2.2.1: "If the Request-URI uses a scheme not supported by the UAS, it SHOULD reject the
+/// request with a 416 (Unsupported URI Scheme) response."
+pub(crate) fn check_scheme(message: &Message<'_>) -> Result<(), Refusal> {
+    let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
+    match uri {
+        Some(uri) if wire::same_token(uri.scheme, b"sip") => Ok(()),
+        _ => Err(Refusal::status(416)),
     }
 }
 

@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use abi::{AgentRow, AgentState, CallState, Counter, Event, Party, Purpose};
-use base::{AgentSlot, CallRef, Instant, TenantId, Transport};
+use base::{AgentSlot, CallRef, Instant, LocationId, TenantId, Transport};
 use sip::dialog::Dialog;
-use sip::wire::{self, Message, Uri, unescape};
+use sip::wire::{self, Header, Message, Uri, unescape};
 
 use crate::call::{
     CALLER, Call, Flow, Invited, Lease, Leg, LegRef, Number, Phase, Times, is_dialable,
 };
 use crate::dial::Target;
 use crate::identify::Identity;
-use crate::intake::Arrival;
+use crate::intake::{Arrival, check_scheme};
+use crate::prack::Reliable;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::register::way_back;
 use crate::worker::{Timer, Worker};
@@ -22,6 +23,12 @@ const ASK_LIMIT_MS: u64 = 2_000;
 
 impl Worker {
     pub(crate) fn on_invite(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
+        if self.overload.refuses(&mut self.rng) {
+            // RFC 3261, 21.5.4: "The server is temporarily unable to process the request due to a temporary
+            // overloading"; who comes again is spread over some seconds.
+            self.count(Counter::CallsOverload);
+            return Err(Refusal::unavailable(RETRY_AFTER_S + self.rng.below(8) as u32));
+        }
         let caller = self.identify(now, arrival)?;
         if let Party::Agent(agent, _) = caller.party
             && self
@@ -33,6 +40,7 @@ impl Worker {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         }
         let called = self.screen(arrival.message)?;
+        self.check_interval(arrival.message)?;
         let call = self.begin_call(now, arrival, caller, called)?;
         if let Err(refusal) = self.route(now, call, caller, called) {
             self.end_call(now, call, &refusal);
@@ -48,13 +56,15 @@ impl Worker {
         if message.max_forwards().ok().flatten() == Some(0) {
             return Err(Refusal::status(483));
         }
+        check_scheme(message)?;
+        if self.is_loop(message) {
+            return Err(Refusal::status(482));
+        }
         self.check_body(message)?;
+        check_accept(message)?;
         let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
-        let Some(uri) = uri.filter(|uri| wire::same_token(uri.scheme, b"sip")) else {
-            // RFC 3261, 8.2.2.1: a scheme that we do not serve.
-            return Err(Refusal::status(416));
-        };
-        dialled(uri.user).filter(|number| !number.is_empty()).ok_or_else(|| Refusal::status(404))
+        let user = uri.map_or(&b""[..], |uri| uri.user);
+        dialled(user).filter(|number| !number.is_empty()).ok_or_else(|| Refusal::status(404))
     }
 
     /// Makes the call with its first leg, and answers 100.
@@ -86,10 +96,12 @@ impl Worker {
         };
         let mut leg = Leg::new(CALLER, caller.party, caller.number, flow, Phase::Incoming);
         leg.times = Times::from(now);
-        leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER });
-        leg.call_id = arrival.message.call_id().unwrap_or_default().to_vec();
+        leg.call_id = arrival.message.call_id().unwrap_or_default().into();
+        leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER }).into();
         dialog.set_local_tag(leg.local_tag.as_bytes());
         leg.dialog = Some(dialog);
+        leg.ext.note(arrival.message);
+        leg.ext.reliable = Reliable::of(arrival.message, self.rng.next_u64());
         leg.invited = Some(Invited {
             key: arrival.key,
             bytes: arrival.message.bytes().into(),
@@ -97,6 +109,9 @@ impl Worker {
         });
         let serial = 100_000_000_000_000_000 + self.rng.below(900_000_000_000_000_000);
         self.transactions.set_user(arrival.key, LegRef { call: place.call, leg: CALLER }.to_word());
+        // Most calls have two, and room for four would be half of what a standing call takes of the heap.
+        let mut legs = Vec::with_capacity(2);
+        legs.push(leg);
         self.calls.insert(Call {
             id: place.call,
             serial,
@@ -107,10 +122,12 @@ impl Worker {
             answered_at: Instant::ZERO,
             ended_at: Instant::ZERO,
             ended_by: Default::default(),
-            legs: vec![leg],
+            legs,
             bridges: Vec::new(),
             asked: None,
             called,
+            transfer: None,
+            reasons: Vec::new(),
         });
         self.count(Counter::CallsStarted);
         self.note_call(place.call);
@@ -155,14 +172,18 @@ impl Worker {
         }
     }
 
-    fn agent_called(&self, tenant: TenantId, called: &Number) -> Option<(AgentSlot, AgentRow)> {
+    pub(crate) fn agent_called(
+        &self,
+        tenant: TenantId,
+        called: &Number,
+    ) -> Option<(AgentSlot, AgentRow)> {
         let agents = self.region.agents();
         agents.find_number(tenant, called.as_bytes()).or_else(|| {
             agents.find_user(called.as_bytes()).filter(|(_, row)| row.tenant == tenant.0)
         })
     }
 
-    fn reach_agent(
+    pub(crate) fn reach_agent(
         &mut self,
         now: Instant,
         agent: AgentSlot,
@@ -184,21 +205,32 @@ impl Worker {
     }
 
     fn ask(&mut self, now: Instant, call: CallRef, caller: Identity, called: Number) {
-        let operation = self.next_operation();
+        let Some(entry) = self.calls.find_mut(call) else {
+            return;
+        };
+        entry.state = CallState::Asked;
+        self.note_call(call);
+        self.ask_for(now, LegRef { call, leg: CALLER }, caller.party, called);
+    }
+
+    /// Asks control where the party of a transfer goes: the way is that of who transfers.
+    pub(crate) fn ask_for_transfer(&mut self, now: Instant, call: CallRef, to: Number) {
+        let transfer = self.calls.find(call).and_then(|entry| entry.transfer.as_ref());
+        let Some(transfer) = transfer else { return };
+        let by = transfer.by.unwrap_or(transfer.of);
+        let Some(party) = self.calls.leg(by).map(|leg| leg.party) else { return };
+        self.ask_for(now, LegRef { call, ..by }, party, to);
+    }
+
+    /// Asks control in the name of a leg's party.
+    fn ask_for(&mut self, now: Instant, by: LegRef, caller: Party, called: Number) {
+        let (operation, call) = (self.next_operation(), by.call);
         let Some(entry) = self.calls.find_mut(call) else {
             return;
         };
         entry.asked = Some(operation);
-        entry.state = CallState::Asked;
-        let location = entry.legs[usize::from(CALLER)].flow.location;
-        self.note_call(call);
-        let asked = Event::Asked {
-            op: operation,
-            call,
-            tenant: caller.tenant,
-            caller: caller.party,
-            location,
-        };
+        let location = entry.leg(by.leg).map_or(LocationId(0), |leg| leg.flow.location);
+        let asked = Event::Asked { op: operation, call, tenant: entry.tenant, caller, location };
         self.tell_with(asked, called.as_bytes());
         let limit = now + Duration::from_millis(ASK_LIMIT_MS);
         self.timers.set(limit, Timer::Asked(call, operation));
@@ -206,7 +238,7 @@ impl Worker {
 
     pub(crate) fn on_ask_limit(&mut self, now: Instant, call: CallRef, operation: u64) {
         if self.calls.find(call).is_some_and(|entry| entry.asked == Some(operation)) {
-            self.end_call(now, call, &Refusal::unavailable(RETRY_AFTER_S));
+            self.refuse_way(now, call, &Refusal::unavailable(RETRY_AFTER_S));
         }
     }
 
@@ -216,7 +248,7 @@ impl Worker {
         let asked: Vec<CallRef> =
             self.calls.iter().filter(|call| call.asked.is_some()).map(|call| call.id).collect();
         for call in asked {
-            self.end_call(now, call, &Refusal::unavailable(RETRY_AFTER_S));
+            self.refuse_way(now, call, &Refusal::unavailable(RETRY_AFTER_S));
         }
     }
 
@@ -255,8 +287,8 @@ impl Worker {
         Ok(called)
     }
 
-    /// Wins an agent's lease word; 486 when somebody else has it (G-01).
-    fn win_lease(
+    /// Wins an agent's lease word, or shares it for the agent's own call; 486 when somebody else has it (G-01).
+    pub(crate) fn win_lease(
         &mut self,
         now: Instant,
         agent: AgentSlot,
@@ -265,8 +297,13 @@ impl Worker {
         let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
         let leases = self.region.leases();
         let won = leases.reserve(agent, medium, ccb, purpose, now);
-        let Some(counter) = won.ok().filter(|counter| leases.bind(agent, medium, ccb, *counter))
-        else {
+        let won = won.ok().filter(|counter| leases.bind(agent, medium, ccb, *counter));
+        // Who talks may ask somebody else meanwhile.
+        let shared = || match purpose {
+            Purpose::Outgoing => leases.share(agent, medium, ccb).ok(),
+            _ => None,
+        };
+        let Some(counter) = won.or_else(shared) else {
             self.count(Counter::LeaseDenied);
             return Err(Refusal::status(486));
         };
@@ -274,10 +311,18 @@ impl Worker {
         Ok(Lease { agent, counter })
     }
 
-    fn let_go(&mut self, lease: Lease) {
+    pub(crate) fn let_go(&mut self, lease: Lease) {
         self.leases_held -= 1;
         let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
         self.region.leases().release(lease.agent, medium, ccb, lease.counter);
+    }
+
+    /// A leg was answered: its agent may call somebody else meanwhile.
+    pub(crate) fn open_lease(&self, leg: LegRef) {
+        if let Some(lease) = self.calls.leg(leg).and_then(|leg| leg.lease) {
+            let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
+            self.region.leases().open(lease.agent, medium, ccb, lease.counter);
+        }
     }
 
     /// Frees the lease word that a leg holds, once.
@@ -289,8 +334,23 @@ impl Worker {
     }
 }
 
+/// Whether the answer may be a description. RFC 3261, 21.4.7: 406 when "the resource identified by the
+/// request is only capable of generating response entities that have content characteristics not
+/// acceptable according to the Accept header field"; 20.1: without one, `application/sdp` is meant.
+fn check_accept(message: &Message<'_>) -> Result<(), Refusal> {
+    let takes_it = |range: &[u8]| {
+        let kind = range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let ranges: [&[u8]; 3] = [b"application/sdp", b"application/*", b"*/*"];
+        ranges.iter().any(|range| wire::same_token(kind, range))
+    };
+    if message.has(Header::Accept) && !message.headers(Header::Accept).any(takes_it) {
+        return Err(Refusal::status(406));
+    }
+    Ok(())
+}
+
 /// The number in the user part of a Request-URI, without its parameters (RFC 3261, 19.1.1 escapes).
-fn dialled(user: &[u8]) -> Option<Number> {
+pub(crate) fn dialled(user: &[u8]) -> Option<Number> {
     let bare = user.split(|byte| *byte == b';').next().unwrap_or_default();
     Number::new(&unescape(bare)).ok().filter(is_dialable)
 }

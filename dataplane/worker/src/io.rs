@@ -23,6 +23,22 @@ pub enum Input<'a> {
         /// One whole message; over datagrams, whatever came.
         datagram: &'a [u8],
     },
+    /// A SIP message could not be sent: the connection is gone, or none could be made.
+    Unsent {
+        /// From where it was to go.
+        location: LocationId,
+        /// Where to.
+        to: SocketAddr,
+        /// By what.
+        channel: Channel,
+        /// The message.
+        datagram: &'a [u8],
+    },
+    /// A connection that [`Effect::Watch`] was about is closed.
+    Disconnected {
+        /// Its number.
+        connection: u32,
+    },
     /// Another worker passed a datagram on to its owner.
     Mesh(Passed),
     /// The operating system's answer to [`Effect::Bind`].
@@ -62,6 +78,8 @@ pub enum Input<'a> {
     /// The process was paused (stopped, or without a core for longer than a heartbeat): what waits in its
     /// sockets and rings is older than what its timers say.
     Paused,
+    /// How much of the last 50 ms or so the worker worked, in thousandths.
+    Load(u32),
     /// The process stops: recordings end, and what was recorded is handed out.
     Stopping,
     /// [`crate::Worker::deadline`] has come, or may have.
@@ -148,7 +166,8 @@ pub enum MixMessage {
 /// What a worker wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Send a SIP message from the address of `location`.
+    /// Send a SIP message from the address of `location`. A message by a connection that is gone, or by one that
+    /// cannot be made, comes back by [`Input::Unsent`].
     Sip {
         /// From where.
         location: LocationId,
@@ -158,6 +177,12 @@ pub enum Effect {
         channel: Channel,
         /// What.
         datagram: std::rc::Rc<[u8]>,
+    },
+    /// A connection is somebody's whom we know: it may stay without sending, and its end is told by
+    /// [`Input::Disconnected`], at once when it is closed already.
+    Watch {
+        /// Its number.
+        connection: u32,
     },
     /// Pass a datagram on to another worker.
     Mesh {

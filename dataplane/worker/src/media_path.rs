@@ -4,7 +4,7 @@ use base::{Instant, Text};
 use media::codec::Codec;
 use media::{PairId, WhyNot};
 use sip::sdp;
-use sip::wire::{Message, same_token};
+use sip::wire::Message;
 
 use crate::Effect;
 use crate::bypass::Way;
@@ -33,8 +33,8 @@ impl Worker {
     }
 
     /// What one leg sends, the other gets from here on.
-    pub(crate) fn join_media(&mut self, call: base::CallRef, a: u8, b: u8) {
-        let pair = |leg| self.calls.leg(LegRef { call, leg }).and_then(|leg| leg.pair);
+    pub(crate) fn join_media(&mut self, a: LegRef, b: LegRef) {
+        let pair = |leg| self.calls.leg(leg).and_then(|leg| leg.pair);
         if let (Some(a), Some(b)) = (pair(a), pair(b)) {
             self.streams.bridge(a, b);
         }
@@ -61,19 +61,14 @@ impl Worker {
 
     /// Refuses a body that is no SDP (RFC 3261, 21.4.13), or an offer that we could not relay.
     pub(crate) fn check_body(&self, message: &Message<'_>) -> Result<(), Refusal> {
-        if message.body().is_empty() {
-            return Ok(());
-        }
-        let content = message.content_type().unwrap_or_default();
-        let kind = content.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        if !same_token(kind, b"application/sdp") {
-            return Err(Refusal::status(415).with("Accept", b"application/sdp"));
-        }
-        self.check_offer(message.body())
+        let body = sip::body::session(message).map_err(|error| {
+            Refusal::status(error.status()).with("Accept", b"application/sdp, multipart/mixed")
+        })?;
+        if body.is_empty() { Ok(()) } else { self.check_offer(body) }
     }
 
     /// RFC 3261, 21.4.26.
-    fn check_offer(&self, offer: &[u8]) -> Result<(), Refusal> {
+    pub(crate) fn check_offer(&self, offer: &[u8]) -> Result<(), Refusal> {
         let checked = sdp::parse(offer).and_then(|sdp| {
             let audio = sdp::audio(&sdp)?;
             // It must be possible to say it to somebody else.
@@ -101,12 +96,18 @@ impl Worker {
 
     /// The caller's offer as the called leg gets it; none when the caller makes no offer.
     pub(crate) fn offer_for(&mut self, leg: LegRef) -> Result<Option<Vec<u8>>, Refusal> {
-        let offer = self.caller_invite(leg, |message| message.body().to_vec()).unwrap_or_default();
+        let offer = self.caller_offer(leg);
         if offer.is_empty() {
             return Ok(None);
         }
         self.learn_remote(Instant::ZERO, LegRef { leg: CALLER, ..leg }, &offer);
         self.sdp_for(leg, &offer).map(Some).ok_or_else(|| Refusal::status(488))
+    }
+
+    /// The offer in the caller's INVITE; empty when there is none.
+    pub(crate) fn caller_offer(&self, leg: LegRef) -> Vec<u8> {
+        let read = |message: &Message<'_>| sip::body::session(message).unwrap_or_default().to_vec();
+        self.caller_invite(leg, read).unwrap_or_default()
     }
 
     /// Takes what `from` says of its media, and says it to `to` with our address for it. None when it
@@ -143,6 +144,9 @@ impl Worker {
             audio.payloads.iter().find_map(|payload| Codec::of_payload_type(payload.number));
         if let Some(entry) = self.calls.leg_mut(leg) {
             entry.codec = codec_of(&audio);
+            if *entry.described != *body {
+                entry.described = body.into();
+            }
             entry.takes = takes;
             if entry.held && !audio.held {
                 entry.unheld_at = now;
@@ -188,7 +192,35 @@ impl Worker {
         };
         let described = sdp::rewrite(&sdp, rewrite).ok()?;
         self.note_events_of(leg, &described);
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.ext.saying = Some(described.as_slice().into());
+        }
         Some(described)
+    }
+
+    /// What `of` last said of its media as an offer to `to`, which has not heard it yet. Of a leg of an earlier
+    /// incarnation nothing is known, so that the offer is what any phone takes.
+    pub(crate) fn offer_of(&mut self, of: LegRef, to: LegRef) -> Result<Vec<u8>, Refusal> {
+        let unable = || Refusal::status(488);
+        let body = self.calls.leg(of).map_or(Box::default(), |leg| leg.described.clone());
+        if body.is_empty() {
+            return self.own_description(Instant::ZERO, to, &[]);
+        }
+        let parsed = sdp::parse(&body).map_err(|_| unable())?;
+        let serial = self.calls.find(to.call).ok_or_else(unable)?.serial;
+        let entry = self.calls.leg_mut(to).ok_or_else(unable)?;
+        let pair = entry.pair.ok_or_else(unable)?;
+        entry.sdp_version += 1;
+        let rewrite = sdp::Rewrite {
+            address: self.config.locations[usize::from(entry.flow.location.0)].ip,
+            port: self.ports.port(pair),
+            video_port: None,
+            session_id: serial + u64::from(to.leg),
+            version: entry.sdp_version,
+        };
+        let described = sdp::rewrite_anew(&parsed, rewrite).map_err(|_| unable())?;
+        self.note_events_of(to, &described);
+        Ok(described)
     }
 
     /// How good a pair's stream is, into the row of its leg.

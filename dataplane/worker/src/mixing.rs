@@ -105,7 +105,7 @@ impl Worker {
             && self.is_joinable(leg)
             && self.is_joinable(peer)
         {
-            self.join_media(leg.call, leg.leg, peer.leg);
+            self.join_media(leg, peer);
         }
         true
     }

@@ -45,7 +45,10 @@ impl Worker {
         let (Some(limit), Some(entry)) = (self.config.media.timeout, self.calls.find(call)) else {
             return false;
         };
-        entry.legs.iter().filter(|leg| leg.phase == Phase::Established).all(|leg| {
+        let elsewhere = entry.legs.iter().filter_map(|leg| self.calls.leg(leg.joined?));
+        let legs = entry.legs.iter().chain(elsewhere);
+        let mut heard = legs.filter(|leg| leg.phase == Phase::Established && leg.pair.is_some());
+        heard.all(|leg| {
             let since = leg.pair.map(|pair| self.streams.silent_since(pair));
             let begun = entry.answered_at.max(leg.unheld_at);
             !leg.held && !leg.silent && since.is_some_and(|since| now >= since.max(begun) + limit)
@@ -58,8 +61,14 @@ impl Worker {
         let is_standing =
             self.calls.find(leg.call).is_some_and(|call| call.state == CallState::Answered);
         if is_standing && matches!(status, 408 | 481) {
+            let goes_on = self.goes_on_without(leg);
+            if goes_on {
+                self.take_out(now, leg);
+            }
             self.leg_gone(leg);
-            self.end_call(now, leg.call, &Refusal::status(408));
+            if !goes_on {
+                self.end_call(now, leg.call, &Refusal::status(408));
+            }
         }
     }
 }

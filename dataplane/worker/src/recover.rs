@@ -11,6 +11,9 @@
 //!                                                             gets its ACK; the session stays as it was
 //!   no place for it   dialog too long for its row, port or    BYE to all legs that can be told
 //!                     address gone, lease word lost
+//!   transfer open     its REFER has had its 202               forgotten: who talked goes on, the new
+//!                                                             party's INVITE again, then CANCEL
+//!   transfer done     who asked for it has not hung up yet    BYE to that one
 //!  leg leaving        BYE or CANCEL sent, not answered        again, a BYE with the next CSeq
 //! ```
 //!
@@ -18,7 +21,7 @@
 //! first, those of dialogs last. A death between the two leaves a call that is answered with a dialog
 //! that is not: nobody heard of the answer yet, and the call ends as one that is not answered.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use abi::{
@@ -31,13 +34,13 @@ use media::{BindOutcome, PairId, StreamImage, WhyNot};
 use sip::transaction::Received;
 use sip::wire::{self, Message, Method, RequestWriter};
 
-use crate::Config;
 use crate::bypass::Way;
 use crate::call::{Bridge, Call, Flow, Invited, Inviting, Leg, LegRef, Phase, Times};
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
-use crate::remember::{dialog_of, image_of, lease_of, values};
+use crate::remember::{dialog_of, extensions_of, image_of, joined_of, lease_of, values};
 use crate::worker::Worker;
+use crate::{Config, Location};
 
 /// The cause of a call that its data plane took along (RFC 3261, 21.5.1).
 const LOST_WITH_DATA_PLANE: u16 = 500;
@@ -82,12 +85,14 @@ pub fn recover(region: &Region, config: &Config, now: Instant) -> Recovery {
         legs.entry(leg.call_slot).or_default().push(Memory { place, leg, dialog });
     }
     let mut found = Recovery::default();
-    let mut held = HashSet::new();
+    let mut held: HashMap<(AgentSlot, u32), u16> = HashMap::new();
     for (slot, row) in region.calls().iter() {
         let legs = legs.remove(&slot).unwrap_or_default();
         if row.state() != CallState::Free {
             judge(region, config, now, (slot, row), &legs, &mut found);
-            held.extend(legs.iter().filter_map(|leg| leg.dialog.lease()));
+            for lease in legs.iter().filter_map(|leg| leg.dialog.lease()) {
+                *held.entry(lease).or_default() += 1;
+            }
         }
     }
     found.leases_freed = free_leases(region, config, &held);
@@ -149,7 +154,7 @@ fn goes_on(
     let is_whole = |memory: &Memory| {
         let dialog = &memory.dialog;
         let at = config.locations.get(dialog.location as usize);
-        let is_here = at.is_some_and(|at| SocketAddr::new(at.ip, at.sip_port) == dialog.ours.get());
+        let is_here = at.is_some_and(|at| is_spoken(at, dialog));
         // Messages find their worker by the Call-ID.
         let call_id = dialog.text(DialogText::CallId);
         dialog.phase() == DialogPhase::Standing
@@ -158,10 +163,21 @@ fn goes_on(
             && Some(owner(call_id, config.workers)) == worker
             && dialog.lease().is_none_or(|lease| is_bound(region, config, lease))
     };
-    let stands = |memory: &&Memory| memory.leg.state() != LegState::Ended;
+    // Who is invited for a transfer, or comes in the place of another, is not yet of the call.
+    let stands = |memory: &&Memory| {
+        let is_coming =
+            matches!(memory.dialog.phase(), DialogPhase::Outgoing | DialogPhase::Incoming);
+        memory.leg.state() != LegState::Ended && !is_coming
+    };
     legs.len() == row.legs as usize
         && legs.iter().any(|memory| stands(&memory))
         && legs.iter().filter(stands).all(is_whole)
+}
+
+/// True when a location is still where the dialog's peer knows us.
+fn is_spoken(at: &Location, dialog: &DialogRow) -> bool {
+    let port = at.port(dialog.transport());
+    port.is_some_and(|port| SocketAddr::new(at.ip, port) == dialog.ours.get())
 }
 
 fn is_bound(region: &Region, config: &Config, (agent, of): (AgentSlot, u32)) -> bool {
@@ -171,8 +187,9 @@ fn is_bound(region: &Region, config: &Config, (agent, of): (AgentSlot, u32)) -> 
     )
 }
 
-/// Frees the words of this CCB that none of these leases is about.
-fn free_leases(region: &Region, config: &Config, held: &HashSet<(AgentSlot, u32)>) -> u32 {
+/// Frees the words of this CCB that none of these leases is about. Of the others, as many legs let go in the
+/// end as have written that they hold them.
+fn free_leases(region: &Region, config: &Config, held: &HashMap<(AgentSlot, u32), u16>) -> u32 {
     let mut freed = 0;
     for agent in (0..region.agents().len()).map(AgentSlot) {
         for medium in [Medium::Voice, Medium::Chat] {
@@ -180,11 +197,11 @@ fn free_leases(region: &Region, config: &Config, held: &HashSet<(AgentSlot, u32)
             let (Some(holder), Some(counter)) = (state.holder(), state.counter()) else {
                 continue;
             };
-            let is_held = medium == Medium::Voice
-                && held.contains(&(agent, counter))
-                && matches!(state, LeaseState::Bound { .. });
-            if holder == config.ccb && !is_held {
-                freed += u32::from(region.leases().release(agent, medium, holder, counter));
+            let is_bound = medium == Medium::Voice && matches!(state, LeaseState::Bound { .. });
+            let legs = held.get(&(agent, counter)).copied().filter(|_| is_bound).unwrap_or(0);
+            if holder == config.ccb {
+                let settled = region.leases().settle(agent, medium, holder, counter, legs);
+                freed += u32::from(settled && legs == 0);
             }
         }
     }
@@ -294,6 +311,8 @@ impl Worker {
             bridges,
             asked: None,
             called: row.called(),
+            transfer: None,
+            reasons: Vec::new(),
         }
     }
 
@@ -306,17 +325,19 @@ impl Worker {
         };
         let party = leg.party().unwrap_or(Party::Trunk(u32::MAX));
         let ours = self.config.locations.get(usize::from(row.location));
-        let is_here = ours.is_some_and(|at| SocketAddr::new(at.ip, at.sip_port) == row.ours.get());
+        let is_here = ours.is_some_and(|at| is_spoken(at, row));
         let location = if is_here { LocationId(row.location as u8) } else { LocationId(0) };
         let flow = Flow::of(location, row.transport(), row.peer.get());
         let mut entry = Leg::new(at.leg, party, leg.number(), flow, Phase::Gone);
         let lease = row.lease().filter(|lease| is_bound(&self.region, &self.config, *lease));
         entry.lease = lease.and_then(|_| lease_of(row));
         self.leases_held += u64::from(entry.lease.is_some());
+        entry.joined = joined_of(row);
         entry.sdp_version = row.sdp_version;
+        entry.ext = extensions_of(row);
         entry.call_id = match row.text(DialogText::CallId) {
-            [] => leg.call_id().as_bytes().to_vec(),
-            call_id => call_id.to_vec(),
+            [] => leg.call_id().as_bytes().into(),
+            call_id => call_id.into(),
         };
         entry.times = Times {
             started_at: Instant::from_nanos(leg.started_at),
@@ -324,7 +345,7 @@ impl Worker {
             ended_at: Instant::from_nanos(leg.ended_at),
         };
         entry.codec = leg.codec();
-        entry.local_tag = String::from_utf8_lossy(row.text(DialogText::LocalTag)).into_owned();
+        entry.local_tag = String::from_utf8_lossy(row.text(DialogText::LocalTag)).into();
         // From another address than ours of then nothing could be said to the peer.
         if is_here && row.phase() != DialogPhase::None {
             self.take_up(now, at, row, &mut entry);
@@ -381,7 +402,7 @@ impl Worker {
             .transactions
             .request(now, Method::Invite, bytes, &branch, flow, word, &mut self.sent)
             .ok()?;
-        Some(Inviting { key, offered: true })
+        Some(Inviting { key, offered: true, renews: false })
     }
 
     /// The transaction of a peer's INVITE, so that it can be refused.
@@ -402,7 +423,7 @@ impl Worker {
         let bytes = invite(row, text(DialogText::LocalUri))
             .header("From", tagged(text(DialogText::RemoteUri), text(DialogText::RemoteTag)))
             .header("To", tagged(text(DialogText::LocalUri), our_tag))
-            .header("CSeq", format!("{} INVITE", row.remote_cseq))
+            .header("CSeq", format!("{} INVITE", row.invited_cseq))
             .finish(None);
         let message = wire::lex(&bytes).ok()?;
         let from = row.source.get();
@@ -427,18 +448,50 @@ impl Worker {
             let phase = self.calls.leg(leg).map(|leg| leg.phase);
             match phase {
                 Some(Phase::Leaving) => self.leave_again(now, leg, &refusal),
-                Some(Phase::Established) if stands => is_whole &= self.adopt_media(now, leg),
+                Some(Phase::Incoming) if stands => self.leg_gone(leg),
+                Some(Phase::Outgoing) if stands => self.part_leg(now, leg, &refusal),
+                Some(Phase::Established) if stands && self.is_spare(leg) => {
+                    self.part_leg(now, leg, &refusal);
+                }
+                Some(Phase::Established) if stands => {
+                    is_whole &= self.is_joined_back(leg) && self.adopt_media(now, leg);
+                    self.resume_session(now, leg);
+                }
                 _ => {}
             }
         }
         if !stands {
             return self.end_call(now, call, &refusal);
         }
+        let lives = |leg: &Leg| leg.phase == Phase::Established;
+        is_whole &= self.calls.find(call).is_some_and(|entry| entry.legs.iter().any(lives));
         if !is_whole {
             return self.lose_call(now, call);
         }
         self.count(Counter::CallsRecovered);
         self.note_call(call);
+    }
+
+    /// True for who gave its peer away and has not hung up.
+    fn is_spare(&self, leg: LegRef) -> bool {
+        let legs = self.calls.find(leg.call).map_or(0, |call| call.legs.len());
+        let peer = self.peer_of(leg).and_then(|peer| self.calls.leg(peer));
+        let talks = peer.is_some_and(|peer| !matches!(peer.phase, Phase::Leaving | Phase::Gone));
+        // A call of one leg was answered here.
+        legs > 1 && self.calls.leg(leg).is_none_or(|leg| leg.joined.is_none()) && !talks
+    }
+
+    /// False when a leg is joined to one of another call that does not go on.
+    fn is_joined_back(&self, leg: LegRef) -> bool {
+        let Some(joined) = self.calls.leg(leg).and_then(|leg| leg.joined) else {
+            return true;
+        };
+        let stands = |call: &Call| call.state == CallState::Answered;
+        self.calls.find(joined.call).is_some_and(stands)
+            && self
+                .calls
+                .leg(joined)
+                .is_some_and(|other| other.joined == Some(leg) && other.phase == Phase::Established)
     }
 
     /// The peer was told that we leave, and may not have heard it.
@@ -500,7 +553,7 @@ impl Worker {
         let Some(peer) = self.peer_of(leg) else { return };
         let there = self.calls.leg(peer).and_then(|peer| peer.pair);
         if there.is_some_and(|pair| self.ports.is_bound(pair)) {
-            self.join_media(leg.call, leg.leg, peer.leg);
+            self.join_media(leg, peer);
         }
     }
 

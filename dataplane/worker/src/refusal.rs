@@ -4,13 +4,15 @@ use std::net::SocketAddr;
 
 use sip::wire::{self, Message};
 
+use crate::carried::Lines;
+
 /// What a refused caller is told to wait when something is full or away, in seconds.
 pub(crate) const RETRY_AFTER_S: u32 = 2;
 
 /// Why a request is not served, as its answer says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// A final status, 300 or more.
+    /// A final status, 300 or more; 0 for none.
     pub status: u16,
     extra: Vec<(&'static str, Vec<u8>)>,
 }
@@ -22,9 +24,25 @@ impl Refusal {
         Refusal { status, extra: Vec::new() }
     }
 
+    /// No answer at all, to who has asked too much.
+    pub fn silence() -> Refusal {
+        Refusal { status: 0, extra: Vec::new() }
+    }
+
+    /// True for [`Self::silence`].
+    pub fn is_silent(&self) -> bool {
+        self.status == 0
+    }
+
     /// Adds a header field.
     pub fn with(mut self, name: &'static str, value: &[u8]) -> Refusal {
         self.extra.push((name, value.to_vec()));
+        self
+    }
+
+    /// Adds header fields.
+    pub(crate) fn with_lines(mut self, lines: Lines) -> Refusal {
+        self.extra.extend(lines);
         self
     }
 

@@ -12,7 +12,10 @@ use sip::transaction::{Fired, Sent, Transactions};
 use crate::bypass::{CountBypass, Way};
 use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
+use crate::connections::Connections;
+use crate::guard::Guard;
 use crate::mirror::Mirror;
+use crate::overload::Overload;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
 use crate::{Config, Effect, Input, Passed};
@@ -45,6 +48,20 @@ pub(crate) enum Timer {
     Frame,
     /// Digits that are collected from a leg may have taken too long.
     Digits(LegRef),
+    /// A leg's session may perhaps be changed now.
+    Change(LegRef),
+    /// A transfer has had time enough, by its number.
+    Transfer(CallRef, u64),
+    /// Who gave its peer away has had time enough to hang up.
+    Spare(LegRef),
+    /// A reliable response has no PRACK yet (RFC 3262).
+    Reliable(LegRef, u32),
+    /// A session is to be renewed, or is over (RFC 4028).
+    Session(LegRef),
+    /// A re-INVITE that met another is sent again.
+    Glare(LegRef),
+    /// The next packet of a digit is due.
+    Tone(LegRef),
 }
 
 /// One core's whole state. It owns its calls, their legs and streams, and its share of the ports; it
@@ -54,6 +71,8 @@ pub struct Worker {
     pub(crate) region: Arc<Region>,
     pub(crate) rng: Rng,
     pub(crate) nonces: NonceKey,
+    pub(crate) guard: Guard,
+    pub(crate) overload: Overload,
     pub(crate) transactions: Transactions<Flow>,
     pub(crate) calls: Calls,
     pub(crate) streams: Streams,
@@ -81,6 +100,8 @@ pub struct Worker {
     /// The pairs of legs that were taken over.
     pub(crate) recovered: BTreeMap<PairId, LegRef>,
     pub(crate) provision: Provision,
+    /// Who is to hear of the end of a connection.
+    pub(crate) connections: Connections,
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
@@ -127,6 +148,8 @@ impl Worker {
         let ports = PortPool::new(config.id, config.workers, &addresses, config.rtp_ports);
         let mut worker = Worker {
             nonces: NonceKey::new(config.nonce_key),
+            guard: Guard::new(rng.next_u64(), config.limits.strangers),
+            overload: Overload::default(),
             transactions: Transactions::new(config.limits.transactions, rng.next_u64()),
             calls: Calls::new(first, generations),
             streams: Streams::new(ports.pairs()),
@@ -151,6 +174,7 @@ impl Worker {
             leases_held: 0,
             recovered: BTreeMap::new(),
             provision: Provision::read(&region, now),
+            connections: Connections::default(),
             watched: HashMap::new(),
             publish_turn: 0,
             mirror: Mirror::default(),
@@ -160,7 +184,7 @@ impl Worker {
             config,
         };
         worker.streams.seed(worker.rng.next_u64());
-        worker.take_over_registrations();
+        worker.take_over_registrations(now);
         worker.take_over_calls(now);
         worker.timers.set(now, Timer::Publish);
         worker
@@ -176,6 +200,10 @@ impl Worker {
             Input::Sip { location, from, channel, datagram } => {
                 self.intake(now, Flow { location, peer: from, channel }, datagram);
             }
+            Input::Unsent { location, to, channel, datagram } => {
+                self.on_unsent(now, Flow { location, peer: to, channel }, datagram);
+            }
+            Input::Disconnected { connection } => self.on_disconnected(now, connection),
             Input::Mesh(Passed::Sip { location, from, channel, datagram }) => {
                 self.intake_owned(now, Flow { location, peer: from, channel }, &datagram);
             }
@@ -188,6 +216,7 @@ impl Worker {
             Input::ControlHere => self.control_here = true,
             Input::ControlGone => self.lose_control(now),
             Input::Paused => self.timers_wait_until = now + CATCH_UP,
+            Input::Load(busy) => self.overload.observe(busy, self.config.limits.busy),
             Input::Stopping => self.stop_recordings(now),
             Input::Timeout if self.more_commands => self.take_commands(now),
             Input::Timeout => {}
@@ -305,6 +334,13 @@ impl Worker {
                 Timer::Publish => self.publish(now, at),
                 Timer::Frame => self.on_frame(now, at),
                 Timer::Digits(leg) => self.on_digits_limit(now, leg),
+                Timer::Change(leg) => self.change_session(now, leg),
+                Timer::Transfer(call, number) => self.on_transfer_limit(now, call, number),
+                Timer::Spare(leg) => self.on_spare(now, leg),
+                Timer::Reliable(leg, number) => self.on_reliable_due(now, leg, number),
+                Timer::Session(leg) => self.on_session_due(now, leg),
+                Timer::Glare(leg) => self.on_glare_due(now, leg),
+                Timer::Tone(leg) => self.on_tone_due(now, leg),
             }
         }
     }

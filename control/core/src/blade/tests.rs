@@ -267,6 +267,7 @@ fn provision() -> Provision {
             prefix: "9".into(),
             to: Destination::Trunk {
                 address: SocketAddr::from(([10, 1, 2, 3], 5060)),
+                transport: base::Transport::Tcp,
                 location: None,
             },
         }],

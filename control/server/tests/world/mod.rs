@@ -57,7 +57,7 @@ impl World {
         let location = |name: &str, ip: &str, port| DemoLocation {
             name: name.into(),
             ip: ip.parse().expect("an address"),
-            sip_port: port,
+            sip: vec![(base::Transport::Udp, port)],
             http_port: 8080,
         };
         let spec = DemoSpec {

@@ -26,7 +26,8 @@ fn a_lease_goes_its_way_and_each_has_another_counter() {
     assert!(!leases.bind(slot, medium, THEM, counter));
     assert!(!leases.bind(slot, medium, US, counter + 1));
     assert!(leases.bind(slot, medium, US, counter));
-    let bound = LeaseState::Bound { holder: US, purpose: Purpose::Queue, counter };
+    let purpose = Purpose::Queue;
+    let bound = LeaseState::Bound { holder: US, purpose, counter, legs: 1, open: false };
     assert_eq!(leases.reserve(slot, medium, THEM, Purpose::Call, now), Err(bound));
     assert!(!leases.bind(slot, medium, US, counter), "it is bound once");
     assert_eq!(leases.reserve(slot, medium, THEM, Purpose::Call, at(9_000_000)), Err(bound));
@@ -43,6 +44,53 @@ fn a_lease_goes_its_way_and_each_has_another_counter() {
         Err(LeaseState::NoSuchSlot)
     );
     assert_eq!(leases.read(AgentSlot(u32::MAX), medium), LeaseState::NoSuchSlot);
+}
+
+#[test]
+fn legs_of_one_agent_share_a_lease() {
+    let word = AtomicU64::new(5);
+    assert_eq!(word::share(&word, US), Err(LeaseState::Free { counter: 5 }));
+    let counter = word::reserve(&word, US, Purpose::Call, at(0)).expect("it is free");
+    assert!(word::share(&word, US).is_err(), "a promise is nobody's to share");
+    assert!(!word::open(&word, US, counter));
+    assert!(word::bind(&word, US, counter));
+    assert!(word::share(&word, US).is_err(), "it rings still");
+    for leg in 1..MAX_SHARES {
+        assert!(!word::open(&word, THEM, counter) && !word::open(&word, US, counter + 1));
+        assert!(word::open(&word, US, counter));
+        assert!(word::share(&word, THEM).is_err(), "it is another's");
+        assert_eq!(word::share(&word, US), Ok(counter));
+        assert!(word::share(&word, US).is_err(), "the next one rings");
+        let state = word::read(&word);
+        let purpose = Purpose::Call;
+        let shared = LeaseState::Bound { holder: US, purpose, counter, legs: leg + 1, open: false };
+        assert_eq!(state, shared);
+    }
+    assert!(word::open(&word, US, counter));
+    assert!(word::share(&word, US).is_err(), "there is an end to it");
+    for _ in 0..MAX_SHARES {
+        assert!(matches!(word::read(&word), LeaseState::Bound { .. }));
+        assert!(!word::release(&word, THEM, counter) && !word::release(&word, US, counter + 1));
+        assert!(word::release(&word, US, counter));
+    }
+    assert_eq!(word::read(&word), LeaseState::Free { counter: 6 });
+    assert!(!word::release(&word, US, counter), "it is over");
+}
+
+#[test]
+fn after_a_death_as_many_legs_share_a_lease_as_live() {
+    for live in 0..=2 {
+        let word = AtomicU64::new(0);
+        let counter = word::reserve(&word, US, Purpose::Call, at(0)).expect("it is free");
+        assert!(word::bind(&word, US, counter) && word::open(&word, US, counter));
+        assert!(word::share(&word, US).is_ok());
+        assert!(!word::settle(&word, THEM, counter, live));
+        assert!(word::settle(&word, US, counter, live));
+        for _ in 0..live {
+            assert!(word::release(&word, US, counter));
+        }
+        assert_eq!(word::read(&word), LeaseState::Free { counter: 1 });
+    }
 }
 
 #[test]

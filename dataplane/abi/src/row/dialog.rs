@@ -76,6 +76,18 @@ row! {
         pub lease_agent: u32,
         /// The counter of that lease.
         pub lease_counter: u32,
+        /// The slot of the call of [`Self::joined`].
+        pub joined_slot: u32,
+        /// The generation of that call.
+        pub joined_generation: u32,
+        /// The leg's number in that call.
+        pub joined_leg: u32,
+        /// The CSeq number of the INVITE that [`DialogText::Vias`] are of.
+        pub invited_cseq: u32,
+        /// The session interval that was agreed on, in seconds (RFC 4028); 0 when there is none.
+        pub session_s: u32,
+        /// Zero.
+        pub reserved: u32,
         /// Our SIP address at the location.
         pub ours: Address,
         /// Where the peer's SIP goes.
@@ -106,6 +118,16 @@ impl DialogRow {
     pub const TOO_LONG: u32 = 16;
     /// In `flags`: the [`DialogText::Vias`] are of an INVITE of ours.
     pub const INVITING: u32 = 32;
+    /// In `flags`: we renew the session (RFC 4028).
+    pub const REFRESHING: u32 = 64;
+    /// In `flags`: the peer ends the session too when it is not renewed.
+    pub const MUTUAL: u32 = 128;
+    /// In `flags`: the peer takes UPDATE (RFC 3311).
+    pub const TAKES_UPDATE: u32 = 256;
+    /// In `flags`: the peer takes INFO (RFC 6086).
+    pub const TAKES_INFO: u32 = 512;
+    /// In `flags`: the leg is joined to one of another call.
+    pub const JOINED: u32 = 1_024;
 
     /// How far it is; [`DialogPhase::None`] when the number means nothing.
     pub fn phase(&self) -> DialogPhase {
@@ -135,6 +157,12 @@ impl DialogRow {
     /// The lease that it holds: whose, and its counter.
     pub fn lease(&self) -> Option<(AgentSlot, u32)> {
         self.has(Self::HAS_LEASE).then_some((AgentSlot(self.lease_agent), self.lease_counter))
+    }
+
+    /// The leg of another call that it is joined to, by a transfer.
+    pub fn joined(&self) -> Option<(CallRef, u32)> {
+        let call = CallRef { slot: self.joined_slot, generation: self.joined_generation };
+        self.has(Self::JOINED).then_some((call, self.joined_leg))
     }
 
     /// Sets all texts in the order of [`DialogText`]. When they do not fit there are none, and

@@ -116,7 +116,9 @@ impl Streams {
         } else {
             last.timestamp
         };
-        sender.last = Some(Sent { sequence, timestamp: newest, at: now, ..last });
+        // The time belongs to the timestamp: that of a telephone-event is of its beginning.
+        let at = if advance == 0 && sender.made.is_some() { last.at } else { now };
+        sender.last = Some(Sent { sequence, timestamp: newest, at, ..last });
         (sender.made, sender.goes_on, sender.mapping) = (Some(timestamp), true, None);
         self.count_sent(pair.0, 1);
         let header = RtpHeader { marker, payload_type, sequence, timestamp, ssrc: last.ssrc };
@@ -131,9 +133,10 @@ impl Streams {
         self.seed = seed;
     }
 
-    /// From now on what goes to the pair's peer is one sender's.
-    fn splice(&mut self, now: Instant, pair: PairId) {
-        if self.hot[pair.index()].has(SPLICED) {
+    /// From now on what goes to the pair's peer is one sender's, whoever's packets they are: call it before the
+    /// pair is joined to another.
+    pub fn splice(&mut self, now: Instant, pair: PairId) {
+        if self.hot.get(pair.index()).is_none_or(|row| row.has(SPLICED)) {
             return;
         }
         self.remember_sent(pair);

@@ -27,15 +27,28 @@ pub struct Rewrite {
 /// answer." So the sections keep their order and number. What is copied is on a list: `t=`, `b=`
 /// with numbers, `rtpmap`, `fmtp`, `ptime`, `maxptime`, `rtcp-fb` and the direction.
 pub fn rewrite(sdp: &Sdp<'_>, with: Rewrite) -> Result<Vec<u8>, SdpError> {
+    write_with(sdp, with, None)
+}
+
+/// The same as an offer for somebody else than who it was made for: a hold was between those two, so the
+/// streams flow both ways (RFC 3264, 5.1: "If the offerer wishes to both send and receive media with its
+/// peer, it MAY include an "a=sendrecv" attribute").
+pub fn rewrite_anew(sdp: &Sdp<'_>, with: Rewrite) -> Result<Vec<u8>, SdpError> {
+    write_with(sdp, with, Some(Direction::SendRecv))
+}
+
+fn write_with(sdp: &Sdp<'_>, with: Rewrite, flows: Option<Direction>) -> Result<Vec<u8>, SdpError> {
     let (relayed, _) = chosen(sdp)?;
     let video = with.video_port.zip(video(sdp).map(|video| video.section));
     let mut out = Vec::with_capacity(512);
     push_session(&mut out, with, timing(sdp.session));
     for (at, section) in sdp.media().iter().enumerate() {
         match video {
-            _ if at == relayed => push_relayed(&mut out, sdp, section, "audio", with.port)?,
+            _ if at == relayed => {
+                push_relayed(&mut out, sdp, section, "audio", with.port, flows)?;
+            }
             Some((port, section_of_video)) if at == section_of_video => {
-                push_relayed(&mut out, sdp, section, "video", port)?;
+                push_relayed(&mut out, sdp, section, "video", port, flows)?;
             }
             _ => push_refused(&mut out, section)?,
         }
@@ -50,13 +63,14 @@ fn push_relayed(
     media: &Media<'_>,
     kind: &str,
     port: u16,
+    flows: Option<Direction>,
 ) -> Result<(), SdpError> {
     let numbers = payload_numbers(media)?;
     let unspecified = connection(sdp, media)?.is_unspecified();
     push_media_line(out, kind, media.protocol, port, &numbers);
     push_bandwidth(out, media.section);
     push_codecs(out, media.section, &numbers, media.is_video());
-    push_direction(out, relayed_direction(sdp, media, unspecified));
+    push_direction(out, flows.unwrap_or_else(|| relayed_direction(sdp, media, unspecified)));
     put(out, format_args!("a=rtcp:{}\r\n", port.saturating_add(1)));
     Ok(())
 }

@@ -86,12 +86,14 @@ impl House {
                 name: "local".into(),
                 ip: "127.0.0.1".parse().expect("an address"),
                 sip_port: 5060,
+                streams: worker::StreamPorts::default(),
             }],
             rtp_ports: (30_000, 30_019),
             seed: [7; 32],
             nonce_key: [9; 32],
             limits,
             media,
+            session: Default::default(),
         };
         let now = Instant::from_nanos(1_000_000_000);
         recover(&region, &config, now);
@@ -263,6 +265,11 @@ impl House {
         });
     }
 
+    /// So busy it was, in thousandths of its time, so often.
+    pub fn load(&mut self, busy: u32, times: u32) {
+        (0..times).for_each(|_| self.input(Input::Load(busy)));
+    }
+
     fn input(&mut self, input: Input<'_>) {
         let mut effects = Vec::new();
         self.worker.handle(self.now, input, &mut effects);
@@ -284,6 +291,8 @@ impl House {
                 Effect::Mesh { passed: passed @ Passed::Mix(_), .. } => {
                     self.input(Input::Mesh(passed));
                 }
+                // Connections are tested where there are any.
+                Effect::Watch { .. } => {}
                 Effect::Mesh { .. } => panic!("there is one worker"),
             }
         }
@@ -451,6 +460,27 @@ impl House {
         self.send(from, std::str::from_utf8(&bytes).expect("text"));
     }
 
+    /// Answers a request of ours with further header lines.
+    pub fn reply_with(
+        &mut self,
+        from: &str,
+        request: &str,
+        status: u16,
+        lines: &str,
+        sdp: Option<&str>,
+    ) {
+        let message = wire::lex(request.as_bytes()).expect("SIP");
+        let contact = format!("<sip:{}@{from}>", if from == TRUNK { "trunk" } else { "phone" });
+        let body = sdp.map(|sdp| ("application/sdp", sdp.as_bytes()));
+        let source = "127.0.0.1:5060".parse().expect("an address");
+        let tag = lines.lines().find_map(|line| line.strip_prefix("tag=")).unwrap_or("t1");
+        let mut extra: Vec<(&str, &[u8])> = vec![("Contact", contact.as_bytes())];
+        let lines = lines.lines().filter_map(|line| line.split_once(": "));
+        extra.extend(lines.map(|(name, value)| (name, value.as_bytes())));
+        let bytes = wire::response(&message, status, "Reason", Some(tag), source, &extra, body);
+        self.send(from, std::str::from_utf8(&bytes).expect("text"));
+    }
+
     /// A request within the dialog that `seen` made: a response of ours to the peer's INVITE, or our
     /// INVITE, which the peer answered with the tag t1.
     pub fn within(
@@ -500,6 +530,11 @@ impl House {
         self.ack(TRUNK, &ok, call_id);
         (invite, ok)
     }
+}
+
+/// The message with further header lines.
+pub fn with(message: &str, lines: &str) -> String {
+    message.replacen("\r\nContent-Length: ", &format!("\r\n{lines}\r\nContent-Length: "), 1)
 }
 
 /// The value of the first header line of that name.

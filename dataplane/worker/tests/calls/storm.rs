@@ -1,7 +1,7 @@
 //! Calls by chance: peers that answer anything at any time, a control that comes and goes, tables that are
 //! full. Whatever happens, nothing may be left.
 
-use abi::{CallState, Command, Event};
+use abi::{CallState, Command, Counter, Event};
 use base::{CallRef, LocationId, Rng};
 use worker::Limits;
 
@@ -18,17 +18,32 @@ struct Storm {
     inbox: Vec<(String, String)>,
     invites: Vec<(String, String, String)>,
     cseq: u32,
+    /// Peers mostly do what phones do, so that calls come to be transferred.
+    is_calm: bool,
 }
 
 impl Storm {
     fn new(seed: u64) -> Storm {
         let mut rng = Rng::from_number(seed);
-        let limits = if rng.chance(20) { Limits { transactions: 12 } } else { Limits::default() };
+        let is_calm = rng.chance(40);
+        let is_full = !is_calm && rng.chance(30);
+        let limits = if is_full {
+            Limits { transactions: 12, ..Limits::default() }
+        } else {
+            Limits::default()
+        };
         let mut house = House::limited(limits);
         house.attach_control();
         house.register("1001", AGENT_A);
         house.register("1002", AGENT_B);
-        Storm { rng, house, inbox: Vec::new(), invites: Vec::new(), cseq: 10 }
+        let mut inbox = Vec::new();
+        if is_calm {
+            for (number, phone, call_id) in [("1001", AGENT_A, "s1"), ("1002", AGENT_B, "s2")] {
+                let (invite, ok) = house.call_through(number, phone, call_id);
+                inbox.extend([(phone.to_owned(), invite), (TRUNK.to_owned(), ok)]);
+            }
+        }
+        Storm { rng, house, inbox, invites: Vec::new(), cseq: 10, is_calm }
     }
 
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {
@@ -39,7 +54,8 @@ impl Storm {
         match self.rng.below(12) {
             0 | 1 => self.invite(),
             2 => {
-                let ms = self.pick(&WAITS_MS);
+                let waits = if self.is_calm { &WAITS_MS[..3] } else { &WAITS_MS[..] };
+                let ms = self.pick(waits);
                 self.house.pass_ms(ms);
             }
             3 if !self.invites.is_empty() => self.cancel(),
@@ -48,6 +64,15 @@ impl Storm {
                 true => self.house.attach_control(),
                 false => self.house.lose_control(),
             },
+            6 if self.rng.chance(5) => {
+                self.house.die();
+                self.house.attach_control();
+            }
+            7 if self.is_calm => {
+                // One of those who talk from the beginning gives its peer away.
+                let (peer, seen) = self.inbox[self.rng.below(4) as usize].clone();
+                self.refer(&peer, &seen);
+            }
             _ if !self.inbox.is_empty() => self.peer(),
             _ => {}
         }
@@ -119,12 +144,16 @@ impl Storm {
         } else if text.starts_with("SIP/2.0") {
             self.hear_answer(&peer, &text);
         } else if !text.starts_with("ACK") {
-            let status = self.pick(&[200, 200, 481, 500]);
+            let status = self.pick(&[200, 200, 200, 481, 500]);
             self.house.reply(&peer, &text, status, "t1", None);
         }
     }
 
     fn answer(&mut self, peer: &str, invite: &str) {
+        if self.is_calm && self.rng.chance(90) {
+            let status = self.pick(&[180, 200, 200, 200, 486]);
+            return self.house.reply(peer, invite, status, "t1", (status == 200).then_some(OFFER));
+        }
         let status = self.pick(&ANSWERS);
         let offers = self.rng.chance(if status == 200 { 90 } else { 30 });
         let tag = if self.rng.chance(85) { "t1" } else { "t2" };
@@ -137,10 +166,38 @@ impl Storm {
 
     fn say_within(&mut self, peer: &str, seen: &str, call_id: &str) {
         self.cseq += 1;
-        let method = self.pick(&["BYE", "INVITE", "INVITE"]);
+        let method = self.pick(&["BYE", "BYE", "INVITE", "INVITE", "REFER"]);
+        if method == "REFER" {
+            return self.refer(peer, seen);
+        }
         let offers = method == "INVITE" && self.rng.chance(70);
         let text = self.house.within(method, seen, call_id, self.cseq, offers.then_some(OFFER));
         self.house.send(peer, &text);
+    }
+
+    fn refer(&mut self, peer: &str, seen: &str) {
+        self.cseq += 1;
+        let text = self.house.within("REFER", seen, header(seen, "Call-ID: "), self.cseq, None);
+        let line = format!("Refer-To: <{}>\r\nMax-Forwards: 70\r\n", self.somebody());
+        self.house.send(peer, &text.replace("Max-Forwards: 70\r\n", &line));
+    }
+
+    /// Whom a REFER may refer to: a number, or who somebody talks to.
+    fn somebody(&mut self) -> String {
+        let number = self.pick(&["1001", "1002", "95555"]);
+        let of_dialogs = |(_, text): &&(String, String)| {
+            text.starts_with("INVITE")
+                || text.starts_with("SIP/2.0 200") && text.contains("Contact:")
+        };
+        let dialogs: Vec<&(String, String)> = self.inbox.iter().filter(of_dialogs).collect();
+        if dialogs.is_empty() || self.rng.chance(40) {
+            return format!("sip:{number}@127.0.0.1");
+        }
+        let text = &dialogs[self.rng.below(dialogs.len() as u64) as usize].1;
+        let tag = |name| header(text, name).split_once(";tag=").map_or("t1", |(_, tag)| tag);
+        let (from, to, call_id) = (tag("From: "), tag("To: "), header(text, "Call-ID: "));
+        let (to, from) = if text.starts_with("INVITE") { (from, to) } else { (to, from) };
+        format!("sip:{number}@h?Replaces={call_id}%3Bto-tag%3D{to}%3Bfrom-tag%3D{from}")
     }
 
     fn hear_answer(&mut self, peer: &str, text: &str) {
@@ -156,7 +213,7 @@ impl Storm {
                 self.house.send(TRUNK, &ack);
             }
         } else if status > 100 && text.contains("Contact: ") {
-            if status < 200 || self.rng.chance(20) {
+            if status < 200 || self.rng.chance(if self.is_calm { 60 } else { 20 }) {
                 return self.say_within(peer, text, &call_id);
             }
             let offers = self.rng.chance(40);
@@ -189,4 +246,19 @@ fn nothing_is_left_after_a_storm() {
             panic!("seed {seed}: {what}");
         }
     }
+}
+
+/// The storm does blow calls together, and asunder.
+#[test]
+fn transfers_happen_in_a_storm() {
+    let mut sum = [0; 2];
+    for seed in 0..SEEDS / 10 {
+        let mut storm = Storm::new(seed);
+        for _ in 0..100 {
+            storm.blow();
+        }
+        let counters = [Counter::TransfersCompleted, Counter::TransfersFailed];
+        sum = [0, 1].map(|at| sum[at] + storm.house.count(counters[at]));
+    }
+    assert!(sum[0] > SEEDS / 300 && sum[1] > SEEDS / 30, "too little happened: {sum:?}");
 }
