@@ -1,6 +1,6 @@
 #!/bin/sh
 # Fuzzes a target for some seconds, guided by coverage, on the stable toolchain: tools/fuzz.sh TARGET [SECONDS]
-# The targets are lexer, sdp, digest and transactions (tests/fuzz). What it finds new is kept in target/fuzz, and an
+# The targets are lexer, sdp, digest, framing and transactions (tests/fuzz). What it finds new is kept in target/fuzz, and an
 # input that breaks a property is left there too: put it into tests/data/fuzz/TARGET, where every test run gives it
 # to the target again. `tools/fuzz.sh TARGET merge` takes what adds coverage over to tests/data/fuzz/TARGET.
 # Needs clang (Debian: clang) for libFuzzer.

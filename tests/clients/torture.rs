@@ -40,7 +40,6 @@ fn every_torture_message_gets_its_verdict_over_udp() {
 }
 
 #[test]
-#[ignore = "the data plane does not listen on TCP yet"]
 fn every_torture_message_gets_its_verdict_over_tcp() {
     torture(Transport::Tcp);
 }
@@ -91,9 +90,7 @@ fn over_udp(demo: &Demo) {
             let expected = if is_trunk { verdict.trunk } else { verdict.stranger };
             let bytes = match is_trunk {
                 true => renamed(verdict, &format!("trunk.{}", verdict.name)),
-                // It has the branch, sent-by and method of unkscm: they would be one transaction.
-                false if verdict.name == "novelsc" => renamed(verdict, "other"),
-                false => verdict.bytes.to_vec(),
+                false => first(verdict),
             };
             match expected {
                 Answer::Status(status) => {
@@ -115,20 +112,31 @@ fn over_udp(demo: &Demo) {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// The message as it is sent first. Two have the branch, sent-by and method of another, and would be one
+/// transaction with it.
+fn first(verdict: &Verdict) -> Vec<u8> {
+    match verdict.name {
+        "novelsc" | "ipv6-correct-abnf-2-colons" => renamed(verdict, "other"),
+        _ => verdict.bytes.to_vec(),
+    }
+}
+
 /// The message under another Call-ID and branch, so that it is not one that was sent before.
 fn renamed(verdict: &Verdict, by: &str) -> Vec<u8> {
     let mut bytes = verdict.bytes.to_vec();
-    let mut insert = |after: &str, text: String| {
-        if let Some(at) = find(&bytes, after.as_bytes()) {
-            let at = at + after.len();
-            // The cookie alone stays alone.
-            if bytes[at].is_ascii_graphic() {
-                bytes.splice(at..at, text.into_bytes());
-            }
+    let mut insert = |after: &str| {
+        let Some(at) = find(&bytes, after.as_bytes()) else { return false };
+        let rest = &bytes[at + after.len()..];
+        let blanks = rest.iter().position(|byte| *byte != b' ').unwrap_or_default();
+        // The cookie alone stays alone.
+        if rest[blanks].is_ascii_graphic() {
+            let at = at + after.len() + blanks;
+            bytes.splice(at..at, format!("{by}-").into_bytes());
         }
+        true
     };
-    insert(&format!("{}.", verdict.name), format!("{by}."));
-    insert("z9hG4bK", format!("{by}-"));
+    insert("z9hG4bK");
+    let _ = insert("Call-ID:") || insert("\r\ni:") || insert("\r\nI:");
     bytes
 }
 
@@ -280,30 +288,31 @@ fn over_tcp(demo: &Demo) {
     let malformed = demo.counter("drop_sip_malformed");
     let mut wrong = Vec::new();
     for verdict in VERDICTS {
+        let bytes = first(verdict);
+        let name = verdict.name;
         let mut line = Line::connect();
-        line.stream.write_all(verdict.bytes).expect("sent");
+        line.stream.write_all(&bytes).expect("sent");
+        let mut answer = || line.read().unwrap_or_else(|| panic!("{name}: closed"));
         match (verdict.tcp, verdict.stranger) {
             (Tcp::Same, Answer::Status(status)) => {
-                let answer = line.read().unwrap_or_else(|| panic!("{}: closed", verdict.name));
-                wrong.extend(judge(verdict, status, verdict.bytes, &answer));
-                line.expect_open(verdict.name);
+                wrong.extend(judge(verdict, status, &bytes, &answer()));
+                line.expect_open(name);
             }
-            (Tcp::Same, Answer::Dropped(_)) => line.expect_open(verdict.name),
+            (Tcp::Same, Answer::Dropped(_)) => line.expect_open(name),
             (Tcp::Closes, _) => {
-                let answer = line.read().unwrap_or_else(|| panic!("{}: closed", verdict.name));
-                wrong.extend(judge(verdict, 400, verdict.bytes, &answer));
-                assert_eq!(line.read(), None, "{}: still open", verdict.name);
+                if !matches!(verdict.reading, Reading::Noise(_)) {
+                    wrong.extend(judge(verdict, 400, &bytes, &answer()));
+                }
+                assert_eq!(line.read(), None, "{name}: still open");
             }
             (Tcp::Waits, _) => {
                 line.stream.shutdown(Shutdown::Write).expect("half closed");
-                assert_eq!(line.read(), None, "{}: answered", verdict.name);
+                assert_eq!(line.read(), None, "{name}: answered");
             }
             (Tcp::Two(first, second), _) => {
-                for status in [first, second] {
-                    let answer = line.read().unwrap_or_else(|| panic!("{}: closed", verdict.name));
-                    assert_eq!(lex(&answer).expect("an answer").status(), Some(status));
-                }
-                line.expect_open(verdict.name);
+                let statuses =
+                    [answer(), answer()].map(|bytes| lex(&bytes).ok().and_then(|m| m.status()));
+                assert_eq!(statuses, [Some(first), Some(second)], "{name}");
             }
         }
     }

@@ -176,9 +176,12 @@ pub struct Demo {
     #[arg(long, value_name = "CIDR")]
     pub trunk: Vec<Cidr>,
     /// Where numbers go that are no agent's: to a trunk, or to a service (answer, play:NAME or
-    /// mix:NUMBER); may be repeated
-    #[arg(long, value_name = "PREFIX=IP:PORT[;transport=tcp|tls]|SERVICE", value_parser = parse_route)]
+    /// mix:NUMBER); of several addresses to the first that is up; may be repeated
+    #[arg(long, value_name = "PREFIX=IP:PORT[,IP:PORT...][;transport=tcp|tls]|SERVICE", value_parser = parse_route)]
     pub route: Vec<Route>,
+    /// How often trunks that routes lead to are asked by OPTIONS, in seconds; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = control_server::OPTIONS_S)]
+    pub options_s: u32,
     /// The way that RTP takes
     #[arg(long, value_enum, default_value_t = Media::Auto)]
     pub media: Media,
@@ -389,7 +392,7 @@ mod tests {
     fn the_flags_of_demo_keep_their_names() {
         let line = "jackfield demo --bind 127.0.0.1 --agents 20000 --location east=127.0.0.2 \
                     --location west=::1 --trunk 10.0.0.0/8 --trunk 192.0.2.7 \
-                    --route 9=127.0.0.9:5060 --route 700=answer --route 701=play:welcome.wav \
+                    --route 9=127.0.0.9:5060,127.0.0.8:5062 --options-s 10 --route 700=answer --route 701=play:welcome.wav \
                     --route 702=mix:1 --media recvmmsg --prompts /p --recordings /r --cores 2 --http 8081 --sip 5070 \
                     --rtp-ports 40000-41000 --dir /tmp/x --call";
         let Command::Demo(demo) = parse(line).unwrap() else { panic!() };
@@ -400,7 +403,11 @@ mod tests {
         assert_eq!(demo.trunk[0].to_string(), "10.0.0.0/8");
         assert_eq!(demo.trunk[1].bits, 32);
         let routes: Vec<_> = demo.route.iter().map(|route| route.to.to_string()).collect();
-        assert_eq!(routes, ["127.0.0.9:5060", "answer", "play:welcome.wav", "mix:1"]);
+        assert_eq!(demo.options_s, 10);
+        assert_eq!(
+            routes,
+            ["127.0.0.9:5060,127.0.0.8:5062", "answer", "play:welcome.wav", "mix:1"]
+        );
         assert_eq!(demo.media, Media::Recvmmsg);
         assert_eq!(demo.prompts, Some("/p".into()));
         assert_eq!(demo.recordings, Some("/r".into()));

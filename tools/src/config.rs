@@ -59,6 +59,8 @@ pub struct Control {
     pub state: PathBuf,
     /// The folder that recordings are made in.
     pub recordings: PathBuf,
+    /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
+    pub options_s: u32,
     /// The folder of call records, a line for each leg; without one none are kept.
     pub records: Option<PathBuf>,
     /// Where traces of signalling may be sent besides this machine's loopback addresses.
@@ -194,12 +196,13 @@ impl Config {
         let http: Vec<_> = self.control.http.iter().map(SocketAddr::to_string).collect();
         let mut text = format!(
             "[control]\nhttp = {:?}\nadmin = {}\ndirectory = {}\nstate = {}\n\
-             recordings = {}\n",
+             recordings = {}\noptions_s = {}\n",
             http,
             quote(&self.control.admin),
             quote(&self.control.directory),
             quote(&self.control.state),
             quote(&self.control.recordings),
+            self.control.options_s,
         );
         if let Some(folder) = &self.control.records {
             let _ = writeln!(text, "records = {}", quote(folder));
@@ -301,6 +304,8 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     let recordings = table.parsed("recordings", ABSOLUTE_RULE, parse_absolute);
     let beside = state.as_ref().map(|state| state.value.join("recordings")).unwrap_or_default();
     let recordings = table.or("recordings", recordings, beside);
+    let options_s = table.number("options_s", 0..3_601);
+    let options_s = table.or("options_s", options_s, control_server::OPTIONS_S.into());
     let records = table.parsed("records", ABSOLUTE_RULE, |text| parse_absolute(text).map(Some));
     let records = table.or("records", records, None);
     let trace_to = match table.has("trace_to") {
@@ -319,6 +324,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         directory: directory?.value,
         state: state?.value,
         recordings: recordings?,
+        options_s: u32::try_from(options_s?).ok()?,
         records: records?,
         trace_to: trace_to?,
     })

@@ -204,6 +204,15 @@ pub enum Output {
         /// How many were left out before this one.
         left_out: u64,
     },
+    /// A trunk that is watched went down or came up.
+    Trunk {
+        /// Whose data plane watches it.
+        ccb: CcbId,
+        /// Its address.
+        address: SocketAddr,
+        /// Whether it answers.
+        up: bool,
+    },
     /// A source of SIP is banned for a while; for the security log.
     SourceBanned {
         /// The CCB.
@@ -284,6 +293,8 @@ pub struct Provision {
     pub trunks: Vec<TrunkRecord>,
     /// Where numbers go that are no agent's.
     pub routes: Vec<Route>,
+    /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
+    pub options_s: u32,
 }
 
 /// A tenant of the directory.

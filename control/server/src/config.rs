@@ -7,6 +7,9 @@ use control_core::Cidr;
 
 use crate::recordings;
 
+/// How often trunks are asked whether they are there, in seconds.
+pub const OPTIONS_S: u32 = 30;
+
 /// What a control process is started with; the `jackfield` binary builds it from TOML.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -43,6 +46,8 @@ pub struct Config {
     pub trace_to: Vec<Cidr>,
     /// Where recordings come from and go to; none makes no recordings.
     pub recordings: Option<recordings::Config>,
+    /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
+    pub options_s: u32,
 }
 
 /// One CCB of this blade: a data plane process and the region it made.
@@ -95,6 +100,7 @@ impl Config {
             records: None,
             trace_to: Vec::new(),
             recordings: None,
+            options_s: OPTIONS_S,
             state,
         }
     }

@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use config::{CcbConfig, Config, HashCost};
+pub use config::{CcbConfig, Config, HashCost, OPTIONS_S};
 pub use control_core::{
     Cidr, Destination, MIX_RULE, MIXES, PROMPT_RULE, Route, Service, is_prompt_name, path_name,
     reason_name, spool_name,
@@ -139,7 +139,10 @@ impl Server {
         let mut background = JoinSet::new();
         background.spawn(self.owner.run());
         match self.directory.provision().await {
-            Ok(provision) => blade.tell(owner::Ask::Provision(provision)).await,
+            Ok(mut provision) => {
+                provision.options_s = self.config.options_s;
+                blade.tell(owner::Ask::Provision(provision)).await;
+            }
             Err(error) => tracing::error!(%error, "tenants, trunks and routes cannot be read"),
         }
         for ccb in &self.config.ccbs {

@@ -380,6 +380,13 @@ fn log(output: &Output) {
                 "media from a source that is not the party's was dropped"
             );
         }
+        Output::Trunk { ccb, address, up } => {
+            let ccb = ccb.0;
+            match up {
+                true => tracing::info!(ccb, %address, "a trunk answers again"),
+                false => tracing::warn!(ccb, %address, "a trunk does not answer"),
+            }
+        }
         Output::SourceBanned { ccb, address, seconds } => {
             tracing::warn!(
                 target: "security",

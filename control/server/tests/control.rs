@@ -2,7 +2,6 @@
 
 mod world;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use abi::{
@@ -602,7 +601,7 @@ async fn a_trace_is_ordered_of_every_worker_and_goes_to_this_machine_only() {
         assert_eq!(answer.status, status, "{body}: {}", answer.body);
         assert!(answer.body.contains(part), "{body}: {}", answer.body);
     }
-    let traces = || -> Vec<(u32, SocketAddr, u64, u64)> {
+    let traces = || -> Vec<(u32, std::net::SocketAddr, u64, u64)> {
         let seen = plane.seen().into_iter().filter_map(|command| match command {
             Command::Trace { trace, to, until, serial, .. } => Some((trace, to, until, serial)),
             _ => None,

@@ -15,7 +15,7 @@ use crate::ring::{Corrupt, Full, Reader, Room, Writer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Answers [`crate::Event::Asked`]: a leg goes out to a trunk. The blob is the user part of the
-    /// Request-URI.
+    /// Request-URI, and after it, each behind a line feed, the addresses to try when this one does not serve.
     Dial {
         /// The operation.
         op: u64,
@@ -29,6 +29,19 @@ pub enum Command {
         location: LocationId,
         /// By what.
         transport: Transport,
+    },
+    /// Asks a trunk now and then whether it is there; [`crate::Event::Trunk`] tells what changes.
+    Watch {
+        /// The operation.
+        op: u64,
+        /// Its address.
+        address: SocketAddr,
+        /// Through which location.
+        location: LocationId,
+        /// By what.
+        transport: Transport,
+        /// How often, in seconds; 0 for no more.
+        every_s: u32,
     },
     /// Answers [`crate::Event::Asked`]: the call is refused.
     Reject {
@@ -114,12 +127,14 @@ const DRAIN: u64 = 5;
 const ANSWER: u64 = 6;
 const MEDIA: u64 = 7;
 const TRACE: u64 = 8;
+const WATCH: u64 = 30;
 
 impl Command {
     /// The operation, which the completion names.
     pub fn op(&self) -> u64 {
         match *self {
             Command::Dial { op, .. }
+            | Command::Watch { op, .. }
             | Command::Reject { op, .. }
             | Command::Answer { op, .. }
             | Command::Media { op, .. }
@@ -139,6 +154,12 @@ impl Command {
                 .address(address)
                 .location(location)
                 .int(transport as u32),
+            Command::Watch { op, address, location, transport, every_s } => Put::new(WATCH)
+                .int(op)
+                .address(address)
+                .location(location)
+                .int(transport as u32)
+                .int(every_s),
             Command::Reject { op, ask, call, status, retry_after_s } => {
                 Put::new(REJECT).int(op).int(ask).call(call).int(status).int(retry_after_s)
             }
@@ -170,6 +191,14 @@ impl Command {
                 location: take.location()?,
                 transport: Transport::from_number(take.int()?)
                     .ok_or(Corrupt { what: "a transport" })?,
+            },
+            WATCH => Command::Watch {
+                op,
+                address: take.address()?,
+                location: take.location()?,
+                transport: Transport::from_number(take.int()?)
+                    .ok_or(Corrupt { what: "a transport" })?,
+                every_s: take.int()?,
             },
             REJECT => Command::Reject {
                 op,

@@ -52,10 +52,10 @@ pub struct Outfit {
     pub disk: Disk,
     /// Its share of the bypass.
     pub detour: Detour,
-    /// Its way to those who watch its signalling.
-    pub mirror: Mirror,
     /// Its way to the connections.
     pub outlet: Outlet,
+    /// Its way to those who watch its signalling.
+    pub mirror: Mirror,
 }
 
 /// What a worker's thread works with.
@@ -67,8 +67,8 @@ pub struct Duty<D> {
     worker: Worker,
     disk: Disk,
     detour: Detour,
-    mirror: Mirror,
     outlet: Outlet,
+    mirror: Mirror,
     io: D,
     sockets: MediaSockets,
     completions: Vec<Completion>,
@@ -122,8 +122,8 @@ impl<D: Datagrams> Duty<D> {
             worker,
             disk,
             detour,
-            mirror,
             outlet,
+            mirror,
             io,
             sockets: MediaSockets::new(sip_places as u32, places),
             completions: Vec::with_capacity(COMPLETIONS_A_CYCLE),

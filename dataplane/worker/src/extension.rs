@@ -10,6 +10,7 @@ use crate::prack::Reliable;
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::tone::Tones;
+use crate::trunks::Others;
 use crate::worker::Worker;
 
 /// The option tags that may stand in Require (RFC 3261, 19.2): RFC 3262, RFC 4028, RFC 7433.
@@ -43,6 +44,8 @@ pub struct Extensions {
     pub saying: Option<Box<[u8]>>,
     /// How often a re-INVITE of ours met one of its peer, and the offer that waits to be made again.
     pub glare: Option<Glare>,
+    /// Where else its call may go.
+    pub others: Option<Box<Others>>,
     /// Digits that are sent to its peer.
     pub tones: Option<Box<Tones>>,
     /// An INFO that is passed on to the peer leg, and waits for its answer.
@@ -142,7 +145,7 @@ impl Worker {
     pub(crate) fn check_required(&self, message: &Message<'_>) -> Result<(), Refusal> {
         let is_known =
             |tag: &&[u8]| KNOWN.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(tag));
-        // RFC 4475, 3.1.2.17 and 3.3.6: what a proxy is required to know, a B2BUA is, too.
+        // RFC 4475, 3.3.5: what a proxy is required to know, a B2BUA is, too.
         let asked = [Header::Require, Header::ProxyRequire].map(|header| message.headers(header));
         let unknown: Vec<&[u8]> =
             asked.into_iter().flatten().filter(|tag| !is_known(tag)).collect();

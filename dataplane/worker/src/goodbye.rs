@@ -11,6 +11,7 @@ use crate::call::{LegRef, Phase};
 use crate::carried::{Lines, reasons};
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
+use crate::trunks::WATCHER;
 use crate::worker::{Timer, Worker};
 
 /// An agent whose phone does not answer a BYE or a CANCEL is free after this time, in milliseconds.
@@ -301,6 +302,9 @@ impl Worker {
 
     /// A request of ours was never answered (RFC 3261, 8.1.3.1: as if by 408).
     pub(crate) fn on_client_timeout(&mut self, now: Instant, key: ClientKey, leg: LegRef) {
+        if leg.call == WATCHER {
+            return self.on_trunk_answered(key, leg.leg, 408);
+        }
         let Some(entry) = self.calls.leg_mut(leg) else {
             return;
         };
@@ -308,6 +312,9 @@ impl Worker {
         match entry.phase {
             Phase::Leaving => self.leg_gone(leg),
             Phase::Outgoing if was_invite => {
+                if self.try_next(now, leg) {
+                    return;
+                }
                 self.note_leg_ended(now, leg);
                 self.leg_gone(leg);
                 self.lose_target(now, leg, &Refusal::status(408));

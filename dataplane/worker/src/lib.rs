@@ -44,6 +44,7 @@ mod snapshot;
 mod studio;
 mod tone;
 mod transfer;
+mod trunks;
 mod update;
 mod video;
 mod worker;

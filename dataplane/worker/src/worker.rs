@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use crate::mirror::Mirror;
 use crate::overload::Overload;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
+use crate::trunks::Watched;
 use crate::{Config, Effect, Input, Passed};
 
 /// How many commands one turn takes, so that packets are not kept waiting.
@@ -62,6 +63,8 @@ pub(crate) enum Timer {
     Glare(LegRef),
     /// The next packet of a digit is due.
     Tone(LegRef),
+    /// A trunk is to be asked whether it is there.
+    Trunk(u8),
 }
 
 /// One core's whole state. It owns its calls, their legs and streams, and its share of the ports; it
@@ -82,6 +85,7 @@ pub struct Worker {
     pub(crate) ways: Vec<Way>,
     pub(crate) counted: Option<CountBypass>,
     pub(crate) studio: Studio,
+    pub(crate) watched_trunks: Watched,
     pub(crate) timers: Timers<Timer>,
     pub(crate) events: EventSender,
     pub(crate) commands: CommandReceiver,
@@ -102,6 +106,8 @@ pub struct Worker {
     pub(crate) provision: Provision,
     /// Who is to hear of the end of a connection.
     pub(crate) connections: Connections,
+    /// Trunks that have no TCP, and until when that is believed.
+    pub(crate) no_tcp: VecDeque<(SocketAddr, Instant)>,
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
@@ -157,6 +163,7 @@ impl Worker {
             ways: vec![Way::Process(WhyNot::NoPeer); ports.pairs() as usize],
             counted: None,
             studio: Studio::default(),
+            watched_trunks: Watched::default(),
             ports,
             timers: Timers::default(),
             events: region.event_sender(config.id),
@@ -175,6 +182,7 @@ impl Worker {
             recovered: BTreeMap::new(),
             provision: Provision::read(&region, now),
             connections: Connections::default(),
+            no_tcp: VecDeque::new(),
             watched: HashMap::new(),
             publish_turn: 0,
             mirror: Mirror::default(),
@@ -341,6 +349,7 @@ impl Worker {
                 Timer::Session(leg) => self.on_session_due(now, leg),
                 Timer::Glare(leg) => self.on_glare_due(now, leg),
                 Timer::Tone(leg) => self.on_tone_due(now, leg),
+                Timer::Trunk(index) => self.on_trunk_due(now, index),
             }
         }
     }

@@ -5,6 +5,9 @@
 // A stranger's INVITE or REGISTER is challenged (401) once it is found to be sound, so what is wrong with its
 // content only a trunk learns. A REGISTER is challenged from a trunk as well. The numbers that are called are
 // nobody's (404). OPTIONS is answered to everybody.
+//
+// The files are the RFCs' messages byte for byte, but for RFC 5118's three with a description: its
+// Content-Lengths fit no way to end lines, so these say how long the body is with CRLF.
 
 /// One message and what becomes of it.
 pub struct Verdict {
@@ -53,7 +56,7 @@ pub enum Answer {
 pub enum Tcp {
     /// Nothing.
     Same,
-    /// It tells where the message ends by nothing: 400, and the connection is closed.
+    /// Nobody knows where the message ends: 400 to a request, and the connection is closed.
     Closes,
     /// More is to come: nothing is answered.
     Waits,
@@ -155,7 +158,7 @@ pub const VERDICTS: &[Verdict] = verdicts![
      "Any element receiving this request will respond with a 400 Bad Request."],
     ["mismatch02", "4475, 3.1.2.18", Refused("cseq_method (CSeq)"), Status(501), Status(501), Same,
      "Any element receiving this response should respond with a 501 Not Implemented."],
-    ["bigcode", "4475, 3.1.2.19", Noise("start_line"), Dropped("drop_sip_malformed"), Dropped("drop_sip_malformed"), Same,
+    ["bigcode", "4475, 3.1.2.19", Noise("start_line"), Dropped("drop_sip_malformed"), Dropped("drop_sip_malformed"), Closes,
      "An element receiving this response should simply drop it."],
     ["badbranch", "4475, 3.2.1", Valid, Status(200), Status(200), Same,
      "An element receiving this request could reject the request with a 400 Response [...], or it could fall \

@@ -4,13 +4,19 @@
 //! corpus in `tests/data/fuzz` and the torture messages on every test run.
 
 mod digest;
+mod framing;
 mod lexer;
 mod sdp;
 mod transactions;
 
 /// Every target by its name, which is that of its corpus's folder.
-pub const TARGETS: &[(&str, fn(&[u8]))] =
-    &[("lexer", lexer), ("sdp", sdp), ("digest", digest), ("transactions", transactions)];
+pub const TARGETS: &[(&str, fn(&[u8]))] = &[
+    ("lexer", lexer),
+    ("sdp", sdp),
+    ("digest", digest),
+    ("framing", framing),
+    ("transactions", transactions),
+];
 
 /// A datagram: it is lexed without loss, asked for everything, answered, and written again.
 pub fn lexer(bytes: &[u8]) {
@@ -27,6 +33,11 @@ pub fn sdp(bytes: &[u8]) {
 /// password can answer every challenge that can be read.
 pub fn digest(bytes: &[u8]) {
     digest::target(bytes);
+}
+
+/// A stream: it is cut into the same messages in whatever pieces it comes, and each is whole.
+pub fn framing(bytes: &[u8]) {
+    framing::target(bytes);
 }
 
 /// A script of messages, of a user's calls and of time: the table stays within its bounds, sends only what

@@ -74,6 +74,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             directory: dir.file("directory.sqlite"),
             state: dir.path().to_owned(),
             recordings: absolute(&options.recordings, "recordings")?,
+            options_s: options.options_s,
             records: Some(absolute(&options.records, "records")?),
             trace_to: Vec::new(),
         },

@@ -1,6 +1,7 @@
 //! What the command line reaches, over a UNIX socket that only its owner may open.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{CallState, Counter, LeaseState, Region};
@@ -84,12 +85,17 @@ fn ccb_json(view: &CcbView, now: Instant) -> Value {
         "calls": view.calls,
         "open_commands": view.open_ops,
         "spool": { "state": spool_name(view.spool.state), "lost_bytes": view.spool.lost },
+        "trunks": view.trunks.iter().map(|(address, up)| trunk_json(*address, *up)).collect::<Vec<_>>(),
         "control": counts_json(&view.counts),
     });
     if let (Some(region), Some(fields)) = (&view.region, ccb.as_object_mut()) {
         fields.extend(region_json(region, now));
     }
     ccb
+}
+
+fn trunk_json(address: SocketAddr, up: bool) -> Value {
+    json!({ "address": address.to_string(), "up": up })
 }
 
 fn counts_json(counts: &Counts) -> Value {

@@ -258,13 +258,18 @@ impl<'a> Message<'a> {
                 return Err(LexError::Repeated(header));
             }
         }
-        self.via()?;
+        let via = self.via()?;
         // RFC 4475, 3.1.2.1: separators without values between them are no list.
-        if self.headers(Header::Via).any(|value| Via::parse(value).is_none()) {
+        let sound = self.headers(Header::Via).all(|value| Via::parse(value).is_some());
+        if !sound || !is_one_word(via.branch) {
             return Err(LexError::Bad(Header::Via));
         }
-        self.from()?;
-        self.to()?;
+        if !is_one_word(self.from()?.tag()) {
+            return Err(LexError::Bad(Header::From));
+        }
+        if !is_one_word(self.to()?.tag()) {
+            return Err(LexError::Bad(Header::To));
+        }
         self.call_id()?;
         let cseq = self.cseq()?;
         self.max_forwards()?;
@@ -305,6 +310,13 @@ impl<'a> Message<'a> {
         let lines = if self.has(header) { self.lines_in_use() } else { &[] };
         lines.iter().filter(move |line| line.kind == header).map(|line| line.value(self.bytes))
     }
+}
+
+/// RFC 3261, 25.1: tags and branches are tokens. What real peers put into them beside a token's
+/// characters is borne, but a blank is not: a line that is folded there reads otherwise once it is
+/// unfolded, and would name another dialog.
+fn is_one_word(name: Option<&[u8]>) -> bool {
+    name.is_none_or(|name| !name.iter().any(|&byte| byte <= b' ' || byte == 0x7f))
 }
 
 impl fmt::Debug for Message<'_> {

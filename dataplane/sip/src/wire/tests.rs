@@ -190,6 +190,12 @@ fn what_every_message_must_have_is_checked() {
     for (good, bad, header) in [
         ("SIP/2.0/UDP h", "SIP/2.0/UDP", Header::Via),
         ("<sip:a@b>;tag=1", "\"x <sip:a@b>", Header::From),
+        ("<sip:a@b>;tag=1", "<sip:a@b>;tag=1\r\n 2", Header::From),
+        ("<sip:a@b>\r\nCall", "<sip:a@b>;tag=1\0\r\nCall", Header::To),
+        ("SIP/2.0/UDP h", "SIP/2.0/UDP h;branch=z9hG4bK1 2", Header::Via),
+        ("SIP/2.0/UDP h", "SIP/2.0/UDP h;branch=z9hG4bK\"1", Header::Via),
+        ("<sip:a@b>;tag=1", "<sip:a@b>;x=\"\";y=\"z\\\";tag=1", Header::From),
+        ("<sip:a@b>\r\nCall", "sip:a@b;x=\"y\r\nCall", Header::To),
         ("<sip:a@b>\r\nCall", "\r\nCall", Header::To),
         (": c\r", ": a b\r", Header::CallId),
         ("1 BYE", "2147483648 BYE", Header::CSeq),

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::Params;
-use super::scan::{is_lws, number, same_token, token, trim};
+use super::scan::{is_lws, number, quotes_end, same_token, token, trim};
 use super::uri::{host_ip, host_port};
 
 /// The port of SIP over UDP and TCP where none is written (RFC 3261, 18.2.2).
@@ -44,6 +44,9 @@ impl<'a> Via<'a> {
             return None;
         }
         let (host, port, params) = sent_by(trim(rest))?;
+        if !quotes_end(params) {
+            return None;
+        }
         let mut via = Via {
             transport,
             host,

@@ -13,4 +13,5 @@ mod sessions;
 mod storm;
 mod strangers;
 mod transfers;
+mod trunks;
 mod updates;
