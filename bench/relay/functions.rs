@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::lab::{self, Lab, Running};
 use crate::measure::median;
 use crate::relays::{self, Relay, Started};
 use crate::table::{Better, Table};
+use house_bench::lab::{self, Lab, Running};
 
 /// As `--only` calls it, and the table.
 pub const NAME: &str = "recording";

@@ -4,7 +4,6 @@
 //! bench/README.md.
 
 mod functions;
-mod lab;
 mod measure;
 mod relays;
 mod table;
@@ -14,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use lab::{Broom, Lab};
+use house_bench::lab::{Broom, Lab};
 use measure::Plan;
 use relays::Relay;
 use table::Table;

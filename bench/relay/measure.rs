@@ -5,9 +5,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::{self, Lab, Setting};
 use crate::relays::{self, Relay, Started};
 use crate::table::{Better, Table};
+use house_bench::lab::{self, Lab, Setting};
 
 /// The rate at which delays are measured.
 const DELAY_RATE: u32 = 100_000;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::lab::{Lab, Running, SBC, TRUNK};
+use house_bench::lab::{Lab, Running, SBC, TRUNK};
 
 /// rtpengine's control port.
 const NG_PORT: u16 = 2223;
@@ -87,7 +87,7 @@ pub fn ours(program: &Path) -> Vec<Relay> {
 pub fn start(lab: &Lab, relay: Relay, agents: u32) -> Result<Started, String> {
     match relay {
         Relay::Nobody => {
-            let flags = vec!["--direct".into(), crate::lab::PHONES.into()];
+            let flags = vec!["--direct".into(), house_bench::lab::PHONES.into()];
             Ok(Started { flags, ..Started::default() })
         }
         Relay::Rtpengine => start_rtpengine(lab),

@@ -8,9 +8,11 @@ mod desk;
 mod lab;
 mod media;
 mod phone;
+mod records;
 mod scanner;
 mod sipp;
 mod torture;
+mod transports;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream, UdpSocket};

@@ -155,6 +155,7 @@ impl Ccb {
                 | Effect::EnterBypass { .. }
                 | Effect::LeaveBypass { .. }
                 | Effect::Load { .. }
+                | Effect::Mirror(_)
                 | Effect::Spool { .. } => {}
                 Effect::WakeControl => out.push(Out::WakeControl),
             }

@@ -760,7 +760,8 @@ fn phone_config(user: &str, registrar: SocketAddr, ip: IpAddr, index: usize) -> 
 
 fn provision() -> Provision {
     let address = TRUNK.parse().expect("an address");
-    let to = Destination::Trunk { address, location: None, transport: base::Transport::Udp };
+    let addresses = vec![address];
+    let to = Destination::Trunk { addresses, location: None, transport: base::Transport::Udp };
     Provision {
         tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: REALM.into() }],
         trunks: vec![TrunkRecord {
@@ -769,5 +770,6 @@ fn provision() -> Provision {
             net: "10.9.0.0/16".parse().expect("a network"),
         }],
         routes: vec![Route { tenant: TENANT, prefix: "9".into(), to }],
+        options_s: 0,
     }
 }

@@ -53,7 +53,9 @@ fn server_config(config: &Config) -> control_server::Config {
         admin: control.admin.clone(),
         directory: control.directory.display().to_string(),
         recordings: recordings(config),
+        options_s: control.options_s,
         records: control.records.clone(),
+        trace_to: control.trace_to.clone(),
         ..control_server::Config::new(control.state.clone(), control.http.clone(), ccbs.collect())
     }
 }

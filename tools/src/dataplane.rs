@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use driver::{MediaChoice, Notice};
+use driver::{CaptureServer, MediaChoice, Notice};
 use sd_notify::NotifyState;
 
 use crate::cli;
@@ -72,6 +72,7 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         },
         spool: ccb.media.spool.clone(),
         prompts: ccb.media.prompts.clone(),
+        capture: ccb.hep.clone().map(|address| CaptureServer { address, agent: ccb.hep_agent }),
     }
 }
 

@@ -19,6 +19,7 @@ mod process;
 mod show;
 mod supervise;
 mod top;
+mod trace;
 mod view;
 
 use std::path::Path;
@@ -55,6 +56,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Agents(options) => show::agents(&options),
         Command::Calls(options) => show::calls(&options),
         Command::Call(command) => order::run(&command),
+        Command::Trace(options) => trace::run(&options),
         Command::Top(options) => top::run(&options),
         Command::Config(ConfigCommand::Check { file }) => check(&file),
         Command::Load(options) => load::run(&options),

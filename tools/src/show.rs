@@ -182,6 +182,7 @@ fn status_text(status: &Value) -> String {
         );
         let total = |name: &str| ccb["counters"][name].as_u64().unwrap_or(0);
         out += &media_line(total, ccb["spool"]["state"].as_str().unwrap_or(""));
+        out += &trunks_line(rows(&ccb["trunks"]));
         let workers: Vec<(String, &Value)> = rows(&ccb["workers"])
             .iter()
             .map(|worker| (worker["worker"].to_string(), &worker["counters"]))
@@ -338,6 +339,16 @@ fn percent(lost: u64, received: u64) -> String {
     format!("{:.2} %", 100.0 * lost as f64 / (lost + received).max(1) as f64)
 }
 
+/// Which of the watched trunks answer; nothing where none is watched.
+fn trunks_line(trunks: &[Value]) -> String {
+    if trunks.is_empty() {
+        return String::new();
+    }
+    let state = |trunk: &Value| if trunk["up"] == true { "up" } else { "DOWN" };
+    let shown = |trunk: &Value| format!("{} {}", text(&trunk["address"]), state(trunk));
+    format!("trunks: {}\n", trunks.iter().map(shown).collect::<Vec<_>>().join(", "))
+}
+
 /// What becomes of media: which way streams take, what is recorded and mixed, how the spool does.
 fn media_line(count: impl Fn(&str) -> u64, spool: &str) -> String {
     let lost = count("spool_lost");
@@ -413,6 +424,8 @@ mod tests {
             "ccbs": [{
                 "ccb": 1, "status": "normal", "data_plane_pid": 8, "incarnation": 1, "online": 2,
                 "phones": 0, "calls": 1, "leases_held": 2, "spool": {"state": "slow"},
+                "trunks": [{"address": "10.0.0.1:5060", "up": true},
+                    {"address": "10.0.0.2:5060", "up": false}],
                 "counters": {"streams_in_process": 4, "streams_xdp": 6, "recordings_now": 2,
                     "spool_lost": 9},
                 "workers": [
@@ -426,6 +439,8 @@ mod tests {
         let records = "call records: FAILING, 3 writes failed, 2 calls wait, 8 lines written";
         assert!(text.contains(records), "{text}");
         assert!(text.contains("CCB 1: normal, data plane pid 8"), "{text}");
+        let trunks = "trunks: 10.0.0.1:5060 up, 10.0.0.2:5060 DOWN\n";
+        assert!(text.contains(trunks), "{text}");
         let media = "media: 4 streams in the process, 6 by XDP, 2 legs recorded, 0 in mixes; \
                      THE SPOOL IS SLOW, 9 bytes lost";
         assert!(text.contains(media), "{text}");

@@ -20,7 +20,7 @@ pub use login::{
 pub use message::{
     AgentRecord, CallEvent, CallRecord, CloseReason, Collected, DeskMessage, Ender, Granted, Ha1,
     Input, LegRecord, LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision,
-    TenantRecord, TrunkRecord,
+    TenantRecord, Trace, TrunkRecord,
 };
 pub use path::{path_name, reason_name, spool_name};
 pub use routes::{

@@ -79,6 +79,17 @@ pub enum Input {
         /// Which leg, and what.
         order: Box<Order>,
     },
+    /// A worker is to show signalling, or no longer.
+    Trace {
+        /// Comes back with the result.
+        reply: u64,
+        /// The CCB.
+        ccb: CcbId,
+        /// The worker; each of a CCB is ordered for itself.
+        worker: WorkerId,
+        /// What, and where to.
+        trace: Box<Trace>,
+    },
     /// The record of that call is safe; its row may go.
     Recorded {
         /// The CCB.
@@ -148,7 +159,7 @@ pub enum Output {
         /// The worker.
         worker: WorkerId,
     },
-    /// The result of [`Input::Release`] or [`Input::Order`].
+    /// The result of [`Input::Release`], [`Input::Order`] or [`Input::Trace`].
     Done {
         /// As it was given.
         reply: u64,
@@ -193,6 +204,15 @@ pub enum Output {
         /// How many were left out before this one.
         left_out: u64,
     },
+    /// A trunk that is watched went down or came up.
+    Trunk {
+        /// Whose data plane watches it.
+        ccb: CcbId,
+        /// Its address.
+        address: SocketAddr,
+        /// Whether it answers.
+        up: bool,
+    },
     /// A source of SIP is banned for a while; for the security log.
     SourceBanned {
         /// The CCB.
@@ -217,6 +237,21 @@ pub struct Order {
     pub what: MediaOrder,
     /// The prompt to play; empty for other orders.
     pub prompt: String,
+}
+
+/// What an administrator wants to see of the signalling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Its number; another order of the same number changes it.
+    pub id: u32,
+    /// Where copies of the messages go, as HEP3 over UDP.
+    pub to: SocketAddr,
+    /// Until when; what is past ends it.
+    pub until: Instant,
+    /// The call of this serial number; 0 for none in particular.
+    pub serial: u64,
+    /// The calls in which this number has a part; empty for all.
+    pub number: String,
 }
 
 /// Digits that were collected.
@@ -258,6 +293,8 @@ pub struct Provision {
     pub trunks: Vec<TrunkRecord>,
     /// Where numbers go that are no agent's.
     pub routes: Vec<Route>,
+    /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
+    pub options_s: u32,
 }
 
 /// A tenant of the directory.

@@ -3,8 +3,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base::CcbId;
+use control_core::Cidr;
 
 use crate::recordings;
+
+/// How often trunks are asked whether they are there, in seconds.
+pub const OPTIONS_S: u32 = 30;
 
 /// What a control process is started with; the `jackfield` binary builds it from TOML.
 #[derive(Clone, Debug)]
@@ -38,8 +42,12 @@ pub struct Config {
     /// The folder of call records, a file a day (`2026-01-31.jsonl`) with a line for each leg; created
     /// when it is missing. None keeps no records.
     pub records: Option<PathBuf>,
+    /// Where traces of signalling may be sent besides this machine's loopback addresses.
+    pub trace_to: Vec<Cidr>,
     /// Where recordings come from and go to; none makes no recordings.
     pub recordings: Option<recordings::Config>,
+    /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
+    pub options_s: u32,
 }
 
 /// One CCB of this blade: a data plane process and the region it made.
@@ -90,7 +98,9 @@ impl Config {
             parallel_password_checks: 4,
             notify: true,
             records: None,
+            trace_to: Vec::new(),
             recordings: None,
+            options_s: OPTIONS_S,
             state,
         }
     }

@@ -8,7 +8,7 @@ use abi::{Process, Region, SpoolState};
 use base::{CallRef, CcbId, Instant, WorkerId};
 use control_core::{
     Blade, CcbStatus, CloseReason, Collected, DeskMessage, End, Granted, Input, LoginKey,
-    LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision, spool_name,
+    LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision, Trace, spool_name,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -49,6 +49,8 @@ pub enum Ask {
     Release { ccb: CcbId, call: CallRef, done: oneshot::Sender<Ended> },
     /// The media of a leg.
     Order { order: Box<Order>, done: oneshot::Sender<Ended> },
+    /// What a worker is to show of its signalling.
+    Trace { ccb: CcbId, worker: WorkerId, trace: Box<Trace>, done: oneshot::Sender<Ended> },
     /// A call's record is written.
     Recorded { ccb: CcbId, call: CallRef },
     /// Somebody reads.
@@ -131,6 +133,13 @@ impl BladeHandle {
         let (done, answer) = oneshot::channel();
         self.tell(Ask::Order { order: Box::new(order), done }).await;
         answer
+    }
+
+    /// Orders a trace of one worker, or its end.
+    pub async fn trace(&self, ccb: CcbId, worker: WorkerId, trace: Trace) -> OpOutcome {
+        let (done, answer) = oneshot::channel();
+        self.tell(Ask::Trace { ccb, worker, trace: Box::new(trace), done }).await;
+        answer.await.map_or(OpOutcome::Gone, |(outcome, _)| outcome)
     }
 
     /// What `read` returns of the core as it is now; `None` when the process stops.
@@ -257,6 +266,10 @@ impl Owner {
                 self.commands.insert(reply, done);
                 self.give(Input::Order { reply, order });
             }
+            Ask::Trace { ccb, worker, trace, done } => {
+                self.commands.insert(reply, done);
+                self.give(Input::Trace { reply, ccb, worker, trace });
+            }
             Ask::Recorded { ccb, call } => self.give(Input::Recorded { ccb, call }),
             Ask::Look(look) => look(&self.blade, clock::now()),
         }
@@ -366,6 +379,13 @@ fn log(output: &Output) {
                 left_out,
                 "media from a source that is not the party's was dropped"
             );
+        }
+        Output::Trunk { ccb, address, up } => {
+            let ccb = ccb.0;
+            match up {
+                true => tracing::info!(ccb, %address, "a trunk answers again"),
+                false => tracing::warn!(ccb, %address, "a trunk does not answer"),
+            }
         }
         Output::SourceBanned { ccb, address, seconds } => {
             tracing::warn!(

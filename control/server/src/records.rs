@@ -27,7 +27,7 @@ mod line;
 mod tests;
 
 use line::{LegKey, date, key_in, key_of, leg_line};
-pub use line::{call_json, serial_text};
+pub use line::{call_json, rfc3339, serial_text};
 
 /// Calls that are written and synced in one go.
 const BATCH: usize = 512;

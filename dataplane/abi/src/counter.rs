@@ -211,6 +211,10 @@ counters! {
     Pongs = "pongs",
     /// SIP messages that could not be sent, for there was no connection.
     SipUnsent = "sip_unsent",
+    /// Copies of SIP messages handed to the thread that sends them to the capture server and to traces.
+    SipMirrored = "sip_mirrored",
+    /// Copies of SIP messages that were lost: the queue was full, the address unknown or the network's.
+    HepDropped = "hep_dropped",
 }
 
 impl Counter {

@@ -107,6 +107,13 @@ pub enum Event {
         /// Where it came from.
         addr: SocketAddr,
     },
+    /// A trunk that is watched ([`crate::Command::Watch`]) went down or came up, or is said again to be.
+    Trunk {
+        /// Its address.
+        addr: SocketAddr,
+        /// Whether it answers.
+        up: bool,
+    },
     /// A source of SIP that proved nothing too often, or guessed wrong, is not answered any more. Send it as
     /// [`Class::Statistic`].
     SourceBanned {
@@ -217,6 +224,7 @@ const DIGIT: u64 = 7;
 const DIGITS: u64 = 8;
 const SPOOL: u64 = 9;
 const SOURCE_BANNED: u64 = 20;
+const TRUNK: u64 = 30;
 
 impl Event {
     pub(crate) fn encode(&self) -> Raw {
@@ -247,6 +255,7 @@ impl Event {
             Event::SourceRefused { call, leg, addr } => {
                 Put::new(SOURCE_REFUSED).call(call).int(leg).address(addr)
             }
+            Event::Trunk { addr, up } => Put::new(TRUNK).address(addr).int(up),
             Event::SourceBanned { addr, seconds } => {
                 Put::new(SOURCE_BANNED).address(addr).int(seconds)
             }
@@ -302,6 +311,7 @@ impl Event {
             SOURCE_REFUSED => {
                 Event::SourceRefused { call: take.call()?, leg: take.int()?, addr: take.address()? }
             }
+            TRUNK => Event::Trunk { addr: take.address()?, up: take.yes_or_no()? },
             SOURCE_BANNED => Event::SourceBanned { addr: take.address()?, seconds: take.int()? },
             _ => return Err(Corrupt { what: "the kind of an event" }),
         };

@@ -16,6 +16,7 @@ use crate::detour::Detour;
 use crate::disk::Disk;
 use crate::effort::Effort;
 use crate::mesh::{Link, Mesh, Parcel};
+use crate::mirror::Mirror;
 use crate::pace::Pace;
 use crate::pulse::{Pulse, Resting};
 use crate::sockets::{Ended, MediaSockets, bind_pair};
@@ -53,6 +54,8 @@ pub struct Outfit {
     pub detour: Detour,
     /// Its way to the connections.
     pub outlet: Outlet,
+    /// Its way to those who watch its signalling.
+    pub mirror: Mirror,
 }
 
 /// What a worker's thread works with.
@@ -65,6 +68,7 @@ pub struct Duty<D> {
     disk: Disk,
     detour: Detour,
     outlet: Outlet,
+    mirror: Mirror,
     io: D,
     sockets: MediaSockets,
     completions: Vec<Completion>,
@@ -89,7 +93,7 @@ impl<D: Datagrams> Duty<D> {
     ) -> Result<Self, DriverError> {
         let id = config.id;
         let locations = config.locations.clone();
-        let Outfit { sip, places, disk, mut detour, outlet } = outfit;
+        let Outfit { sip, places, disk, mut detour, outlet, mirror } = outfit;
         let sip_places = sip.len();
         let mut io = D::open(places)?;
         io.put(0, sip).map_err(|source| DriverError::Io {
@@ -100,6 +104,9 @@ impl<D: Datagrams> Duty<D> {
             io.receive_sip(location as u8);
         }
         let mut worker = Worker::new(config, Arc::clone(&region), clock::now());
+        if mirror.captures() {
+            worker.capture();
+        }
         if let Some(counts) = detour.counts() {
             worker.count_bypass_by(counts);
         }
@@ -116,6 +123,7 @@ impl<D: Datagrams> Duty<D> {
             disk,
             detour,
             outlet,
+            mirror,
             io,
             sockets: MediaSockets::new(sip_places as u32, places),
             completions: Vec::with_capacity(COMPLETIONS_A_CYCLE),
@@ -569,6 +577,12 @@ impl<D: Datagrams> Duty<D> {
             Effect::LeaveBypass { pair } => self.leave_bypass(now, pair),
             Effect::Load { name } => self.disk.load(name),
             Effect::Spool { block } => self.spool(block),
+            Effect::Mirror(copy) => {
+                let lost = self.mirror.send(copy);
+                if lost > 0 {
+                    self.region.counters().add(self.id, Counter::HepDropped, lost);
+                }
+            }
             Effect::WakeControl => self.mesh.control_bell().ring(),
         }
     }

@@ -20,6 +20,7 @@ mod error;
 mod link;
 mod loader;
 mod mesh;
+mod mirror;
 mod mmsg;
 mod pace;
 mod pages;
@@ -43,6 +44,7 @@ use abi::Layout;
 use base::CcbId;
 
 pub use error::DriverError;
+pub use mirror::CaptureServer;
 pub use ring_io::RingError;
 pub use run::{Notice, run, run_telling};
 pub use streams::{StreamSettings, TlsSettings};
@@ -83,6 +85,8 @@ pub struct Config {
     pub session: worker::SessionWishes,
     /// How interfaces are used for the bypass, where `media` allows one.
     pub xdp: XdpSettings,
+    /// Where a copy of each SIP message goes; none for nowhere.
+    pub capture: Option<CaptureServer>,
 }
 
 /// How packets go in and out, SIP and media alike.

@@ -19,6 +19,7 @@ use crate::duty::{Duty, Outfit};
 use crate::link::{Listener, News};
 use crate::loader::Loader;
 use crate::mesh::Mesh;
+use crate::mirror::Mirror;
 use crate::mmsg::Mmsg;
 use crate::probe::{Means, choose};
 use crate::ring_io::Ring;
@@ -78,9 +79,11 @@ pub fn run_telling(
     let outlet = threads.connect(&config, &region, openings, connections)?;
     let disks = open_disks(&config, &region, &mesh, incarnation)?;
     let detours = open_detours(&config)?;
+    let mirror = Mirror::start(config.capture.clone())
+        .map_err(io("a thread for copies of signalling".to_owned()))?;
     let outfits = sip.into_iter().zip(disks).zip(detours).map(|((sip, disk), detour)| {
-        let outlet = outlet.clone();
-        Outfit { sip, places, disk, detour, outlet }
+        let (outlet, mirror) = (outlet.clone(), mirror.clone());
+        Outfit { sip, places, disk, detour, outlet, mirror }
     });
     let begun = threads.start(&config, &seeds, &region, means, outfits)?;
     drop(outlet);

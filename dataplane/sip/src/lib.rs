@@ -6,6 +6,7 @@
 pub mod body;
 pub mod dialog;
 pub mod digest;
+pub mod hep;
 pub mod registrar;
 pub mod reliable;
 pub mod sdp;

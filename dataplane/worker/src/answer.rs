@@ -14,6 +14,7 @@ use crate::extension::SUPPORTED;
 use crate::intake::ALLOW;
 use crate::prack::Said;
 use crate::refusal::Refusal;
+use crate::trunks::WATCHER;
 use crate::worker::Worker;
 
 /// How many forks of one INVITE are told goodbye; a proxy has no business with more (RFC 3261, 16.6).
@@ -31,6 +32,9 @@ impl Worker {
         let (Some(status), Ok(cseq)) = (message.status(), message.cseq()) else {
             return;
         };
+        if leg.call == WATCHER {
+            return self.on_trunk_answered(key, leg.leg, status);
+        }
         match cseq.method {
             // The call is long forgotten; its phone must not think that it stands.
             Method::Invite if self.calls.leg(leg).is_none() && (200..300).contains(&status) => {
@@ -70,6 +74,7 @@ impl Worker {
             (200..=299, Phase::Established) => self.on_reinvite_answered(now, leg, message),
             (200..=299, _) => self.on_answered_too_late(now, leg, message),
             (422, Phase::Outgoing) if is_current && self.invite_wider(now, leg, message) => {}
+            (503, Phase::Outgoing) if is_current && self.try_next(now, leg) => {}
             (300..=699, Phase::Outgoing) if is_current => {
                 self.on_refused(now, leg, status, message)
             }
@@ -184,6 +189,7 @@ impl Worker {
 
     fn on_refused(&mut self, now: Instant, leg: LegRef, status: u16, message: &Message<'_>) {
         self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
+        self.note_leg_ended(now, leg);
         let peer = self.peer_of(leg);
         let lines = peer.map(|peer| self.answered_on(leg, peer, message)).unwrap_or_default();
         self.leg_gone(leg);
@@ -191,6 +197,7 @@ impl Worker {
         // challenges that we do not follow.
         let told = if matches!(status, 300..=399 | 401 | 407) { 480 } else { status };
         self.lose_target(now, leg, &Refusal::status(told).with_lines(lines));
+        self.note_goes_on(leg.call);
     }
 
     /// A 2xx for an INVITE that has had its final answer: again the same, which wants its ACK again, or
@@ -231,7 +238,7 @@ impl Worker {
             }
             None => Dialog::uac(message).ok()?,
         });
-        entry.ext.updating = None;
+        (entry.ext.updating, entry.ext.others) = (None, None);
         if entry.phase == Phase::Outgoing {
             entry.phase = Phase::Established;
             self.open_lease(leg);

@@ -155,7 +155,7 @@ impl Calls {
         self.find_unchanged(leg.call)?.leg_mut(leg.leg)
     }
 
-    /// Ends the life of a call; its slot rests until others have been used.
+    /// Ends the life of a call; its slot rests until those that ended before have been used.
     pub fn remove(&mut self, call: CallRef) -> Option<Box<Call>> {
         let index = call.slot.checked_sub(self.first)? as usize;
         let place = self.live.get_mut(index)?;

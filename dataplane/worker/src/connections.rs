@@ -1,17 +1,26 @@
 //! Connections that end, and messages that cannot be sent.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
 
 use abi::{Counter, UnregisterCause};
-use base::{AgentSlot, Channel, Instant};
+use base::{AgentSlot, Channel, Instant, Transport};
 use sip::transaction::{ClientKey, Sent};
-use sip::wire::{self, Method};
+use sip::wire::{self, Message, Method, reason_phrase};
 
 use crate::Effect;
 use crate::call::{Flow, LegRef, Phase};
 use crate::intake::parse_tag;
-use crate::refusal::{RETRY_AFTER_S, Refusal};
+use crate::refusal::Refusal;
 use crate::worker::Worker;
+
+/// The longest request that goes in a datagram to a trunk, in bytes.
+const LONGEST_DATAGRAM: usize = 1_300;
+/// How many trunks without TCP are remembered.
+const NO_TCP: usize = 64;
+/// For how long, before TCP is tried again.
+const NO_TCP_LASTS: Duration = Duration::from_secs(600);
 
 /// Who is to hear of the end of a connection; by its number. A connection leaves it when it is closed.
 pub(crate) type Connections = HashMap<u32, Watchers>;
@@ -73,9 +82,9 @@ impl Worker {
             let entry = self.calls.leg(leg);
             let is_by_it = entry.is_some_and(|entry| entry.flow.channel.connection == connection);
             let inviting = entry.filter(|_| is_by_it).and_then(|entry| entry.inviting.as_ref());
-            if let Some(key) = inviting.map(|inviting| inviting.key) {
-                self.transactions.give_up(key);
-                self.on_unreachable(now, key, leg);
+            let found = inviting.map(|inviting| inviting.key).zip(entry.map(|entry| entry.flow));
+            if let Some((key, flow)) = found {
+                self.on_unreachable(now, key, leg, flow);
             }
         }
     }
@@ -95,14 +104,20 @@ impl Worker {
         let Some(leg) = sent.map(|(_, user)| LegRef::from_word(user)).or(named) else {
             return self.count(Counter::SipUnsent);
         };
+        if let Some((key, _)) = sent
+            && self.send_by_datagram(now, &message, key, leg, flow)
+        {
+            return;
+        }
         match (self.other_way(now, leg, flow), sent) {
-            (Some(other), Some((key, _))) => self.transactions.send_by(key, other, &mut self.sent),
+            (Some(other), Some((key, _))) => {
+                self.transactions.send_by(now, key, datagram.into(), other, &mut self.sent);
+            }
             (Some(flow), None) => self.sent.push(Sent { flow, bytes: datagram.into() }),
             (None, sent) => {
                 self.count(Counter::SipUnsent);
                 if let Some((key, _)) = sent {
-                    self.transactions.give_up(key);
-                    self.on_unreachable(now, key, leg);
+                    self.on_unreachable(now, key, leg, flow);
                 }
             }
         }
@@ -123,32 +138,114 @@ impl Worker {
         (is_other && is_alike).then_some(flow)
     }
 
-    /// A request of ours cannot reach its peer, and its transaction is over.
+    /// A request of ours cannot reach its peer: it is answered here, and its transaction is over.
     ///
     /// RFC 3261, 8.1.3.1: "If a fatal transport error is reported by the transport layer [...], the condition MUST be
     /// treated as a 503 (Service Unavailable) status code."
-    fn on_unreachable(&mut self, now: Instant, key: ClientKey, leg: LegRef) {
-        let Some(entry) = self.calls.leg(leg) else {
+    fn on_unreachable(&mut self, now: Instant, key: ClientKey, leg: LegRef, flow: Flow) {
+        let Some(request) = self.transactions.request_of(key).map(<[u8]>::to_vec) else {
             return;
         };
-        // A phone that lost its connection is away; the others may still be called.
-        let refusal = match entry.agent() {
-            Some(_) => Refusal::status(480),
-            None => Refusal::unavailable(RETRY_AFTER_S),
+        self.transactions.give_up(key);
+        let Ok(request) = wire::lex(&request) else {
+            return;
         };
-        let was_invite = entry.inviting.as_ref().is_some_and(|inviting| inviting.key == key);
-        match entry.phase {
-            Phase::Leaving => self.leg_gone(leg),
-            Phase::Outgoing if was_invite => {
-                self.leg_gone(leg);
-                self.end_call(now, leg.call, &refusal);
-            }
-            // The session stays as it was; the peer may come back by another connection.
-            Phase::Established if was_invite => {
-                self.on_reinvite_refused(now, leg, refusal.status);
-            }
-            Phase::Established => self.end_call(now, leg.call, &refusal),
-            Phase::Incoming | Phase::Outgoing | Phase::Gone => {}
+        // A phone that lost its connection is away, and others may still be called.
+        let is_agent = self.calls.leg(leg).is_some_and(|entry| entry.agent().is_some());
+        let status = if is_agent { 480 } else { 503 };
+        if request.method() == Some(Method::Options) {
+            // Whether the peer lives was the question.
+            return self.lose_leg(now, leg, &Refusal::status(status));
         }
+        let reason = reason_phrase(status);
+        let answer = wire::response(&request, status, reason, None, flow.peer, &[], None);
+        if let Ok(answer) = wire::lex(&answer) {
+            self.on_response(now, key, leg, flow, &answer);
+        }
+    }
+
+    /// Sends a request. One to a trunk that is too long for datagrams goes over TCP.
+    ///
+    /// RFC 3261, 18.1.1: "If a request is within 200 bytes of the path MTU, or if it is larger than 1300 bytes and the
+    /// path MTU is unknown, the request MUST be sent using an RFC 2914 congestion controlled transport protocol, such
+    /// as TCP. If this causes a change in the transport protocol from the one indicated in the top Via, the value in
+    /// the top Via MUST be changed."
+    pub(crate) fn send_request(
+        &mut self,
+        now: Instant,
+        method: Method<'_>,
+        mut bytes: Vec<u8>,
+        branch: &str,
+        flow: Flow,
+        leg: LegRef,
+    ) -> Option<ClientKey> {
+        let is_trunk = self.calls.leg(leg).is_some_and(|entry| entry.agent().is_none());
+        let is_long = bytes.len() > LONGEST_DATAGRAM && is_trunk;
+        let location = self.config.locations.get(usize::from(flow.location.0));
+        let has_tcp = location.is_some_and(|location| location.streams.tcp);
+        let may = flow.channel == Channel::UDP && has_tcp && !self.knows_no_tcp(now, flow.peer);
+        let flow = match is_long && may && change_via(&mut bytes, Transport::Udp, Transport::Tcp) {
+            true => Flow { channel: Channel::any(Transport::Tcp), ..flow },
+            false => flow,
+        };
+        let (branch, word) = (branch.as_bytes(), leg.to_word());
+        self.transactions.request(now, method, bytes, branch, flow, word, &mut self.sent).ok()
+    }
+
+    /// A request to a trunk that was too long for a datagram found no TCP there: it goes as one after all. False
+    /// when it was another.
+    ///
+    /// RFC 3261, 18.1.1: "if the attempt to establish the connection generates either an ICMP Protocol Not Supported,
+    /// or results in a TCP reset, the element SHOULD retry the request, using UDP."
+    fn send_by_datagram(
+        &mut self,
+        now: Instant,
+        message: &Message<'_>,
+        key: ClientKey,
+        leg: LegRef,
+        failed: Flow,
+    ) -> bool {
+        let Some(entry) = self.calls.leg(leg) else { return false };
+        let was_tcp = failed.channel.transport == Transport::Tcp;
+        if entry.flow.channel.transport != Transport::Udp || !was_tcp || entry.agent().is_some() {
+            return false;
+        }
+        let mut bytes = message.bytes().to_vec();
+        if !change_via(&mut bytes, Transport::Tcp, Transport::Udp) {
+            return false;
+        }
+        self.note_no_tcp(now, failed.peer);
+        let flow = Flow { channel: Channel::UDP, ..failed };
+        self.transactions.send_by(now, key, bytes.into(), flow, &mut self.sent);
+        true
+    }
+
+    fn knows_no_tcp(&self, now: Instant, peer: SocketAddr) -> bool {
+        let mut known = self.no_tcp.iter();
+        known.any(|(at, until)| *at == peer && now < *until)
+    }
+
+    fn note_no_tcp(&mut self, now: Instant, peer: SocketAddr) {
+        self.no_tcp.retain(|(at, until)| *at != peer && now < *until);
+        if self.no_tcp.len() >= NO_TCP {
+            self.no_tcp.pop_front();
+        }
+        self.no_tcp.push_back((peer, now + NO_TCP_LASTS));
+    }
+}
+
+/// Changes the transport of our own Via, the first of a request that we made.
+fn change_via(request: &mut [u8], from: Transport, to: Transport) -> bool {
+    let via = |transport: Transport| format!("\r\nVia: SIP/2.0/{} ", transport.token());
+    let (old, new) = (via(from), via(to));
+    let Some(at) = request.windows(old.len()).position(|bytes| bytes == old.as_bytes()) else {
+        return false;
+    };
+    match request.get_mut(at..at + new.len()).filter(|_| old.len() == new.len()) {
+        Some(place) => {
+            place.copy_from_slice(new.as_bytes());
+            true
+        }
+        None => false,
     }
 }

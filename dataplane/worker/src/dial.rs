@@ -125,16 +125,8 @@ impl Worker {
             writer = writer.header(name, value);
         }
         let bytes = writer.finish(offer.as_deref().map(|sdp| ("application/sdp", sdp)));
-        let key = self.transactions.request(
-            now,
-            Method::Invite,
-            bytes,
-            branch.as_bytes(),
-            target.flow,
-            leg.to_word(),
-            &mut self.sent,
-        );
-        let Ok(key) = key else {
+        let sent = self.send_request(now, Method::Invite, bytes, &branch, target.flow, leg);
+        let Some(key) = sent else {
             self.count(Counter::DropSipFull);
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         };
@@ -162,14 +154,11 @@ impl Worker {
         let Some(key) = entry.inviting.as_ref().map(|inviting| inviting.key) else { return false };
         let Some(old) = self.transactions.request_of(key).map(<[u8]>::to_vec) else { return false };
         let branch = self.fresh_branch();
-        let address = self.address_of(flow);
-        let token = flow.channel.transport.token();
-        let via = format!("SIP/2.0/{token} {address};branch={branch};rport");
-        let Some(bytes) = wider(&old, &via, least) else { return false };
-        let (word, branch) = (leg.to_word(), branch.as_bytes());
-        let sent = &mut self.sent;
-        let key = self.transactions.request(now, Method::Invite, bytes, branch, flow, word, sent);
-        let (Ok(key), Some(entry)) = (key, self.calls.leg_mut(leg)) else { return false };
+        let via = self.via(flow, &branch);
+        let change = Change { uri: None, via: &via, interval_s: Some(least) };
+        let Some(bytes) = changed(&old, &change) else { return false };
+        let key = self.send_request(now, Method::Invite, bytes, &branch, flow, leg);
+        let (Some(key), Some(entry)) = (key, self.calls.leg_mut(leg)) else { return false };
         entry.ext.early.clear();
         entry.inviting = Some(Inviting { key, offered, renews: false });
         true
@@ -183,7 +172,7 @@ impl Worker {
     }
 
     /// A Call-ID of ours, which hashes to this worker, so that all its messages find their way home.
-    fn owned_call_id(&mut self) -> Vec<u8> {
+    pub(crate) fn owned_call_id(&mut self) -> Vec<u8> {
         loop {
             let call_id = format!("{:016x}{:016x}", self.rng.next_u64(), self.rng.next_u64());
             if owner(call_id.as_bytes(), self.config.workers) == self.config.id {
@@ -196,6 +185,12 @@ impl Worker {
     /// always begin with the characters "z9hG4bK"".
     pub(crate) fn fresh_branch(&mut self) -> String {
         format!("z9hG4bK{:016x}", self.rng.next_u64())
+    }
+
+    /// The Via of a request on a flow.
+    pub(crate) fn via(&self, flow: Flow, branch: &str) -> String {
+        let (token, address) = (flow.channel.transport.token(), self.address_of(flow));
+        format!("SIP/2.0/{token} {address};branch={branch};rport")
     }
 
     /// Our SIP address at a flow's location, as it stands in Via and Contact: the only one its peers see.
@@ -252,23 +247,32 @@ impl Worker {
     }
 }
 
-/// An INVITE again with the next CSeq number and a longer session interval. RFC 4028, 7.3: the "request SHOULD
-/// have the same value of the Call-ID, To, and From of the previous request, but the CSeq should contain a new
-/// sequence number that is one higher than the previous", and a Min-SE of the 422.
-fn wider(old: &[u8], via: &str, least_s: u32) -> Option<Vec<u8>> {
+/// What is other in an INVITE that is sent again.
+pub(crate) struct Change<'a> {
+    /// Its Request-URI, when that is.
+    pub uri: Option<&'a [u8]>,
+    /// Its Via, with a new branch.
+    pub via: &'a str,
+    /// A longer session interval, in seconds. RFC 4028, 7.3: then "the CSeq should contain a new sequence number
+    /// that is one higher than the previous", and Min-SE has that of the 422.
+    pub interval_s: Option<u32>,
+}
+
+/// An INVITE as before but for the change; none when it cannot be read.
+pub(crate) fn changed(old: &[u8], change: &Change<'_>) -> Option<Vec<u8>> {
     let old = wire::lex(old).ok()?;
-    let cseq = old.cseq().ok()?.number + 1;
-    let mut writer = RequestWriter::new(b"INVITE", old.request_uri()?);
+    let cseq = old.cseq().ok()?.number + u32::from(change.interval_s.is_some());
+    let mut writer = RequestWriter::new(b"INVITE", change.uri.or(old.request_uri())?);
     for (header, name, value) in old.lines() {
         let name = core::str::from_utf8(name).ok()?;
-        writer = match header {
-            Header::Via => writer.header("Via", via),
-            Header::CSeq => writer.header_fmt("CSeq", format_args!("{cseq} INVITE")),
-            Header::SessionExpires => {
+        writer = match (header, change.interval_s) {
+            (Header::Via, _) => writer.header("Via", change.via),
+            (Header::CSeq, _) => writer.header_fmt("CSeq", format_args!("{cseq} INVITE")),
+            (Header::SessionExpires, Some(least_s)) => {
                 let writer = writer.header_fmt("Session-Expires", format_args!("{least_s}"));
                 writer.header_fmt("Min-SE", format_args!("{least_s}"))
             }
-            Header::MinSe | Header::ContentType | Header::ContentLength => writer,
+            (Header::MinSe, Some(_)) | (Header::ContentType | Header::ContentLength, _) => writer,
             _ => writer.header(name, value),
         };
     }

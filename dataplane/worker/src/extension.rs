@@ -10,6 +10,7 @@ use crate::prack::Reliable;
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::tone::Tones;
+use crate::trunks::Others;
 use crate::worker::Worker;
 
 /// The option tags that may stand in Require (RFC 3261, 19.2): RFC 3262, RFC 4028, RFC 7433.
@@ -43,6 +44,8 @@ pub struct Extensions {
     pub saying: Option<Box<[u8]>>,
     /// How often a re-INVITE of ours met one of its peer, and the offer that waits to be made again.
     pub glare: Option<Glare>,
+    /// Where else its call may go.
+    pub others: Option<Box<Others>>,
     /// Digits that are sent to its peer.
     pub tones: Option<Box<Tones>>,
     /// An INFO that is passed on to the peer leg, and waits for its answer.

@@ -11,6 +11,7 @@ use crate::call::{LegRef, Phase};
 use crate::carried::{Lines, reasons};
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
+use crate::trunks::WATCHER;
 use crate::worker::{Timer, Worker};
 
 /// An agent whose phone does not answer a BYE or a CANCEL is free after this time, in milliseconds.
@@ -30,7 +31,6 @@ impl Worker {
 
     /// The leg's peer said BYE, and has its answer.
     pub(crate) fn leave_by_bye(&mut self, now: Instant, leg: LegRef) {
-        self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
         self.note_leg_ended(now, leg);
         // RFC 3261, 15.1.2: "The UAS MUST still respond to any pending requests received for that
         // dialog. It is RECOMMENDED that a 487 (Request Terminated) response be generated".
@@ -43,6 +43,8 @@ impl Worker {
         let goes_on = self.goes_on_without(leg);
         if goes_on {
             self.take_out(now, leg);
+        } else {
+            self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
         }
         self.leg_gone(leg);
         if !goes_on {
@@ -110,7 +112,16 @@ impl Worker {
         }
     }
 
-    fn note_leg_ended(&mut self, now: Instant, leg: LegRef) {
+    /// The call did not end after all: who ends it is still to be seen.
+    pub(crate) fn note_goes_on(&mut self, call: CallRef) {
+        if let Some(entry) = self.calls.find_mut(call)
+            && entry.state != CallState::Ended
+        {
+            entry.ended_by = Default::default();
+        }
+    }
+
+    pub(crate) fn note_leg_ended(&mut self, now: Instant, leg: LegRef) {
         if let Some(entry) = self.calls.leg_mut(leg)
             && entry.times.ended_at == Instant::ZERO
         {
@@ -174,6 +185,7 @@ impl Worker {
             return;
         };
         let phase = entry.phase;
+        self.note_leg_ended(now, leg);
         self.refuse_pending(now, leg);
         match phase {
             Phase::Incoming => {
@@ -290,6 +302,9 @@ impl Worker {
 
     /// A request of ours was never answered (RFC 3261, 8.1.3.1: as if by 408).
     pub(crate) fn on_client_timeout(&mut self, now: Instant, key: ClientKey, leg: LegRef) {
+        if leg.call == WATCHER {
+            return self.on_trunk_answered(key, leg.leg, 408);
+        }
         let Some(entry) = self.calls.leg_mut(leg) else {
             return;
         };
@@ -297,6 +312,10 @@ impl Worker {
         match entry.phase {
             Phase::Leaving => self.leg_gone(leg),
             Phase::Outgoing if was_invite => {
+                if self.try_next(now, leg) {
+                    return;
+                }
+                self.note_leg_ended(now, leg);
                 self.leg_gone(leg);
                 self.lose_target(now, leg, &Refusal::status(408));
             }

@@ -87,6 +87,7 @@ impl Worker {
         if self.guard.is_banned(now, from.ip()) && !self.is_known(message, from) {
             return self.count(Counter::DropSipBanned);
         }
+        self.mirror.note_received(came, message);
         if let Err(error) = message.check() {
             self.count(Counter::DropSipMalformed);
             if self.admit_stranger(now, from, message).is_err() {

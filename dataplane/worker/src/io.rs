@@ -7,6 +7,7 @@ use media::codec::Frame;
 use media::{FlowSpec, FlowStats, PairId, SocketSlot, WhyNot};
 
 use crate::call::LegRef;
+use crate::mirror::Mirrored;
 
 /// What happened, told to a worker.
 #[derive(Debug)]
@@ -236,6 +237,8 @@ pub enum Effect {
         /// Whole records.
         block: Vec<u8>,
     },
+    /// Show a SIP message to the capture server or to a trace.
+    Mirror(Box<Mirrored>),
     /// Ring control's doorbell.
     WakeControl,
 }

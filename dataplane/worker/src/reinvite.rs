@@ -249,9 +249,6 @@ impl Worker {
             },
         );
         let flow = self.way_to(leg, &built.next_hop)?;
-        let user = leg.to_word();
-        self.transactions
-            .request(now, method, built.bytes, branch.as_bytes(), flow, user, &mut self.sent)
-            .ok()
+        self.send_request(now, method, built.bytes, &branch, flow, leg)
     }
 }

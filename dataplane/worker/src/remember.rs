@@ -16,11 +16,12 @@ use crate::worker::Worker;
 
 impl Worker {
     /// Writes the dialogs and streams of the calls that were touched since the last time.
-    pub(crate) fn note_touched(&mut self) {
+    pub(crate) fn note_touched(&mut self, now: Instant) {
         let mut touched = self.calls.take_touched();
         for call in &touched {
             match self.calls.find(*call).map(|call| call.legs.len()) {
                 Some(legs) => {
+                    self.learn_call(now, *call);
                     for leg in (0..legs).map(|leg| LegRef { call: *call, leg: leg as u8 }) {
                         self.note_dialog(leg);
                         self.note_stream(leg);

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +14,11 @@ use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
 use crate::connections::Connections;
 use crate::guard::Guard;
+use crate::mirror::Mirror;
 use crate::overload::Overload;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
+use crate::trunks::Watched;
 use crate::{Config, Effect, Input, Passed};
 
 /// How many commands one turn takes, so that packets are not kept waiting.
@@ -61,6 +63,8 @@ pub(crate) enum Timer {
     Glare(LegRef),
     /// The next packet of a digit is due.
     Tone(LegRef),
+    /// A trunk is to be asked whether it is there.
+    Trunk(u8),
 }
 
 /// One core's whole state. It owns its calls, their legs and streams, and its share of the ports; it
@@ -81,6 +85,7 @@ pub struct Worker {
     pub(crate) ways: Vec<Way>,
     pub(crate) counted: Option<CountBypass>,
     pub(crate) studio: Studio,
+    pub(crate) watched_trunks: Watched,
     pub(crate) timers: Timers<Timer>,
     pub(crate) events: EventSender,
     pub(crate) commands: CommandReceiver,
@@ -101,9 +106,12 @@ pub struct Worker {
     pub(crate) provision: Provision,
     /// Who is to hear of the end of a connection.
     pub(crate) connections: Connections,
+    /// Trunks that have no TCP, and until when that is believed.
+    pub(crate) no_tcp: VecDeque<(SocketAddr, Instant)>,
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
+    pub(crate) mirror: Mirror,
     /// Timers are held back until then: see [`Input::Paused`].
     timers_wait_until: Instant,
 }
@@ -155,6 +163,7 @@ impl Worker {
             ways: vec![Way::Process(WhyNot::NoPeer); ports.pairs() as usize],
             counted: None,
             studio: Studio::default(),
+            watched_trunks: Watched::default(),
             ports,
             timers: Timers::default(),
             events: region.event_sender(config.id),
@@ -173,8 +182,10 @@ impl Worker {
             recovered: BTreeMap::new(),
             provision: Provision::read(&region, now),
             connections: Connections::default(),
+            no_tcp: VecDeque::new(),
             watched: HashMap::new(),
             publish_turn: 0,
+            mirror: Mirror::default(),
             timers_wait_until: Instant::ZERO,
             rng,
             region,
@@ -221,7 +232,7 @@ impl Worker {
         if now >= self.timers_wait_until {
             self.run_timers(now);
         }
-        self.note_touched();
+        self.note_touched(now);
         self.hand_out(now, out);
     }
 
@@ -338,6 +349,7 @@ impl Worker {
                 Timer::Session(leg) => self.on_session_due(now, leg),
                 Timer::Glare(leg) => self.on_glare_due(now, leg),
                 Timer::Tone(leg) => self.on_tone_due(now, leg),
+                Timer::Trunk(index) => self.on_trunk_due(now, index),
             }
         }
     }
@@ -391,6 +403,7 @@ impl Worker {
     /// calls to come, and one ring of control's bell however many events there are.
     fn hand_out(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let mut sent = std::mem::take(&mut self.sent);
+        self.mirror_turn(now, &sent);
         self.region.counters().add(self.config.id, Counter::SipSent, sent.len() as u64);
         out.extend(sent.drain(..).map(|Sent { flow, bytes }| Effect::Sip {
             location: flow.location,

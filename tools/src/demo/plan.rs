@@ -74,7 +74,9 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             directory: dir.file("directory.sqlite"),
             state: dir.path().to_owned(),
             recordings: absolute(&options.recordings, "recordings")?,
+            options_s: options.options_s,
             records: Some(absolute(&options.records, "records")?),
+            trace_to: Vec::new(),
         },
         ccbs: vec![Ccb {
             number: CCB,
@@ -84,6 +86,8 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             rtp_ports: options.rtp_ports,
             sizes,
             media,
+            hep: options.hep.clone(),
+            hep_agent: CCB.0.into(),
             locations,
         }],
     };

@@ -8,6 +8,7 @@ use abi::{
 };
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, WorkerId};
 
+use super::trunks::Trunks;
 use crate::calls::Calls;
 use crate::cdm::CcbStatus;
 use crate::login::LoginKey;
@@ -50,6 +51,8 @@ pub(super) struct Side {
     /// What each worker last said of its spool, and how many bytes it lost.
     pub(super) spool: BTreeMap<WorkerId, (SpoolState, u64)>,
     pub(super) refusals: Refusals,
+    /// The trunks that the data plane watches.
+    pub(super) trunks: Trunks,
     ops: BTreeMap<u64, OpenOp>,
     next_op: u64,
 }
@@ -129,6 +132,7 @@ pub struct Counts {
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
     Answer,
+    Watch,
     Forget,
     /// Somebody waits for its end.
     Asked {
@@ -226,6 +230,7 @@ impl Side {
             mixes_since: Instant::ZERO,
             spool: BTreeMap::new(),
             refusals: Refusals::default(),
+            trunks: Trunks::default(),
             ops: BTreeMap::new(),
             next_op: 0,
         }
@@ -378,6 +383,7 @@ impl Side {
         self.served.clear();
         self.mixes.clear();
         self.spool.clear();
+        self.trunks = Trunks::default();
     }
 
     /// Sends a command, made with its new operation id, to a worker.

@@ -1,19 +1,20 @@
 //! What the command line reaches, over a UNIX socket that only its owner may open.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{CallState, Counter, LeaseState, Region};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use base::{CallRef, CcbId, Instant, WorkerId};
 use control_core::{CcbView, Counts, End, LoginView, OpOutcome, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, orders};
+use super::{ApiError, App, orders, traces};
 use crate::directory::Identity;
 use crate::records::RecordState;
 use crate::{clock, records};
@@ -28,6 +29,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/calls/{call}/release", post(release))
         .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
         .route("/v1/ccbs/{ccb}/calls/{call}/release", post(release_on))
+        .route("/v1/traces", post(traces::start))
+        .route("/v1/traces/{trace}", delete(traces::stop))
         .with_state(app)
 }
 
@@ -82,12 +85,17 @@ fn ccb_json(view: &CcbView, now: Instant) -> Value {
         "calls": view.calls,
         "open_commands": view.open_ops,
         "spool": { "state": spool_name(view.spool.state), "lost_bytes": view.spool.lost },
+        "trunks": view.trunks.iter().map(|(address, up)| trunk_json(*address, *up)).collect::<Vec<_>>(),
         "control": counts_json(&view.counts),
     });
     if let (Some(region), Some(fields)) = (&view.region, ccb.as_object_mut()) {
         fields.extend(region_json(region, now));
     }
     ccb
+}
+
+fn trunk_json(address: SocketAddr, up: bool) -> Value {
+    json!({ "address": address.to_string(), "up": up })
 }
 
 fn counts_json(counts: &Counts) -> Value {

@@ -53,6 +53,7 @@ fn duty<D: Datagrams>(socket: UdpSocket, rtp: u16) -> Duty<D> {
         disk: Disk::new(None, None, || {}),
         detour: Detour::none(media::WhyNot::NotWanted),
         outlet: crate::streams::Outlet::closed(),
+        mirror: crate::mirror::Mirror::start(None).expect("a thread"),
     };
     Duty::begin(config, region, mesh, outfit).expect("it begins")
 }

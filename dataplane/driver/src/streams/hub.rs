@@ -135,7 +135,7 @@ impl Hub {
             by_transport: [0; _],
             next: first,
         };
-        Hub {
+        let hub = Hub {
             region,
             mesh,
             workers,
@@ -145,7 +145,10 @@ impl Hub {
             scratch: RefCell::new(vec![0; READ_BYTES].into()),
             late: RefCell::default(),
             is_late: Notify::new(),
-        }
+        };
+        // The gauges may be those of an earlier process.
+        hub.publish(&hub.table.borrow());
+        hub
     }
 
     /// Takes a peer's connection (a guest), or notes one that is made. None when there are too many.

@@ -139,6 +139,7 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
         xdp: driver::XdpSettings::default(),
         spool: None,
         prompts: None,
+        capture: None,
     }
 }
 

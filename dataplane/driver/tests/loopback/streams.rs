@@ -1,7 +1,7 @@
 //! SIP over connections.
 
 use std::io::{Read, Write};
-use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -252,12 +252,19 @@ impl Phone {
     }
 
     fn invite(&mut self, plane: &Plane, number: &str, call: &str) {
+        self.invite_with(plane, number, call, &[]);
+    }
+
+    fn invite_with(&mut self, plane: &Plane, number: &str, call: &str, extra: &[(&str, &str)]) {
         let uri = format!("sip:{number}@{}", plane.sip(0));
-        let invite = self
+        let mut invite = self
             .request("INVITE", &uri, call, 1)
             .header("From", format!("<sip:555@{}>;tag=caller", self.host))
-            .header("To", format!("<{uri}>"))
-            .finish(Some(("application/sdp", &sip::sdp::offer(&self.own()))));
+            .header("To", format!("<{uri}>"));
+        for (name, value) in extra {
+            invite = invite.header(name, value);
+        }
+        let invite = invite.finish(Some(("application/sdp", &sip::sdp::offer(&self.own()))));
         self.wire.send(&invite);
     }
 
@@ -300,8 +307,9 @@ impl Phone {
     }
 }
 
-fn relay(caller: &Phone, callee: &Phone, to_caller: SocketAddr, to_callee: SocketAddr) {
-    for sequence in 0..50 {
+/// Fifty packets each way, from that sequence number on.
+fn relay(caller: &Phone, callee: &Phone, first: u16, to_caller: SocketAddr, to_callee: SocketAddr) {
+    for sequence in first..first + 50 {
         let (there, back) = (rtp(sequence, 1), rtp(sequence, 2));
         caller.rtp.send_to(&there, to_callee).expect("loopback takes it");
         expect_datagram(&callee.rtp, &there, to_caller);
@@ -330,7 +338,7 @@ fn a_call(media: MediaChoice, caller_by: Transport, phone_by: Transport) {
     let answered = caller.expect("SIP/2.0 200");
     let to_callee = media_of(&answered);
     caller.within("ACK", &answered, 1);
-    relay(&caller, &phone, to_caller, to_callee);
+    relay(&caller, &phone, 0, to_caller, to_callee);
     caller.within("BYE", &answered, 2);
     let bye = phone.expect("BYE ");
     phone.respond(&bye, 200, &[], None);
@@ -388,7 +396,7 @@ fn rest_of(mut stream: TcpStream) -> String {
 
 #[test]
 fn messages_are_found_however_the_stream_is_cut() {
-    let plane = plane(MediaChoice::IoUring, |_| {});
+    let plane = plane(MediaChoice::IoUring, |config| config.limits.strangers = u32::MAX);
     let mut wire = Framed::new(tcp(PHONE, plane.sip(0)));
     let message = |call: &str| options(call, "Content-Length: 4\r\n\r\nbody").into_bytes();
     for byte in message("single") {
@@ -484,7 +492,10 @@ fn who_sends_nothing_whole_is_closed_and_who_is_known_may_be_silent() {
 #[test]
 fn a_thousand_connections_are_served_and_more_than_the_limit_refused() {
     const MANY: usize = 1_000;
-    let plane = plane(MediaChoice::IoUring, |config| config.streams.limit = MANY as u32);
+    let plane = plane(MediaChoice::IoUring, |config| {
+        config.streams.limit = MANY as u32;
+        config.limits.strangers = u32::MAX;
+    });
     let mut wires: Vec<_> = (0..MANY).map(|_| Framed::new(tcp(PHONE, plane.sip(0)))).collect();
     for (number, wire) in wires.iter_mut().enumerate() {
         let message = options(&format!("c{number}"), "Content-Length: 0\r\n\r\n");
@@ -520,7 +531,7 @@ fn a_phone_whose_connection_ends_is_not_there_and_its_call_goes_on_when_it_is_ba
     let to_caller = phone.accept(&offered);
     let answered = caller.expect("SIP/2.0 200");
     caller.within("ACK", &answered, 1);
-    relay(&caller, &phone, to_caller, media_of(&answered));
+    relay(&caller, &phone, 0, to_caller, media_of(&answered));
 
     let rtp = phone.rtp.try_clone().expect("a socket");
     drop(phone);
@@ -559,6 +570,39 @@ fn a_phone_whose_connection_ends_is_not_there_and_its_call_goes_on_when_it_is_ba
     plane.stop();
 }
 
+#[test]
+fn a_call_goes_on_over_a_restart_when_its_peers_are_back() {
+    let plane = plane(MediaChoice::IoUring, |_| {});
+    write_tables(&plane);
+    let mut phone = Phone::new(&plane, PHONE, 1, Transport::Tcp);
+    phone.register("reg1");
+    wait_for("ports are bound ahead", || plane.count(Counter::PortsReady) > 20);
+    let mut caller = Phone::new(&plane, TRUNK, 0, Transport::Tcp);
+    caller.invite(&plane, "1001", "stands");
+    let offered = phone.expect("INVITE ");
+    let to_caller = phone.accept(&offered);
+    let answered = caller.expect("SIP/2.0 200");
+    caller.within("ACK", &answered, 1);
+    let to_callee = media_of(&answered);
+    relay(&caller, &phone, 0, to_caller, to_callee);
+    let (folder, config) = plane.stop();
+    assert!(phone.wire.next().is_none() && caller.wire.next().is_none(), "connections end");
+    let plane = Plane::start_with(folder, config);
+    assert_eq!(plane.count(Counter::CallsRecovered), 1);
+    wait_for("the call's ports are bound", || plane.count(Counter::PortsReady) > 20);
+    relay(&caller, &phone, 50, to_caller, to_callee);
+    // Both come back; the one registers, the other speaks within the dialog.
+    phone.wire = wire(&plane, PHONE, 1, Transport::Tcp);
+    phone.register("reg2");
+    caller.wire = wire(&plane, TRUNK, 0, Transport::Tcp);
+    caller.within("BYE", &answered, 2);
+    caller.expect("SIP/2.0 200");
+    let bye = phone.expect("BYE ");
+    phone.respond(&bye, 200, &[], None);
+    wait_for("nothing is left", || plane.count(Counter::LegsNow) == 0);
+    plane.stop();
+}
+
 /// Lets a caller's INVITE go to a trunk, as control would.
 fn dial(plane: &Plane, to: SocketAddr, location: u8, transport: Transport) {
     let region = plane.region();
@@ -573,7 +617,8 @@ fn dial(plane: &Plane, to: SocketAddr, location: u8, transport: Transport) {
                 let mut commands = region.command_sender(WorkerId(worker as u8));
                 let location = LocationId(location);
                 let command = Command::Dial { op: 1, ask, call, address: to, location, transport };
-                let _wake = commands.push(&command, b"4930").expect("there is room");
+                // A worker looks at its commands every 50 ms at least.
+                let _ = commands.push(&command, b"4930").expect("there is room");
                 return;
             }
         }
@@ -617,7 +662,7 @@ fn a_trunk_is_called_over_tcp_and_its_connection_is_used_again() {
             let to_caller = trunk.accept(&offered);
             let answered = caller.expect("SIP/2.0 200");
             caller.within("ACK", &answered, 1);
-            relay(&caller, trunk, to_caller, media_of(&answered));
+            relay(&caller, trunk, 0, to_caller, media_of(&answered));
             caller.within("BYE", &answered, 2);
             let bye = trunk.expect("BYE ");
             trunk.respond(&bye, 200, &[], None);
@@ -626,6 +671,51 @@ fn a_trunk_is_called_over_tcp_and_its_connection_is_used_again() {
     }
     assert_eq!(plane.count(Counter::ConnectionsOpened), 2, "one to each");
     drop(control);
+    plane.stop();
+}
+
+/// RFC 3261, 18.1.1: what is too long for a datagram goes over TCP; where there is no TCP, as a datagram after all.
+#[test]
+fn a_long_request_to_a_trunk_goes_over_tcp_where_it_has_some() {
+    let plane = plane(MediaChoice::IoUring, |_| {});
+    write_tables(&plane);
+    let _control = Control::attach(&plane);
+    wait_for("control is attached", || plane.region().header().control().attached);
+    wait_for("ports are bound ahead", || plane.count(Counter::PortsReady) > 20);
+    let (listener, at) = listener(TRUNK);
+    let datagrams = UdpSocket::bind(at).expect("the same port");
+    datagrams.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let ask = |call: &str| {
+        let mut caller = Phone::new(&plane, TRUNK, 0, Transport::Tcp);
+        let long = "7".repeat(1_200);
+        caller.invite_with(&plane, "4930", call, &[("User-to-User", &long)]);
+        dial(&plane, at, 0, Transport::Udp);
+        caller
+    };
+    let _first = ask("long1");
+    let (stream, _) = listener.accept().expect("a connection");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    let mut wire = Framed::new(stream);
+    let invite = String::from_utf8(wire.next().expect("an INVITE")).expect("text");
+    assert!(invite.len() > 1_300 && invite.contains("\r\nVia: SIP/2.0/TCP 127.0.0.1:"), "{invite}");
+    drop((wire, listener));
+    for call in ["long2", "long3"] {
+        let mut caller = ask(call);
+        let mut buffer = [0; 4_096];
+        let (len, from) = datagrams.recv_from(&mut buffer).expect("an INVITE");
+        assert_eq!(from, plane.sip(0));
+        let invite = String::from_utf8_lossy(&buffer[..len]).into_owned();
+        assert!(invite.contains("\r\nVia: SIP/2.0/UDP 127.0.0.1:"), "{invite}");
+        let ok =
+            response(&lex(&buffer[..len]).expect("it"), 486, "Busy", Some("x"), from, &[], None);
+        datagrams.send_to(&ok, from).expect("loopback takes it");
+        let ack = datagrams.recv_from(&mut buffer).expect("an ACK").0;
+        assert!(buffer[..ack].starts_with(b"ACK "), "its transaction is one of datagrams");
+        caller.expect("SIP/2.0 100");
+        let refused = String::from_utf8(caller.wire.next().expect("an answer")).expect("text");
+        assert!(refused.starts_with("SIP/2.0 486"), "{refused}");
+    }
+    assert_eq!(plane.count(Counter::ConnectFailed), 1, "the second time it is known");
     plane.stop();
 }
 
@@ -706,22 +796,14 @@ fn serve_tls(
 
 #[test]
 fn a_peer_that_reads_nothing_is_cut_off() {
-    let plane = plane(MediaChoice::IoUring, |_| {});
-    let stream = tcp(PHONE, plane.sip(0));
-    rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 4_096).expect("a small buffer");
-    let mut writer = stream.try_clone().expect("a socket");
-    let message =
-        options("flood", &format!("Subject: x\r\nl: 0\r\nTimestamp: {}\r\n\r\n", "1".repeat(900)));
-    // Repetitions are answered again each time, until nothing more fits anywhere.
-    let end = Instant::now() + PATIENCE * 4;
-    while plane.count(Counter::ClosedSlow) == 0 && Instant::now() < end {
-        if writer.write_all(message.as_bytes()).is_err() {
-            break;
-        }
-    }
+    let plane = plane(MediaChoice::IoUring, |config| config.limits.strangers = u32::MAX);
+    let mut stream = tcp(PHONE, plane.sip(0));
+    stream.set_write_timeout(Some(PATIENCE)).expect("a timeout");
+    let many = options("flood", "Content-Length: 0\r\n\r\n").repeat(100);
+    // Each is answered, until nothing more fits into both kernel's buffers and the queue.
+    while stream.write_all(many.as_bytes()).is_ok() {}
     wait_for("it is cut off", || plane.count(Counter::ClosedSlow) == 1);
-    let _ = stream.shutdown(Shutdown::Both);
-    assert_eq!(connections(&plane), 0);
+    wait_for("no connection is left", || connections(&plane) == 0);
     crate::plane::ask_options(&plane, 0, "others");
     plane.stop();
 }

@@ -141,11 +141,30 @@ impl<F: Hop> Transactions<F> {
         }
     }
 
-    /// Sends a request once more, by another flow of the same kind; so go its CANCEL and its ACK.
-    pub fn send_by(&mut self, key: ClientKey, flow: F, out: &mut Vec<Sent<F>>) {
-        if let Some(client) = self.clients.get_mut(key.0) {
-            client.flow = flow;
-            out.push(Sent { flow, bytes: Rc::clone(&client.request) });
+    /// Sends a request once more, by another flow and with the Via of that; so go its CANCEL and its ACK.
+    pub fn send_by(
+        &mut self,
+        now: Instant,
+        key: ClientKey,
+        request: Rc<[u8]>,
+        flow: F,
+        out: &mut Vec<Sent<F>>,
+    ) {
+        let Some(client) = self.clients.get_mut(key.0) else {
+            return;
+        };
+        let repeats = match client.machine {
+            Machine::Invite(client_invite::State::Calling) => Some(Timer::A),
+            Machine::Other(client_other::State::Trying) => Some(Timer::E),
+            _ => None,
+        };
+        let begins = client.flow.is_reliable();
+        let first = repeats.and_then(|timer| Some((timer, first_of(timer, flow.is_reliable())?)));
+        (client.flow, client.request) = (flow, Rc::clone(&request));
+        out.push(Sent { flow, bytes: request });
+        if let Some((timer, after)) = first.filter(|_| begins) {
+            client.interval = after;
+            self.timers.set(now + after, (Owner::Client(key), timer));
         }
     }
 

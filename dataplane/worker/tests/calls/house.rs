@@ -29,7 +29,7 @@ pub struct House {
     /// Whether ports can be bound.
     pub binds: bool,
     worker: Worker,
-    now: Instant,
+    pub now: Instant,
     sent: VecDeque<(SocketAddr, String)>,
     agents: u32,
     /// What the worker wants done for media, in its order.
@@ -38,6 +38,7 @@ pub struct House {
     pub leaving: Vec<PairId>,
     pub loading: Vec<String>,
     pub spooled: Vec<u8>,
+    pub mirrored: Vec<worker::Mirrored>,
 }
 
 impl House {
@@ -110,6 +111,7 @@ impl House {
             leaving: Vec::new(),
             loading: Vec::new(),
             spooled: Vec::new(),
+            mirrored: Vec::new(),
         };
         house.input(Input::Timeout);
         house
@@ -131,6 +133,11 @@ impl House {
     pub fn die_and_change(&mut self, change: impl FnOnce(&mut Config)) -> Recovery {
         change(&mut self.config);
         self.die()
+    }
+
+    /// There is a capture server.
+    pub fn capture(&mut self) {
+        self.worker.capture();
     }
 
     pub fn region(&self) -> &Region {
@@ -275,6 +282,7 @@ impl House {
                 }
                 Effect::Bind { pair, .. } => self.input(Input::Bound { pair, ok: self.binds }),
                 Effect::Close { .. } | Effect::WakeControl => {}
+                Effect::Mirror(copy) => self.mirrored.push(*copy),
                 Effect::Media { socket, to, packet } => self.made.push((socket, to, packet)),
                 Effect::EnterBypass { pair, flow } => self.entering.push((pair, flow)),
                 Effect::LeaveBypass { pair } => self.leaving.push(pair),

@@ -1,8 +1,13 @@
 //! One layer, with the peer written out.
 
+use std::rc::Rc;
+
 use super::*;
 use crate::transaction::{Cancelling, ClientKey, Full, ServerKey};
 use crate::wire::Header;
+
+/// A flow of a stream.
+const STREAM: Port = 60_000;
 
 fn layer() -> Transactions<Port> {
     Transactions::new(100, 1)
@@ -565,4 +570,37 @@ fn a_branch_of_the_cookie_alone_tells_nothing() {
     assert!(matches!(receive(&first), Received::Request(_)));
     assert!(matches!(receive(&other), Received::Request(_)), "another request of the same peer");
     assert_eq!(receive(&first), Received::Absorbed);
+}
+
+#[test]
+fn a_request_that_turns_to_datagrams_is_sent_again_until_it_is_answered() {
+    let (mut layer, mut out) = (layer(), Out::new());
+    let (key, user) = {
+        let bytes = request("INVITE", "z9hG4bKabc");
+        let branch = b"z9hG4bKabc";
+        layer
+            .request(at_ms(0), Method::Invite, bytes.clone(), branch, STREAM, 77, &mut out)
+            .expect("there is room");
+        layer.sent_request(&lex(&bytes)).expect("it is known by its bytes")
+    };
+    assert_eq!(user, 77);
+    let turned: Rc<[u8]> = request("INVITE", "z9hG4bKabc").into();
+    out.clear();
+    layer.send_by(at_ms(100), key, turned, PEER, &mut out);
+    assert_eq!((words(&out), out[0].flow), (vec!["INVITE".to_owned()], PEER));
+    let (sent, fired) = run(&mut layer, at_ms(100_000));
+    let times: Vec<u64> = sent.iter().map(|(ms, _)| *ms).collect();
+    assert_eq!(times, [600, 1600, 3600, 7600, 15600, 31600]);
+    assert_eq!(fired, [Fired::ClientTimeout { key, user: 77 }]);
+    assert!(layer.is_empty());
+}
+
+#[test]
+fn a_request_that_cannot_be_sent_is_over_at_once() {
+    let (mut layer, mut out) = (layer(), Out::new());
+    let (key, bytes) = send(&mut layer, "OPTIONS", &mut out);
+    layer.give_up(key);
+    assert!(layer.is_empty());
+    assert_eq!(layer.sent_request(&lex(&bytes)), None);
+    assert_eq!(run(&mut layer, at_ms(100_000)), (Vec::new(), Vec::new()));
 }
