@@ -189,6 +189,7 @@ impl Worker {
 
     fn on_refused(&mut self, now: Instant, leg: LegRef, status: u16, message: &Message<'_>) {
         self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
+        self.note_leg_ended(now, leg);
         let peer = self.peer_of(leg);
         let lines = peer.map(|peer| self.answered_on(leg, peer, message)).unwrap_or_default();
         self.leg_gone(leg);
@@ -196,6 +197,7 @@ impl Worker {
         // challenges that we do not follow.
         let told = if matches!(status, 300..=399 | 401 | 407) { 480 } else { status };
         self.lose_target(now, leg, &Refusal::status(told).with_lines(lines));
+        self.note_goes_on(leg.call);
     }
 
     /// A 2xx for an INVITE that has had its final answer: again the same, which wants its ACK again, or

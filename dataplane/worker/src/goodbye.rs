@@ -31,7 +31,6 @@ impl Worker {
 
     /// The leg's peer said BYE, and has its answer.
     pub(crate) fn leave_by_bye(&mut self, now: Instant, leg: LegRef) {
-        self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
         self.note_leg_ended(now, leg);
         // RFC 3261, 15.1.2: "The UAS MUST still respond to any pending requests received for that
         // dialog. It is RECOMMENDED that a 487 (Request Terminated) response be generated".
@@ -44,6 +43,8 @@ impl Worker {
         let goes_on = self.goes_on_without(leg);
         if goes_on {
             self.take_out(now, leg);
+        } else {
+            self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
         }
         self.leg_gone(leg);
         if !goes_on {
@@ -111,7 +112,16 @@ impl Worker {
         }
     }
 
-    fn note_leg_ended(&mut self, now: Instant, leg: LegRef) {
+    /// The call did not end after all: who ends it is still to be seen.
+    pub(crate) fn note_goes_on(&mut self, call: CallRef) {
+        if let Some(entry) = self.calls.find_mut(call)
+            && entry.state != CallState::Ended
+        {
+            entry.ended_by = Default::default();
+        }
+    }
+
+    pub(crate) fn note_leg_ended(&mut self, now: Instant, leg: LegRef) {
         if let Some(entry) = self.calls.leg_mut(leg)
             && entry.times.ended_at == Instant::ZERO
         {
@@ -175,6 +185,7 @@ impl Worker {
             return;
         };
         let phase = entry.phase;
+        self.note_leg_ended(now, leg);
         self.refuse_pending(now, leg);
         match phase {
             Phase::Incoming => {
@@ -304,6 +315,7 @@ impl Worker {
                 if self.try_next(now, leg) {
                     return;
                 }
+                self.note_leg_ended(now, leg);
                 self.leg_gone(leg);
                 self.lose_target(now, leg, &Refusal::status(408));
             }

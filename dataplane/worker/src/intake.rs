@@ -76,7 +76,6 @@ impl Worker {
     }
 
     fn consider(&mut self, now: Instant, came: Flow, message: &Message<'_>) {
-        self.mirror.note_received(came, message);
         let Flow { location, peer: from, channel } = came;
         // RFC 3261, 18.2.2: "If the "sent-protocol" is a reliable transport protocol [...], the response MUST be
         // sent using the existing connection to the source of the original request".
@@ -88,6 +87,7 @@ impl Worker {
         if self.guard.is_banned(now, from.ip()) && !self.is_known(message, from) {
             return self.count(Counter::DropSipBanned);
         }
+        self.mirror.note_received(came, message);
         if let Err(error) = message.check() {
             self.count(Counter::DropSipMalformed);
             if self.admit_stranger(now, from, message).is_err() {

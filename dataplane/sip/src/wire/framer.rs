@@ -257,12 +257,12 @@ mod tests {
             (
                 format!("{INVITE}Content-Length: -1\r\n\r\n"),
                 FrameError::Malformed(LexError::ContentLength),
-                None,
+                Some("SIP/2.0 400 "),
             ),
             (
                 format!("{INVITE}Content-Length: 1\r\nl: 2\r\n\r\n"),
                 FrameError::Malformed(LexError::ContentLength),
-                None,
+                Some("SIP/2.0 400 "),
             ),
             ("GET / HTTP/1.1\r\n\r\n".into(), FrameError::Malformed(LexError::StartLine), None),
             ("SIP/2.0 200 OK\r\nVia: x\r\n\r\n".into(), FrameError::NoContentLength, None),
