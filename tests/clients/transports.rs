@@ -67,6 +67,17 @@ fn expect_talk(demo: &Demo, packets: u64) {
     assert!(talked.is_some(), "no RTP both ways: {:#?}", demo.ask("calls"));
 }
 
+/// Waits until somebody on this machine listens on that TCP port, without connecting to them.
+fn expect_listener(port: u16) {
+    let (port, listens) = (format!(":{port:04X}"), "0A");
+    let listening = wait_for(Duration::from_secs(10), || {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("readable");
+        let mut rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        rows.any(|row| row[1].ends_with(&port) && row[3] == listens).then_some(())
+    });
+    assert!(listening.is_some(), "nobody listens at {port}");
+}
+
 #[test]
 fn two_baresips_talk_over_tcp() {
     two_baresips_talk_by("tcp");
@@ -106,6 +117,7 @@ fn sipp_is_a_trunk_over_tcp() {
     let flags = ["-t", "t1", "-rtp_echo", "-mp", "17300"];
     let one: Line = ["0301234".into(), String::new(), String::new()];
     let mut trunk = Sipp::start_at("127.0.0.3", "callee", sbc, 17_075, &[one], &flags, &folder);
+    expect_listener(17_075);
     phone.call("95555");
     expect_talk(&demo, 50);
     assert_eq!(demo.counter("connections_opened"), 1);
