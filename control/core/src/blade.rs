@@ -526,6 +526,9 @@ impl Blade {
                     out.push(Output::SourceRefused { ccb, call, leg, address, left_out });
                 }
             }
+            Event::SourceBanned { addr: address, seconds } => {
+                out.push(Output::SourceBanned { ccb, address, seconds });
+            }
             Event::Digit { call, leg, digit, duration_ms } => {
                 side.counts.digits += 1;
                 if let Some(digit) = digit_name(digit) {

@@ -191,6 +191,15 @@ pub enum Output {
         /// How many were left out before this one.
         left_out: u64,
     },
+    /// A source of SIP is banned for a while; for the security log.
+    SourceBanned {
+        /// The CCB.
+        ccb: CcbId,
+        /// Where its last request came from.
+        address: SocketAddr,
+        /// For how long, in seconds.
+        seconds: u32,
+    },
 }
 
 /// An order of an administrator for the media of a leg.

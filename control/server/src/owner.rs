@@ -362,6 +362,16 @@ fn log(output: &Output) {
                 "media from a source that is not the party's was dropped"
             );
         }
+        Output::SourceBanned { ccb, address, seconds } => {
+            tracing::warn!(
+                target: "security",
+                event = "security",
+                ccb = ccb.0,
+                %address,
+                seconds,
+                "a source of SIP that proves nothing is banned"
+            );
+        }
         _ => {}
     }
 }

@@ -71,6 +71,14 @@ counters! {
     DropSipKeepAlive = "drop_sip_keep_alive",
     /// Dropped: a response that belongs to nothing.
     DropSipNoTransaction = "drop_sip_no_transaction",
+    /// Refused: a new call, for the worker had too much to do.
+    CallsOverload = "calls_overload",
+    /// Dropped: a request of a source that is banned.
+    DropSipBanned = "drop_sip_banned",
+    /// Dropped: a request that proves nothing, of a source that has asked too many such.
+    DropSipRate = "drop_sip_rate",
+    /// Times that a source was banned.
+    SourcesBanned = "sources_banned",
     /// Refused: wrong digest.
     DropSipUnauthorised = "drop_sip_unauthorised",
     /// Refused: a request from a peer that is neither an agent nor a trunk.

@@ -107,6 +107,14 @@ pub enum Event {
         /// Where it came from.
         addr: SocketAddr,
     },
+    /// A source of SIP that proved nothing too often, or guessed wrong, is not answered any more. Send it as
+    /// [`Class::Statistic`].
+    SourceBanned {
+        /// Where its last request came from.
+        addr: SocketAddr,
+        /// For how long, in seconds.
+        seconds: u32,
+    },
 }
 
 /// Who is at the end of a leg.
@@ -206,6 +214,7 @@ const SOURCE_REFUSED: u64 = 6;
 const DIGIT: u64 = 7;
 const DIGITS: u64 = 8;
 const SPOOL: u64 = 9;
+const SOURCE_BANNED: u64 = 20;
 
 impl Event {
     pub(crate) fn encode(&self) -> Raw {
@@ -235,6 +244,9 @@ impl Event {
             Event::Spool { state, lost } => Put::new(SPOOL).int(state as u32).int(lost),
             Event::SourceRefused { call, leg, addr } => {
                 Put::new(SOURCE_REFUSED).call(call).int(leg).address(addr)
+            }
+            Event::SourceBanned { addr, seconds } => {
+                Put::new(SOURCE_BANNED).address(addr).int(seconds)
             }
         }
         .done()
@@ -288,6 +300,7 @@ impl Event {
             SOURCE_REFUSED => {
                 Event::SourceRefused { call: take.call()?, leg: take.int()?, addr: take.address()? }
             }
+            SOURCE_BANNED => Event::SourceBanned { addr: take.address()?, seconds: take.int()? },
             _ => return Err(Corrupt { what: "the kind of an event" }),
         };
         take.end(event)

@@ -14,6 +14,7 @@ use worker::{BypassNews, Effect, Input, Worker};
 use crate::datagrams::{Completion, Datagrams, Wait};
 use crate::detour::Detour;
 use crate::disk::Disk;
+use crate::effort::Effort;
 use crate::mesh::{Link, Mesh};
 use crate::pace::Pace;
 use crate::pulse::{Pulse, Resting};
@@ -68,6 +69,7 @@ pub struct Duty<D> {
     beaten: Instant,
     pulse: Pulse,
     pace: Pace,
+    effort: Effort,
     resting: Resting,
     failed_receives: u64,
 }
@@ -117,6 +119,7 @@ impl<D: Datagrams> Duty<D> {
             beaten: now,
             pulse: Pulse::new(now),
             pace: Pace::new(now),
+            effort: Effort::new(now),
             resting: Resting::default(),
             failed_receives: 0,
         };
@@ -150,6 +153,7 @@ impl<D: Datagrams> Duty<D> {
         let wait = self.may_sleep();
         let submitted = self.io.submit(wait);
         if wait != Wait::No {
+            self.effort.woke(clock::now());
             self.bell(|bell| bell.awake());
         }
         submitted
@@ -171,6 +175,9 @@ impl<D: Datagrams> Duty<D> {
         if now.since(self.beaten) >= Duration::from_millis(HEARTBEAT_MS) {
             self.beaten = now;
             self.region.header().beat_worker(self.id, now);
+            let busy = self.effort.take(now);
+            self.worker.handle(now, Input::Load(busy), &mut self.effects);
+            self.carry_out(now);
         }
     }
 
@@ -197,6 +204,7 @@ impl<D: Datagrams> Duty<D> {
         let longest = now + Duration::from_millis(HEARTBEAT_MS);
         let wait = self.deadline().map_or(longest, |deadline| deadline.min(longest)).since(now);
         self.pulse.sleep(wait);
+        self.effort.sleeps(now);
         self.pace.sleep(wait)
     }
 

@@ -15,6 +15,7 @@ mod detour;
 mod disk;
 mod doorbell;
 mod duty;
+mod effort;
 mod error;
 mod link;
 mod loader;

@@ -9,7 +9,7 @@ use sip::transaction::{ClientKey, Sent};
 use sip::wire::{self, Message, Method, reason_phrase};
 
 use crate::call::{Flow, Invited, Inviting, LegRef, Phase};
-use crate::intake::ALLOW;
+use crate::intake::{ALLOW, SUPPORTED};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -224,7 +224,8 @@ impl Worker {
             return self.learn_remote(now, leg, message.body());
         };
         let Some(cseq) = self.calls.leg_mut(peer).and_then(|peer| peer.owes_ack.take()) else {
-            return;
+            // The same of who took another's place.
+            return self.learn_remote(now, leg, message.body());
         };
         match self.pass_sdp(now, leg, peer, message.body()) {
             Some(sdp) => self.send_ack_for(peer, cseq, Some(&sdp)),
@@ -257,7 +258,8 @@ impl Worker {
         };
         let cseq = request.cseq().map_or(0, |cseq| cseq.number);
         let contact = self.contact(leg, entry.flow);
-        let all: &[(&str, &[u8])] = &[("Contact", &contact), ("Allow", ALLOW)];
+        let all: &[(&str, &[u8])] =
+            &[("Contact", &contact), ("Allow", ALLOW), ("Supported", SUPPORTED)];
         let (tag, extra) =
             if status == 100 { (None, &all[..0]) } else { (Some(entry.local_tag.as_str()), all) };
         let body = sdp.as_deref().map(|sdp| ("application/sdp", sdp));

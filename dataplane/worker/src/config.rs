@@ -66,10 +66,16 @@ impl Default for MediaConfig {
 pub struct Limits {
     /// SIP transactions at a time: a call has six, each lives up to 32 s.
     pub transactions: u32,
+    /// Requests of one source (an IPv4 address, an IPv6 /64) that prove nothing and are answered all the same,
+    /// at a time; ten more each second. Who asks for more is dropped, and after ten seconds of it banned.
+    pub strangers: u32,
+    /// How busy a worker may be, in thousandths of its time, before it refuses new calls by 503; more than
+    /// 1,000 for never.
+    pub busy: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { transactions: 131_072 }
+        Limits { transactions: 131_072, strangers: 200, busy: 950 }
     }
 }

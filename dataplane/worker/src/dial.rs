@@ -7,7 +7,7 @@ use base::{AgentSlot, CallRef, Instant, Transport, owner};
 use sip::wire::{self, Method, RequestWriter};
 
 use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase};
-use crate::intake::ALLOW;
+use crate::intake::{ALLOW, SUPPORTED};
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::worker::{Timer, Worker};
 
@@ -62,14 +62,13 @@ impl Worker {
 
     /// Gives a call one more leg, which holds the target's lease and nothing else.
     pub(crate) fn add_leg(&mut self, call: CallRef, target: &Target) -> Result<LegRef, Refusal> {
-        let legs = self.calls.find(call).map_or(MAX_LEGS, |entry| entry.legs.len());
-        if legs >= MAX_LEGS {
-            if let Some(lease) = target.lease {
-                self.let_go(lease);
+        let leg = match self.next_leg(call) {
+            Ok(leg) => leg,
+            Err(refusal) => {
+                target.lease.into_iter().for_each(|lease| self.let_go(lease));
+                return Err(refusal);
             }
-            return Err(Refusal::unavailable(RETRY_AFTER_S));
-        }
-        let leg = LegRef { call, leg: legs as u8 };
+        };
         let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
         new.call_id = self.owned_call_id();
         new.local_tag = self.leg_tag(leg);
@@ -80,6 +79,15 @@ impl Worker {
         Ok(leg)
     }
 
+    /// The name of a call's next leg.
+    pub(crate) fn next_leg(&self, call: CallRef) -> Result<LegRef, Refusal> {
+        let legs = self.calls.find(call).map_or(MAX_LEGS, |entry| entry.legs.len());
+        match legs < MAX_LEGS {
+            true => Ok(LegRef { call, leg: legs as u8 }),
+            false => Err(Refusal::unavailable(RETRY_AFTER_S)),
+        }
+    }
+
     /// Invites the party of a new leg, in the name of who is at the leg `from`.
     pub(crate) fn send_invite(
         &mut self,
@@ -88,6 +96,19 @@ impl Worker {
         target: &Target,
         from: LegRef,
         offer: Option<Vec<u8>>,
+    ) -> Result<(), Refusal> {
+        self.send_invite_with(now, leg, target, from, offer, &[])
+    }
+
+    /// The same, with further header fields.
+    pub(crate) fn send_invite_with(
+        &mut self,
+        now: Instant,
+        leg: LegRef,
+        target: &Target,
+        from: LegRef,
+        offer: Option<Vec<u8>>,
+        extra: &[(&str, &[u8])],
     ) -> Result<(), Refusal> {
         let caller = self.calls.leg(from).map_or(Number::EMPTY, |leg| leg.who);
         let hops = self.hops_left(leg);
@@ -105,10 +126,14 @@ impl Worker {
             .header("Call-ID", &new.call_id)
             .header("CSeq", "1 INVITE")
             .header("Contact", self.contact(leg, target.flow))
-            .header("Allow", ALLOW);
+            .header("Allow", ALLOW)
+            .header("Supported", SUPPORTED);
         if let Some(user_to_user) = self.passed_on(leg) {
             // RFC 7433: carried across the B2BUA untouched.
             writer = writer.header("User-to-User", user_to_user);
+        }
+        for (name, value) in extra {
+            writer = writer.header(name, value);
         }
         let bytes = writer.finish(offer.as_deref().map(|sdp| ("application/sdp", sdp)));
         let key = self.transactions.request(

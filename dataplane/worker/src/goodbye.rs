@@ -76,7 +76,11 @@ impl Worker {
             return;
         }
         match entry.phase {
-            Phase::Incoming => self.end_call(now, leg.call, &Refusal::status(487)),
+            Phase::Incoming => {
+                if !self.cancel_coming(now, leg) {
+                    self.end_call(now, leg.call, &Refusal::status(487));
+                }
+            }
             _ => self.cancel_reinvite(now, leg),
         }
     }

@@ -2,13 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use abi::{AgentRow, AgentState, Counter, Party, TenantRow, TrunkRow};
+use abi::{AgentRow, AgentState, Class, Counter, Event, Party, TenantRow, TrunkRow};
 use base::{AgentSlot, Instant, LocationId, TenantId, Text};
 use sip::digest::{self, Algorithm, Credentials, Verdict, Verifier};
 use sip::wire::{Header, Message, Method};
 
 use crate::call::{Number, is_dialable};
+use crate::guard::Stranger;
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
@@ -73,6 +75,48 @@ impl Worker {
         Ok(Identity { tenant: TenantId(row.tenant), party, number })
     }
 
+    /// True when a request is from somebody who is in: a trunk, the peer of a call, a phone that is registered
+    /// where the request comes from. It is not proved by that, only heard.
+    pub(crate) fn is_known(&self, message: &Message<'_>, from: SocketAddr) -> bool {
+        if message.status().is_some() || self.trunk_of(from.ip()).is_some() {
+            return true;
+        }
+        let is_registered_there = || {
+            let (agent, _) = self.agent_of_address(message)?;
+            let row = self.region.registrations().read(agent)?;
+            Some(row.is_registered() && row.addr().ip() == from.ip())
+        };
+        self.leg_of(message).is_some() || is_registered_there().unwrap_or(false)
+    }
+
+    /// A request that proves nothing: it is answered unless its source has asked too much already.
+    pub(crate) fn admit_stranger(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        message: &Message<'_>,
+    ) -> Result<(), Refusal> {
+        if self.trunk_of(from.ip()).is_some() {
+            return Ok(());
+        }
+        match self.guard.stranger(now, from.ip()) {
+            Stranger::Answer => return Ok(()),
+            // A registered phone renews however many strangers share its address.
+            Stranger::Later if self.is_known(message, from) => return Ok(()),
+            Stranger::Later => self.count(Counter::DropSipRate),
+            Stranger::Ban(ban) => self.ban(from, ban),
+        }
+        Err(Refusal::silence())
+    }
+
+    /// A source is banned: control hears of it.
+    fn ban(&mut self, from: SocketAddr, ban: Duration) {
+        self.count(Counter::SourcesBanned);
+        let seconds = u32::try_from(ban.as_secs()).unwrap_or(u32::MAX);
+        let event = Event::SourceBanned { addr: from, seconds };
+        self.tell_as(event, &[], Class::Statistic);
+    }
+
     fn trunk_at(&self, from: SocketAddr, message: &Message<'_>) -> Option<Identity> {
         let (index, row) = self.trunk_of(from.ip())?;
         let user = message.from().ok()?.parsed_uri().ok().map_or(&b""[..], |uri| uri.user);
@@ -94,6 +138,7 @@ impl Worker {
         let message = arrival.message;
         let mut given = message.headers(Header::Authorization).peekable();
         if given.peek().is_none() {
+            self.admit_stranger(now, arrival.from, message)?;
             return Err(self.challenge(now, message, false));
         }
         let Some(credentials) = given.find_map(|value| Credentials::parse(value).ok()) else {
@@ -122,6 +167,7 @@ impl Worker {
                 // forwarding at some proxy", so it is not held against the Request-URI; what was
                 // proved once is of no use again, for the nonce count is used up.
                 if self.admit_nonce(agent, nonce_time, nc) {
+                    self.guard.proved(now, arrival.from.ip());
                     return Ok((agent, row));
                 }
                 self.count(Counter::StaleNonce);
@@ -133,6 +179,10 @@ impl Worker {
             }
             _ => {
                 self.count(Counter::DropSipUnauthorised);
+                if let Some(ban) = self.guard.wrong(now, arrival.from.ip()) {
+                    self.ban(arrival.from, ban);
+                    return Err(Refusal::silence());
+                }
                 Err(self.challenge(now, message, false))
             }
         }

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use abi::Counter;
 use base::{CallRef, Channel, Instant, LocationId, Transport, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
-use sip::wire::{self, Header, LexError, Message, Method, Start};
+use sip::wire::{
+    self, Header, LexError, Message, Method, Replaces, Start, same_token, split_commas,
+};
 
 use crate::call::{Flow, LegRef};
 use crate::refusal::{RETRY_AFTER_S, Refusal};
@@ -14,6 +16,9 @@ use crate::{Effect, Passed};
 
 /// Methods that we answer otherwise than by 405 (RFC 3261, 20.5).
 pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, REFER";
+
+/// Extensions that we have (RFC 3891; RFC 4488).
+pub(crate) const SUPPORTED: &[u8] = b"replaces, norefersub";
 
 /// A request at the start of its server transaction.
 #[derive(Clone, Copy)]
@@ -55,8 +60,14 @@ impl Worker {
         }
     }
 
-    /// Which worker a message belongs to: a registration to the agent's, all else to the call's.
+    /// Which worker a message belongs to: a registration to the agent's, one that bears a tag of ours to that
+    /// which gave it, all else to the Call-ID's.
     fn owner_of(&self, message: &Message<'_>) -> WorkerId {
+        if let Some(leg) = leg_tagged(message)
+            && let Some(worker) = self.region.calls().owner(leg.call.slot)
+        {
+            return worker;
+        }
         let is_register =
             matches!(message.start(), Start::Request { method: Method::Register, .. });
         let agent = if is_register { self.agent_of_address(message) } else { None };
@@ -76,8 +87,14 @@ impl Worker {
             _ => from,
         };
         let flow = Flow { peer, ..came };
+        if self.guard.is_banned(now, from.ip()) && !self.is_known(message, from) {
+            return self.count(Counter::DropSipBanned);
+        }
         if let Err(error) = message.check() {
             self.count(Counter::DropSipMalformed);
+            if self.admit_stranger(now, from, message).is_err() {
+                return;
+            }
             return self.answer_statelessly(flow, message, from, error.status());
         }
         match self.transactions.receive(now, message, flow, &mut self.sent) {
@@ -113,9 +130,9 @@ impl Worker {
         let result = match method {
             // RFC 3261, 8.2.2.3: "the UAS MUST respond [...] with 420 (Bad Extension). The UAS MUST add
             // an Unsupported header field, and list in it those options it does not understand".
-            _ if arrival.message.has(Header::Require) => {
-                let required = arrival.message.header(Header::Require).unwrap_or_default();
-                Err(Refusal::status(420).with("Unsupported", required))
+            _ if unsupported(arrival.message).is_some() => {
+                let required = unsupported(arrival.message).unwrap_or_default();
+                Err(Refusal::status(420).with("Unsupported", &required))
             }
             Method::Register => self.on_register(now, arrival),
             Method::Options => self.on_options(now, arrival),
@@ -139,8 +156,15 @@ impl Worker {
         if is_within && self.leg_of(arrival.message).is_none() {
             return Err(Refusal::status(481));
         }
-        let extra: &[(&str, &[u8])] =
-            &[("Allow", ALLOW), ("Accept", b"application/sdp"), ("Accept-Encoding", b"identity")];
+        if !self.is_known(arrival.message, arrival.from) {
+            self.admit_stranger(now, arrival.from, arrival.message)?;
+        }
+        let extra: &[(&str, &[u8])] = &[
+            ("Allow", ALLOW),
+            ("Supported", SUPPORTED),
+            ("Accept", b"application/sdp"),
+            ("Accept-Encoding", b"identity"),
+        ];
         let tag = self.fresh_tag();
         let bytes =
             wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, extra, None);
@@ -150,6 +174,9 @@ impl Worker {
 
     /// Answers a request that will not be served.
     pub(crate) fn refuse(&mut self, now: Instant, arrival: Arrival<'_>, refusal: Refusal) {
+        if refusal.is_silent() {
+            return self.transactions.forget(arrival.key);
+        }
         let tag = self.fresh_tag();
         let bytes = refusal.response(arrival.message, Some(&tag), arrival.from);
         self.transactions.respond(now, arrival.key, refusal.status, bytes, &mut self.sent);
@@ -227,6 +254,31 @@ impl Worker {
     pub(crate) fn leg_tag(&mut self, leg: LegRef) -> String {
         let CallRef { slot, generation } = leg.call;
         format!("{slot:x}.{generation:x}.{:x}.{:016x}", leg.leg, self.rng.next_u64())
+    }
+}
+
+/// The extensions that a request requires and that we do not have.
+fn unsupported(message: &Message<'_>) -> Option<Vec<u8>> {
+    let required = message.headers(Header::Require).flat_map(split_commas).map(<[u8]>::trim_ascii);
+    let is_ours =
+        |tag: &&[u8]| split_commas(SUPPORTED).any(|ours| same_token(ours.trim_ascii(), tag));
+    let unknown: Vec<&[u8]> = required.filter(|tag| !is_ours(tag)).collect();
+    (!unknown.is_empty()).then(|| unknown.join(&b", "[..]))
+}
+
+/// The leg that a message names by a tag of ours: a response, a request within a dialog, or an INVITE by its
+/// Replaces.
+fn leg_tagged(message: &Message<'_>) -> Option<LegRef> {
+    match message.start() {
+        Start::Response { .. } => parse_tag(message.from().ok()?.tag()?),
+        Start::Request { method, .. } => match message.to().ok()?.tag() {
+            Some(tag) => parse_tag(tag),
+            None => {
+                let named =
+                    message.header(Header::Replaces).filter(|_| method == Method::Invite)?;
+                parse_tag(&Replaces::parse(named)?.to_tag)
+            }
+        },
     }
 }
 

@@ -20,6 +20,16 @@ const ASK_LIMIT_MS: u64 = 2_000;
 
 impl Worker {
     pub(crate) fn on_invite(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
+        if let Some(named) = Worker::replaces(arrival.message)? {
+            // It changes a call that stands.
+            return self.on_replacing(now, arrival, &named);
+        }
+        if self.overload.refuses(&mut self.rng) {
+            // RFC 3261, 21.5.4: "The server is temporarily unable to process the request due to a temporary
+            // overloading"; who comes again is spread over some seconds.
+            self.count(Counter::CallsOverload);
+            return Err(Refusal::unavailable(RETRY_AFTER_S + self.rng.below(8) as u32));
+        }
         let caller = self.identify(now, arrival)?;
         if let Party::Agent(agent, _) = caller.party
             && self
@@ -64,9 +74,9 @@ impl Worker {
         called: Number,
     ) -> Result<CallRef, Refusal> {
         // RFC 3261, 8.1.1.8: an INVITE must have a Contact; without one no BYE could ever reach it.
-        let Ok(mut dialog) = Dialog::uas(arrival.message, b"") else {
+        if Dialog::uas(arrival.message, b"").is_err() {
             return Err(Refusal::status(400));
-        };
+        }
         let region = self.region.clone();
         let taken = |old| region.calls().is_acknowledged(old);
         let Some(place) = self.calls.take_place(taken) else {
@@ -77,21 +87,7 @@ impl Worker {
             self.count(Counter::RecordsEvicted);
         }
         self.leg_rows.free(&self.region, place.call.slot);
-        let flow = Flow {
-            location: arrival.location,
-            peer: self.request_address(arrival, &caller),
-            channel: arrival.channel,
-        };
-        let mut leg = Leg::new(CALLER, caller.party, caller.number, flow, Phase::Incoming);
-        leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER });
-        leg.call_id = arrival.message.call_id().unwrap_or_default().to_vec();
-        dialog.set_local_tag(leg.local_tag.as_bytes());
-        leg.dialog = Some(dialog);
-        leg.invited = Some(Invited {
-            key: arrival.key,
-            bytes: arrival.message.bytes().into(),
-            from: arrival.from,
-        });
+        let leg = self.incoming_leg(arrival, &caller, LegRef { call: place.call, leg: CALLER })?;
         let serial = 100_000_000_000_000_000 + self.rng.below(900_000_000_000_000_000);
         self.transactions.set_user(arrival.key, LegRef { call: place.call, leg: CALLER }.to_word());
         self.calls.insert(Call {
@@ -113,6 +109,34 @@ impl Worker {
         self.note_call(place.call);
         self.answer(now, LegRef { call: place.call, leg: CALLER }, 100, None);
         Ok(place.call)
+    }
+
+    /// The leg that an INVITE makes.
+    pub(crate) fn incoming_leg(
+        &mut self,
+        arrival: Arrival<'_>,
+        caller: &Identity,
+        at: LegRef,
+    ) -> Result<Leg, Refusal> {
+        let Ok(mut dialog) = Dialog::uas(arrival.message, b"") else {
+            return Err(Refusal::status(400));
+        };
+        let flow = Flow {
+            location: arrival.location,
+            peer: self.request_address(arrival, caller),
+            channel: arrival.channel,
+        };
+        let mut leg = Leg::new(at.leg, caller.party, caller.number, flow, Phase::Incoming);
+        leg.local_tag = self.leg_tag(at);
+        leg.call_id = arrival.message.call_id().unwrap_or_default().to_vec();
+        dialog.set_local_tag(leg.local_tag.as_bytes());
+        leg.dialog = Some(dialog);
+        leg.invited = Some(Invited {
+            key: arrival.key,
+            bytes: arrival.message.bytes().into(),
+            from: arrival.from,
+        });
+        Ok(leg)
     }
 
     /// Where requests to the caller go: to an agent's phone as [`way_back`] says; a trunk says in Via
@@ -289,6 +313,16 @@ impl Worker {
         };
         self.leases_held += 1;
         Ok(Lease { agent, counter })
+    }
+
+    /// Wins or shares the word of a leg's agent, if it has one, for the agent's own call.
+    pub(crate) fn win_own(&mut self, now: Instant, leg: LegRef) -> Result<(), Refusal> {
+        let Some(agent) = self.calls.leg(leg).and_then(Leg::agent) else { return Ok(()) };
+        let lease = self.win_lease(now, agent, Purpose::Outgoing)?;
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.lease = Some(lease);
+        }
+        Ok(())
     }
 
     pub(crate) fn let_go(&mut self, lease: Lease) {

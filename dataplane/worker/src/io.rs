@@ -61,6 +61,8 @@ pub enum Input<'a> {
     /// The process was paused (stopped, or without a core for longer than a heartbeat): what waits in its
     /// sockets and rings is older than what its timers say.
     Paused,
+    /// How much of the last 50 ms or so the worker worked, in thousandths.
+    Load(u32),
     /// The process stops: recordings end, and what was recorded is handed out.
     Stopping,
     /// [`crate::Worker::deadline`] has come, or may have.

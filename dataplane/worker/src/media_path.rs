@@ -61,6 +61,15 @@ impl Worker {
 
     /// Refuses a body that is no SDP (RFC 3261, 21.4.13), or an offer that we could not relay.
     pub(crate) fn check_body(&self, message: &Message<'_>) -> Result<(), Refusal> {
+        self.check_body_of(message, false)
+    }
+
+    /// The same; a description by a leg of ours (`is_inside`) has an address of ours.
+    pub(crate) fn check_body_of(
+        &self,
+        message: &Message<'_>,
+        is_inside: bool,
+    ) -> Result<(), Refusal> {
         if message.body().is_empty() {
             return Ok(());
         }
@@ -69,11 +78,11 @@ impl Worker {
         if !same_token(kind, b"application/sdp") {
             return Err(Refusal::status(415).with("Accept", b"application/sdp"));
         }
-        self.check_offer(message.body())
+        self.check_offer(message.body(), is_inside)
     }
 
     /// RFC 3261, 21.4.26.
-    fn check_offer(&self, offer: &[u8]) -> Result<(), Refusal> {
+    fn check_offer(&self, offer: &[u8], is_inside: bool) -> Result<(), Refusal> {
         let checked = sdp::parse(offer).and_then(|sdp| {
             let audio = sdp::audio(&sdp)?;
             // It must be possible to say it to somebody else.
@@ -87,7 +96,7 @@ impl Worker {
             sdp::rewrite(&sdp, elsewhere)?;
             Ok(audio.address)
         });
-        if checked.is_ok_and(|address| self.ports.is_own(address)) {
+        if !is_inside && checked.is_ok_and(|address| self.ports.is_own(address)) {
             // Packets would go round in circles.
             let warning = b"399 jackfield \"sdp_own_address\"";
             return Err(Refusal::status(488).with("Warning", warning));
@@ -132,7 +141,7 @@ impl Worker {
         };
         let Ok(sdp) = sdp::parse(body) else { return };
         let Ok(audio) = sdp::audio(&sdp) else { return };
-        if self.ports.is_own(audio.address) {
+        if self.ports.is_own(audio.address) && !self.is_inside(leg) {
             return;
         }
         // A changed address is learned by the process; what has not changed goes past again soon.

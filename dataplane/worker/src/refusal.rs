@@ -10,7 +10,7 @@ pub(crate) const RETRY_AFTER_S: u32 = 2;
 /// Why a request is not served, as its answer says it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// A final status, 300 or more.
+    /// A final status, 300 or more; 0 for none.
     pub status: u16,
     extra: Vec<(&'static str, Vec<u8>)>,
 }
@@ -20,6 +20,16 @@ impl Refusal {
     pub fn status(status: u16) -> Refusal {
         debug_assert!((300..700).contains(&status), "{status} refuses nothing");
         Refusal { status, extra: Vec::new() }
+    }
+
+    /// No answer at all, to who has asked too much.
+    pub fn silence() -> Refusal {
+        Refusal { status: 0, extra: Vec::new() }
+    }
+
+    /// True for [`Self::silence`].
+    pub fn is_silent(&self) -> bool {
+        self.status == 0
     }
 
     /// Adds a header field.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use abi::{CallState, Counter, Purpose};
 use base::{CallRef, Instant};
-use sip::wire::Method;
+use sip::wire::{Method, Replaces};
 
 use crate::call::{Bridge, LegRef, Number, Phase};
 use crate::dial::Target;
@@ -57,6 +57,8 @@ pub enum To {
     Invited(u8),
     /// A leg that stands, mostly of another call.
     Standing(LegRef),
+    /// A leg of the same call that invited us to take another's place.
+    Coming(u8),
 }
 
 /// A change of a session that we want ourselves.
@@ -116,6 +118,38 @@ impl Worker {
         self.want(now, of, What::Join);
     }
 
+    /// Joins `of` to a leg that came to take the place of its peer.
+    pub(crate) fn transfer_to_coming(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        of: LegRef,
+        to: LegRef,
+    ) {
+        self.begin_transfer(now, call, None, of, To::Coming(to.leg));
+        self.want(now, of, What::Join);
+    }
+
+    /// Joins `of` to the peer of a leg that another worker has.
+    pub(crate) fn transfer_inside(
+        &mut self,
+        now: Instant,
+        by: LegRef,
+        of: LegRef,
+        to: Number,
+        named: &Replaces,
+    ) {
+        self.begin_transfer(now, by.call, Some(by), of, To::Sought);
+        if let Err(refusal) = self.invite_inside(now, by, to, named) {
+            self.fail_transfer(now, by.call, refusal.status);
+        }
+    }
+
+    /// Whom a call's transfer is of.
+    pub(crate) fn transferred(&self, call: CallRef) -> Option<LegRef> {
+        Some(self.calls.find(call)?.transfer.as_ref()?.of)
+    }
+
     fn begin_transfer(
         &mut self,
         now: Instant,
@@ -133,7 +167,7 @@ impl Worker {
         {
             entry.awaited = Some(call);
         }
-        if matches!(to, To::Standing(_)) {
+        if matches!(to, To::Standing(_) | To::Coming(_)) {
             let limit = now + Duration::from_millis(JOIN_LIMIT_MS);
             self.timers.set(limit, Timer::Transfer(call, number));
         }
@@ -164,16 +198,26 @@ impl Worker {
         call: CallRef,
         target: Target,
     ) -> Result<(), Refusal> {
-        let leg = self.add_leg(call, &target)?;
-        let transfer = self.calls.find_mut(call).and_then(|entry| entry.transfer.as_mut());
-        let Some(transfer) = transfer else {
-            return Err(Refusal::status(481));
-        };
-        transfer.to = To::Invited(leg.leg);
-        let of = transfer.of;
-        self.open_media(leg)?;
+        let leg = self.add_transfer_target(call, &target)?;
+        let of = self.transferred(call).ok_or_else(|| Refusal::status(481))?;
         let offer = self.offer_of(of, leg)?;
         self.send_invite(now, leg, &target, of, Some(offer))
+    }
+
+    /// The leg of who is to take over.
+    pub(crate) fn add_transfer_target(
+        &mut self,
+        call: CallRef,
+        target: &Target,
+    ) -> Result<LegRef, Refusal> {
+        let leg = self.add_leg(call, target)?;
+        if let Some(entry) = self.calls.find_mut(call)
+            && let Some(transfer) = &mut entry.transfer
+        {
+            transfer.to = To::Invited(leg.leg);
+        }
+        self.open_media(leg)?;
+        Ok(leg)
     }
 
     /// True when the leg is one that is invited to take over.
@@ -194,6 +238,16 @@ impl Worker {
         if let Some(of) = of {
             self.want(now, of, What::Tell);
         }
+    }
+
+    /// A leg that invited us takes that back: true when it wanted to take another's place.
+    pub(crate) fn cancel_coming(&mut self, now: Instant, leg: LegRef) -> bool {
+        let transfer = self.calls.find(leg.call).and_then(|call| call.transfer.as_ref());
+        let is_coming = transfer.is_some_and(|transfer| transfer.to == To::Coming(leg.leg));
+        if is_coming {
+            self.fail_transfer(now, leg.call, 487);
+        }
+        is_coming
     }
 
     /// A leg that we invited will not come: its transfer has failed, or its call is over.
@@ -220,7 +274,7 @@ impl Worker {
         let Some(transfer) = transfer else { return };
         let (a, b) = match transfer.to {
             To::Sought => return,
-            To::Invited(leg) => (transfer.of, LegRef { call, leg }),
+            To::Invited(leg) | To::Coming(leg) => (transfer.of, LegRef { call, leg }),
             To::Standing(leg) => (transfer.of, leg),
         };
         let between = [self.peer_of(a), self.peer_of(b)];
@@ -235,6 +289,11 @@ impl Worker {
         }
         self.join(a, b);
         self.count(Counter::TransfersCompleted);
+        if matches!(transfer.to, To::Coming(_)) {
+            let described = self.calls.leg(a).map_or(Box::default(), |leg| leg.described.clone());
+            let sdp = self.sdp_for(b, &described);
+            self.answer(now, b, 200, sdp);
+        }
         for of in [a.call, b.call] {
             if let Some(entry) = self.calls.find_mut(of)
                 && entry.state != CallState::Answered
@@ -283,6 +342,11 @@ impl Worker {
                 }
             }
             To::Standing(leg) => parties.push(leg),
+            To::Coming(leg) => {
+                let leg = LegRef { call, leg };
+                self.part_leg(now, leg, &Refusal::status(status));
+                self.close_media(now, leg);
+            }
         }
         if let Some(by) = transfer.by {
             self.report(now, by, status);
@@ -456,8 +520,10 @@ impl Worker {
     fn joins(&self, leg: LegRef) -> Option<LegRef> {
         let transfer = self.calls.find(self.transferring(leg)?)?.transfer.as_ref()?;
         match transfer.to {
-            To::Standing(to) if transfer.of == leg => Some(to),
-            _ => None,
+            _ if transfer.of != leg => None,
+            To::Standing(to) => Some(to),
+            To::Coming(to) => Some(LegRef { call: self.transferring(leg)?, leg: to }),
+            To::Sought | To::Invited(_) => None,
         }
     }
 
@@ -476,8 +542,11 @@ impl Worker {
         }
         match (self.joins(leg), self.transferring(leg)) {
             (Some(other), Some(call)) => {
+                let stands = self.calls.leg(other).is_some_and(|leg| leg.invited.is_none());
                 self.complete_transfer(now, call);
-                self.want(now, other, What::Tell);
+                if stands {
+                    self.want(now, other, What::Tell);
+                }
             }
             // It came to nothing meanwhile; what was agreed on goes on with whom it is joined to.
             _ => self.want(now, leg, What::Tell),

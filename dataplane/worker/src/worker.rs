@@ -12,6 +12,8 @@ use sip::transaction::{Fired, Sent, Transactions};
 use crate::bypass::{CountBypass, Way};
 use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
+use crate::guard::Guard;
+use crate::overload::Overload;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
 use crate::{Config, Effect, Input, Passed};
@@ -59,6 +61,8 @@ pub struct Worker {
     pub(crate) region: Arc<Region>,
     pub(crate) rng: Rng,
     pub(crate) nonces: NonceKey,
+    pub(crate) guard: Guard,
+    pub(crate) overload: Overload,
     pub(crate) transactions: Transactions<Flow>,
     pub(crate) calls: Calls,
     pub(crate) streams: Streams,
@@ -131,6 +135,8 @@ impl Worker {
         let ports = PortPool::new(config.id, config.workers, &addresses, config.rtp_ports);
         let mut worker = Worker {
             nonces: NonceKey::new(config.nonce_key),
+            guard: Guard::new(rng.next_u64(), config.limits.strangers),
+            overload: Overload::default(),
             transactions: Transactions::new(config.limits.transactions, rng.next_u64()),
             calls: Calls::new(first, generations),
             streams: Streams::new(ports.pairs()),
@@ -191,6 +197,7 @@ impl Worker {
             Input::ControlHere => self.control_here = true,
             Input::ControlGone => self.lose_control(now),
             Input::Paused => self.timers_wait_until = now + CATCH_UP,
+            Input::Load(busy) => self.overload.observe(busy, self.config.limits.busy),
             Input::Stopping => self.stop_recordings(now),
             Input::Timeout if self.more_commands => self.take_commands(now),
             Input::Timeout => {}

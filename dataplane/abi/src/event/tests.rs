@@ -85,6 +85,7 @@ fn event() -> impl Strategy<Value = Event> {
             leg,
             addr
         }),
+        (any::<u32>(), address()).prop_map(|(seconds, addr)| Event::SourceBanned { addr, seconds }),
     ]
 }
 
@@ -96,7 +97,7 @@ proptest! {
 
     #[test]
     fn any_record_is_an_event_or_corrupt(
-        kind in prop_oneof![0u64..11, any::<u64>()],
+        kind in prop_oneof![0u64..24, any::<u64>()],
         fields in any::<[u64; 12]>(),
         shift in 0u32..64,
     ) {

@@ -130,7 +130,7 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
             tenants: 4,
             trunks: 4,
         },
-        limits: worker::Limits { transactions: 4_096 },
+        limits: worker::Limits { transactions: 4_096, ..worker::Limits::default() },
         media,
         media_timeout: None,
         xdp: driver::XdpSettings::default(),

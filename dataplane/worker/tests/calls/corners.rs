@@ -84,7 +84,7 @@ fn a_refused_change_leaves_room_for_the_next() {
 
 #[test]
 fn strangers_take_no_room_and_a_bye_needs_none() {
-    let mut house = House::limited(Limits { transactions: 8 });
+    let mut house = House::limited(Limits { transactions: 8, ..Limits::default() });
     house.register("1001", AGENT_A);
     let (_, ok) = house.call_through("1001", AGENT_A, "c1");
     for number in 0..64 {

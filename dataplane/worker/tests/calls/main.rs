@@ -6,4 +6,5 @@ mod flows;
 mod house;
 mod media;
 mod storm;
+mod strangers;
 mod transfers;

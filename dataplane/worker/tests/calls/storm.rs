@@ -27,7 +27,8 @@ impl Storm {
         let mut rng = Rng::from_number(seed);
         let is_calm = rng.chance(40);
         let is_full = !is_calm && rng.chance(30);
-        let limits = if is_full { Limits { transactions: 12 } } else { Limits::default() };
+        let small = Limits { transactions: 12, ..Limits::default() };
+        let limits = if is_full { small } else { Limits::default() };
         let mut house = House::limited(limits);
         house.attach_control();
         house.register("1001", AGENT_A);
