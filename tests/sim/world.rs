@@ -768,6 +768,8 @@ fn provision() -> Provision {
             name: "carrier".into(),
             net: "10.9.0.0/16".parse().expect("a network"),
         }],
+        forwards: Vec::new(),
+        hold_music: None,
         routes: vec![Route { tenant: TENANT, prefix: "9".into(), to }],
     }
 }

@@ -9,7 +9,7 @@ use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
 use crate::cdm::CcbStatus;
 use crate::login::{End, LoginKey};
-use crate::routes::{Cidr, Route};
+use crate::routes::{Cidr, Forward, Route};
 
 /// What a blade's core is told.
 #[derive(Debug)]
@@ -76,6 +76,30 @@ pub enum Input {
         reply: u64,
         /// Which leg, and what.
         order: Box<Order>,
+    },
+    /// The peer of a leg is to be given to a number.
+    Transfer {
+        /// Comes back with the result: whether it began.
+        reply: u64,
+        /// The CCB.
+        ccb: CcbId,
+        /// The call.
+        call: CallRef,
+        /// The leg whose party wants that, as it were.
+        leg: u8,
+        /// The number.
+        to: String,
+    },
+    /// An agent's phone is to be called, and then a number.
+    Dial {
+        /// Comes back with the result: whether the phone is being called.
+        reply: u64,
+        /// The agent's tenant.
+        tenant: TenantId,
+        /// The agent's number.
+        from: String,
+        /// The number.
+        to: String,
     },
     /// The record of that call is safe; its row may go.
     Recorded {
@@ -256,6 +280,10 @@ pub struct Provision {
     pub trunks: Vec<TrunkRecord>,
     /// Where numbers go that are no agent's.
     pub routes: Vec<Route>,
+    /// Where calls to a number go that are not taken there.
+    pub forwards: Vec<Forward>,
+    /// The prompt that held parties hear.
+    pub hold_music: Option<String>,
 }
 
 /// A tenant of the directory.

@@ -173,6 +173,8 @@ counters! {
     TransfersCompleted = "transfers_completed",
     /// Transfers that did not.
     TransfersFailed = "transfers_failed",
+    /// Calls for which an agent's phone was called first, and answered.
+    CallsDialled = "calls_dialled",
 }
 
 impl Counter {

@@ -97,6 +97,11 @@ impl Worker {
             self.leg_gone(leg);
             return self.lose_target(now, leg, 502);
         };
+        if self.calls.find(leg.call).is_some_and(|call| call.dialling.is_some()) {
+            self.learn_remote(now, leg, message.body());
+            self.finish_handshake(leg, &inviting, message);
+            return self.on_first_answered(now, leg);
+        }
         if self.is_transfer_to(leg) {
             self.learn_remote(now, leg, message.body());
             self.finish_handshake(leg, &inviting, message);

@@ -18,6 +18,7 @@ use media::codec::Codec;
 use sip::dialog::Dialog;
 use sip::transaction::{ClientKey, Hop, ServerKey};
 
+use crate::forward::Diversion;
 use crate::functions::Functions;
 use crate::refer::Report;
 use crate::transfer::{Change, Transfer};
@@ -98,6 +99,14 @@ pub struct Call {
     pub called: Number,
     /// A leg of this call is being given to somebody else.
     pub transfer: Option<Box<Transfer>>,
+    /// How often it was forwarded.
+    pub forwards: u8,
+    /// What its caller hears should nobody take it after all.
+    pub failing: Option<u16>,
+    /// Who forwarded it last.
+    pub diverted: Option<Diversion>,
+    /// What is to be called when its first leg was answered, which we called ourselves.
+    pub dialling: Option<Number>,
 }
 
 /// Joins two legs: what one sends, in SIP and in media, the other gets.

@@ -3,7 +3,7 @@
 use abi::{Command, Event, OpResult, Party, UnregisterCause};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
 
-use crate::call::{Flow, LegRef, Number, is_dialable};
+use crate::call::{Flow, LegRef, Number, Phase, is_dialable};
 use crate::dial::Target;
 use crate::functions::Ordered;
 use crate::refusal::Refusal;
@@ -21,6 +21,13 @@ impl Worker {
             }
             Command::Reject { op, ask, call, status, retry_after_s } => {
                 (op, self.on_reject(now, call, ask, status, retry_after_s))
+            }
+            Command::Forward { op, ask, call } => (op, self.on_forward(now, call, ask, blob)),
+            Command::Transfer { op, call, leg } => {
+                (op, self.on_transfer_ordered(now, LegRef { call, leg }, blob))
+            }
+            Command::Originate { op, agent, epoch } => {
+                (op, self.on_originate(now, agent, epoch, blob))
             }
             Command::Answer { op, ask, call } => (op, self.on_answer_ordered(now, call, ask)),
             Command::Media { op, call, leg, order } => {
@@ -65,12 +72,7 @@ impl Worker {
         .into_bytes();
         let trunk = self.trunk_of(flow.peer.ip()).map_or(NO_ROW, |(row, _)| row);
         let target = Target { party: Party::Trunk(trunk), number, flow, uri, lease: None };
-        let is_transfer = self.calls.find(call).is_some_and(|call| call.transfer.is_some());
-        let dialled = match is_transfer {
-            true => self.invite_target(now, call, target),
-            false => self.dial(now, call, target),
-        };
-        match dialled {
+        match self.dial_or_invite(now, call, target) {
             Ok(()) => OpResult::Ok,
             Err(refusal) => {
                 self.refuse_way(now, call, &refusal);
@@ -97,6 +99,21 @@ impl Worker {
             wait => Refusal::status(status).with("Retry-After", wait.to_string().as_bytes()),
         };
         self.refuse_way(now, call, &refusal);
+        OpResult::Ok
+    }
+
+    /// Control gives a leg's peer to somebody else.
+    fn on_transfer_ordered(&mut self, now: Instant, leg: LegRef, number: &[u8]) -> OpResult {
+        let number = Number::new(number).ok().filter(|it| !it.is_empty() && is_dialable(it));
+        let Some(call) = self.calls.find(leg.call) else {
+            return OpResult::NoSuchCall;
+        };
+        let stands = call.leg(leg.leg).is_some_and(|leg| leg.phase == Phase::Established);
+        let is_free = stands && call.transfer.is_none();
+        let (Some(number), true, Ok(of)) = (number, is_free, self.transferable(leg)) else {
+            return OpResult::Refused;
+        };
+        self.transfer_to_number(now, leg.call, Some(leg), of, number);
         OpResult::Ok
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use abi::{CallState, Counter, Party};
+use abi::{AgentRow, CallState, Counter, Party, Why};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
 use sip::wire::{self, Method, RequestWriter};
 
@@ -57,7 +57,13 @@ impl Worker {
         self.open_media(leg)?;
         self.join_media(caller, leg);
         let offer = self.offer_for(leg)?;
-        self.send_invite(now, leg, &target, caller, offer)
+        let name = self.calls.leg(caller).map_or(Number::EMPTY, |leg| leg.who);
+        let host = self.address_of(target.flow);
+        let diverted = self.calls.find(call).and_then(|call| call.diverted);
+        let diversion = diverted.map(|diverted| diverted.value(host)).unwrap_or_default();
+        let extra: [(&str, &[u8]); 1] = [("Diversion", diversion.as_bytes())];
+        let extra = if diverted.is_some() { &extra[..] } else { &[] };
+        self.send_invite_as(now, leg, &target, name, offer, extra)
     }
 
     /// Gives a call one more leg, which holds the target's lease and nothing else.
@@ -88,29 +94,16 @@ impl Worker {
         }
     }
 
-    /// Invites the party of a new leg, in the name of who is at the leg `from`.
-    pub(crate) fn send_invite(
+    /// Invites the party of a new leg in somebody's name, with further header fields.
+    pub(crate) fn send_invite_as(
         &mut self,
         now: Instant,
         leg: LegRef,
         target: &Target,
-        from: LegRef,
-        offer: Option<Vec<u8>>,
-    ) -> Result<(), Refusal> {
-        self.send_invite_with(now, leg, target, from, offer, &[])
-    }
-
-    /// The same, with further header fields.
-    pub(crate) fn send_invite_with(
-        &mut self,
-        now: Instant,
-        leg: LegRef,
-        target: &Target,
-        from: LegRef,
+        caller: Number,
         offer: Option<Vec<u8>>,
         extra: &[(&str, &[u8])],
     ) -> Result<(), Refusal> {
-        let caller = self.calls.leg(from).map_or(Number::EMPTY, |leg| leg.who);
         let hops = self.hops_left(leg);
         let branch = self.fresh_branch();
         let address = self.address_of(target.flow);
@@ -153,16 +146,34 @@ impl Worker {
             new.phase = Phase::Outgoing;
             new.inviting = Some(Inviting { key, offered: offer.is_some() });
         }
-        self.timers.set(now + Duration::from_millis(RING_LIMIT_MS), Timer::Ring(leg));
+        let rings_ms = self.forwarded_after_ms(target).unwrap_or(RING_LIMIT_MS);
+        self.timers.set(now + Duration::from_millis(rings_ms), Timer::Ring(leg));
         self.note_call(leg.call);
         Ok(())
     }
 
     pub(crate) fn on_ring_limit(&mut self, now: Instant, leg: LegRef) {
-        if self.calls.leg(leg).is_some_and(|leg| leg.phase == Phase::Outgoing) {
-            self.part_leg(now, leg, &Refusal::status(480));
-            self.lose_target(now, leg, 480);
+        if self.calls.leg(leg).is_none_or(|leg| leg.phase != Phase::Outgoing) {
+            return;
         }
+        if self.forward_leg(now, leg, Why::NoAnswer, 480) {
+            return self.part_leg(now, leg, &Refusal::status(480));
+        }
+        let began = self.calls.find(leg.call).map_or(now, |call| call.started_at);
+        let limit = began + Duration::from_millis(RING_LIMIT_MS);
+        if now < limit && !self.is_transfer_to(leg) {
+            // It would have been forwarded, but nobody says where to.
+            return self.timers.set(limit, Timer::Ring(leg));
+        }
+        self.part_leg(now, leg, &Refusal::status(480));
+        self.lose_target(now, leg, 480);
+    }
+
+    /// How long a phone rings before its call is forwarded, in milliseconds; none when it is not.
+    fn forwarded_after_ms(&self, target: &Target) -> Option<u64> {
+        let row = self.region.agents().read(target.agent()?)?;
+        let is_forwarded = row.forwards & AgentRow::NO_ANSWER != 0;
+        is_forwarded.then(|| (u64::from(row.no_answer_s) * 1_000).min(RING_LIMIT_MS))
     }
 
     /// A Call-ID of ours, which hashes to this worker, so that all its messages find their way home.

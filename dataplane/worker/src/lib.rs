@@ -14,6 +14,7 @@ mod commands;
 mod config;
 mod dial;
 mod forks;
+mod forward;
 mod functions;
 mod goodbye;
 mod guard;

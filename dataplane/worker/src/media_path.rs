@@ -1,5 +1,6 @@
 //! The media of legs: their ports, whom they hear, and what SDP says of it.
 
+use abi::Event;
 use base::Instant;
 use media::codec::Codec;
 use media::{PairId, WhyNot};
@@ -158,8 +159,13 @@ impl Worker {
             if entry.held && !audio.held {
                 entry.unheld_at = now;
             }
-            entry.held = audio.held;
+            let was_held = std::mem::replace(&mut entry.held, audio.held);
             entry.silent = !audio.direction.sends();
+            if was_held != audio.held
+                && let Some(peer) = self.peer_of(leg)
+            {
+                self.tell(Event::Held { call: peer.call, leg: peer.leg, on: audio.held });
+            }
         }
         self.learn_video(now, leg, &sdp);
     }

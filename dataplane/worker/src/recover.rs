@@ -294,6 +294,10 @@ impl Worker {
             asked: None,
             called: row.called(),
             transfer: None,
+            forwards: 0,
+            failing: None,
+            diverted: None,
+            dialling: None,
         }
     }
 

@@ -155,7 +155,8 @@ impl Worker {
         let value = replaces_value(named);
         let extra: [(&str, &[u8]); 2] = [("Replaces", &value), (TICKET, &ticket)];
         let offer = self.offer_of(of, leg)?;
-        self.send_invite_with(now, leg, &target, of, Some(offer), &extra)
+        let name = self.calls.leg(of).map_or(Number::EMPTY, |leg| leg.who);
+        self.send_invite_as(now, leg, &target, name, Some(offer), &extra)
     }
 
     /// The SIP address of a location.

@@ -16,13 +16,13 @@
 
 use std::time::Duration;
 
-use abi::{CallState, Counter, Purpose};
+use abi::{CallState, Counter, Event, Why};
 use base::{CallRef, Instant};
 use sip::wire::{Method, Replaces};
 
 use crate::call::{Bridge, LegRef, Number, Phase};
 use crate::dial::Target;
-use crate::refusal::{RETRY_AFTER_S, Refusal};
+use crate::refusal::Refusal;
 use crate::worker::{Timer, Worker};
 
 /// How long who gave its peer away has to hang up, in milliseconds.
@@ -97,7 +97,7 @@ impl Worker {
         to: Number,
     ) {
         self.begin_transfer(now, call, by, of, To::Sought);
-        if let Err(refusal) = self.seek(now, call, to) {
+        if let Err(refusal) = self.seek(now, call, to, Why::Transferred) {
             self.fail_transfer(now, call, refusal.status);
         }
     }
@@ -161,6 +161,7 @@ impl Worker {
         let number = self.next_operation();
         if let Some(entry) = self.calls.find_mut(call) {
             entry.transfer = Some(Box::new(Transfer { number, by, of, to }));
+            (entry.forwards, entry.failing) = (0, None);
         }
         if of.call != call
             && let Some(entry) = self.calls.leg_mut(of)
@@ -174,23 +175,6 @@ impl Worker {
         self.report_transfer(now, call, 100);
     }
 
-    /// Finds the way to who is to take over: by the tables, else control is asked.
-    fn seek(&mut self, now: Instant, call: CallRef, to: Number) -> Result<(), Refusal> {
-        let tenant = self.calls.find(call).ok_or_else(|| Refusal::status(481))?.tenant;
-        match self.agent_called(tenant, &to) {
-            Some((agent, row)) => {
-                let target = self.reach_agent(now, agent, &row)?;
-                let lease = Some(self.win_lease(now, agent, Purpose::Transfer)?);
-                self.invite_target(now, call, Target { lease, ..target })
-            }
-            None if self.control_here => {
-                self.ask_for_transfer(now, call, to);
-                Ok(())
-            }
-            None => Err(Refusal::unavailable(RETRY_AFTER_S)),
-        }
-    }
-
     /// Invites who is to take over, with what the transferred party can do.
     pub(crate) fn invite_target(
         &mut self,
@@ -201,7 +185,8 @@ impl Worker {
         let leg = self.add_transfer_target(call, &target)?;
         let of = self.transferred(call).ok_or_else(|| Refusal::status(481))?;
         let offer = self.offer_of(of, leg)?;
-        self.send_invite(now, leg, &target, of, Some(offer))
+        let name = self.calls.leg(of).map_or(Number::EMPTY, |leg| leg.who);
+        self.send_invite_as(now, leg, &target, name, Some(offer), &[])
     }
 
     /// The leg of who is to take over.
@@ -218,6 +203,14 @@ impl Worker {
         }
         self.open_media(leg)?;
         Ok(leg)
+    }
+
+    /// Nobody is invited to take over any more; somebody else is sought.
+    pub(crate) fn seek_again(&mut self, call: CallRef) {
+        let transfer = self.calls.find_mut(call).and_then(|entry| entry.transfer.as_mut());
+        if let Some(transfer) = transfer {
+            transfer.to = To::Sought;
+        }
     }
 
     /// True when the leg is one that is invited to take over.
@@ -252,6 +245,14 @@ impl Worker {
 
     /// A leg that we invited will not come: its transfer has failed, or its call is over.
     pub(crate) fn lose_target(&mut self, now: Instant, leg: LegRef, status: u16) {
+        let why = match status {
+            486 | 600 | 603 => Some(Why::Busy),
+            404 | 408 | 410 | 480 | 500..600 => Some(Why::Unavailable),
+            _ => None,
+        };
+        if why.is_some_and(|why| self.forward_leg(now, leg, why, status)) {
+            return;
+        }
         if self.is_transfer_to(leg) {
             self.fail_transfer(now, leg.call, status);
         } else {
@@ -261,10 +262,13 @@ impl Worker {
 
     /// A transfer that is under way is refused; without one the call is.
     pub(crate) fn refuse_way(&mut self, now: Instant, call: CallRef, refusal: &Refusal) {
-        if self.calls.find(call).is_some_and(|call| call.transfer.is_some()) {
-            self.fail_transfer(now, call, refusal.status);
-        } else {
-            self.end_call(now, call, refusal);
+        let Some(entry) = self.calls.find(call) else { return };
+        match (&entry.transfer, entry.failing) {
+            (Some(_), failing) => {
+                self.fail_transfer(now, call, failing.unwrap_or(refusal.status));
+            }
+            (None, Some(status)) => self.end_call(now, call, &Refusal::status(status)),
+            (None, None) => self.end_call(now, call, refusal),
         }
     }
 
@@ -462,17 +466,28 @@ impl Worker {
     /// Parts a leg from the one that it is joined to. What one of them has asked the other is over.
     fn part_from_peer(&mut self, now: Instant, leg: LegRef) {
         let Some(peer) = self.peer_of(leg) else { return };
+        for leg in [leg, peer] {
+            // RFC 3261, 14.2: "return a 491 (Request Pending) response".
+            self.answer_no(now, leg, &Refusal::status(491));
+            if let Some(cseq) = self.calls.leg_mut(leg).and_then(|leg| leg.owes_ack.take()) {
+                self.send_ack_for(leg, cseq, None);
+            }
+        }
+        self.unjoin(now, leg);
+    }
+
+    /// The same for a leg that has asked nothing of its peer.
+    pub(crate) fn unjoin(&mut self, now: Instant, leg: LegRef) {
+        let Some(peer) = self.peer_of(leg) else { return };
         self.leave_bypass(leg, media::WhyNot::NoPeer);
         self.close_video(now, leg);
         self.close_video(now, peer);
         if let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) {
             self.streams.unbridge(pair);
         }
-        for leg in [leg, peer] {
-            // RFC 3261, 14.2: "return a 491 (Request Pending) response".
-            self.answer_no(now, leg, &Refusal::status(491));
-            if let Some(cseq) = self.calls.leg_mut(leg).and_then(|leg| leg.owes_ack.take()) {
-                self.send_ack_for(leg, cseq, None);
+        for (leg, peer) in [(leg, peer), (peer, leg)] {
+            if self.calls.leg(peer).is_some_and(|peer| peer.held) {
+                self.tell(Event::Held { call: leg.call, leg: leg.leg, on: false });
             }
             if let Some(entry) = self.calls.leg_mut(leg) {
                 entry.joined = None;

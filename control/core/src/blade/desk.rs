@@ -1,11 +1,12 @@
 use abi::{CallState, LegRow, Party};
-use base::{AgentSlot, CallRef, CcbId, Instant};
+use base::{AgentSlot, CallRef, CcbId, Instant, TenantId};
 
 use super::side::{self, Side};
 use super::{Blade, Entry};
 use crate::calls::{Call, Changed};
 use crate::login::{Change, Desk, End, LoginKey, Phone, Step};
 use crate::message::{CallEvent, CallRecord, CloseReason, DeskMessage, LegRecord, Output};
+use crate::routes::Forwards;
 
 impl Blade {
     /// A desk attaches to its login, first or again (S1-063).
@@ -212,6 +213,14 @@ impl Blade {
 }
 
 impl Entry {
+    /// Takes what the rules say of the number.
+    pub(super) fn mark(&mut self, tenant: TenantId, forwards: &Forwards) {
+        let mut row = abi::AgentRow::default();
+        row.set_number(base::Text::new(self.record.number.as_bytes()).unwrap_or_default());
+        forwards.mark(tenant, &mut row);
+        self.forwards = (row.forwards, row.no_answer_s);
+    }
+
     /// The row of this login.
     pub(super) fn row(&self, login: LoginKey) -> abi::AgentRow {
         let cti_state = match self.login.desk {
@@ -229,6 +238,8 @@ impl Entry {
             cti_state: cti_state.into(),
             agent_type: self.record.agent_type,
             cti_since: self.login.desk_since.as_nanos(),
+            forwards: self.forwards.0,
+            no_answer_s: self.forwards.1,
             ..abi::AgentRow::default()
         };
         row.set_number(base::Text::new(self.record.number.as_bytes()).unwrap_or_default());

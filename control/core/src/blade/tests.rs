@@ -262,6 +262,8 @@ fn provision() -> Provision {
             name: "t".into(),
             net: "10.1.0.0/16".parse().expect("a network"),
         }],
+        forwards: Vec::new(),
+        hold_music: None,
         routes: vec![Route {
             tenant: TENANT,
             prefix: "9".into(),
@@ -767,7 +769,7 @@ fn a_number_that_is_no_agents_goes_by_its_prefix_and_no_trunk_may_use_a_trunk() 
         let (op, location) = (at as u64 + 50, LocationId(0));
         world.planes[0].event(
             0,
-            Event::Asked { op, call, tenant: TENANT, caller, location },
+            Event::Asked { op, call, tenant: TENANT, caller, location, why: abi::Why::Called },
             number,
         );
         world.give(Input::Pump);
@@ -794,8 +796,14 @@ fn commands_wait_for_room_in_their_order() {
     let agent = Party::Agent(AgentSlot(0), 1);
     for op in 0..40 {
         let call = CallRef { slot: 0, generation: op as u32 };
-        let event =
-            Event::Asked { op, call, tenant: TENANT, caller: agent, location: LocationId(0) };
+        let event = Event::Asked {
+            op,
+            call,
+            tenant: TENANT,
+            caller: agent,
+            location: LocationId(0),
+            why: abi::Why::Called,
+        };
         world.planes[0].event(0, event, b"9");
         world.give(Input::Pump);
     }

@@ -88,6 +88,7 @@ fn counts_json(counts: &Counts) -> Value {
         "asked_dialled": counts.asked_dialled,
         "asked_rejected": counts.asked_rejected,
         "asked_served": counts.asked_served,
+        "asked_forwarded": counts.asked_forwarded,
         "digits": counts.digits,
         "spool_changes": counts.spool_changes,
         "leases_expired": counts.leases_expired,

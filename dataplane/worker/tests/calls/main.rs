@@ -3,6 +3,7 @@
 mod corners;
 mod deaths;
 mod flows;
+mod forwards;
 mod house;
 mod media;
 mod storm;
