@@ -9,6 +9,7 @@ mod lab;
 mod media;
 mod phone;
 mod sipp;
+mod transfer;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream, UdpSocket};

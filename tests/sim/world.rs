@@ -762,14 +762,18 @@ fn provision() -> Provision {
     let address = TRUNK.parse().expect("an address");
     let to = Destination::Trunk { address, location: None };
     Provision {
-        tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: REALM.into() }],
+        tenants: vec![TenantRecord {
+            id: TENANT,
+            name: "demo".into(),
+            realm: REALM.into(),
+            hold_music: None,
+        }],
         trunks: vec![TrunkRecord {
             tenant: TENANT,
             name: "carrier".into(),
             net: "10.9.0.0/16".parse().expect("a network"),
         }],
         forwards: Vec::new(),
-        hold_music: None,
         routes: vec![Route { tenant: TENANT, prefix: "9".into(), to }],
     }
 }

@@ -282,8 +282,6 @@ pub struct Provision {
     pub routes: Vec<Route>,
     /// Where calls to a number go that are not taken there.
     pub forwards: Vec<Forward>,
-    /// The prompt that held parties hear.
-    pub hold_music: Option<String>,
 }
 
 /// A tenant of the directory.
@@ -295,6 +293,8 @@ pub struct TenantRecord {
     pub name: String,
     /// The realm of its phones, at most 64 bytes.
     pub realm: String,
+    /// The prompt that held parties hear; none is silence.
+    pub hold_music: Option<String>,
 }
 
 /// A trunk of the directory.

@@ -184,7 +184,11 @@ impl Worker {
         };
         entry.phase = Phase::Gone;
         entry.inviting = None;
-        self.note_leg(leg);
+        // Of more than two, one may go without the call.
+        match self.calls.find(leg.call).is_some_and(|call| call.legs.len() > 2) {
+            true => self.note_call(leg.call),
+            false => self.note_leg(leg),
+        }
         self.forget_if_over(leg.call);
     }
 

@@ -1,4 +1,4 @@
-use abi::{CallState, LegRow, Party};
+use abi::{CallState, LegRow, LegState, Party};
 use base::{AgentSlot, CallRef, CcbId, Instant, TenantId};
 
 use super::side::{self, Side};
@@ -204,7 +204,8 @@ impl Blade {
                 continue;
             };
             let event = event_of(call.row.state(), leg);
-            let before = changed.before.and_then(|state| event_of(state, leg));
+            let was = changed.legs_before.iter().find(|was| was.leg == leg.leg);
+            let before = changed.before.zip(was).and_then(|(state, was)| event_of(state, was));
             if let Some(event) = event.filter(|event| Some(*event) != before) {
                 out.push(Output::Desk { socket, message: message_of(event, call, leg) });
             }
@@ -249,10 +250,15 @@ impl Entry {
     }
 }
 
-/// What the agent of that leg sees of a call in that state. Leg 0 is the caller's.
+/// What the agent of that leg sees of a call in that state. Leg 0 is the caller's; one behind the first two came
+/// by forwarding or a transfer, and rings while others talk.
 fn event_of(state: CallState, leg: &LegRow) -> Option<CallEvent> {
     match state {
         CallState::Free => None,
+        _ if leg.state() == LegState::Ended => Some(CallEvent::ConnectionCleared),
+        CallState::Answered if leg.leg > 1 && leg.state() != LegState::Answered => {
+            Some(CallEvent::Delivered)
+        }
         CallState::Asked | CallState::Calling => (leg.leg == 0).then_some(CallEvent::Originated),
         CallState::Ringing => Some(CallEvent::Delivered),
         CallState::Answered => Some(CallEvent::Established),

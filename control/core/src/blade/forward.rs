@@ -110,8 +110,11 @@ impl Blade {
         out: &mut Vec<Output>,
     ) {
         let Some(side) = self.sides.get_mut(&ccb) else { return };
-        let stands = side.calls.find(call).is_some_and(|it| it.row.state() == CallState::Answered);
-        let music = self.provision.hold_music.clone().filter(|_| on && stands);
+        let stands = |it: &&crate::calls::Call| it.row.state() == CallState::Answered;
+        let tenant = side.calls.find(call).filter(stands).map(|it| it.row.tenant());
+        let mut tenants = self.provision.tenants.iter();
+        let tenant = tenants.find(|one| on && Some(one.id) == tenant);
+        let music = tenant.and_then(|tenant| tenant.hold_music.clone());
         let (order, prompt) = match (music, on) {
             (Some(music), _) => {
                 side.held.insert((call, leg));

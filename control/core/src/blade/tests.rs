@@ -10,6 +10,7 @@ use abi::{
     EventSender, Layout, LegRow, LegState, LocationRow, OpResult, RegistrationRow, UnregisterCause,
 };
 
+mod forwards;
 mod orders;
 
 const WORKERS: u8 = 2;
@@ -256,14 +257,18 @@ impl World {
 
 fn provision() -> Provision {
     Provision {
-        tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: "r".into() }],
+        tenants: vec![TenantRecord {
+            id: TENANT,
+            name: "demo".into(),
+            realm: "r".into(),
+            hold_music: None,
+        }],
         trunks: vec![TrunkRecord {
             tenant: TENANT,
             name: "t".into(),
             net: "10.1.0.0/16".parse().expect("a network"),
         }],
         forwards: Vec::new(),
-        hold_music: None,
         routes: vec![Route {
             tenant: TENANT,
             prefix: "9".into(),

@@ -12,7 +12,7 @@ use control_core::{CcbView, Counts, End, LoginView, OpOutcome, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, orders};
+use super::{ApiError, App, forwards, orders};
 use crate::directory::Identity;
 use crate::{clock, records};
 
@@ -22,7 +22,12 @@ pub fn router(app: App) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/agents", get(agents))
         .route("/v1/agents/{tenant}/{agent}/logout", post(logout))
-        .route("/v1/calls", get(calls))
+        .route("/v1/calls", get(calls).post(forwards::dial))
+        .route("/v1/calls/{call}/legs/{leg}/transfer", post(forwards::transfer))
+        .route("/v1/tenants/{tenant}/forwards", get(forwards::list))
+        .route("/v1/tenants/{tenant}/forwards/{number}", post(forwards::set))
+        .route("/v1/tenants/{tenant}/forwards/{number}/remove", post(forwards::remove))
+        .route("/v1/tenants/{tenant}/hold-music", post(forwards::hold_music))
         .route("/v1/calls/{call}/release", post(release))
         .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
         .route("/v1/ccbs/{ccb}/calls/{call}/release", post(release_on))

@@ -65,6 +65,11 @@ impl House {
         House::of(2, Limits::default(), MediaConfig::default())
     }
 
+    /// The same, with these limits.
+    pub fn of_two_limited(limits: Limits) -> House {
+        House::of(2, limits, MediaConfig::default())
+    }
+
     fn of(workers: u8, limits: Limits, media: MediaConfig) -> House {
         let layout = Layout {
             ccb: CcbId(1),
@@ -194,11 +199,11 @@ impl House {
     }
 
     pub fn attach_control(&mut self) {
-        self.input(Input::ControlHere);
+        (0..self.workers.len()).for_each(|worker| self.input_to(worker, Input::ControlHere));
     }
 
     pub fn lose_control(&mut self) {
-        self.input(Input::ControlGone);
+        (0..self.workers.len()).for_each(|worker| self.input_to(worker, Input::ControlGone));
     }
 
     /// An RTP packet comes to a port pair.
@@ -249,8 +254,15 @@ impl House {
     }
 
     pub fn command(&mut self, command: Command, blob: &[u8]) {
-        let _wake = self.region.command_sender(WorkerId(0)).push(&command, blob).expect("room");
-        self.input(Input::Commands);
+        let call = match command {
+            Command::Dial { call, .. }
+            | Command::Reject { call, .. }
+            | Command::Release { call, .. } => Some(call),
+            _ => None,
+        };
+        let worker = call.and_then(|call| self.region.calls().owner(call.slot)).unwrap_or_default();
+        let _wake = self.region.command_sender(worker).push(&command, blob).expect("room");
+        self.input_to(usize::from(worker.0), Input::Commands);
     }
 
     pub fn send(&mut self, from: &str, text: &str) {
@@ -358,11 +370,12 @@ impl House {
     }
 
     pub fn events(&mut self) -> Vec<Event> {
-        let mut receiver = self.region.event_receiver(WorkerId(0));
-        let mut blob = Vec::new();
-        let mut events = Vec::new();
-        while let Some(event) = receiver.pop(&mut blob) {
-            events.push(event.expect("sane").value);
+        let (mut blob, mut events) = (Vec::new(), Vec::new());
+        for worker in 0..self.config.workers {
+            let mut receiver = self.region.event_receiver(WorkerId(worker));
+            while let Some(event) = receiver.pop(&mut blob) {
+                events.push(event.expect("sane").value);
+            }
         }
         events
     }

@@ -29,7 +29,10 @@ impl Storm {
         let is_full = !is_calm && rng.chance(30);
         let small = Limits { transactions: 12, ..Limits::default() };
         let limits = if is_full { small } else { Limits::default() };
-        let mut house = House::limited(limits);
+        let mut house = match rng.chance(30) {
+            true => House::of_two_limited(limits),
+            false => House::limited(limits),
+        };
         house.attach_control();
         house.register("1001", AGENT_A);
         house.register("1002", AGENT_B);
