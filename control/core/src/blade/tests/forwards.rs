@@ -103,7 +103,7 @@ fn a_click_dials_from_the_agent_s_phone() {
     assert_eq!(outcome(&out), Some(OpOutcome::Done(OpResult::NoSuchAgent)));
     assert_eq!(outcome(&world.give(dial("1"))), None, "the data plane has to do it first");
     let slot = world.slot(granted.login);
-    let worker = (slot.0 % u32::from(world.planes[0].region.layout().workers)) as u8;
+    let worker = (slot.0 % u32::from(world.planes[0].region.layout().workers)) as usize;
     let (command, to) = world.planes[0].commands(worker).pop().expect("it is told");
     let Command::Originate { op, agent, epoch } = command else { panic!("{command:?}") };
     assert_eq!((agent, epoch, &*to), (slot, 1, &b"777"[..]));
@@ -146,7 +146,7 @@ fn who_is_held_hears_music_where_there_is_some() {
     let call = talking(&mut world);
     let mut with_music = provision();
     with_music.tenants[0].hold_music = Some("hold.wav".into());
-    let mut hold = |world: &mut World, on| {
+    let hold = |world: &mut World, on| {
         world.planes[0].event(0, Event::Held { call, leg: 0, on }, &[]);
         world.give(Input::Pump);
         world.planes[0].commands(0).pop().map(|(command, prompt)| match command {
