@@ -84,7 +84,7 @@ impl House {
         for agent in 0..AGENTS {
             log_in(&region, agent);
         }
-        let location = Location { name: "local".into(), ip: [127, 0, 0, 1].into(), sip_port: 5060 };
+        let location = Location::udp("local", [127, 0, 0, 1].into(), 5060);
         let config = Config {
             id: WorkerId(0),
             workers: 1,
@@ -94,6 +94,7 @@ impl House {
             seed: [7; 32],
             nonce_key: [9; 32],
             limits: Limits::default(),
+            session: Default::default(),
             media: worker::MediaConfig::default(),
         };
         let now = Instant::from_nanos(1_000_000_000);

@@ -3,7 +3,7 @@
 //! `cargo build --release --bin jackfield && cargo run --release -p house-bench --bin relay`; see
 //! bench/README.md.
 
-mod lab;
+mod functions;
 mod measure;
 mod relays;
 mod table;
@@ -13,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use lab::{Broom, Lab};
+use house_bench::lab::{Broom, Lab};
 use measure::Plan;
 use relays::Relay;
 use table::Table;
@@ -28,8 +28,8 @@ struct Options {
     /// Append the rows to bench/RESULTS.md
     #[arg(long)]
     append: bool,
-    /// Only these: rtpengine, recvmmsg, io_uring, xdp; may be repeated. The generator alone is always
-    /// measured, for what it costs is taken off
+    /// Only these: rtpengine, recvmmsg, io_uring, xdp, recording; may be repeated. With a relay, the
+    /// generator alone is always measured, for what it costs is taken off
     #[arg(long, value_name = "RELAY")]
     only: Vec<String>,
     /// Calls while CPU time and delays are measured; each has two streams
@@ -41,6 +41,9 @@ struct Options {
     /// Calls that are set up and torn down; 0 leaves it out
     #[arg(long, value_name = "N", default_value_t = 50_000)]
     churn: u32,
+    /// Calls that are recorded, then mixed
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    recorded_calls: u32,
     /// The core of the generator; relays run on core 0
     #[arg(long, value_name = "CORE", default_value_t = 1)]
     core: usize,
@@ -66,10 +69,12 @@ fn run(options: &Options) -> Result<(), String> {
             eprintln!("relay: --media {name} is not in this build");
         }
     }
-    let wanted = |relay: &Relay| {
-        *relay == Relay::Nobody
-            || options.only.is_empty()
-            || options.only.iter().any(|name| name == relay.name())
+    let is_wanted =
+        |name: &str| options.only.is_empty() || options.only.iter().any(|only| only == name);
+    let only_functions = options.only.iter().all(|only| only == functions::NAME);
+    let wanted = |relay: &Relay| match relay {
+        Relay::Nobody => options.only.is_empty() || !only_functions,
+        relay => is_wanted(relay.name()),
     };
     // Nobody comes first: the rows of the others need its.
     let all = [Relay::Nobody, Relay::Rtpengine].into_iter().chain(ours);
@@ -85,6 +90,15 @@ fn run(options: &Options) -> Result<(), String> {
             // The others are still worth their rows.
             eprintln!("relay: {}: {why}", relay.name());
             faults.push(format!("{}: {why}", relay.name()));
+        }
+    }
+    if is_wanted(functions::NAME) {
+        eprintln!("relay: {}", functions::NAME);
+        lab.pass(None)?;
+        let (calls, (seconds, repeat)) = (options.recorded_calls, plan.windows());
+        let made = functions::measure(&lab, &program, calls, seconds, repeat, &mut table);
+        if let Err(why) = made {
+            faults.push(format!("{}: {why}", functions::NAME));
         }
     }
     let text = table.markdown();

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::lab::{self, Lab, Setting};
 use crate::relays::{self, Relay, Started};
 use crate::table::{Better, Table};
+use house_bench::lab::{self, Lab, Setting};
 
 /// The rate at which delays are measured.
 const DELAY_RATE: u32 = 100_000;
@@ -56,6 +56,11 @@ impl Plan {
             };
         }
         Plan { quick, rates, seconds: 10, repeat: 3, calls, memory_calls, churn }
+    }
+
+    /// How long each measurement lasts, in seconds, and how often each is made.
+    pub fn windows(&self) -> (u32, u32) {
+        (self.seconds, self.repeat)
     }
 }
 
@@ -280,7 +285,8 @@ fn run(command: &mut Command) -> Result<String, String> {
     Err(String::from_utf8_lossy(&output.stderr).trim().to_owned())
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+/// The one in the middle; 0 of none.
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)

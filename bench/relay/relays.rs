@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::lab::{Lab, Running, SBC, TRUNK};
+use house_bench::lab::{Lab, Running, SBC, TRUNK};
 
 /// rtpengine's control port.
 const NG_PORT: u16 = 2223;
@@ -45,9 +45,14 @@ impl Relay {
 }
 
 /// A relay that runs.
+#[derive(Default)]
 pub struct Started {
     /// What to watch.
     pub pid: Option<u32>,
+    /// Control, of ours.
+    pub control: Option<u32>,
+    /// Where ours is told what to do.
+    pub folder: PathBuf,
     /// How the generator reaches it.
     pub flags: Vec<String>,
     _process: Option<Running>,
@@ -82,8 +87,8 @@ pub fn ours(program: &Path) -> Vec<Relay> {
 pub fn start(lab: &Lab, relay: Relay, agents: u32) -> Result<Started, String> {
     match relay {
         Relay::Nobody => {
-            let flags = vec!["--direct".into(), crate::lab::PHONES.into()];
-            Ok(Started { pid: None, flags, _process: None })
+            let flags = vec!["--direct".into(), house_bench::lab::PHONES.into()];
+            Ok(Started { flags, ..Started::default() })
         }
         Relay::Rtpengine => start_rtpengine(lab),
         Relay::Jackfield(media) => start_jackfield(lab, media, agents),
@@ -110,7 +115,8 @@ fn start_rtpengine(lab: &Lab) -> Result<Started, String> {
         text.contains(&format!(":{NG_PORT:04X} ")).then_some(())
     };
     process.wait_for(START_LIMIT, listens)?;
-    Ok(Started { pid: Some(pid), flags: vec!["--ng".into(), ng], _process: Some(process) })
+    let flags = vec!["--ng".into(), ng];
+    Ok(Started { pid: Some(pid), flags, _process: Some(process), ..Started::default() })
 }
 
 fn start_jackfield(lab: &Lab, media: &str, agents: u32) -> Result<Started, String> {
@@ -118,7 +124,8 @@ fn start_jackfield(lab: &Lab, media: &str, agents: u32) -> Result<Started, Strin
     command.args(["demo", "--bind", SBC, "--cores", "1", "--rtp-ports", "10000-65000"]);
     command.args(["--trunk", &format!("{TRUNK}/32"), "--agents", &agents.to_string()]);
     command.arg("--http").arg(HTTP_PORT.to_string());
-    command.arg("--dir").arg(lab.folder.join("demo"));
+    let folder = lab.folder.join("demo");
+    command.arg("--dir").arg(&folder);
     if !media.is_empty() {
         command.args(["--media", media]);
     }
@@ -135,7 +142,13 @@ fn start_jackfield(lab: &Lab, media: &str, agents: u32) -> Result<Started, Strin
     // Only the data plane is measured; logins may use all cores.
     spread(control);
     let flags = ["--http".into(), format!("{SBC}:{HTTP_PORT}"), "--callers".into(), TRUNK.into()];
-    Ok(Started { pid: Some(data_plane), flags: flags.into(), _process: Some(process) })
+    Ok(Started {
+        pid: Some(data_plane),
+        control: Some(control),
+        folder,
+        flags: flags.into(),
+        _process: Some(process),
+    })
 }
 
 /// The child of `parent` whose first argument is `role`.

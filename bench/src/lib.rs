@@ -3,6 +3,8 @@
 //! Benches of one thread read the thread's CPU time, so that what else runs on the machine costs
 //! them caches but no time of its own.
 
+pub mod lab;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;

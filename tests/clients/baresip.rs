@@ -13,6 +13,14 @@ pub struct Baresip {
     folder: PathBuf,
 }
 
+/// How a phone's SIP goes.
+pub struct Way {
+    /// The transport, as URIs name it.
+    pub transport: &'static str,
+    /// The root that it verifies certificates by.
+    pub ca: Option<PathBuf>,
+}
+
 /// What a phone recorded of the other side.
 #[derive(Debug)]
 pub struct Sound {
@@ -31,14 +39,31 @@ impl Baresip {
         dial: Option<&str>,
         folder: &Path,
     ) -> Baresip {
+        let way = Way { transport: "udp", ca: None };
+        Baresip::start_by(&way, host, ip, login, tone_hz, dial, folder)
+    }
+
+    /// The same by any transport.
+    pub fn start_by(
+        way: &Way,
+        host: &Host,
+        ip: &str,
+        login: &Value,
+        tone_hz: u32,
+        dial: Option<&str>,
+        folder: &Path,
+    ) -> Baresip {
+        let transport = way.transport;
         let folder = folder.join(format!("baresip-{ip}"));
         fs::create_dir_all(&folder).expect("a folder");
         let phone = &login["phone"];
         let text = |value: &Value| value.as_str().expect("text").to_owned();
-        let sbc =
-            format!("{}:{}", text(&phone["addresses"][0]["host"]), phone["addresses"][0]["port"]);
+        let mut addresses = phone["addresses"].as_array().expect("addresses").iter();
+        let address = addresses.find(|address| address["transport"] == transport);
+        let address = address.unwrap_or_else(|| panic!("nothing by {transport} in {phone}"));
+        let sbc = format!("{}:{}", text(&address["host"]), address["port"]);
         let account = format!(
-            "<sip:{}@{sbc};transport=udp>;auth_user={};auth_pass={};regint=600;answermode={}\n",
+            "<sip:{}@{sbc};transport={transport}>;auth_user={};auth_pass={};regint=600;answermode={}\n",
             text(&phone["user"]),
             text(&phone["auth_user"]),
             text(&phone["secret"]),
@@ -46,14 +71,11 @@ impl Baresip {
         );
         fs::write(folder.join("accounts"), account).expect("written");
         fs::write(folder.join("contacts"), "").expect("written");
-        fs::write(folder.join("config"), config(ip, tone_hz, &folder)).expect("written");
+        fs::write(folder.join("config"), config(ip, tone_hz, way, &folder)).expect("written");
         let mut command = host.command("baresip");
         command.arg("-f").arg(&folder).arg("-v");
         if let Some(number) = dial {
-            let host = text(&phone["addresses"][0]["host"]);
-            command
-                .arg("-e")
-                .arg(format!("/dial sip:{number}@{host}:{}", phone["addresses"][0]["port"]));
+            command.arg("-e").arg(format!("/dial sip:{number}@{sbc};transport={transport}"));
         }
         let process = Process::start(&mut command, &folder, "baresip");
         Baresip { process, folder }
@@ -79,12 +101,15 @@ impl Baresip {
     }
 }
 
-fn config(ip: &str, tone_hz: u32, folder: &Path) -> String {
+fn config(ip: &str, tone_hz: u32, way: &Way, folder: &Path) -> String {
+    let verified = way.ca.as_ref().map_or(String::new(), |ca| {
+        format!("sip_cafile {}\nsip_verify_server yes\n", ca.display())
+    });
     let modules: String = ["g711", "ausine", "aubridge", "sndfile"]
         .map(|name| format!("module {name}.so\n"))
         .concat();
     format!(
-        "sip_listen {ip}:5070\nnet_interface {ip}\naudio_player aubridge,nowhere\naudio_alert aubridge,bell\n\
+        "{verified}sip_listen {ip}:5070\nnet_interface {ip}\naudio_player aubridge,nowhere\naudio_alert aubridge,bell\n\
          audio_source ausine,{tone_hz}\nausrc_srate 48000\nauplay_srate 8000\nausrc_channels 2\n\
          auplay_channels 1\nrtp_ports 20000-20100\nrtcp_mux no\njitter_buffer_delay 5-10\n\
          module_path /usr/lib/baresip/modules\n{modules}module_tmp account.so\nmodule_app menu.so\nmodule_app ctrl_tcp.so\nctrl_tcp_listen {ip}:4444\n\

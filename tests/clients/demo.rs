@@ -60,6 +60,16 @@ impl Demo {
         self.ask("status")
     }
 
+    /// The lines of the call records, a line for each leg.
+    pub fn records(&self) -> Vec<Value> {
+        let Ok(folder) = std::fs::read_dir(self.dir().join("records")) else { return Vec::new() };
+        let mut files: Vec<_> = folder.map(|file| file.expect("a file").path()).collect();
+        files.sort();
+        let text = files.iter().map(|file| std::fs::read_to_string(file).expect("text"));
+        let text: String = text.collect();
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
     /// A counter's sum over the workers.
     pub fn counter(&self, name: &str) -> u64 {
         let status = self.status().expect("status answers");

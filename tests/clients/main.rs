@@ -1,5 +1,5 @@
 //! The real binaries against real clients. Needs root (network namespaces) and Debian's baresip,
-//! sip-tester, iproute2 and curl; `tools/test.sh` installs them.
+//! sip-tester, sipvicious, iproute2 and curl; `tools/test.sh` installs them.
 
 mod baresip;
 mod capture;
@@ -8,8 +8,12 @@ mod desk;
 mod lab;
 mod media;
 mod phone;
+mod records;
+mod scanner;
 mod sipp;
+mod torture;
 mod transfer;
+mod transports;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream, UdpSocket};

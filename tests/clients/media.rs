@@ -211,11 +211,8 @@ fn a_third_host_that_guesses_ports_hears_nothing_and_changes_nothing() {
 
 /// The RTP ports of the calls that the records know.
 fn ports_of(lab: &Lab) -> HashSet<u16> {
-    let file = lab.demo.dir().join("calls.jsonl");
-    let text = std::fs::read_to_string(file).unwrap_or_default();
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lines = lab.demo.records().into_iter();
     lines
-        .flat_map(|line| line["legs"].as_array().cloned().unwrap_or_default())
         .filter_map(|leg| leg["rtp_port"].as_u64().map(|port| port as u16))
         .flat_map(|port| [port, port + 1])
         .collect()

@@ -49,6 +49,7 @@ impl Ccb {
             name: name.into(),
             ip: IpAddr::from([10, 0, id.0 as u8, number]),
             sip_port: SIP_PORT,
+            streams: worker::StreamPorts::default(),
         };
         Ccb {
             id,
@@ -76,6 +77,7 @@ impl Ccb {
             let mut seed = [0; 32];
             self.rng.fill(&mut seed);
             let config = Config {
+                session: Default::default(),
                 id,
                 workers: WORKERS,
                 ccb: self.id,
@@ -126,6 +128,8 @@ impl Ccb {
                     let from = SocketAddr::new(from.ip, from.sip_port);
                     out.push(Out::Send { from, to, bytes: datagram.to_vec() });
                 }
+                // The world has datagrams only.
+                Effect::Watch { .. } => {}
                 Effect::Mesh { to, passed } => out.push(Out::Mesh { to, passed }),
                 Effect::Bind { pair, location, port } => {
                     // The kernel refuses now and then: somebody else has the port.
@@ -151,6 +155,7 @@ impl Ccb {
                 | Effect::EnterBypass { .. }
                 | Effect::LeaveBypass { .. }
                 | Effect::Load { .. }
+                | Effect::Mirror(_)
                 | Effect::Spool { .. } => {}
                 Effect::WakeControl => out.push(Out::WakeControl),
             }

@@ -760,7 +760,8 @@ fn phone_config(user: &str, registrar: SocketAddr, ip: IpAddr, index: usize) -> 
 
 fn provision() -> Provision {
     let address = TRUNK.parse().expect("an address");
-    let to = Destination::Trunk { address, location: None };
+    let addresses = vec![address];
+    let to = Destination::Trunk { addresses, location: None, transport: base::Transport::Udp };
     Provision {
         tenants: vec![TenantRecord {
             id: TENANT,
@@ -775,5 +776,6 @@ fn provision() -> Provision {
         }],
         forwards: Vec::new(),
         routes: vec![Route { tenant: TENANT, prefix: "9".into(), to }],
+        options_s: 0,
     }
 }

@@ -21,7 +21,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("sip", &["base"]),
     ("media", &["base"]),
     ("worker", &["abi", "base", "media", "sip"]),
-    ("driver", &["abi", "base", "media", "worker"]),
+    ("driver", &["abi", "base", "media", "sip", "worker"]),
     ("control-core", &["abi", "base"]),
     ("control-server", &["abi", "base", "control-core"]),
     ("softphone", &["base", "media", "sip"]),

@@ -40,6 +40,8 @@ pub enum Command {
     /// Play, record, mix, collect digits in a call that stands; transfer it, or begin one
     #[command(subcommand)]
     Call(CallCommand),
+    /// Show live signalling as a ladder: who sends which message to whom
+    Trace(Trace),
     /// Show and set where calls go that are not taken
     #[command(subcommand)]
     Forward(ForwardCommand),
@@ -84,6 +86,10 @@ pub struct Control {
     /// The configuration file
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// The folder of call records, a file a day and a line for each leg [default: control.records of the
+    /// configuration, else none are kept]
+    #[arg(long, value_name = "DIR")]
+    pub records: Option<PathBuf>,
     /// Stop when the process with this id, the parent, is gone.
     #[arg(long, hide = true, value_name = "PID")]
     pub die_with_parent: Option<u32>,
@@ -124,6 +130,38 @@ pub struct Top {
     pub every: u64,
 }
 
+/// `trace`
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// Where it runs.
+    #[command(flatten)]
+    pub at: Where,
+    /// The signalling of all calls and registrations; what is shown when nothing is named
+    #[arg(value_name = "all", value_parser = ["all"], conflicts_with_all = ["call", "number"])]
+    pub all: Option<String>,
+    /// One call: its serial number, or its name as `jackfield calls` prints it
+    #[arg(long, value_name = "SERIAL", conflicts_with = "number")]
+    pub call: Option<String>,
+    /// The calls in which this number has a part, from their first INVITE on
+    #[arg(long, value_name = "NUMBER")]
+    pub number: Option<String>,
+    /// For how many seconds
+    #[arg(
+        long = "for",
+        value_name = "SECONDS",
+        default_value_t = 60,
+        value_parser = clap::value_parser!(u64).range(1..=3_600),
+    )]
+    pub seconds: u64,
+    /// Where copies of the messages are sent to this tool; what is no loopback address must be allowed by
+    /// `control.trace_to`
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    pub to: SocketAddr,
+    /// Print each message as a line of JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `demo`
 #[derive(Debug, Clone, Args)]
 pub struct Demo {
@@ -145,9 +183,12 @@ pub struct Demo {
     #[arg(long, value_name = "CIDR")]
     pub trunk: Vec<Cidr>,
     /// Where numbers go that are no agent's: to a trunk, or to a service (answer, play:NAME or
-    /// mix:NUMBER); may be repeated
-    #[arg(long, value_name = "PREFIX=IP:PORT|SERVICE", value_parser = parse_route)]
+    /// mix:NUMBER); of several addresses to the first that is up; may be repeated
+    #[arg(long, value_name = "PREFIX=IP:PORT[,IP:PORT...][;transport=tcp|tls]|SERVICE", value_parser = parse_route)]
     pub route: Vec<Route>,
+    /// How often trunks that routes lead to are asked by OPTIONS, in seconds; 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = control_server::OPTIONS_S)]
+    pub options_s: u32,
     /// The way that RTP takes
     #[arg(long, value_enum, default_value_t = Media::Auto)]
     pub media: Media,
@@ -164,6 +205,12 @@ pub struct Demo {
     /// The folder of recordings [default: recordings in the demo's folder]
     #[arg(long, value_name = "DIR")]
     pub recordings: Option<PathBuf>,
+    /// The folder of call records [default: records in the demo's folder]
+    #[arg(long, value_name = "DIR")]
+    pub records: Option<PathBuf>,
+    /// A capture server that gets a copy of each SIP message by HEP3 over UDP
+    #[arg(long, value_name = "HOST:PORT", value_parser = parse_capture_server)]
+    pub hep: Option<String>,
     /// How many cores the data plane uses [default: half of them]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
     pub cores: Option<u16>,
@@ -175,7 +222,7 @@ pub struct Demo {
         value_parser = clap::value_parser!(u16).range(1..),
     )]
     pub http: u16,
-    /// The UDP port of SIP at every location
+    /// The port of SIP over UDP and TCP at every location
     #[arg(
         long,
         value_name = "PORT",
@@ -183,6 +230,15 @@ pub struct Demo {
         value_parser = clap::value_parser!(u16).range(1..),
     )]
     pub sip: u16,
+    /// The port of SIP over TLS at every location; the demo makes a certificate of its own
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub tls: Option<u16>,
+    /// The port of SIP over WebSocket at every location
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub ws: Option<u16>,
+    /// The port of SIP over WebSocket and TLS at every location
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    pub wss: Option<u16>,
     /// The UDP ports of RTP and RTCP at every location
     #[arg(
         long,
@@ -284,6 +340,11 @@ fn parse_rtp_ports(text: &str) -> Result<(u16, u16), String> {
     config::parse_rtp_ports(text).ok_or_else(|| config::RTP_PORTS_RULE.to_owned())
 }
 
+fn parse_capture_server(text: &str) -> Result<String, String> {
+    let rule = || "must be HOST:PORT".to_owned();
+    config::is_host_and_port(text).then(|| text.to_owned()).ok_or_else(rule)
+}
+
 fn parse_location(text: &str) -> Result<DemoLocation, String> {
     let (name, ip) = text.split_once('=').ok_or("must be NAME=IP")?;
     if !config::valid_location_name(name) {
@@ -338,7 +399,7 @@ mod tests {
     fn the_flags_of_demo_keep_their_names() {
         let line = "jackfield demo --bind 127.0.0.1 --agents 20000 --location east=127.0.0.2 \
                     --location west=::1 --trunk 10.0.0.0/8 --trunk 192.0.2.7 \
-                    --route 9=127.0.0.9:5060 --route 700=answer --route 701=play:welcome.wav \
+                    --route 9=127.0.0.9:5060,127.0.0.8:5062 --options-s 10 --route 700=answer --route 701=play:welcome.wav \
                     --route 702=mix:1 --media recvmmsg --prompts /p --recordings /r --cores 2 --http 8081 --sip 5070 \
                     --rtp-ports 40000-41000 --dir /tmp/x --call";
         let Command::Demo(demo) = parse(line).unwrap() else { panic!() };
@@ -349,7 +410,11 @@ mod tests {
         assert_eq!(demo.trunk[0].to_string(), "10.0.0.0/8");
         assert_eq!(demo.trunk[1].bits, 32);
         let routes: Vec<_> = demo.route.iter().map(|route| route.to.to_string()).collect();
-        assert_eq!(routes, ["127.0.0.9:5060", "answer", "play:welcome.wav", "mix:1"]);
+        assert_eq!(demo.options_s, 10);
+        assert_eq!(
+            routes,
+            ["127.0.0.9:5060,127.0.0.8:5062", "answer", "play:welcome.wav", "mix:1"]
+        );
         assert_eq!(demo.media, Media::Recvmmsg);
         assert_eq!(demo.prompts, Some("/p".into()));
         assert_eq!(demo.recordings, Some("/r".into()));
@@ -382,6 +447,10 @@ mod tests {
             "jackfield call mix 1.2 7 --role whisper --to 3.4:1",
             "jackfield call leave 1.2",
             "jackfield call hang-up 1.2",
+            "jackfield trace",
+            "jackfield trace all --for 5 --json --dir /x",
+            "jackfield trace --call 00000000000000123456",
+            "jackfield trace --number 1001 --for 3600",
         ] {
             assert!(parse(line).is_ok(), "{line}");
         }
@@ -415,6 +484,11 @@ mod tests {
             "jackfield call mix 1.2 4096",
             "jackfield call mix 1.2 1 --role whisper",
             "jackfield demo --cores 0",
+            "jackfield demo --hep capture",
+            "jackfield trace some",
+            "jackfield trace --call 1 --number 2",
+            "jackfield trace all --number 2",
+            "jackfield trace --for 0",
             "jackfield load --rate 0",
             "jackfield load --rate inf",
             "jackfield config",

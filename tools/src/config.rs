@@ -2,6 +2,7 @@
 
 mod media;
 mod read;
+mod streams;
 #[cfg(test)]
 mod tests;
 
@@ -10,13 +11,15 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use base::CcbId;
+use base::{CcbId, Transport};
+use control_server::Cidr;
 use driver::Sizes;
 use toml::de::DeTable;
 
 pub use media::{Media, MediaConfig, XdpMode};
 pub use read::Faults;
 use read::{Found, Report, Table};
+pub use streams::Streams;
 
 /// SIP's port (RFC 3261, 19.1.2).
 pub const SIP_PORT: u16 = 5060;
@@ -56,6 +59,12 @@ pub struct Control {
     pub state: PathBuf,
     /// The folder that recordings are made in.
     pub recordings: PathBuf,
+    /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
+    pub options_s: u32,
+    /// The folder of call records, a line for each leg; without one none are kept.
+    pub records: Option<PathBuf>,
+    /// Where traces of signalling may be sent besides this machine's loopback addresses.
+    pub trace_to: Vec<Cidr>,
 }
 
 /// `[[ccb]]`
@@ -75,6 +84,10 @@ pub struct Ccb {
     pub sizes: Sizes,
     /// How it moves media.
     pub media: MediaConfig,
+    /// The capture server that gets a copy of each SIP message by HEP3, as HOST:PORT; none without.
+    pub hep: Option<String>,
+    /// The number that it captures under.
+    pub hep_agent: u32,
     /// The SBC addresses, at least one.
     pub locations: Vec<Location>,
 }
@@ -86,8 +99,10 @@ pub struct Location {
     pub name: String,
     /// The address that the location's phones reach, for SIP and RTP.
     pub ip: IpAddr,
-    /// The port of SIP over UDP.
+    /// The port of SIP over UDP, and over TCP unless that is off.
     pub sip_port: u16,
+    /// Connections.
+    pub streams: Streams,
 }
 
 impl Config {
@@ -139,11 +154,15 @@ impl Config {
     pub fn summary(&self) -> String {
         let http: Vec<_> = self.control.http.iter().map(|at| format!("http://{at}")).collect();
         let mut text = format!(
-            "control: AgentProxy and CTI at {}, directory {}, state {}, recordings {}, admin socket {}",
+            "control: AgentProxy and CTI at {}, directory {}, state {}, recordings {}, call records {}, admin socket {}",
             http.join(" and "),
             self.control.directory.display(),
             self.control.state.display(),
             self.control.recordings.display(),
+            match &self.control.records {
+                Some(folder) => folder.display().to_string(),
+                None => "not kept".to_owned(),
+            },
             self.control.admin.display(),
         );
         for ccb in &self.ccbs {
@@ -160,9 +179,12 @@ impl Config {
                 ccb.region.display(),
             );
             let _ = write!(text, "\n  {}", ccb.media.summary());
+            if let Some(server) = &ccb.hep {
+                let _ = write!(text, "; SIP is copied to {server} as agent {}", ccb.hep_agent);
+            }
             for location in &ccb.locations {
-                let sip = SocketAddr::new(location.ip, location.sip_port);
-                let _ = write!(text, "\n  location {}: SIP udp {sip}", location.name);
+                let spoken = location.streams.summary(location.ip, location.sip_port);
+                let _ = write!(text, "\n  location {}: SIP {spoken}", location.name);
             }
         }
         text
@@ -174,13 +196,21 @@ impl Config {
         let http: Vec<_> = self.control.http.iter().map(SocketAddr::to_string).collect();
         let mut text = format!(
             "[control]\nhttp = {:?}\nadmin = {}\ndirectory = {}\nstate = {}\n\
-             recordings = {}\n",
+             recordings = {}\noptions_s = {}\n",
             http,
             quote(&self.control.admin),
             quote(&self.control.directory),
             quote(&self.control.state),
             quote(&self.control.recordings),
+            self.control.options_s,
         );
+        if let Some(folder) = &self.control.records {
+            let _ = writeln!(text, "records = {}", quote(folder));
+        }
+        let nets: Vec<_> = self.control.trace_to.iter().map(Cidr::to_string).collect();
+        if !nets.is_empty() {
+            let _ = writeln!(text, "trace_to = {nets:?}");
+        }
         for ccb in &self.ccbs {
             let sizes = &ccb.sizes;
             let _ = write!(
@@ -203,6 +233,10 @@ impl Config {
                 sizes.tenants,
                 sizes.trunks,
             );
+            if let Some(server) = &ccb.hep {
+                let _ = writeln!(text, "hep = \"{server}\"");
+            }
+            let _ = writeln!(text, "hep_agent = {}", ccb.hep_agent);
             text += &ccb.media.to_toml();
             text += &ccb.media.xdp_toml();
             for location in &ccb.locations {
@@ -213,6 +247,7 @@ impl Config {
                     location.ip,
                     location.sip_port,
                 );
+                text += &location.streams.to_toml();
             }
         }
         text
@@ -224,6 +259,18 @@ pub fn parse_rtp_ports(text: &str) -> Option<(u16, u16)> {
     let (low, high) = text.split_once('-')?;
     let (low, high): (u16, u16) = (low.trim().parse().ok()?, high.trim().parse().ok()?);
     (low >= LOWEST_RTP_PORT && low < high).then_some((low, high))
+}
+
+/// True for HOST:PORT, as in the file and in `demo --hep`; an IPv6 address stands in brackets.
+pub fn is_host_and_port(text: &str) -> bool {
+    let Some((host, port)) = text.rsplit_once(':') else { return false };
+    let is_ipv6 = || {
+        let inside = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        inside.is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok())
+    };
+    let is_name = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
+    let is_host = (1..=253).contains(&host.len()) && host.bytes().all(is_name);
+    port.parse::<u16>().is_ok_and(|port| port > 0) && (is_host || is_ipv6())
 }
 
 /// The rule of [`parse_rtp_ports`].
@@ -257,6 +304,19 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     let recordings = table.parsed("recordings", ABSOLUTE_RULE, parse_absolute);
     let beside = state.as_ref().map(|state| state.value.join("recordings")).unwrap_or_default();
     let recordings = table.or("recordings", recordings, beside);
+    let options_s = table.number("options_s", 0..3_601);
+    let options_s = table.or("options_s", options_s, control_server::OPTIONS_S.into());
+    let records = table.parsed("records", ABSOLUTE_RULE, |text| parse_absolute(text).map(Some));
+    let records = table.or("records", records, None);
+    let trace_to = match table.has("trace_to") {
+        true => {
+            let rule = "must be an address or a network, as in 192.0.2.0/24";
+            table.required_parsed_list("trace_to", rule, |text| text.parse::<Cidr>().ok())
+        }
+        false => None,
+    };
+    table.allow("trace_to");
+    let trace_to = table.or("trace_to", trace_to, Vec::new());
     table.finish();
     Some(Control {
         http: http?.value,
@@ -264,14 +324,17 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         directory: directory?.value,
         state: state?.value,
         recordings: recordings?,
+        options_s: u32::try_from(options_s?).ok()?,
+        records: records?,
+        trace_to: trace_to?,
     })
 }
 
 fn read_ccb(table: &Table<'_, '_>) -> Option<Ccb> {
     let number = table.required_number("number", 1..65_536);
-    let default_region = number.as_ref().map_or(0, |number| number.value);
-    let media = MediaConfig::read(table, u16::try_from(default_region).unwrap_or(0));
-    let default_region = PathBuf::from(format!("/dev/shm/jackfield-{default_region}"));
+    let default_number = number.as_ref().map_or(0, |number| number.value);
+    let media = MediaConfig::read(table, u16::try_from(default_number).unwrap_or(0));
+    let default_region = PathBuf::from(format!("/dev/shm/jackfield-{default_number}"));
     let region = table.parsed("region", ABSOLUTE_RULE, parse_absolute);
     let region = table.or("region", region, default_region);
     let socket = table.required_parsed("socket", SOCKET_RULE, parse_socket);
@@ -292,6 +355,7 @@ fn read_ccb(table: &Table<'_, '_>) -> Option<Ccb> {
             table.report().fault(&table.field_span("rtp_ports"), table.name("rtp_ports"), rule);
         }
     }
+    let (hep, hep_agent) = read_hep(table, default_number);
     let sizes = read_sizes(table);
     let locations = read_locations(table);
     table.finish();
@@ -303,8 +367,19 @@ fn read_ccb(table: &Table<'_, '_>) -> Option<Ccb> {
         rtp_ports: ports?,
         sizes: sizes?,
         media: media?,
+        hep: hep?,
+        hep_agent: u32::try_from(hep_agent?).ok()?,
         locations: locations?,
     })
+}
+
+/// The capture server, and the number that the CCB captures under.
+fn read_hep(table: &Table<'_, '_>, number: u64) -> (Option<Option<String>>, Option<u64>) {
+    let rule = "must be HOST:PORT, as in 192.0.2.9:9060 or capture.example.net:9060";
+    let parse = |text: &str| is_host_and_port(text).then(|| Some(text.to_owned()));
+    let server = table.parsed("hep", rule, parse);
+    let agent = table.number("hep_agent", 0..1 << 32);
+    (table.or("hep", server, None), table.or("hep_agent", agent, number))
 }
 
 fn read_cores(table: &Table<'_, '_>) -> Option<Vec<usize>> {
@@ -385,8 +460,14 @@ fn read_location(table: &Table<'_, '_>) -> Option<Location> {
     );
     let sip_port = table.number("sip_port", 1..65_536);
     let sip_port = table.or("sip_port", sip_port, SIP_PORT.into());
+    let streams = Streams::read(table);
     table.finish();
-    Some(Location { name: name?.value, ip: ip?.value, sip_port: u16::try_from(sip_port?).ok()? })
+    Some(Location {
+        name: name?.value,
+        ip: ip?.value,
+        sip_port: u16::try_from(sip_port?).ok()?,
+        streams: streams?,
+    })
 }
 
 /// True for a name that `[[ccb.location]]` and `demo --location` accept.
@@ -401,6 +482,7 @@ struct Seen {
     numbers: HashSet<u16>,
     paths: HashSet<PathBuf>,
     sip: HashSet<SocketAddr>,
+    tcp: HashSet<SocketAddr>,
     cores: HashSet<usize>,
     ports: Vec<(IpAddr, u16, u16)>,
 }
@@ -420,9 +502,11 @@ impl Seen {
         ] {
             fault(self.paths.insert(path.clone()), field, path.display().to_string());
         }
-        let mut http = HashSet::new();
+        if let Some(folder) = &control.records {
+            fault(self.paths.insert(folder.clone()), "records", folder.display().to_string());
+        }
         for address in &control.http {
-            fault(http.insert(*address), "http", address.to_string());
+            fault(self.tcp.insert(*address), "http", address.to_string());
         }
     }
 
@@ -455,6 +539,14 @@ impl Seen {
             let sip = SocketAddr::new(location.ip, location.sip_port);
             if !self.sip.insert(sip) {
                 fault("location", format!("{sip} is another location's SIP address"));
+            }
+            for transport in Transport::ALL.into_iter().filter(|it| it.is_reliable()) {
+                let port = location.streams.port(transport, location.sip_port);
+                let at = port.map(|port| SocketAddr::new(location.ip, port));
+                if let Some(at) = at.filter(|at| !self.tcp.insert(*at)) {
+                    let rule = format!("{at} over {transport} is in use by another field");
+                    fault("location", rule);
+                }
             }
             if (low..=high).contains(&location.sip_port) {
                 let rule = format!("SIP port {} lies within rtp_ports {low}-{high}", sip.port());

@@ -11,7 +11,12 @@ pub fn run(options: &cli::Control) -> Result<(), String> {
     process::die_with_parent(options.die_with_parent)?;
     process::keep_files_private();
     process::raise_open_files();
-    let config = Config::load(&options.config)?;
+    let mut config = Config::load(&options.config)?;
+    if let Some(folder) = &options.records {
+        let absolute = std::path::absolute(folder);
+        let absolute = absolute.map_err(|error| format!("--records {}: {error}", folder.display()));
+        config.control.records = Some(absolute?);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -48,6 +53,9 @@ fn server_config(config: &Config) -> control_server::Config {
         admin: control.admin.clone(),
         directory: control.directory.display().to_string(),
         recordings: recordings(config),
+        options_s: control.options_s,
+        records: control.records.clone(),
+        trace_to: control.trace_to.clone(),
         ..control_server::Config::new(control.state.clone(), control.http.clone(), ccbs.collect())
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use driver::{MediaChoice, Notice};
+use driver::{CaptureServer, MediaChoice, Notice};
 use sd_notify::NotifyState;
 
 use crate::cli;
@@ -32,6 +32,12 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         name: location.name.clone(),
         ip: location.ip,
         sip_port: location.sip_port,
+        streams: worker::StreamPorts {
+            tcp: location.streams.tcp,
+            tls: location.streams.tls_port,
+            ws: location.streams.ws_port,
+            wss: location.streams.wss_port,
+        },
     };
     let modes = ccb.media.interfaces.iter().map(|(name, mode)| (name.clone(), xdp_mode(*mode)));
     driver::Config {
@@ -40,6 +46,10 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         socket: ccb.socket.clone(),
         cores: ccb.cores.clone(),
         locations: ccb.locations.iter().map(location).collect(),
+        streams: driver::StreamSettings {
+            tls: ccb.locations.iter().map(tls_settings).collect(),
+            ..driver::StreamSettings::default()
+        },
         rtp_ports: ccb.rtp_ports,
         sizes: ccb.sizes,
         limits: worker::Limits::default(),
@@ -51,6 +61,10 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         },
         media_timeout: (ccb.media.timeout_s > 0)
             .then(|| Duration::from_secs(ccb.media.timeout_s.into())),
+        session: worker::SessionWishes {
+            interval_s: ccb.media.session_s,
+            min_s: ccb.media.session_min_s,
+        },
         xdp: driver::XdpSettings {
             mode: xdp_mode(ccb.media.mode),
             modes: modes.collect(),
@@ -58,6 +72,15 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         },
         spool: ccb.media.spool.clone(),
         prompts: ccb.media.prompts.clone(),
+        capture: ccb.hep.clone().map(|address| CaptureServer { address, agent: ccb.hep_agent }),
+    }
+}
+
+fn tls_settings(location: &crate::config::Location) -> driver::TlsSettings {
+    driver::TlsSettings {
+        identity: location.streams.identity.clone(),
+        ca: location.streams.ca.clone(),
+        verify: location.streams.verify,
     }
 }
 

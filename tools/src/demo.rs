@@ -2,6 +2,7 @@
 
 mod call;
 mod plan;
+mod tls;
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -9,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use base::Transport;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -53,6 +55,7 @@ async fn demo(options: &cli::Demo) -> Result<ExitCode, String> {
     std::fs::write(&file, config.to_toml())
         .map_err(|error| format!("{}: {error}", file.display()))?;
     plan::make_folders(&config)?;
+    tls::make(&config)?;
     // What a demo left that was killed.
     remove_region(&config);
     tokio::select! {
@@ -167,6 +170,19 @@ fn check_ports(config: &Config) -> Result<(), String> {
         let sip = SocketAddr::new(location.ip, location.sip_port);
         if let Err(error) = UdpSocket::bind(sip) {
             return Err(port_taken("UDP", sip, "--sip", &error));
+        }
+        for (transport, flag) in [
+            (Transport::Tcp, "--sip"),
+            (Transport::Tls, "--tls"),
+            (Transport::Ws, "--ws"),
+            (Transport::Wss, "--wss"),
+        ] {
+            let port = location.streams.port(transport, location.sip_port);
+            let Some(port) = port else { continue };
+            let at = SocketAddr::new(location.ip, port);
+            if let Err(error) = TcpListener::bind(at) {
+                return Err(port_taken("TCP", at, flag, &error));
+            }
         }
     }
     Ok(())

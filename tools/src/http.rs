@@ -101,6 +101,11 @@ pub async fn post_for(
     ask(server, Method::POST, path, Some(body.to_string()), limit).await
 }
 
+/// Deletes `path`.
+pub async fn delete(server: &Server, path: &str) -> Result<Answer, HttpError> {
+    ask(server, Method::DELETE, path, None, REQUEST_TIMEOUT).await
+}
+
 async fn ask(
     server: &Server,
     method: Method,

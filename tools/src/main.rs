@@ -20,6 +20,7 @@ mod process;
 mod show;
 mod supervise;
 mod top;
+mod trace;
 mod view;
 
 use std::path::Path;
@@ -58,6 +59,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Call(command) => order::run(&command),
         Command::Forward(command) => forward::run(&command),
         Command::HoldMusic(options) => forward::hold_music(&options),
+        Command::Trace(options) => trace::run(&options),
         Command::Top(options) => top::run(&options),
         Command::Config(ConfigCommand::Check { file }) => check(&file),
         Command::Load(options) => load::run(&options),

@@ -194,7 +194,7 @@ fn words(command: &CallCommand, answer: &Value) -> String {
 }
 
 /// What control refused, with the field when there is one.
-fn fault(answer: &Value) -> String {
+pub fn fault(answer: &Value) -> String {
     let error = &answer["error"];
     match error["field"].as_str() {
         Some(field) => format!("{field}: {}", text(&error["message"])),

@@ -165,6 +165,7 @@ fn status_text(status: &Value) -> String {
         status["logins_refused"],
         status["logins_throttled"],
     );
+    out += &records_line(&status["records"]);
     for ccb in rows(&status["ccbs"]) {
         let _ = writeln!(
             out,
@@ -181,6 +182,7 @@ fn status_text(status: &Value) -> String {
         );
         let total = |name: &str| ccb["counters"][name].as_u64().unwrap_or(0);
         out += &media_line(total, ccb["spool"]["state"].as_str().unwrap_or(""));
+        out += &trunks_line(rows(&ccb["trunks"]));
         let workers: Vec<(String, &Value)> = rows(&ccb["workers"])
             .iter()
             .map(|worker| (worker["worker"].to_string(), &worker["counters"]))
@@ -316,9 +318,35 @@ fn leg_cells(leg: &Value) -> Vec<String> {
     ]
 }
 
+/// How call records do; nothing where none are kept.
+fn records_line(records: &Value) -> String {
+    let count = |name: &str| records[name].as_u64().unwrap_or(0);
+    match records["state"].as_str() {
+        None => String::new(),
+        Some("writing") => format!("call records: {} lines written\n", count("written")),
+        Some(state) => format!(
+            "call records: {}, {} writes failed, {} calls wait, {} lines written\n",
+            state.to_uppercase(),
+            count("failed"),
+            count("waiting"),
+            count("written"),
+        ),
+    }
+}
+
 /// How much of what was sent is lost.
 fn percent(lost: u64, received: u64) -> String {
     format!("{:.2} %", 100.0 * lost as f64 / (lost + received).max(1) as f64)
+}
+
+/// Which of the watched trunks answer; nothing where none is watched.
+fn trunks_line(trunks: &[Value]) -> String {
+    if trunks.is_empty() {
+        return String::new();
+    }
+    let state = |trunk: &Value| if trunk["up"] == true { "up" } else { "DOWN" };
+    let shown = |trunk: &Value| format!("{} {}", text(&trunk["address"]), state(trunk));
+    format!("trunks: {}\n", trunks.iter().map(shown).collect::<Vec<_>>().join(", "))
 }
 
 /// What becomes of media: which way streams take, what is recorded and mixed, how the spool does.
@@ -392,9 +420,12 @@ mod tests {
         let status = json!({
             "pid": 7, "uptime_s": 3, "online": 2,
             "logins_ok": 2, "logins_refused": 1, "logins_throttled": 0,
+            "records": {"state": "failing", "failed": 3, "waiting": 2, "written": 8},
             "ccbs": [{
                 "ccb": 1, "status": "normal", "data_plane_pid": 8, "incarnation": 1, "online": 2,
                 "phones": 0, "calls": 1, "leases_held": 2, "spool": {"state": "slow"},
+                "trunks": [{"address": "10.0.0.1:5060", "up": true},
+                    {"address": "10.0.0.2:5060", "up": false}],
                 "counters": {"streams_in_process": 4, "streams_xdp": 6, "recordings_now": 2,
                     "spool_lost": 9},
                 "workers": [
@@ -405,7 +436,11 @@ mod tests {
         });
         let text = status_text(&status);
         assert!(text.contains("logins: 2 granted, 1 refused, 0 throttled"), "{text}");
+        let records = "call records: FAILING, 3 writes failed, 2 calls wait, 8 lines written";
+        assert!(text.contains(records), "{text}");
         assert!(text.contains("CCB 1: normal, data plane pid 8"), "{text}");
+        let trunks = "trunks: 10.0.0.1:5060 up, 10.0.0.2:5060 DOWN\n";
+        assert!(text.contains(trunks), "{text}");
         let media = "media: 4 streams in the process, 6 by XDP, 2 legs recorded, 0 in mixes; \
                      THE SPOOL IS SLOW, 9 bytes lost";
         assert!(text.contains(media), "{text}");

@@ -14,14 +14,15 @@ use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, Tex
 use crate::calls::Changed;
 use crate::cdm::{CcbStatus, Cdm};
 use crate::login::{Login, LoginKey};
-use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision};
-use crate::routes::{self, Destination, Forwards, Routes};
+use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision, Trace};
+use crate::routes::{Destination, Forwards, Routes};
 
 mod desk;
 mod forward;
 mod grant;
 mod order;
 mod side;
+mod trunks;
 
 pub use side::Counts;
 use side::{Purpose, Side};
@@ -113,6 +114,8 @@ pub struct CcbView {
     pub counts: Counts,
     /// Its spool of recordings.
     pub spool: SpoolView,
+    /// The trunks that its data plane watches, and whether each is up.
+    pub trunks: Vec<(SocketAddr, bool)>,
     /// Its region as it was last mapped.
     pub region: Option<Arc<Region>>,
 }
@@ -157,7 +160,7 @@ impl Blade {
     /// Takes one input; what is to be done about it is added to `out`.
     pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
         match input {
-            Input::Provision(provision) => self.provision(provision),
+            Input::Provision(provision) => self.provision(now, provision, out),
             Input::Attached { ccb, region } => self.attach(now, ccb, region, out),
             Input::Gone { ccb } => self.detach(now, ccb, out),
             Input::Pump => self.pump_all(now, out),
@@ -176,6 +179,9 @@ impl Blade {
             }
             Input::Dial { reply, tenant, from, to } => {
                 self.dial(now, reply, (tenant, &from), &to, out);
+            }
+            Input::Trace { reply, ccb, worker, trace } => {
+                self.trace(now, reply, (ccb, worker), *trace, out);
             }
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
             Input::Timeout => {}
@@ -268,6 +274,7 @@ impl Blade {
                 open_ops: side.open_ops(),
                 counts: side.counts,
                 spool: SpoolView::of(side),
+                trunks: side.trunks.states().collect(),
                 region: side.region(),
             })
         })
@@ -300,7 +307,7 @@ impl Blade {
         Some(side.calls.iter().filter(stands).map(|call| call.row.serial))
     }
 
-    fn provision(&mut self, provision: Provision) {
+    fn provision(&mut self, now: Instant, provision: Provision, out: &mut Vec<Output>) {
         self.routes = Routes::new(provision.routes.clone());
         self.forwards = Forwards::new(provision.forwards.clone());
         self.provision = provision;
@@ -308,6 +315,7 @@ impl Blade {
         for region in self.sides.values().filter_map(Side::region) {
             self.write_provision(&region);
         }
+        self.watch_trunks_of_all(now, out);
     }
 
     /// Writes tenants and trunks; rows that hold what they should are left alone.
@@ -353,6 +361,7 @@ impl Blade {
             self.settle_rows(now, ccb, &region, out);
         }
         self.resync(now, ccb, out);
+        self.watch_trunks(now, ccb, out);
         self.pump(now, ccb, out);
         self.check_status(now, ccb, out);
     }
@@ -397,6 +406,7 @@ impl Blade {
                 self.refresh_phones(now, ccb, out);
             }
             self.resume_services(now, ccb, out);
+            self.watch_trunks(now, ccb, out);
         }
         let due = |entry: &Entry| entry.login.deadline().filter(|(at, _)| *at <= now);
         let over: Vec<_> = self
@@ -543,6 +553,11 @@ impl Blade {
                     out.push(Output::SourceRefused { ccb, call, leg, address, left_out });
                 }
             }
+            Event::Trunk { addr: address, up } => {
+                if side.trunks.heard(address, up) {
+                    out.push(Output::Trunk { ccb, address, up });
+                }
+            }
             Event::SourceBanned { addr: address, seconds } => {
                 out.push(Output::SourceBanned { ccb, address, seconds });
             }
@@ -584,42 +599,36 @@ impl Blade {
             (_, Some(Destination::Service(service))) => {
                 return self.serve(now, ccb, worker, &asked, service, out);
             }
-            (Party::Agent(..), Some(Destination::Trunk { address, location })) => {
-                Some((address, location))
+            (Party::Agent(..), Some(Destination::Trunk { addresses, transport, location })) => {
+                Some((addresses, transport, location))
             }
             // It is the tenant who forwards a call, and its rule that says where to.
-            (Party::Trunk(_), Some(Destination::Trunk { address, location }))
+            (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location }))
                 if asked.why == Why::Forwarded =>
             {
-                Some((address, location))
+                Some((addresses, transport, location))
             }
             _ => None,
         };
         let Some(side) = self.sides.get_mut(&ccb) else {
             return;
         };
-        let way = way.and_then(|(address, location)| {
-            let location = match &location {
-                Some(name) => side.location(name),
-                None => {
-                    let region = side.region()?;
-                    let places = region.locations().iter();
-                    let places = places.filter(|(_, row)| !row.name().is_empty());
-                    let places = places.map(|(id, row)| (id, row.sip().ip()));
-                    routes::nearest(places, address.ip())
-                }
-            };
-            Some((address, location?))
+        let way = way.and_then(|(addresses, transport, location)| {
+            let addresses = side.trunks.in_order(&addresses);
+            let location = side.location_for(location.as_deref(), *addresses.first()?)?;
+            Some((addresses, transport, location))
         });
         let Asked { op: ask, call, number, why, .. } = asked;
         let status = forward::unknown(why);
         match way {
-            Some((address, location)) => {
+            Some((addresses, transport, location)) => {
+                let address = addresses[0];
+                let others = addresses[1..].iter().map(|other| format!("\n{other}"));
+                let blob = [number, others.collect::<String>().as_bytes()].concat();
                 side.counts.asked_dialled += 1;
-                let transport = base::Transport::Udp;
                 let command =
                     |op| abi::Command::Dial { op, ask, call, address, location, transport };
-                side.send(now, worker, Purpose::Answer, number, command, out);
+                side.send(now, worker, Purpose::Answer, &blob, command, out);
             }
             None => {
                 side.counts.asked_rejected += 1;
@@ -653,6 +662,28 @@ impl Blade {
                 side.send(now, worker, Purpose::Asked { reply }, &[], command, out);
             }
         }
+    }
+
+    /// Orders a trace of one worker, or its end. It ends with exactly one [`Output::Done`].
+    fn trace(
+        &mut self,
+        now: Instant,
+        reply: u64,
+        (ccb, worker): (CcbId, WorkerId),
+        trace: Trace,
+        out: &mut Vec<Output>,
+    ) {
+        let side = self.sides.get_mut(&ccb).filter(|side| side.link);
+        let has = |side: &&mut Side| {
+            side.region().is_some_and(|region| worker.0 < region.layout().workers)
+        };
+        let Some(side) = side.filter(has) else {
+            return out.push(Output::Done { reply, result: OpOutcome::Gone, digits: None });
+        };
+        let Trace { id, to, until, serial, number } = trace;
+        let until = until.as_nanos();
+        let command = |op| abi::Command::Trace { op, trace: id, to, until, serial };
+        side.send(now, worker, Purpose::Asked { reply }, number.as_bytes(), command, out);
     }
 
     /// The record of a call is safe. A call that is not the one we gave out is left alone: its

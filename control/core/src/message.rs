@@ -4,7 +4,9 @@ use core::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use abi::{DigitsCause, MediaOrder, MediaPath, OpResult, PathReason, Region, SpoolState};
+use abi::{
+    CallRow, DigitsCause, EndedBy, MediaOrder, MediaPath, OpResult, PathReason, Region, SpoolState,
+};
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
 use crate::cdm::CcbStatus;
@@ -100,6 +102,17 @@ pub enum Input {
         from: String,
         /// The number.
         to: String,
+    }
+    /// A worker is to show signalling, or no longer.
+    Trace {
+        /// Comes back with the result.
+        reply: u64,
+        /// The CCB.
+        ccb: CcbId,
+        /// The worker; each of a CCB is ordered for itself.
+        worker: WorkerId,
+        /// What, and where to.
+        trace: Box<Trace>,
     },
     /// The record of that call is safe; its row may go.
     Recorded {
@@ -170,7 +183,7 @@ pub enum Output {
         /// The worker.
         worker: WorkerId,
     },
-    /// The result of [`Input::Release`] or [`Input::Order`].
+    /// The result of [`Input::Release`], [`Input::Order`] or [`Input::Trace`].
     Done {
         /// As it was given.
         reply: u64,
@@ -215,6 +228,15 @@ pub enum Output {
         /// How many were left out before this one.
         left_out: u64,
     },
+    /// A trunk that is watched went down or came up.
+    Trunk {
+        /// Whose data plane watches it.
+        ccb: CcbId,
+        /// Its address.
+        address: SocketAddr,
+        /// Whether it answers.
+        up: bool,
+    },
     /// A source of SIP is banned for a while; for the security log.
     SourceBanned {
         /// The CCB.
@@ -239,6 +261,21 @@ pub struct Order {
     pub what: MediaOrder,
     /// The prompt to play; empty for other orders.
     pub prompt: String,
+}
+
+/// What an administrator wants to see of the signalling.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trace {
+    /// Its number; another order of the same number changes it.
+    pub id: u32,
+    /// Where copies of the messages go, as HEP3 over UDP.
+    pub to: SocketAddr,
+    /// Until when; what is past ends it.
+    pub until: Instant,
+    /// The call of this serial number; 0 for none in particular.
+    pub serial: u64,
+    /// The calls in which this number has a part; empty for all.
+    pub number: String,
 }
 
 /// Digits that were collected.
@@ -282,6 +319,8 @@ pub struct Provision {
     pub routes: Vec<Route>,
     /// Where calls to a number go that are not taken there.
     pub forwards: Vec<Forward>,
+    /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
+    pub options_s: u32,
 }
 
 /// A tenant of the directory.
@@ -480,8 +519,12 @@ pub struct CallRecord {
     pub called: String,
     /// Whose it was.
     pub tenant: TenantId,
+    /// The tenant's name.
+    pub tenant_name: String,
     /// Why it ended, a SIP status; 0 when it ended well.
     pub cause: u32,
+    /// Who ended it, where that is known.
+    pub ended_by: Option<Ender>,
     /// When it began.
     pub started_at: Instant,
     /// When it was answered.
@@ -492,8 +535,54 @@ pub struct CallRecord {
     pub legs: Vec<LegRecord>,
 }
 
+impl CallRecord {
+    /// Bytes of RTP sent to the party of `leg`, where they can be told: those of the one other party, when
+    /// every packet of it was sent on.
+    pub fn bytes_out(&self, leg: &LegRecord) -> Option<u64> {
+        let mut others = self.legs.iter().filter(|other| other.leg != leg.leg);
+        let other = others.next().filter(|other| other.packets_in == leg.packets_out)?;
+        others.next().is_none().then_some(other.bytes_in)
+    }
+}
+
+/// Who ended a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ender {
+    /// The calling party.
+    Caller,
+    /// A called party.
+    Callee,
+    /// The control process: a rule, an administrator.
+    Control,
+    /// The data plane: silence, a timeout, no room, a death.
+    DataPlane,
+}
+
+impl Ender {
+    /// Who it was, of a row.
+    pub fn of(row: &CallRow) -> Option<Ender> {
+        match row.ended_by() {
+            EndedBy::Unknown => None,
+            EndedBy::Leg if row.ended_leg == 0 => Some(Ender::Caller),
+            EndedBy::Leg => Some(Ender::Callee),
+            EndedBy::Control => Some(Ender::Control),
+            EndedBy::DataPlane => Some(Ender::DataPlane),
+        }
+    }
+
+    /// As records name it: `caller`, `callee`, `control` or `data_plane`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ender::Caller => "caller",
+            Ender::Callee => "callee",
+            Ender::Control => "control",
+            Ender::DataPlane => "data_plane",
+        }
+    }
+}
+
 /// A leg of a call.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LegRecord {
     /// Its number in the call, from 0, the caller.
     pub leg: u32,
@@ -503,6 +592,18 @@ pub struct LegRecord {
     pub login: Option<LoginKey>,
     /// `agent`, `trunk` or `none`.
     pub party: &'static str,
+    /// The trunk's name when the party is one that is known.
+    pub trunk: Option<String>,
+    /// The Call-ID of its dialog, at most its first 128 bytes.
+    pub call_id: String,
+    /// The codec that was agreed on last, as `PCMU/8000`; empty when none was.
+    pub codec: String,
+    /// When it began; zero when that is not known.
+    pub started_at: Instant,
+    /// When it was answered.
+    pub answered_at: Option<Instant>,
+    /// When it ended.
+    pub ended_at: Option<Instant>,
     /// The location's name.
     pub location: String,
     /// Our RTP port.
@@ -511,6 +612,8 @@ pub struct LegRecord {
     pub media: Option<SocketAddr>,
     /// RTP packets received from the party.
     pub packets_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
     /// RTP packets sent to the party.
     pub packets_out: u64,
     /// RTP packets of the party that never came.

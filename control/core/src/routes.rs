@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use abi::{AgentRow, Why};
-use base::{LocationId, TenantId};
+use base::{LocationId, TenantId, Transport};
 
 /// A network of addresses, such as `10.0.0.0/8`; an address alone is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,6 +25,17 @@ impl Cidr {
             IpAddr::V4(_) => 96 + u32::from(self.bits),
             IpAddr::V6(_) => u32::from(self.bits),
         }
+    }
+}
+
+impl Cidr {
+    /// True when the network has `ip`.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let mapped = |ip: IpAddr| match ip.to_canonical() {
+            IpAddr::V4(ip) => u128::from(ip.to_ipv6_mapped()),
+            IpAddr::V6(ip) => u128::from(ip),
+        };
+        (mapped(ip) ^ mapped(self.ip)).leading_zeros() >= self.mapped_bits()
     }
 }
 
@@ -165,8 +176,10 @@ impl Forwards {
 pub enum Destination {
     /// Out to a trunk.
     Trunk {
-        /// Its address.
-        address: SocketAddr,
+        /// Its addresses, one at least: calls go to the first that is up (RFC 3263, 4.3).
+        addresses: Vec<SocketAddr>,
+        /// By what SIP goes there: UDP, TCP or TLS.
+        transport: Transport,
         /// The location whose SBC sends the call; `None` is the one nearest to the address.
         location: Option<String>,
     },
@@ -185,6 +198,10 @@ pub enum Service {
     /// Joins the tenant's mix of that number as a participant: a conference number.
     Mix(u32),
 }
+
+/// The most addresses of one route.
+pub const MAX_ADDRESSES: usize = 8;
+const ADDRESSES_RULE: &str = "a route has 8 addresses at most";
 
 /// The longest name of a prompt, in bytes: the data plane has room for no more.
 pub const PROMPT_NAME_BYTES: usize = 64;
@@ -242,18 +259,32 @@ impl fmt::Display for Service {
 impl FromStr for Destination {
     type Err = String;
 
-    /// An address, for which the nearest location sends, or a service.
+    /// Addresses with commas between them, for which the nearest location sends, or a service.
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(address) = text.parse::<SocketAddr>() {
-            return match address.port() {
-                0 => Err("the port must not be 0".into()),
-                _ => Ok(Destination::Trunk { address, location: None }),
+        let (list, transport) = match text.split_once(";transport=") {
+            Some((list, name)) => (list, Some(name)),
+            None => (text, None),
+        };
+        let addresses: Result<Vec<SocketAddr>, _> = list.split(',').map(str::parse).collect();
+        if let Ok(addresses) = addresses {
+            let transport = transport.map_or(Some(Transport::Udp), |name| {
+                // Nobody can be called over WebSocket (RFC 7118, 5).
+                let is_dialled = |it: &Transport| !matches!(it, Transport::Ws | Transport::Wss);
+                Transport::parse(name.as_bytes()).filter(is_dialled)
+            });
+            let transport = transport.ok_or("transport must be udp, tcp or tls")?;
+            return match addresses.iter().any(|address| address.port() == 0) {
+                true => Err("the port must not be 0".into()),
+                false if addresses.len() > MAX_ADDRESSES => Err(ADDRESSES_RULE.into()),
+                false => Ok(Destination::Trunk { addresses, transport, location: None }),
             };
         }
         let is_service = ["answer", "play", "mix"].contains(&text.split(':').next().unwrap_or(""));
         match is_service {
             true => text.parse().map(Destination::Service),
-            false => Err(format!("{text:?} must be IP:PORT, answer, play:NAME or mix:NUMBER")),
+            false => Err(format!(
+                "{text:?} must be IP:PORT[,IP:PORT...] or IP:PORT;transport=tcp|tls, answer, play:NAME or mix:NUMBER"
+            )),
         }
     }
 }
@@ -261,7 +292,14 @@ impl FromStr for Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Destination::Trunk { address, .. } => address.fmt(f),
+            Destination::Trunk { addresses, transport, .. } => {
+                let texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
+                f.write_str(&texts.join(","))?;
+                match transport {
+                    Transport::Udp => Ok(()),
+                    other => write!(f, ";transport={other}"),
+                }
+            }
             Destination::Service(service) => service.fmt(f),
         }
     }
@@ -280,6 +318,11 @@ impl Routes {
             (a.tenant, b.prefix.len(), &a.prefix).cmp(&(b.tenant, a.prefix.len(), &b.prefix))
         });
         Routes { routes }
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
     }
 
     /// The tenant's route with the longest prefix of `number`.
@@ -323,7 +366,8 @@ mod tests {
             tenant: TenantId(tenant),
             prefix: prefix.into(),
             to: Destination::Trunk {
-                address: SocketAddr::from(([10, 0, 0, 1], port)),
+                addresses: vec![SocketAddr::from(([10, 0, 0, 1], port))],
+                transport: Transport::Udp,
                 location: None,
             },
         }
@@ -331,13 +375,30 @@ mod tests {
 
     #[test]
     fn a_destination_is_an_address_or_a_service() {
-        for text in ["10.0.0.1:5060", "[::1]:5060", "answer", "play:welcome.wav", "mix:1"] {
+        for text in [
+            "10.0.0.1:5061;transport=tls",
+            "10.0.0.1:5061,10.0.0.2:5062;transport=tcp",
+            "[::1]:5060;transport=tcp",
+            "10.0.0.1:5060",
+            "10.0.0.1:5060,[::1]:5062",
+            "[::1]:5060",
+            "answer",
+            "play:welcome.wav",
+            "mix:1",
+        ] {
             assert_eq!(text.parse::<Destination>().expect("it is one").to_string(), text);
         }
         for (text, rule) in [
-            ("10.0.0.1", "must be IP:PORT, answer"),
+            ("10.0.0.1", "must be IP:PORT["),
+            ("10.0.0.1:5060,", "must be IP:PORT["),
+            (
+                "1.1.1.1:1,1.1.1.1:2,1.1.1.1:3,1.1.1.1:4,1.1.1.1:5,1.1.1.1:6,1.1.1.1:7,1.1.1.1:8,1.1.1.1:9",
+                "8 addresses",
+            ),
             ("10.0.0.1:0", "port must not be 0"),
-            ("echo", "must be IP:PORT, answer"),
+            ("10.0.0.1:5060;transport=ws", "transport must be udp, tcp or tls"),
+            ("10.0.0.1:5060;transport=", "transport must be udp, tcp or tls"),
+            ("echo", "must be IP:PORT["),
             ("answer:1", "is no service"),
             ("play", "is no service"),
             ("play:", "prompt's name"),

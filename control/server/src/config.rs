@@ -3,8 +3,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base::CcbId;
+use control_core::Cidr;
 
 use crate::recordings;
+
+/// How often trunks are asked whether they are there, in seconds.
+pub const OPTIONS_S: u32 = 30;
 
 /// What a control process is started with; the `jackfield` binary builds it from TOML.
 #[derive(Clone, Debug)]
@@ -14,8 +18,7 @@ pub struct Config {
     pub http: Vec<SocketAddr>,
     /// The UNIX socket of the admin API; created with mode 0600, an old one is replaced.
     pub admin: PathBuf,
-    /// The folder for what control keeps: `calls.jsonl` and, unless `token_key` says otherwise,
-    /// `token.key`. Created with mode 0700 when it is missing.
+    /// The folder for what control keeps: `token.key`, unless `token_key` says otherwise. Created with mode 0700 when it is missing.
     pub state: PathBuf,
     /// The directory: a path of an SQLite file, or a `sqlite:` URL. Created when it is missing.
     pub directory: String,
@@ -36,8 +39,15 @@ pub struct Config {
     pub parallel_password_checks: usize,
     /// True to tell systemd of readiness and feed its watchdog (Type=notify); harmless without it.
     pub notify: bool,
+    /// The folder of call records, a file a day (`2026-01-31.jsonl`) with a line for each leg; created
+    /// when it is missing. None keeps no records.
+    pub records: Option<PathBuf>,
+    /// Where traces of signalling may be sent besides this machine's loopback addresses.
+    pub trace_to: Vec<Cidr>,
     /// Where recordings come from and go to; none makes no recordings.
     pub recordings: Option<recordings::Config>,
+    /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
+    pub options_s: u32,
 }
 
 /// One CCB of this blade: a data plane process and the region it made.
@@ -87,7 +97,10 @@ impl Config {
             hash_cost: HashCost::REAL,
             parallel_password_checks: 4,
             notify: true,
+            records: None,
+            trace_to: Vec::new(),
             recordings: None,
+            options_s: OPTIONS_S,
             state,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -14,13 +14,14 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base::CcbId;
-use control_core::End;
+use control_core::{Cidr, End};
 use serde::Deserialize;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::directory::Directory;
 use crate::owner::BladeHandle;
 use crate::password::PasswordCheck;
+use crate::records::RecordState;
 use crate::secret::Secret;
 use crate::token::Tokens;
 
@@ -32,6 +33,7 @@ mod forwards;
 mod login;
 mod orders;
 pub mod serve;
+mod traces;
 
 pub use error::{ApiError, ErrorBody};
 pub use orders::RecordingNumbers;
@@ -62,6 +64,12 @@ pub struct Parts {
     pub recordings: RecordingNumbers,
     /// The CCBs that have a spool, so that they can record.
     pub spoolers: HashSet<CcbId>,
+    /// How the writing of call records goes; none when none are kept.
+    pub records: Option<Arc<RecordState>>,
+    /// The number that the next trace gets.
+    pub next_trace: AtomicU32,
+    /// Where traces may be sent besides this machine.
+    pub trace_to: Vec<Cidr>,
     /// When this process began to serve.
     pub started_at: base::Instant,
 }

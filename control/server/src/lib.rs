@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -26,7 +26,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use config::{CcbConfig, Config, HashCost};
+pub use config::{CcbConfig, Config, HashCost, OPTIONS_S};
 pub use control_core::{
     Cidr, Destination, MIX_RULE, MIXES, PROMPT_RULE, Route, Service, is_prompt_name, path_name,
     reason_name, spool_name,
@@ -36,6 +36,7 @@ pub use directory::{
     Parameters, Tenant,
 };
 pub use password::hash as hash_password;
+pub use records::rfc3339;
 pub use secret::Secret;
 
 /// How long requests that are being served may take when the process stops.
@@ -84,13 +85,16 @@ impl Server {
         let key = config.token_key.clone().unwrap_or_else(|| state.join("token.key"));
         let tokens = token::Tokens::open(&key, config.token_life).map_err(named(&key))?;
         let (blade, asks) = owner::channel();
-        let calls = state.join("calls.jsonl");
-        let recorder = blade.clone();
-        let records = records::start(&calls, move |ccb, call| {
-            recorder.tell_blocking(owner::Ask::Recorded { ccb, call });
+        let record_state = Arc::new(records::RecordState::default());
+        let records = config.records.as_ref().map(|folder| {
+            let (recorder, state) = (blade.clone(), Arc::clone(&record_state));
+            let recorded = move |ccb, call| {
+                recorder.tell_blocking(owner::Ask::Recorded { ccb, call });
+            };
+            records::start(folder, state, recorded).map_err(named(folder))
         });
         let ccbs: Vec<_> = config.ccbs.iter().map(|ccb| ccb.id).collect();
-        let owner = owner::Owner::new(&ccbs, asks, records.map_err(named(&calls))?);
+        let owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
         let mut http = Vec::new();
         for address in &config.http {
             let bound = TcpListener::bind(address).await;
@@ -115,6 +119,10 @@ impl Server {
                 .filter(|ccb| ccb.spool.is_some())
                 .map(|ccb| ccb.id)
                 .collect(),
+            // Traces of an earlier process may still run; theirs are other numbers.
+            next_trace: AtomicU32::new(clock::unix_ms(clock::now()) as u32),
+            trace_to: config.trace_to.clone(),
+            records: config.records.is_some().then_some(record_state),
             started_at: clock::now(),
         });
         Ok(Server { config, http, admin, app, owner, directory })
@@ -131,7 +139,10 @@ impl Server {
         let mut background = JoinSet::new();
         background.spawn(self.owner.run());
         match self.directory.provision().await {
-            Ok(provision) => blade.tell(owner::Ask::Provision(provision)).await,
+            Ok(mut provision) => {
+                provision.options_s = self.config.options_s;
+                blade.tell(owner::Ask::Provision(provision)).await;
+            }
             Err(error) => tracing::error!(%error, "tenants, trunks and routes cannot be read"),
         }
         for ccb in &self.config.ccbs {

@@ -8,7 +8,7 @@ use abi::{Process, Region, SpoolState};
 use base::{CallRef, CcbId, Instant, WorkerId};
 use control_core::{
     Blade, CcbStatus, CloseReason, Collected, DeskMessage, End, Granted, Input, LoginKey,
-    LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision, spool_name,
+    LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision, Trace, spool_name,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -54,6 +54,8 @@ pub enum Ask {
     Order { order: Box<Order>, done: oneshot::Sender<Ended> },
     /// Something that ends with a command's completion; it is made with the number that comes back.
     Command { make: Make, done: oneshot::Sender<Ended> },
+    /// What a worker is to show of its signalling.
+    Trace { ccb: CcbId, worker: WorkerId, trace: Box<Trace>, done: oneshot::Sender<Ended> },
     /// A call's record is written.
     Recorded { ccb: CcbId, call: CallRef },
     /// Somebody reads.
@@ -145,6 +147,13 @@ impl BladeHandle {
         answer
     }
 
+    /// Orders a trace of one worker, or its end.
+    pub async fn trace(&self, ccb: CcbId, worker: WorkerId, trace: Trace) -> OpOutcome {
+        let (done, answer) = oneshot::channel();
+        self.tell(Ask::Trace { ccb, worker, trace: Box::new(trace), done }).await;
+        answer.await.map_or(OpOutcome::Gone, |(outcome, _)| outcome)
+    }
+
     /// What `read` returns of the core as it is now; `None` when the process stops.
     pub async fn look<T: Send + 'static>(
         &self,
@@ -163,20 +172,23 @@ impl BladeHandle {
 pub struct Owner {
     blade: Blade,
     asks: Asks,
-    records: RecordSender,
+    /// None when no records are kept.
+    records: Option<RecordSender>,
     doorbells: HashMap<CcbId, Vec<OwnedFd>>,
     desks: HashMap<u64, mpsc::Sender<ToDesk>>,
     logins: HashMap<u64, oneshot::Sender<Result<Granted, LoginRefusal>>>,
     commands: HashMap<u64, oneshot::Sender<Ended>>,
     /// Desks that did not keep up, which the core is to be told of.
     lost: Vec<u64>,
+    /// Calls of which no record is kept, which the core is to be told of.
+    unrecorded: Vec<(CcbId, CallRef)>,
     next_reply: u64,
     out: Vec<Output>,
 }
 
 impl Owner {
-    /// An owner of a fresh core for these CCBs.
-    pub fn new(ccbs: &[CcbId], asks: Asks, records: RecordSender) -> Self {
+    /// An owner of a fresh core for these CCBs; without `records` none are kept.
+    pub fn new(ccbs: &[CcbId], asks: Asks, records: Option<RecordSender>) -> Self {
         Owner {
             blade: Blade::new(clock::now(), Process::current(), ccbs),
             asks,
@@ -186,6 +198,7 @@ impl Owner {
             logins: HashMap::new(),
             commands: HashMap::new(),
             lost: Vec::new(),
+            unrecorded: Vec::new(),
             next_reply: 0,
             out: Vec::new(),
         }
@@ -269,6 +282,10 @@ impl Owner {
                 self.commands.insert(reply, done);
                 self.give(make(reply));
             }
+            Ask::Trace { ccb, worker, trace, done } => {
+                self.commands.insert(reply, done);
+                self.give(Input::Trace { reply, ccb, worker, trace });
+            }
             Ask::Recorded { ccb, call } => self.give(Input::Recorded { ccb, call }),
             Ask::Look(look) => look(&self.blade, clock::now()),
         }
@@ -282,7 +299,9 @@ impl Owner {
             for output in out.drain(..) {
                 self.put(output);
             }
-            next = self.lost.pop().map(|socket| Input::DeskLost { socket });
+            let lost = self.lost.pop().map(|socket| Input::DeskLost { socket });
+            let recorded = |(ccb, call)| Input::Recorded { ccb, call };
+            next = lost.or_else(|| self.unrecorded.pop().map(recorded));
         }
         self.out = out;
     }
@@ -299,11 +318,10 @@ impl Owner {
                 self.say(socket, ToDesk::Close(reason));
                 self.desks.remove(&socket);
             }
-            Output::Record(record) => {
-                if self.records.send(record).is_err() {
-                    tracing::error!("the thread that writes call records is gone");
-                }
-            }
+            Output::Record(record) => match &self.records {
+                Some(records) => records.send(record),
+                None => self.unrecorded.push((record.ccb, record.call)),
+            },
             Output::Wake { ccb, worker } => self.ring(ccb, worker),
             Output::Done { reply, result, digits } => {
                 if let Some(done) = self.commands.remove(&reply) {
@@ -377,6 +395,13 @@ fn log(output: &Output) {
                 left_out,
                 "media from a source that is not the party's was dropped"
             );
+        }
+        Output::Trunk { ccb, address, up } => {
+            let ccb = ccb.0;
+            match up {
+                true => tracing::info!(ccb, %address, "a trunk answers again"),
+                false => tracing::warn!(ccb, %address, "a trunk does not answer"),
+            }
         }
         Output::SourceBanned { ccb, address, seconds } => {
             tracing::warn!(

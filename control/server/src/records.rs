@@ -1,246 +1,297 @@
-//! Call records: a line of JSON for each finished call. The row of a call is given back only when its
-//! line is written, so a call is lost by no restart; a line that is there already is not written again.
+//! Call records: a line of JSON for each leg of a finished call, in a file a day.
+//!
+//! ```text
+//! row Ended -> record -> lines written -> synced to the disk -> row acknowledged
+//! ```
+//! A row is given back only when its lines are safe, so no death loses a record; and what the files
+//! hold already is not written again, so nobody is billed twice. A disk that refuses keeps the rows
+//! waiting and is tried again; calls go on meanwhile.
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError, channel};
 use std::time::Duration;
 
 use base::{CallRef, CcbId};
-use control_core::{CallRecord, path_name, reason_name};
-use serde_json::{Value, json};
+use control_core::{CallRecord, LegRecord};
 
 use crate::clock;
 
-/// How much of the file's end is searched for lines whose acknowledgement was cut short.
-const TAIL_BYTES: u64 = 4 << 20;
-/// How long a write that failed (a full disk) waits for the next try.
-const RETRY_MS: u64 = 1_000;
+mod line;
+#[cfg(test)]
+mod tests;
+
+use line::{LegKey, date, key_in, key_of, leg_line};
+pub use line::{call_json, rfc3339, serial_text};
+
+/// Calls that are written and synced in one go.
+const BATCH: usize = 512;
+/// How much of a file's end is searched for lines whose acknowledgement was cut short: those of a batch
+/// and of the acknowledgements under way, some 1,600 calls, take a quarter of it.
+const TAIL_BYTES: u64 = 16 << 20;
+/// How many files are searched: a record is written on the day of its end or, around midnight or after a
+/// death, into a later day's file.
+const FILES_SEARCHED: usize = 2;
+/// How long a write that failed waits for the next try: twice as long each time.
+const RETRY_MS: u64 = 500;
+/// At most so long.
+const LONGEST_RETRY_MS: u64 = 30_000;
+/// Records that wait while the disk refuses. What is more stays in its row and is read at control's
+/// next start.
+const WAITING: u64 = 65_536;
+/// What the name of a day's file ends with.
+const ENDING: &str = ".jsonl";
 
 /// Where records are handed in.
-pub type RecordSender = Sender<Box<CallRecord>>;
-
-struct CallFile {
-    file: File,
-    /// The ids of the lines at the end of the file when it was opened.
-    written: HashSet<String>,
-    /// How long the file was before a write that failed and may have left half a line.
-    torn: Option<u64>,
-    path: PathBuf,
+#[derive(Debug)]
+pub struct RecordSender {
+    records: Sender<Box<CallRecord>>,
+    state: Arc<RecordState>,
 }
 
-/// Opens `calls.jsonl` and starts the thread that writes to it; `recorded` is called for each record
-/// when it is safe. The thread ends when the sender is dropped.
+/// How the writing goes, for status tools.
+#[derive(Debug, Default)]
+pub struct RecordState {
+    /// Lines written and synced.
+    pub written: AtomicU64,
+    /// Writes that failed.
+    pub failed: AtomicU64,
+    /// Calls whose lines are not safe yet.
+    pub waiting: AtomicU64,
+    /// Calls that found no room among those that wait.
+    pub left: AtomicU64,
+    /// True from a write that failed to the next one that does not.
+    pub is_failing: AtomicBool,
+}
+
+impl RecordSender {
+    /// Hands a record in. It is safe when the function given to [`start`] is called.
+    pub fn send(&self, record: Box<CallRecord>) {
+        let state = &self.state;
+        if state.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
+            state.waiting.fetch_sub(1, Ordering::Relaxed);
+            state.left.fetch_add(1, Ordering::Relaxed);
+        } else if self.records.send(record).is_err() {
+            tracing::error!("the thread that writes call records is gone");
+        }
+    }
+}
+
+/// The folder of the records, and the file of the day.
+struct Folder {
+    path: PathBuf,
+    /// This machine's name.
+    blade: String,
+    /// The keys at the end of the newest files when they were opened.
+    known: HashSet<LegKey>,
+    day: Option<Day>,
+}
+
+struct Day {
+    date: String,
+    path: PathBuf,
+    file: File,
+    /// Where the last whole line ends. What lies behind it is of a write that failed.
+    length: u64,
+}
+
+/// Opens the folder, made if it is missing, and starts the thread that writes; `recorded` is called for
+/// each record when it is safe. The thread ends when the sender is dropped.
 pub fn start(
     path: &Path,
+    state: Arc<RecordState>,
     recorded: impl Fn(CcbId, CallRef) + Send + 'static,
 ) -> io::Result<RecordSender> {
-    let mut calls = CallFile::open(path)?;
-    let (sender, receiver): (RecordSender, Receiver<Box<CallRecord>>) = channel();
-    std::thread::Builder::new().name("call-records".into()).spawn(move || {
-        while let Ok(record) = receiver.recv() {
-            while let Err(error) = calls.append(&record) {
-                tracing::error!(%error, "a call record cannot be written; trying again");
-                std::thread::sleep(Duration::from_millis(RETRY_MS));
-            }
-            recorded(record.ccb, record.call);
-        }
-    })?;
-    Ok(sender)
+    let folder = Folder::open(path)?;
+    let (records, receiver) = channel();
+    let told = Arc::clone(&state);
+    std::thread::Builder::new()
+        .name("call-records".into())
+        .spawn(move || write_all(folder, &receiver, &told, recorded))?;
+    Ok(RecordSender { records, state })
 }
 
-impl CallFile {
-    fn open(path: &Path) -> io::Result<CallFile> {
-        let mut file =
-            OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(path)?;
-        let length = file.metadata()?.len();
-        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
-        let mut tail = Vec::new();
-        file.read_to_end(&mut tail)?;
-        // A writer that was killed may have left half a line.
-        if tail.last().is_some_and(|byte| *byte != b'\n') {
-            file.write_all(b"\n")?;
+fn write_all(
+    mut folder: Folder,
+    records: &Receiver<Box<CallRecord>>,
+    state: &RecordState,
+    recorded: impl Fn(CcbId, CallRef),
+) {
+    while let Ok(first) = records.recv() {
+        let mut batch = vec![first];
+        fill(&mut batch, records);
+        let mut wait = Duration::from_millis(RETRY_MS);
+        let lines = loop {
+            match folder.write(&batch) {
+                Ok(lines) => break lines,
+                Err(error) => {
+                    state.failed.fetch_add(1, Ordering::Relaxed);
+                    if !state.is_failing.swap(true, Ordering::Relaxed) {
+                        let folder = folder.path.display();
+                        tracing::error!(%error, %folder, "call records cannot be written; they wait");
+                    }
+                }
+            }
+            // More calls end meanwhile, and may have room in this batch.
+            match records.recv_timeout(wait) {
+                Ok(record) => {
+                    batch.push(record);
+                    std::thread::sleep(wait);
+                    fill(&mut batch, records);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            wait = (wait * 2).min(Duration::from_millis(LONGEST_RETRY_MS));
+        };
+        if state.is_failing.swap(false, Ordering::Relaxed) {
+            tracing::info!(calls = batch.len(), "call records are written again");
         }
-        let lines = tail.split(|byte| *byte == b'\n');
-        let ids = lines.filter_map(|line| {
-            let line: Value = serde_json::from_slice(line).ok()?;
-            line.get("id")?.as_str().map(str::to_owned)
-        });
-        Ok(CallFile { written: ids.collect(), file, torn: None, path: path.to_owned() })
+        state.written.fetch_add(lines, Ordering::Relaxed);
+        state.waiting.fetch_sub(batch.len() as u64, Ordering::Relaxed);
+        batch.iter().for_each(|record| recorded(record.ccb, record.call));
+    }
+}
+
+fn fill(batch: &mut Vec<Box<CallRecord>>, records: &Receiver<Box<CallRecord>>) {
+    while batch.len() < BATCH {
+        match records.try_recv() {
+            Ok(record) => batch.push(record),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => return,
+        }
+    }
+}
+
+impl Folder {
+    fn open(path: &Path) -> io::Result<Folder> {
+        let mut folder = std::fs::DirBuilder::new();
+        folder.recursive(true).mode(0o750).create(path)?;
+        let blade = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let mut opened = Folder {
+            path: path.to_owned(),
+            blade: blade.trim_end().to_owned(),
+            known: HashSet::new(),
+            day: None,
+        };
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(path)? {
+            names.extend(entry?.file_name().into_string().ok().filter(|name| is_day(name)));
+        }
+        names.sort_unstable();
+        let today = today();
+        for name in names.iter().rev().take(FILES_SEARCHED) {
+            let day = opened.open_day(name.trim_end_matches(ENDING))?;
+            if day.date == today {
+                opened.day = Some(day);
+            }
+        }
+        if opened.day.is_none() {
+            // A folder that cannot be written to is told at the start, not at the end of a call.
+            opened.day = Some(opened.open_day(&today)?);
+        }
+        Ok(opened)
     }
 
-    fn append(&mut self, record: &CallRecord) -> io::Result<()> {
-        if self.written.remove(&id_of(record)) {
+    /// Opens a day's file, learns what it holds and cuts off half a line: its writer was killed.
+    fn open_day(&mut self, date: &str) -> io::Result<Day> {
+        let path = self.path.join(format!("{date}{ENDING}"));
+        let is_new = !path.exists();
+        let mut file =
+            OpenOptions::new().read(true).append(true).create(true).mode(0o640).open(&path)?;
+        if is_new {
+            // The name must be as safe as the lines.
+            File::open(&self.path)?.sync_all()?;
+        }
+        let whole = file.metadata()?.len();
+        file.seek(SeekFrom::Start(whole.saturating_sub(TAIL_BYTES)))?;
+        let mut tail = Vec::new();
+        file.read_to_end(&mut tail)?;
+        let torn = tail.iter().rev().take_while(|byte| **byte != b'\n').count();
+        let length = whole - torn as u64;
+        if torn > 0 {
+            file.set_len(length)?;
+        }
+        let lines = tail[..tail.len() - torn].split(|byte| *byte == b'\n');
+        self.known.extend(lines.filter_map(key_in));
+        Ok(Day { date: date.to_owned(), path, file, length })
+    }
+
+    /// Writes the legs of these calls and waits until they are on the disk; returns how many lines that
+    /// took. What an earlier process wrote is left out.
+    fn write(&mut self, batch: &[Box<CallRecord>]) -> io::Result<u64> {
+        let mut day = match self.day.take() {
+            Some(day) if day.date == today() && day.is_there()? => day,
+            _ => self.open_day(&today())?,
+        };
+        let mut text = String::new();
+        let mut lines = 0;
+        // Of a call whose legs found no rows only this much is known.
+        let nobody = [LegRecord::default()];
+        for record in batch {
+            let is_new = |leg: &&_| !self.known.contains(&key_of(record, leg));
+            let legs = if record.legs.is_empty() { &nobody[..] } else { &record.legs };
+            for leg in legs.iter().filter(is_new) {
+                text += &leg_line(&self.blade, record, leg).to_string();
+                text.push('\n');
+                lines += 1;
+            }
+        }
+        let written = day.append(text.as_bytes());
+        self.day = Some(day);
+        written.map(|()| lines)
+    }
+}
+
+impl Day {
+    /// False when the file was moved away or deleted.
+    fn is_there(&self) -> io::Result<bool> {
+        let held = self.file.metadata()?;
+        match std::fs::metadata(&self.path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (held.dev(), held.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if lines.is_empty() {
             return Ok(());
         }
-        let mut line = json_of(record).to_string();
-        line.push('\n');
-        self.follow()?;
-        if let Some(length) = self.torn {
-            self.file.set_len(length)?;
-            self.torn = None;
-        }
-        let length = self.file.metadata()?.len();
-        let written = self.file.write_all(line.as_bytes());
+        let written = self.append_whole(lines);
         if written.is_err() {
-            self.torn = Some(length);
             // When this fails, too, the next try begins with it.
-            if self.file.set_len(length).is_ok() {
-                self.torn = None;
-            }
+            let _ = self.file.set_len(self.length);
         }
         written
     }
 
-    /// Opens the file anew when it is another one by now, or none: logs are rotated by a rename.
-    fn follow(&mut self) -> io::Result<()> {
-        let held = self.file.metadata()?;
-        let is_ours = match std::fs::metadata(&self.path) {
-            Ok(found) => (found.dev(), found.ino()) == (held.dev(), held.ino()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
-            Err(error) => return Err(error),
-        };
-        if !is_ours {
-            let fresh = CallFile::open(&self.path)?;
-            self.written.extend(fresh.written);
-            (self.file, self.torn) = (fresh.file, None);
+    fn append_whole(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.file.metadata()?.len() != self.length {
+            self.file.set_len(self.length)?;
         }
+        self.file.write_all(lines)?;
+        // A failed sync may have dropped what it was to write: all of it is written again.
+        self.file.sync_data()?;
+        self.length += lines.len() as u64;
         Ok(())
     }
 }
 
-/// Names a call over all restarts.
-fn id_of(record: &CallRecord) -> String {
-    format!("{}-{}-{}-{}", record.ccb, record.incarnation, record.call, record.serial)
+fn today() -> String {
+    date(clock::unix_ms(clock::now()))
 }
 
-/// A call's serial number as it is written everywhere: 20 digits (G-16).
-pub fn serial_text(serial: u64) -> String {
-    format!("{serial:020}")
-}
-
-/// A record, or a call that stands, as JSON.
-pub fn json_of(record: &CallRecord) -> Value {
-    let legs = record.legs.iter().map(|leg| {
-        json!({
-            "leg": leg.leg,
-            "party": leg.party,
-            "number": leg.number,
-            "agent": leg.login.map(|login| login.agent),
-            "location": leg.location,
-            "rtp_port": leg.rtp_port,
-            "media": leg.media.map(|media| media.to_string()),
-            "packets_in": leg.packets_in,
-            "packets_out": leg.packets_out,
-            "lost": leg.lost,
-            "foreign": leg.foreign,
-            "path": path_name(leg.path),
-            "path_reason": reason_name(leg.path_reason),
-            "jitter_us": leg.jitter_us,
-            "round_trip_us": (leg.round_trip_us != 0).then_some(leg.round_trip_us),
-            "mos": (leg.mos_hundredths != 0).then(|| f64::from(leg.mos_hundredths) / 100.0),
-            "reported_loss": f64::from(leg.reported_loss) / 256.0,
+/// True for the name of a day's file, `2026-01-31.jsonl`.
+fn is_day(name: &str) -> bool {
+    let date = name.strip_suffix(ENDING).unwrap_or_default();
+    date.len() == 10
+        && date.bytes().enumerate().all(|(at, byte)| match at {
+            4 | 7 => byte == b'-',
+            _ => byte.is_ascii_digit(),
         })
-    });
-    let is_over = record.ended_at > record.started_at;
-    let end = if is_over { record.ended_at } else { clock::now() };
-    let talk = record.answered_at.map_or(0, |at| end.since(at).as_millis());
-    json!({
-        "id": id_of(record),
-        "ccb": record.ccb.0,
-        "call": record.call.to_string(),
-        "serial": serial_text(record.serial),
-        "called": record.called,
-        "tenant": record.tenant.0,
-        "cause": record.cause,
-        "started_unix_ms": clock::unix_ms(record.started_at),
-        "answered_unix_ms": record.answered_at.map(clock::unix_ms),
-        "ended_unix_ms": is_over.then(|| clock::unix_ms(record.ended_at)),
-        "duration_ms": u64::try_from(end.since(record.started_at).as_millis()).unwrap_or(u64::MAX),
-        "talk_ms": u64::try_from(talk).unwrap_or(u64::MAX),
-        "legs": legs.collect::<Vec<_>>(),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use base::{Instant, TenantId};
-
-    fn record(slot: u32) -> Box<CallRecord> {
-        Box::new(CallRecord {
-            ccb: CcbId(1),
-            incarnation: 3,
-            call: CallRef { slot, generation: 1 },
-            serial: 99,
-            called: "1002".into(),
-            tenant: TenantId(1),
-            cause: 0,
-            started_at: Instant::from_nanos(1),
-            answered_at: None,
-            ended_at: Instant::from_nanos(2),
-            legs: Vec::new(),
-        })
-    }
-
-    #[test]
-    fn a_file_that_was_renamed_away_is_followed_by_a_new_one() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("calls.jsonl");
-        let mut calls = CallFile::open(&path).expect("it opens");
-        calls.append(&record(1)).expect("it is written");
-        let old = folder.path().join("calls.jsonl.1");
-        std::fs::rename(&path, &old).expect("it is renamed");
-        calls.append(&record(2)).expect("it is written");
-        let lines = |path: &Path| {
-            let text = std::fs::read_to_string(path).expect("it is there");
-            text.lines().map(str::to_owned).collect::<Vec<_>>()
-        };
-        assert_eq!((lines(&old).len(), lines(&path).len()), (1, 1));
-        assert!(lines(&path)[0].contains("\"call\":\"2.1\""));
-    }
-
-    #[test]
-    fn half_a_line_of_a_write_that_failed_is_cut_off_before_the_next() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("calls.jsonl");
-        let mut calls = CallFile::open(&path).expect("it opens");
-        calls.append(&record(1)).expect("it is written");
-        let whole = std::fs::metadata(&path).expect("it is there").len();
-        // As a full disk leaves it when the file cannot be cut either.
-        calls.file.write_all(b"{\"id\":\"ha").expect("it is written");
-        calls.torn = Some(whole);
-        calls.append(&record(2)).expect("it is written");
-        let text = std::fs::read_to_string(&path).expect("it is there");
-        assert_eq!(text.lines().count(), 2);
-        assert!(text.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{text}");
-    }
-
-    fn write(path: &Path, slots: &[u32]) {
-        let (done, told) = channel();
-        let sender = start(path, move |_, call| done.send(call.slot).expect("it is waited for"));
-        let sender = sender.expect("it opens");
-        for slot in slots {
-            sender.send(record(*slot)).expect("the thread runs");
-            assert_eq!(told.recv(), Ok(*slot));
-        }
-    }
-
-    #[test]
-    fn a_line_is_written_once_also_over_a_restart_and_after_half_a_line() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("calls.jsonl");
-        write(&path, &[1, 2]);
-        let mut file = OpenOptions::new().append(true).open(&path).expect("it is there");
-        file.write_all(b"{\"id\":\"cut").expect("it is written");
-        write(&path, &[2, 3]);
-        let text = std::fs::read_to_string(&path).expect("it is there");
-        let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let calls: Vec<_> = lines.map(|line| line["call"].as_str().map(str::to_owned)).collect();
-        let expected = ["1.1", "2.1", "3.1"].map(|call| Some(call.to_owned()));
-        assert_eq!(calls, expected);
-    }
 }

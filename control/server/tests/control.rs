@@ -354,21 +354,31 @@ async fn desks_see_a_call_and_its_record_is_kept() {
     write_call(&plane, ["1001", "1002"], CallState::Ended);
     world.start_control().await;
     world.until("acknowledgement", async || plane.region.calls().is_acknowledged(call)).await;
-    let text = std::fs::read_to_string(world.path("calls.jsonl")).expect("it is written");
-    let line: Value = serde_json::from_str(text.trim_end()).expect("one line of JSON");
-    assert_eq!(line["serial"], "00000000000000123456");
-    assert!(line["talk_ms"].as_u64().is_some_and(|ms| ms >= 2_000));
-    let expected = json!({"leg": 1, "number": "1002", "packets_in": 50, "lost": 3, "foreign": 2,
-        "path": "xdp", "jitter_us": 1_500, "round_trip_us": null, "mos": 4.37});
+    let lines = world.records();
+    assert_eq!(lines.len(), 2, "{lines:#?}");
+    let expected = json!({"serial": "00000000000000123456", "leg": 1, "direction": "out",
+        "party": "agent", "agent": "1002", "caller": "1001", "called": "", "tenant": "demo",
+        "location": "local", "foreign": 2, "path": "xdp", "round_trip_ms": null});
     for (name, value) in expected.as_object().expect("an object") {
-        assert_eq!(&line["legs"][1][name], value, "{name}");
+        assert_eq!(&lines[1][name], value, "{name}");
     }
+    assert_eq!(lines[1]["in"]["packets"], 50);
+    assert_eq!((&lines[1]["in"]["lost"], &lines[1]["in"]["jitter_ms"]), (&json!(3), &json!(1.5)));
+    assert_eq!(lines[1]["in"]["mos"], 4.37);
+    // Once more, as after a death between the line and the acknowledgement.
+    world.stop_control().await;
+    plane.region.calls().acknowledge(CallRef { generation: 3, ..call });
+    assert!(!plane.region.calls().is_acknowledged(call));
+    world.start_control().await;
+    world.until("acknowledgement", async || plane.region.calls().is_acknowledged(call)).await;
+    assert_eq!(world.admin("GET", "/v1/status").await.json()["records"]["written"], 0);
+    assert_eq!(world.records().len(), 2);
     // Nobody logs in anew.
     let state = |one: &str| (one.to_owned(), "lost".to_owned(), true);
     assert_eq!(world.states().await, [state("1001"), state("1002")]);
     let mut ws = desk(&world, &token).await;
     assert_eq!(next(&mut ws).await["state"], "logged_in");
-    assert_eq!(world.ccb().await["control_incarnation"], 2);
+    assert_eq!(world.ccb().await["control_incarnation"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -574,4 +584,60 @@ async fn a_route_leads_to_a_prompt() {
     };
     assert_eq!(order, MediaOrder::Play { times: 1 });
     assert!(matches!(last, Command::Release { cause: 0, .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_trace_is_ordered_of_every_worker_and_goes_to_this_machine_only() {
+    let mut world = World::start().await;
+    let body = |to: &str| json!({"to": to, "seconds": 9});
+    let answer = world.admin_with("POST", "/v1/traces", &body("127.0.0.1:9060")).await;
+    assert_eq!(answer.status, 502, "no data plane: {}", answer.body);
+    let plane = world.data_plane().await;
+    for (body, status, part) in [
+        (json!({"to": "192.0.2.1:9060", "seconds": 9}), 400, "loopback"),
+        (json!({"to": "127.0.0.1:9060", "seconds": 0}), 400, "seconds"),
+        (json!({"to": "127.0.0.1:9060", "seconds": 3601}), 400, "seconds"),
+        (json!({"to": "127.0.0.1:9060", "seconds": 9, "call": "x"}), 400, "serial number"),
+        (json!({"to": "127.0.0.1:9060", "seconds": 9, "call": "9.4"}), 404, "call"),
+        (json!({"to": "127.0.0.1:9060", "seconds": 9, "number": "a b"}), 400, "number"),
+        (json!({"to": "127.0.0.1:9060"}), 400, "seconds"),
+    ] {
+        let answer = world.admin_with("POST", "/v1/traces", &body).await;
+        assert_eq!(answer.status, status, "{body}: {}", answer.body);
+        assert!(answer.body.contains(part), "{body}: {}", answer.body);
+    }
+    let traces = || -> Vec<(u32, std::net::SocketAddr, u64, u64)> {
+        let seen = plane.seen().into_iter().filter_map(|command| match command {
+            Command::Trace { trace, to, until, serial, .. } => Some((trace, to, until, serial)),
+            _ => None,
+        });
+        seen.collect()
+    };
+    assert!(traces().is_empty());
+    let body = json!({"to": "127.0.0.1:9060", "seconds": 9, "call": "00000000000000123456"});
+    let answer = world.admin_with("POST", "/v1/traces", &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let id = answer.json()["trace"].as_u64().expect("a number");
+    let seen = traces();
+    assert_eq!(seen.len(), 2, "both workers: {seen:?}");
+    for (trace, to, until, serial) in seen {
+        assert_eq!((u64::from(trace), to.to_string().as_str()), (id, "127.0.0.1:9060"));
+        assert_eq!(serial, 123_456);
+        assert!(until > now().as_nanos() && until < now().as_nanos() + 10_000_000_000);
+    }
+    assert_eq!(world.admin("DELETE", &format!("/v1/traces/{id}")).await.status, 200);
+    let ends: Vec<_> =
+        traces().into_iter().skip(2).map(|(trace, _, until, _)| (trace, until)).collect();
+    assert_eq!(ends, [(id as u32, 0); 2]);
+    // Others are shown it where the configuration says so.
+    world.stop_control().await;
+    world.trace_to = vec!["192.0.2.0/24".parse().expect("a network")];
+    world.start_control().await;
+    world
+        .until("a CCB that runs normally", async || world.get("/healthz").await.status == 200)
+        .await;
+    for (to, status) in [("192.0.2.77:9060", 200), ("192.0.3.1:9060", 400), ("[::1]:9060", 200)] {
+        let answer = world.admin_with("POST", "/v1/traces", &json!({"to": to, "seconds": 9})).await;
+        assert_eq!(answer.status, status, "{to}: {}", answer.body);
+    }
 }

@@ -15,7 +15,7 @@ use crate::ring::{Corrupt, Full, Reader, Room, Writer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Command {
     /// Answers [`crate::Event::Asked`]: a leg goes out to a trunk. The blob is the user part of the
-    /// Request-URI.
+    /// Request-URI, and after it, each behind a line feed, the addresses to try when this one does not serve.
     Dial {
         /// The operation.
         op: u64,
@@ -29,6 +29,19 @@ pub enum Command {
         location: LocationId,
         /// By what.
         transport: Transport,
+    },
+    /// Asks a trunk now and then whether it is there; [`crate::Event::Trunk`] tells what changes.
+    Watch {
+        /// The operation.
+        op: u64,
+        /// Its address.
+        address: SocketAddr,
+        /// Through which location.
+        location: LocationId,
+        /// By what.
+        transport: Transport,
+        /// How often, in seconds; 0 for no more.
+        every_s: u32,
     },
     /// Answers [`crate::Event::Asked`]: the call is refused.
     Reject {
@@ -117,6 +130,21 @@ pub enum Command {
         /// Whether to drain.
         on: bool,
     },
+    /// Shows signalling to an administrator, or no longer: each SIP message that matches is copied to an
+    /// address. It matches when it belongs to the call of that serial number; where that is 0, to a call
+    /// in which the number of the blob has a part; and where the blob is empty, too, always.
+    Trace {
+        /// The operation.
+        op: u64,
+        /// Which trace; another command of the same number changes it.
+        trace: u32,
+        /// Where the copies go, as HEP3 over UDP.
+        to: SocketAddr,
+        /// Until when, ns of the clock; what is past ends it.
+        until: u64,
+        /// A call serial number, or 0.
+        serial: u64,
+    },
 }
 
 const DIAL: u64 = 1;
@@ -126,15 +154,18 @@ const FORGET: u64 = 4;
 const DRAIN: u64 = 5;
 const ANSWER: u64 = 6;
 const MEDIA: u64 = 7;
-const FORWARD: u64 = 8;
-const TRANSFER: u64 = 9;
-const ORIGINATE: u64 = 10;
+const TRACE: u64 = 8;
+const FORWARD: u64 = 9;
+const TRANSFER: u64 = 10;
+const ORIGINATE: u64 = 11;
+const WATCH: u64 = 30;
 
 impl Command {
     /// The operation, which the completion names.
     pub fn op(&self) -> u64 {
         match *self {
             Command::Dial { op, .. }
+            | Command::Watch { op, .. }
             | Command::Reject { op, .. }
             | Command::Answer { op, .. }
             | Command::Media { op, .. }
@@ -143,7 +174,8 @@ impl Command {
             | Command::Originate { op, .. }
             | Command::Release { op, .. }
             | Command::Forget { op, .. }
-            | Command::Drain { op, .. } => op,
+            | Command::Drain { op, .. }
+            | Command::Trace { op, .. } => op,
         }
     }
 
@@ -156,6 +188,12 @@ impl Command {
                 .address(address)
                 .location(location)
                 .int(transport as u32),
+            Command::Watch { op, address, location, transport, every_s } => Put::new(WATCH)
+                .int(op)
+                .address(address)
+                .location(location)
+                .int(transport as u32)
+                .int(every_s),
             Command::Reject { op, ask, call, status, retry_after_s } => {
                 Put::new(REJECT).int(op).int(ask).call(call).int(status).int(retry_after_s)
             }
@@ -173,6 +211,9 @@ impl Command {
                 Put::new(FORGET).int(op).agent(agent).int(epoch)
             }
             Command::Drain { op, on } => Put::new(DRAIN).int(op).int(on),
+            Command::Trace { op, trace, to, until, serial } => {
+                Put::new(TRACE).int(op).int(trace).address(to).int(until).int(serial)
+            }
         }
         .done()
     }
@@ -189,6 +230,14 @@ impl Command {
                 location: take.location()?,
                 transport: Transport::from_number(take.int()?)
                     .ok_or(Corrupt { what: "a transport" })?,
+            },
+            WATCH => Command::Watch {
+                op,
+                address: take.address()?,
+                location: take.location()?,
+                transport: Transport::from_number(take.int()?)
+                    .ok_or(Corrupt { what: "a transport" })?,
+                every_s: take.int()?,
             },
             REJECT => Command::Reject {
                 op,
@@ -210,6 +259,13 @@ impl Command {
             RELEASE => Command::Release { op, call: take.call()?, cause: take.int()? },
             FORGET => Command::Forget { op, agent: take.agent()?, epoch: take.int()? },
             DRAIN => Command::Drain { op, on: take.yes_or_no()? },
+            TRACE => Command::Trace {
+                op,
+                trace: take.int()?,
+                to: take.address()?,
+                until: take.u64()?,
+                serial: take.u64()?,
+            },
             _ => return Err(Corrupt { what: "the kind of a command" }),
         };
         take.end(command)

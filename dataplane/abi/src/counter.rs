@@ -173,6 +173,48 @@ counters! {
     TransfersCompleted = "transfers_completed",
     /// Transfers that did not.
     TransfersFailed = "transfers_failed",
+    /// Sessions that we renewed in time (RFC 4028).
+    SessionsRenewed = "sessions_renewed",
+    /// Calls ended because a peer did not renew their session.
+    SessionsExpired = "sessions_expired",
+    /// SIP messages that came over TCP.
+    SipReceivedTcp = "sip_received_tcp",
+    /// SIP messages that came over TLS.
+    SipReceivedTls = "sip_received_tls",
+    /// SIP messages that came over WebSocket, with or without TLS.
+    SipReceivedWs = "sip_received_ws",
+    /// Gauge: connections of SIP over TCP.
+    ConnectionsTcp = "connections_tcp",
+    /// Gauge: connections of SIP over TLS.
+    ConnectionsTls = "connections_tls",
+    /// Gauge: connections of SIP over WebSocket, with or without TLS.
+    ConnectionsWs = "connections_ws",
+    /// Connections that peers opened.
+    ConnectionsAccepted = "connections_accepted",
+    /// Connections that were opened to peers.
+    ConnectionsOpened = "connections_opened",
+    /// Connections that could not be opened to a peer.
+    ConnectFailed = "connect_failed",
+    /// Connections refused: as many as there may be, of all or of one address.
+    RefusedConnectionsFull = "refused_connections_full",
+    /// Connections whose TLS or WebSocket handshake failed.
+    HandshakeFailed = "handshake_failed",
+    /// Connections that the peer closed, or that broke.
+    ClosedByPeer = "closed_by_peer",
+    /// Connections closed: nothing whole came in time.
+    ClosedIdle = "closed_idle",
+    /// Connections closed: what came could not be framed.
+    ClosedMalformed = "closed_malformed",
+    /// Connections closed: the peer did not take what waited for it.
+    ClosedSlow = "closed_slow",
+    /// Keep-alives that were answered (RFC 5626, 4.4.1).
+    Pongs = "pongs",
+    /// SIP messages that could not be sent, for there was no connection.
+    SipUnsent = "sip_unsent",
+    /// Copies of SIP messages handed to the thread that sends them to the capture server and to traces.
+    SipMirrored = "sip_mirrored",
+    /// Copies of SIP messages that were lost: the queue was full, the address unknown or the network's.
+    HepDropped = "hep_dropped",
     /// Calls for which an agent's phone was called first, and answered.
     CallsDialled = "calls_dialled",
 }
@@ -185,7 +227,8 @@ impl Counter {
     pub(crate) const STRIDE: usize = Counter::COUNT.next_multiple_of(16);
 }
 
-/// The counters of the workers and of the control process; each block of them has one writer.
+/// The counters of the workers, of the data plane's streams and of the control process; each block of them
+/// has one writer.
 #[derive(Clone, Copy, Debug)]
 pub struct Counters<'a> {
     pub(crate) part: Part<'a>,
@@ -211,9 +254,21 @@ impl Counters<'_> {
         }
     }
 
+    /// Adds `n` to what the thread of the streams counts, as its one writer.
+    pub fn add_streams(&self, counter: Counter, n: u64) {
+        self.add_at(usize::from(self.workers), counter, n);
+    }
+
+    /// Sets a gauge of the streams, as its one writer.
+    pub fn set_streams(&self, counter: Counter, value: u64) {
+        if let Some(word) = self.part.to_write(place(usize::from(self.workers), counter)) {
+            word.store(value, Ordering::Relaxed);
+        }
+    }
+
     /// Adds `n` to what the control process counts, as its one writer.
     pub fn add_control(&self, counter: Counter, n: u64) {
-        self.add_at(usize::from(self.workers), counter, n);
+        self.add_at(usize::from(self.workers) + 1, counter, n);
     }
 
     /// One worker's count; 0 when there is no such worker.
@@ -223,12 +278,12 @@ impl Counters<'_> {
 
     /// The control process's count.
     pub fn get_control(&self, counter: Counter) -> u64 {
-        self.get_at(usize::from(self.workers), counter)
+        self.get_at(usize::from(self.workers) + 1, counter)
     }
 
-    /// The sum over all workers and the control process.
+    /// The sum over all workers, the streams and the control process.
     pub fn total(&self, counter: Counter) -> u64 {
-        (0..=usize::from(self.workers))
+        (0..usize::from(self.workers) + 2)
             .fold(0, |sum, block| sum.wrapping_add(self.get_at(block, counter)))
     }
 

@@ -119,6 +119,13 @@ pub enum Event {
         /// Where it came from.
         addr: SocketAddr,
     },
+    /// A trunk that is watched ([`crate::Command::Watch`]) went down or came up, or is said again to be.
+    Trunk {
+        /// Its address.
+        addr: SocketAddr,
+        /// Whether it answers.
+        up: bool,
+    },
     /// A source of SIP that proved nothing too often, or guessed wrong, is not answered any more. Send it as
     /// [`Class::Statistic`].
     SourceBanned {
@@ -176,6 +183,8 @@ pub enum UnregisterCause {
     Removed = 2,
     /// The control process said so.
     Ordered = 3,
+    /// The connection that it came by is closed.
+    Disconnected = 4,
 }
 
 /// Why digits are not collected any further.
@@ -256,6 +265,7 @@ const DIGITS: u64 = 8;
 const SPOOL: u64 = 9;
 const SOURCE_BANNED: u64 = 20;
 const HELD: u64 = 21;
+const TRUNK: u64 = 30;
 
 impl Event {
     pub(crate) fn encode(&self) -> Raw {
@@ -291,6 +301,7 @@ impl Event {
             Event::SourceRefused { call, leg, addr } => {
                 Put::new(SOURCE_REFUSED).call(call).int(leg).address(addr)
             }
+            Event::Trunk { addr, up } => Put::new(TRUNK).address(addr).int(up),
             Event::SourceBanned { addr, seconds } => {
                 Put::new(SOURCE_BANNED).address(addr).int(seconds)
             }
@@ -348,6 +359,7 @@ impl Event {
             SOURCE_REFUSED => {
                 Event::SourceRefused { call: take.call()?, leg: take.int()?, addr: take.address()? }
             }
+            TRUNK => Event::Trunk { addr: take.address()?, up: take.yes_or_no()? },
             SOURCE_BANNED => Event::SourceBanned { addr: take.address()?, seconds: take.int()? },
             _ => return Err(Corrupt { what: "the kind of an event" }),
         };
@@ -361,6 +373,7 @@ impl UnregisterCause {
             1 => Some(UnregisterCause::Expired),
             2 => Some(UnregisterCause::Removed),
             3 => Some(UnregisterCause::Ordered),
+            4 => Some(UnregisterCause::Disconnected),
             _ => None,
         }
     }

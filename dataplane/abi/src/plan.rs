@@ -15,7 +15,7 @@ use crate::sync::Pod;
 use crate::{cell, header, index};
 
 /// The number of this layout; it changes when the meaning of a word does.
-pub const LAYOUT_VERSION: u64 = 4;
+pub const LAYOUT_VERSION: u64 = 6;
 
 /// The sizes of a region. Both processes must have been built for the same [`LAYOUT_VERSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,7 +190,7 @@ impl Plan {
             legs: part(legs * cell::words::<LegRow>()),
             dialogs: part(legs * cell::words::<DialogRow>()),
             streams: part(legs * cell::words::<StreamRow>()),
-            counters: part((workers + 1) * Counter::STRIDE),
+            counters: part((workers + 2) * Counter::STRIDE),
             rings: part(workers * 2 * ring_stride),
             ring_stride,
             total: 0,

@@ -32,7 +32,7 @@
 //!                   LegRow              x workers x legs     the worker that owns the call
 //!                   DialogRow           x workers x legs     the worker that owns the call
 //!                   StreamRow           x workers x legs     the worker that owns the call
-//!                   counters            x (workers + 1)      that worker; the last: control
+//!                   counters            x (workers + 2)      that worker; streams; control
 //!                   rings               x workers x 2        events: worker to control
 //!                                                            commands: control to worker
 //!

@@ -133,6 +133,20 @@ states! {
 }
 
 states! {
+    /// Who ended a call.
+    pub enum EndedBy {
+        /// It stands, or nobody knows.
+        Unknown = 0,
+        /// The party of the leg that [`CallRow::ended_leg`] names: by BYE, CANCEL or a refusal.
+        Leg = 1,
+        /// The control process.
+        Control = 2,
+        /// The data plane: silence, a timeout, no room, a death.
+        DataPlane = 3,
+    }
+}
+
+states! {
     /// Which way a stream's packets go.
     pub enum MediaPath {
         /// No stream.
@@ -473,10 +487,27 @@ row! {
         pub name: [u8; 48],
         /// The address and the SIP port.
         pub address: Address,
+        /// The ports of SIP by the number of their [`Transport`]; 0 for a transport that is not spoken here. UDP's
+        /// is that of the address.
+        pub ports: [u16; 8],
     }
 }
 
 impl LocationRow {
+    /// The port of SIP over `transport`.
+    pub fn port(&self, transport: Transport) -> Option<u16> {
+        let port = match transport {
+            Transport::Udp => self.sip().port(),
+            other => self.ports[other as usize],
+        };
+        (port != 0).then_some(port)
+    }
+
+    /// Sets the port of SIP over `transport`; that over UDP is set by [`LocationRow::set_sip`].
+    pub fn set_port(&mut self, transport: Transport, port: Option<u16>) {
+        self.ports[transport as usize] = port.unwrap_or(0);
+    }
+
     /// The name.
     pub fn name(&self) -> Text<48> {
         text(&self.name)
@@ -526,10 +557,19 @@ row! {
         pub reserved: u32,
         /// The number that was called; zeros behind it.
         pub called: [u8; 32],
+        /// An [`EndedBy`]: who ended it.
+        pub ended_by: u32,
+        /// The number of the leg whose party ended it, where one did.
+        pub ended_leg: u32,
     }
 }
 
 impl CallRow {
+    /// Who ended it.
+    pub fn ended_by(&self) -> EndedBy {
+        EndedBy::of(self.ended_by).unwrap_or_default()
+    }
+
     /// The number that was called, whether or not anybody has it.
     pub fn called(&self) -> Text<32> {
         text(&self.called)
@@ -605,6 +645,16 @@ row! {
         pub mos_hundredths: u32,
         /// Loss that the party reports of what it hears, in 256ths; its last report (RFC 3550, 6.4.1).
         pub reported_loss: u32,
+        /// When it began, ns of the clock.
+        pub started_at: u64,
+        /// When it was answered, ns of the clock; 0 when it was not.
+        pub answered_at: u64,
+        /// When it ended, ns of the clock; 0 when it has not.
+        pub ended_at: u64,
+        /// The codec that was agreed on last, as `PCMU/8000`; zeros behind it.
+        pub codec: [u8; 16],
+        /// The Call-ID of its dialog (RFC 3261, 20.8), cut off behind its room; zeros behind it.
+        pub call_id: [u8; 128],
     }
 }
 
@@ -664,6 +714,28 @@ impl LegRow {
     /// Sets the party's number.
     pub fn set_number(&mut self, number: Text<32>) {
         self.number = field(number);
+    }
+
+    /// The codec that was agreed on last, as `PCMU/8000`.
+    pub fn codec(&self) -> Text<16> {
+        text(&self.codec)
+    }
+
+    /// Sets the codec.
+    pub fn set_codec(&mut self, codec: Text<16>) {
+        self.codec = field(codec);
+    }
+
+    /// The Call-ID of its dialog, or the first bytes of a long one.
+    pub fn call_id(&self) -> Text<128> {
+        text(&self.call_id)
+    }
+
+    /// Sets the Call-ID; what does not fit is cut off.
+    pub fn set_call_id(&mut self, call_id: &[u8]) {
+        let len = call_id.len().min(self.call_id.len());
+        self.call_id.fill(0);
+        self.call_id[..len].copy_from_slice(&call_id[..len]);
     }
 
     /// Where the party's RTP comes from; None before that is known.

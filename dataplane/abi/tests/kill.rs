@@ -140,6 +140,8 @@ fn call_row(n: u64) -> CallRow {
         incarnation: !n,
         legs: n as u32,
         called: [mix(n) as u8; 32],
+        ended_by: n as u32,
+        ended_leg: !n as u32,
         reserved: 0,
     }
 }

@@ -15,11 +15,13 @@ use crate::datagrams::{Completion, Datagrams, Wait};
 use crate::detour::Detour;
 use crate::disk::Disk;
 use crate::effort::Effort;
-use crate::mesh::{Link, Mesh};
+use crate::mesh::{Link, Mesh, Parcel};
+use crate::mirror::Mirror;
 use crate::pace::Pace;
 use crate::pulse::{Pulse, Resting};
 use crate::sockets::{Ended, MediaSockets, bind_pair};
 use crate::spool::BlockLost;
+use crate::streams::{Letter, Order, Outlet};
 use crate::token::Token;
 use crate::{DriverError, clock};
 
@@ -50,6 +52,10 @@ pub struct Outfit {
     pub disk: Disk,
     /// Its share of the bypass.
     pub detour: Detour,
+    /// Its way to the connections.
+    pub outlet: Outlet,
+    /// Its way to those who watch its signalling.
+    pub mirror: Mirror,
 }
 
 /// What a worker's thread works with.
@@ -61,6 +67,8 @@ pub struct Duty<D> {
     worker: Worker,
     disk: Disk,
     detour: Detour,
+    outlet: Outlet,
+    mirror: Mirror,
     io: D,
     sockets: MediaSockets,
     completions: Vec<Completion>,
@@ -85,7 +93,7 @@ impl<D: Datagrams> Duty<D> {
     ) -> Result<Self, DriverError> {
         let id = config.id;
         let locations = config.locations.clone();
-        let Outfit { sip, places, disk, mut detour } = outfit;
+        let Outfit { sip, places, disk, mut detour, outlet, mirror } = outfit;
         let sip_places = sip.len();
         let mut io = D::open(places)?;
         io.put(0, sip).map_err(|source| DriverError::Io {
@@ -96,6 +104,9 @@ impl<D: Datagrams> Duty<D> {
             io.receive_sip(location as u8);
         }
         let mut worker = Worker::new(config, Arc::clone(&region), clock::now());
+        if mirror.captures() {
+            worker.capture();
+        }
         if let Some(counts) = detour.counts() {
             worker.count_bypass_by(counts);
         }
@@ -111,6 +122,8 @@ impl<D: Datagrams> Duty<D> {
             worker,
             disk,
             detour,
+            outlet,
+            mirror,
             io,
             sockets: MediaSockets::new(sip_places as u32, places),
             completions: Vec::with_capacity(COMPLETIONS_A_CYCLE),
@@ -239,7 +252,8 @@ impl<D: Datagrams> Duty<D> {
                 }
                 Token::SipSend(_) | Token::MediaSend => self.count(Counter::SendFailed),
                 Token::Bell(number) => self.listen(number),
-                Token::Cancel => {}
+                // Nobody but the ring makes use of these.
+                Token::Cancel | Token::MediaReady(..) => {}
             }
         }
         self.completions = completions;
@@ -390,11 +404,54 @@ impl<D: Datagrams> Duty<D> {
 
     fn drain_mesh(&mut self, now: Instant) {
         for _ in 0..PASSED_A_CYCLE {
-            let Some(passed) = self.mesh.take(self.id) else {
+            let Some(parcel) = self.mesh.take(self.id) else {
                 return;
             };
-            self.worker.handle(now, Input::Mesh(passed), &mut self.effects);
+            self.unpack(now, parcel);
             self.carry_out(now);
+        }
+    }
+
+    fn unpack(&mut self, now: Instant, parcel: Parcel) {
+        let (worker, effects) = (&mut self.worker, &mut self.effects);
+        match parcel {
+            Parcel::Passed(passed) => worker.handle(now, Input::Mesh(passed), effects),
+            Parcel::Arrived { location, from, channel, message } => {
+                let input = Input::Sip { location, from, channel, datagram: &message };
+                worker.handle(now, input, effects);
+            }
+            Parcel::Unsent { location, to, channel, message } => {
+                let input = Input::Unsent { location, to, channel, datagram: &message };
+                worker.handle(now, input, effects);
+            }
+            Parcel::Disconnected { connection } => {
+                worker.handle(now, Input::Disconnected { connection }, effects);
+            }
+        }
+    }
+
+    /// Gives a message to the thread of the connections; the worker hears at once when that takes no more.
+    fn post_sip(
+        &mut self,
+        now: Instant,
+        location: LocationId,
+        to: SocketAddr,
+        channel: Channel,
+        message: &[u8],
+    ) {
+        let letter = Letter { worker: self.id, location, to, channel, message: message.into() };
+        if let Err(Order::Send(letter)) = self.outlet.order(Order::Send(letter)) {
+            self.count(Counter::SendFailed);
+            let datagram = &letter.message;
+            let input = Input::Unsent { location, to, channel, datagram };
+            self.worker.handle(now, input, &mut self.effects);
+        }
+    }
+
+    /// A connection that nobody watches is as good as closed.
+    fn watch(&mut self, now: Instant, connection: u32) {
+        if self.outlet.order(Order::Watch { worker: self.id, connection }).is_err() {
+            self.worker.handle(now, Input::Disconnected { connection }, &mut self.effects);
         }
     }
 
@@ -492,14 +549,18 @@ impl<D: Datagrams> Duty<D> {
 
     fn carry_out_one(&mut self, now: Instant, effect: Effect) {
         match effect {
+            Effect::Sip { location, to, channel, datagram } if channel.transport.is_reliable() => {
+                self.post_sip(now, location, to, channel, &datagram);
+            }
             Effect::Sip { location, to, channel: _, datagram } => {
                 self.send_sip(location, to, datagram)
             }
+            Effect::Watch { connection } => self.watch(now, connection),
             Effect::Mesh { to, passed } if to == self.id => {
                 self.worker.handle(now, Input::Mesh(passed), &mut self.effects);
             }
             Effect::Mesh { to, passed } => {
-                if self.mesh.pass(&self.region, to, passed).is_err() {
+                if self.mesh.pass(&self.region, to, Parcel::Passed(passed)).is_err() {
                     self.count(Counter::DropMeshFull);
                 }
             }
@@ -516,6 +577,12 @@ impl<D: Datagrams> Duty<D> {
             Effect::LeaveBypass { pair } => self.leave_bypass(now, pair),
             Effect::Load { name } => self.disk.load(name),
             Effect::Spool { block } => self.spool(block),
+            Effect::Mirror(copy) => {
+                let lost = self.mirror.send(copy);
+                if lost > 0 {
+                    self.region.counters().add(self.id, Counter::HepDropped, lost);
+                }
+            }
             Effect::WakeControl => self.mesh.control_bell().ring(),
         }
     }

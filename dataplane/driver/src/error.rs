@@ -27,6 +27,8 @@ pub enum DriverError {
     },
     /// A worker's thread panicked; its message went to standard error.
     Panicked(WorkerId),
+    /// The thread of the connections panicked; its message went to standard error.
+    StreamsPanicked,
 }
 
 impl fmt::Display for DriverError {
@@ -40,6 +42,7 @@ impl fmt::Display for DriverError {
             DriverError::Bypass(refused) => write!(f, "{refused}"),
             DriverError::Io { what, source } => write!(f, "{what}: {source}"),
             DriverError::Panicked(worker) => write!(f, "worker {worker} panicked"),
+            DriverError::StreamsPanicked => f.write_str("the thread of the connections panicked"),
         }
     }
 }
@@ -52,7 +55,9 @@ impl std::error::Error for DriverError {
             DriverError::Ring(RingError { source, .. }) | DriverError::Io { source, .. } => {
                 Some(source)
             }
-            DriverError::Config(_) | DriverError::Panicked(_) => None,
+            DriverError::Config(_) | DriverError::Panicked(_) | DriverError::StreamsPanicked => {
+                None
+            }
         }
     }
 }

@@ -20,6 +20,7 @@ mod error;
 mod link;
 mod loader;
 mod mesh;
+mod mirror;
 mod mmsg;
 mod pace;
 mod pages;
@@ -31,6 +32,7 @@ mod ring_io;
 mod run;
 mod sockets;
 mod spool;
+mod streams;
 mod token;
 pub mod xdp;
 
@@ -42,8 +44,10 @@ use abi::Layout;
 use base::CcbId;
 
 pub use error::DriverError;
+pub use mirror::CaptureServer;
 pub use ring_io::RingError;
 pub use run::{Notice, run, run_telling};
+pub use streams::{StreamSettings, TlsSettings};
 
 /// What a data plane is told at its start.
 #[derive(Clone, Debug)]
@@ -59,6 +63,8 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// The addresses to listen on, in the order of their [`base::LocationId`].
     pub locations: Vec<worker::Location>,
+    /// Connections of SIP.
+    pub streams: StreamSettings,
     /// The lowest and the highest RTP port.
     pub rtp_ports: (u16, u16),
     /// How many rows the region's tables have.
@@ -75,8 +81,12 @@ pub struct Config {
     /// An answered call that is not on hold and hears nothing from any of its legs for so long ends; none
     /// for never.
     pub media_timeout: Option<Duration>,
+    /// The session interval that is asked for, and the least that is accepted (RFC 4028).
+    pub session: worker::SessionWishes,
     /// How interfaces are used for the bypass, where `media` allows one.
     pub xdp: XdpSettings,
+    /// Where a copy of each SIP message goes; none for nowhere.
+    pub capture: Option<CaptureServer>,
 }
 
 /// How packets go in and out, SIP and media alike.

@@ -1,9 +1,10 @@
-//! Datagrams between the workers of one process, and what all of them share.
+//! What waits for the workers of one process, and what all of them share.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::{Region, Wake};
-use base::WorkerId;
+use base::{Channel, LocationId, WorkerId};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use worker::Passed;
@@ -14,18 +15,48 @@ use crate::doorbell::Doorbell;
 /// brings. A full lane drops, and SIP sends again.
 const LANE_DATAGRAMS: usize = 4_096;
 
+/// What one thread gives a worker.
+#[derive(Debug)]
+pub enum Parcel {
+    /// From another worker.
+    Passed(Passed),
+    /// A SIP message came by a connection.
+    Arrived {
+        /// At whose address.
+        location: LocationId,
+        /// From whom.
+        from: SocketAddr,
+        /// By what.
+        channel: Channel,
+        /// One, whole.
+        message: Box<[u8]>,
+    },
+    /// A SIP message could not be sent.
+    Unsent {
+        /// From whose address.
+        location: LocationId,
+        /// To whom.
+        to: SocketAddr,
+        /// By what.
+        channel: Channel,
+        /// Which.
+        message: Box<[u8]>,
+    },
+    /// A connection that the worker watched is closed.
+    Disconnected {
+        /// Its number.
+        connection: u32,
+    },
+}
+
 /// A lane to each worker, its doorbell, and the state of the link to control.
 pub struct Mesh {
-    lanes: Vec<CachePadded<ArrayQueue<Passed>>>,
+    lanes: Vec<CachePadded<ArrayQueue<Parcel>>>,
     bells: Vec<Doorbell>,
     control_bell: Doorbell,
     link: AtomicU64,
     stop: AtomicBool,
 }
-
-/// A lane is full.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MeshFull;
 
 impl Mesh {
     /// Lanes and doorbells for so many workers.
@@ -39,10 +70,12 @@ impl Mesh {
         })
     }
 
-    /// Passes a datagram to its owner, and wakes the owner if it sleeps.
-    pub fn pass(&self, region: &Region, to: WorkerId, passed: Passed) -> Result<(), MeshFull> {
-        let lane = self.lanes.get(usize::from(to.0)).ok_or(MeshFull)?;
-        lane.push(passed).map_err(|_| MeshFull)?;
+    /// Gives a worker something, and wakes it if it sleeps. What finds its lane full comes back.
+    pub fn pass(&self, region: &Region, to: WorkerId, parcel: Parcel) -> Result<(), Parcel> {
+        match self.lanes.get(usize::from(to.0)) {
+            Some(lane) => lane.push(parcel)?,
+            None => return Err(parcel),
+        }
         self.wake(region, to);
         Ok(())
     }
@@ -56,8 +89,8 @@ impl Mesh {
         }
     }
 
-    /// The next datagram that was passed to `worker`.
-    pub fn take(&self, worker: WorkerId) -> Option<Passed> {
+    /// What waits longest for `worker`.
+    pub fn take(&self, worker: WorkerId) -> Option<Parcel> {
         self.lanes[usize::from(worker.0)].pop()
     }
 

@@ -1,7 +1,15 @@
 //! One worker's io_uring: all its datagrams in and out, and its doorbells.
 //!
 //! Receives are multishot and draw on two groups of buffers that the kernel fills by itself, small ones
-//! for media and ones that hold any datagram for SIP. A media packet is sent out of the buffer that it
+//! for media and ones that hold any datagram for SIP. A receive that waits takes 860 bytes of the kernel,
+//! a poll 256: where packets are seconds apart, on RTCP sockets, a poll waits, and what it tells of is
+//! received after it:
+//!
+//! ```text
+//! receive_media --> poll --readable--> receive --socket is empty--> (last completion) receive_media
+//! ```
+//!
+//! A media packet is sent out of the buffer that it
 //! came in, and the buffer is offered again right after the submission: see [`Ring::send_now`].
 
 use std::collections::VecDeque;
@@ -33,6 +41,9 @@ const COMPLETIONS: u32 = 16_384;
 /// Media buffers. After 80 ms without the core each of 2,000 streams has four packets in its socket,
 /// and the kernel empties all the sockets in one turn; a socket that finds no buffer ends its receive.
 const MEDIA_BUFFERS: u16 = 8_192;
+/// So many of them are offered at first: what 150,000 packets a second bring in 7 ms. The others cost no
+/// memory before a burst that is too much for these; see [`Buffers::widen`].
+const MEDIA_BUFFERS_AT_FIRST: u16 = 1_024;
 const MEDIA_GROUP: u16 = 0;
 
 /// SIP buffers. They are given back within the cycle that took them, but the kernel takes 32 datagrams
@@ -70,6 +81,10 @@ pub struct Ring {
     in_flight: usize,
     /// Media buffers whose packets the next submission sends.
     going: Vec<u16>,
+    /// RTCP sockets that a poll told of, while their receives are not started.
+    ready: Vec<(SocketSlot, u32)>,
+    /// In which place each pair's RTCP socket lies, while one of its requests is in flight.
+    rtcp_places: Vec<u32>,
 }
 
 struct Memory {
@@ -120,10 +135,22 @@ impl Ring {
         // ring is in flight any more, and leaks otherwise.
         let (media, sip) = unsafe {
             (
-                Buffers::register(&submitter, MEDIA_GROUP, MEDIA_BUFFERS, MEDIA_BUFFER_BYTES)
-                    .map_err(missing(buffers))?,
-                Buffers::register(&submitter, SIP_GROUP, SIP_BUFFERS, SIP_BUFFER_BYTES)
-                    .map_err(missing(buffers))?,
+                Buffers::register(
+                    &submitter,
+                    MEDIA_GROUP,
+                    MEDIA_BUFFERS,
+                    MEDIA_BUFFERS_AT_FIRST,
+                    MEDIA_BUFFER_BYTES,
+                )
+                .map_err(missing(buffers))?,
+                Buffers::register(
+                    &submitter,
+                    SIP_GROUP,
+                    SIP_BUFFERS,
+                    SIP_BUFFERS,
+                    SIP_BUFFER_BYTES,
+                )
+                .map_err(missing(buffers))?,
             )
         };
         // SAFETY: a msghdr of zeros is one without name, data and control: null pointers, no lengths.
@@ -147,6 +174,8 @@ impl Ring {
             later: VecDeque::new(),
             in_flight: 0,
             going: Vec::new(),
+            ready: Vec::new(),
+            rtcp_places: Vec::new(),
         })
     }
 
@@ -183,6 +212,30 @@ impl Ring {
             }
             self.memory.made.clear();
             self.memory.media.publish();
+        }
+    }
+
+    /// Waits until there is something to receive on an RTCP socket.
+    fn poll_rtcp(&mut self, socket: SocketSlot, generation: u32, place: u32) {
+        let index = socket.pair().index();
+        if index >= self.rtcp_places.len() {
+            self.rtcp_places.resize(index + 1, 0);
+        }
+        self.rtcp_places[index] = place;
+        let poll = opcode::PollAdd::new(Fixed(place), libc::POLLIN as u32).build();
+        self.push(poll, Token::MediaReady(socket, generation));
+    }
+
+    /// Receives what polls told of, until the sockets are empty.
+    fn receive_ready(&mut self) {
+        while let Some((socket, generation)) = self.ready.pop() {
+            let shape = &raw const self.memory.shape;
+            let file = Fixed(self.rtcp_places[socket.pair().index()]);
+            // With MSG_DONTWAIT an empty socket ends the receive by EAGAIN.
+            let entry = opcode::RecvMsgMulti::new(file, shape, MEDIA_GROUP)
+                .flags(libc::MSG_DONTWAIT as u32)
+                .build();
+            self.push(entry, Token::MediaReceive(socket, generation));
         }
     }
 
@@ -312,6 +365,9 @@ impl Datagrams for Ring {
     }
 
     fn receive_media(&mut self, socket: SocketSlot, generation: u32, place: u32) {
+        if socket.is_rtcp() {
+            return self.poll_rtcp(socket, generation, place);
+        }
         let shape = &raw const self.memory.shape;
         let entry = opcode::RecvMsgMulti::new(Fixed(place), shape, MEDIA_GROUP).build();
         self.push(entry, Token::MediaReceive(socket, generation));
@@ -320,6 +376,11 @@ impl Datagrams for Ring {
     fn end_receive(&mut self, socket: SocketSlot, generation: u32, _: u32) {
         let receive = Token::MediaReceive(socket, generation).encode();
         self.push(opcode::AsyncCancel::new(receive).build(), Token::Cancel);
+        if socket.is_rtcp() {
+            // One of the two is in flight. A receive that is started after this ends by itself.
+            let poll = Token::MediaReady(socket, generation).encode();
+            self.push(opcode::AsyncCancel::new(poll).build(), Token::Cancel);
+        }
     }
 
     fn send_sip(&mut self, location: u8, to: SocketAddr, datagram: Rc<[u8]>) -> bool {
@@ -354,9 +415,10 @@ impl Datagrams for Ring {
     }
 
     fn completions(&mut self, limit: usize, out: &mut Vec<Completion>) {
+        let mut is_short = false;
         for entry in self.uring.completion().take(limit) {
-            let (more, result) = (cqueue::more(entry.flags()), entry.result());
-            let Some(token) = Token::decode(entry.user_data()) else {
+            let (more, mut result) = (cqueue::more(entry.flags()), entry.result());
+            let Some(mut token) = Token::decode(entry.user_data()) else {
                 continue;
             };
             // Sends of media are counted nowhere: they complete only when they fail.
@@ -373,14 +435,34 @@ impl Datagrams for Ring {
                     continue;
                 }
                 Token::Cancel => continue,
+                Token::MediaReady(socket, generation) if result > 0 => {
+                    self.ready.push((socket, generation));
+                    continue;
+                }
+                Token::MediaReady(socket, generation) => {
+                    // Cancelled or failed in the place of its receive.
+                    token = Token::MediaReceive(socket, generation);
+                    out.push(Completion { token, result, more, buffer: None });
+                    continue;
+                }
                 Token::MediaSend | Token::Bell(_) => {
                     out.push(Completion { token, result, more, buffer: None });
                     continue;
                 }
             };
             let buffer = cqueue::buffer_select(entry.flags()).filter(|&number| buffer.take(number));
+            is_short |= result == -libc::ENOBUFS && matches!(token, Token::MediaReceive(..));
+            if result == -libc::EAGAIN {
+                // The socket is empty, so this receive is done, and did not fail.
+                result = 0;
+            }
             out.push(Completion { token, result, more, buffer });
         }
+        if is_short {
+            // Once for all receives that ended in this turn.
+            self.memory.media.widen();
+        }
+        self.receive_ready();
         self.start_sip_sends();
     }
 

@@ -10,7 +10,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use abi::{DataPlaneState, LocationRow, Opened, Process, Region, RegionError};
-use base::{Instant, LocationId, Text, WorkerId};
+use base::{Instant, LocationId, Text, Transport, WorkerId};
 
 use crate::datagrams::Datagrams;
 use crate::detour::open_detours;
@@ -19,11 +19,13 @@ use crate::duty::{Duty, Outfit};
 use crate::link::{Listener, News};
 use crate::loader::Loader;
 use crate::mesh::Mesh;
+use crate::mirror::Mirror;
 use crate::mmsg::Mmsg;
 use crate::probe::{Means, choose};
 use crate::ring_io::Ring;
 use crate::sockets::{BIND_RETRY_MS, SIP_RECEIVE_LEAST_BYTES, bind_sip, receive_bytes};
 use crate::spool::{Place, Segments, Spool};
+use crate::streams::{self, Opening, Outlet};
 use crate::{Config, DriverError, clock, pin};
 
 /// How long the calling thread sleeps when nothing happens; the longest that a stop takes to be seen.
@@ -59,10 +61,11 @@ pub fn run_telling(
 ) -> Result<(), DriverError> {
     check(&config)?;
     let means = choose(config.media)?;
-    let places = places_per_worker(&config, means)?;
+    let (places, connections) = places_per_worker(&config, means)?;
     let region = open_region(&config)?;
     let incarnation = region.header().start_data_plane(Process::current(), clock::now());
     let sip = bind_locations(&config)?;
+    let openings = streams::open(&config)?;
     publish_locations(&config, &region);
     let seeds = Seeds::draw()?;
     tell_recovery(worker::recover(&region, &seeds.worker_config(&config, 0), clock::now()));
@@ -72,16 +75,18 @@ pub fn run_telling(
     let mut listener = Listener::open(&config.socket)
         .map_err(io(format!("control's socket {}", config.socket.display())))?;
 
-    let mut threads = Threads { mesh: Arc::clone(&mesh), running: Vec::new() };
+    let mut threads = Threads { mesh: Arc::clone(&mesh), running: Vec::new(), streams: None };
+    let outlet = threads.connect(&config, &region, openings, connections)?;
     let disks = open_disks(&config, &region, &mesh, incarnation)?;
     let detours = open_detours(&config)?;
-    let outfits = sip.into_iter().zip(disks).zip(detours).map(|((sip, disk), detour)| Outfit {
-        sip,
-        places,
-        disk,
-        detour,
+    let mirror = Mirror::start(config.capture.clone())
+        .map_err(io("a thread for copies of signalling".to_owned()))?;
+    let outfits = sip.into_iter().zip(disks).zip(detours).map(|((sip, disk), detour)| {
+        let (outlet, mirror) = (outlet.clone(), mirror.clone());
+        Outfit { sip, places, disk, detour, outlet, mirror }
     });
     let begun = threads.start(&config, &seeds, &region, means, outfits)?;
+    drop(outlet);
     wait_for_all(&begun, config.cores.len())?;
     region.header().set_data_plane_state(DataPlaneState::Running);
     tracing::info!(
@@ -137,6 +142,14 @@ fn check(config: &Config) -> Result<(), DriverError> {
             config.locations.iter().any(|location| location.sip_port == 0),
             "locations: a SIP port, not 0",
         ),
+        (
+            (config.locations.iter().zip(0..)).any(|(location, number)| {
+                let is_secure = location.streams.tls.is_some() || location.streams.wss.is_some();
+                let tls = config.streams.tls.get(number);
+                is_secure && tls.is_none_or(|tls| tls.identity.is_none())
+            }),
+            "locations: a certificate where TLS or WSS is spoken",
+        ),
         (low == 0 || high <= low, "rtp_ports: low is below high, and neither is 0"),
     ];
     match rules.iter().find(|(broken, _)| *broken) {
@@ -146,9 +159,9 @@ fn check(config: &Config) -> Result<(), DriverError> {
 }
 
 /// How many places each worker has for sockets: a SIP socket for each location, and the pairs that are this
-/// worker's, as far as the limit of open files goes. It bounds each ring's table by itself, and all that
+/// worker's, as far as the limit of open files goes; and how many connections there may be. It bounds each ring's table by itself, and all that
 /// workers without a ring have open together.
-fn places_per_worker(config: &Config, means: Means) -> Result<u32, DriverError> {
+fn places_per_worker(config: &Config, means: Means) -> Result<(u32, usize), DriverError> {
     let limit = pin::raise_open_files().map_err(|source| DriverError::Io {
         what: "RLIMIT_NOFILE raised to the hard limit".to_owned(),
         source,
@@ -161,7 +174,9 @@ fn places_per_worker(config: &Config, means: Means) -> Result<u32, DriverError> 
         Means::IoUring => 1,
         Means::Recvmmsg => config.cores.len() as u64,
     };
-    let places = wanted.min(limit.saturating_sub(SPARE_FILES) / shared);
+    // A socket of a connection is one file, that of an io_uring's table none.
+    let connections = u64::from(config.streams.limit).min(limit / 8);
+    let places = wanted.min(limit.saturating_sub(SPARE_FILES + connections) / shared);
     if places < wanted {
         tracing::info!(
             limit,
@@ -169,7 +184,7 @@ fn places_per_worker(config: &Config, means: Means) -> Result<u32, DriverError> 
             "RLIMIT_NOFILE bounds the port pairs that a worker can have open"
         );
     }
-    Ok(places as u32)
+    Ok((places as u32, connections as usize))
 }
 
 /// A killed predecessor has the region's lock until the kernel has taken it apart.
@@ -265,6 +280,9 @@ fn publish_locations(config: &Config, region: &Region) {
         if let Some(location) = config.locations.get(usize::from(number)) {
             row.set_name(Text::new(location.name.as_bytes()).unwrap_or_default());
             row.set_sip((location.ip, location.sip_port).into());
+            for transport in Transport::ALL {
+                row.set_port(transport, location.port(transport));
+            }
         }
         table.write(LocationId(number), &row);
     }
@@ -289,6 +307,7 @@ impl Seeds {
 
     fn worker_config(&self, config: &Config, number: usize) -> worker::Config {
         worker::Config {
+            session: config.session,
             id: WorkerId(number as u8),
             workers: config.cores.len() as u8,
             ccb: config.ccb,
@@ -306,9 +325,24 @@ impl Seeds {
 struct Threads {
     mesh: Arc<Mesh>,
     running: Vec<(WorkerId, JoinHandle<Result<(), DriverError>>)>,
+    /// The thread of the connections, which ends after the last worker.
+    streams: Option<JoinHandle<()>>,
 }
 
 impl Threads {
+    /// Starts the thread of the connections.
+    fn connect(
+        &mut self,
+        config: &Config,
+        region: &Arc<Region>,
+        openings: Vec<Opening>,
+        limit: usize,
+    ) -> Result<Outlet, DriverError> {
+        let (outlet, thread) = streams::start(config, region, &self.mesh, openings, limit)?;
+        self.streams = Some(thread);
+        Ok(outlet)
+    }
+
     fn start(
         &mut self,
         config: &Config,
@@ -347,6 +381,7 @@ impl Threads {
 
     fn any_ended(&self) -> bool {
         self.running.iter().any(|(_, thread)| thread.is_finished())
+            || self.streams.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Stops all; the first failure, if any failed.
@@ -356,6 +391,9 @@ impl Threads {
         for (worker, thread) in self.running.drain(..) {
             let ended = thread.join().unwrap_or(Err(DriverError::Panicked(worker)));
             result = result.and(ended);
+        }
+        if let Some(Err(_)) = self.streams.take().map(JoinHandle::join) {
+            result = result.and(Err(DriverError::StreamsPanicked));
         }
         result
     }

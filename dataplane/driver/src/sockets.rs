@@ -20,14 +20,15 @@ const SIP_RECEIVE_BYTES: usize = 8 << 20;
 /// Less than this loses messages at the first burst: some 400 of them.
 pub const SIP_RECEIVE_LEAST_BYTES: usize = 1 << 20;
 /// DSCP CS3, signalling (RFC 4594, 4.1), in the upper six bits.
-const TOS_SIGNALLING: u8 = 24 << 2;
+pub const TOS_SIGNALLING: u8 = 24 << 2;
 /// DSCP EF, telephony (RFC 4594, 4.1).
 const TOS_MEDIA: u8 = 46 << 2;
 
 /// The ports of a killed process stay bound while the kernel takes its ring apart: 16,000 of them about
 /// 100 ms.
 pub const BIND_RETRY_MS: u64 = 1_000;
-const BIND_RETRY_STEP_MS: u64 = 10;
+/// How long a bind rests before it is tried again.
+pub const BIND_RETRY_STEP_MS: u64 = 10;
 
 /// The SIP sockets of a location, one for each worker.
 pub fn bind_sip(location: &Location, workers: usize) -> Result<Vec<OwnedFd>, DriverError> {

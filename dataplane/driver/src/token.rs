@@ -16,6 +16,8 @@ pub enum Token {
     SipSend(u32),
     /// The multishot receive of an RTP or RTCP socket, in one use of its pair.
     MediaReceive(SocketSlot, u32),
+    /// The poll of an RTCP socket on which nothing is received just now; its receive follows.
+    MediaReady(SocketSlot, u32),
     /// A media packet sent; only a failure completes.
     MediaSend,
     /// The read of a doorbell.
@@ -37,6 +39,7 @@ impl Token {
             Token::MediaSend => (4, 0, 0),
             Token::Bell(number) => (5, 0, u32::from(number)),
             Token::Cancel => (6, 0, 0),
+            Token::MediaReady(socket, generation) => (7, generation % GENERATIONS, socket.0),
         };
         kind << 56 | u64::from(generation) << 32 | u64::from(index)
     }
@@ -51,6 +54,7 @@ impl Token {
             4 => Some(Token::MediaSend),
             5 => Some(Token::Bell(index as u8)),
             6 => Some(Token::Cancel),
+            7 => Some(Token::MediaReady(SocketSlot(index), generation)),
             _ => None,
         }
     }
@@ -70,6 +74,7 @@ mod tests {
             Token::MediaSend,
             Token::Bell(1),
             Token::Cancel,
+            Token::MediaReady(SocketSlot(u32::MAX), GENERATIONS - 1),
         ] {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }

@@ -39,6 +39,13 @@ char LICENSE[] SEC("license") = "Apache-2.0";
 #define NO_TAG 0xffff
 #define FAMILY_4 4
 #define FAMILY_6 6
+// The clock is the dearest thing here, so that it is read for every so many packets of a stream only (a power
+// of two), but at least once in so many timestamp units, which is as often at 20 ms a packet.
+#define CLOCK_PACKETS 8
+#define CLOCK_UNITS (CLOCK_PACKETS * 160)
+// Most packets meet the program with cold caches: the way of a packet of a stream is one straight line.
+#define likely(x) __builtin_expect(!!(x), 1)
+#define unlikely(x) __builtin_expect(!!(x), 0)
 
 struct vlan_header {
 	__be16 tci;
@@ -59,40 +66,33 @@ struct slots {
 	__u32 row[SLOTS];
 };
 
-// Addresses and ports are as on the wire. IPv4 addresses lie in the first word, the others are zero.
+// Addresses and ports are as on the wire.
 struct row {
-	// Who is heard, and where.
-	__be32 source[4];
-	__be32 local[4];
+	// All that a packet over IPv4 needs besides the counts.
+	__be32 source4;
+	__be32 local4;
+	__be32 from4;
+	__be32 to4;
 	__be16 source_port;
 	// The VLAN that packets come in on, NO_TAG for none.
 	__u16 vlan_in;
-	// DSCP in its place in the byte of IPv4's type of service.
-	__u8 tos;
-	__u8 telephone_event;
-	__u8 spliced;
-	__u8 family;
+	__be16 from_port;
+	__be16 to_port;
 	__be32 ssrc;
 	// What ones' complement sums gain by the change of addresses and ports, and of the SSRC.
 	__u32 ip_delta;
 	__u32 udp_delta;
-	__be16 from_port;
-	__be16 to_port;
-	__u32 ifindex;
-	__u32 taken;
-
-	__be32 from[4];
-	__be32 to[4];
+	__u8 family;
+	__u8 telephone_event;
+	__u8 spliced;
+	// DSCP in its place in the byte of IPv4's type of service.
+	__u8 tos;
 	// The next hop's MAC address and, above it, the tag's 16 bits on the wire; one store changes both.
 	__u64 hop;
-	// Our MAC address; 1 above it where a tag goes out.
+	// Our MAC address and, above it, the protocol that follows it on the wire: a tag's or IP's.
 	__u64 ours;
-	__be32 splice_ssrc;
-	__u32 splice_timestamp;
-	__u16 splice_sequence;
-	// Kept for the process that adopts the row.
-	__be16 local_port;
-	__u32 reserved;
+	__u32 ifindex;
+	__u32 taken;
 
 	__u64 packets;
 	__u64 bytes;
@@ -101,15 +101,30 @@ struct row {
 	__u32 transit;
 	__u32 jitter;
 	__u32 timestamp;
+	// The timestamp of the packet that `transit` is of: the newest that the clock was read for.
+	__u32 clocked;
 	// The last one who was not heard; not all of one packet where several queues write.
-	__be32 foreigner[4];
 	__be16 foreigner_port;
-	__u16 reserved_too[3];
+	__u16 reserved;
+	__be32 foreigner[4];
+
+	__be32 source[4];
+	__be32 local[4];
+	__be32 from[4];
+	__be32 to[4];
+
+	__be32 splice_ssrc;
+	__u32 splice_timestamp;
+	__u16 splice_sequence;
+	// Kept for the process that adopts the row.
+	__be16 local_port;
+	__u32 reserved_too[13];
 };
 
-_Static_assert(sizeof(struct row) == 192, "three cache lines");
-_Static_assert(__builtin_offsetof(struct row, from) == 64, "the first of them");
-_Static_assert(__builtin_offsetof(struct row, packets) == 128, "the last of them");
+_Static_assert(sizeof(struct row) == 256, "four cache lines");
+_Static_assert(__builtin_offsetof(struct row, packets) == 64, "the first of them");
+_Static_assert(__builtin_offsetof(struct row, source) == 128, "IPv6's");
+_Static_assert(__builtin_offsetof(struct row, splice_ssrc) == 192, "the last of them");
 
 struct event {
 	__u32 row;
@@ -148,41 +163,40 @@ struct {
 } events SEC(".maps");
 
 // Folds a ones' complement sum to 16 bits.
-static __always_inline __u16 fold(__u64 sum)
+static __always_inline __u16 fold(__u32 sum)
 {
-	sum = (sum & 0xffffffff) + (sum >> 32);
-	sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
 	sum = (sum & 0xffff) + (sum >> 16);
-	sum = (sum & 0xffff) + (sum >> 16);
-	return sum;
+	return sum + (sum >> 16);
 }
 
-// True for a packet of the stream that the row is locked to; it is not counted yet.
-static __always_inline int is_in_window(const struct row *row, __u16 sequence)
+// RFC 3550, A.1 and A.8; `ahead` of the newest is where the packet is. A stream's packets come on one queue,
+// so nobody else writes here meanwhile.
+static __always_inline void count(struct row *row, __u16 ahead, __u32 timestamp, __u16 bytes,
+				  int marked)
 {
-	__u16 ahead = sequence - (__u16)row->newest;
+	int is_newest = ahead < MAX_DROPOUT;
 
-	return ahead < MAX_DROPOUT || (__u16)-ahead <= MAX_MISORDER;
-}
+	// Jitter is that of the packets that the clock is read for, among them those whose timestamps say
+	// little about when they came: the first of a talkspurt and those of events.
+	if (unlikely(marked || !(row->packets % CLOCK_PACKETS) ||
+		     timestamp - row->clocked >= CLOCK_UNITS)) {
+		__u32 transit = (__u32)(bpf_ktime_get_ns() / NANOS_PER_UNIT) - timestamp;
+		__s32 step = transit - row->transit;
+		__u32 difference = step < 0 ? -(__u32)step : step;
 
-// RFC 3550, A.1 and A.8. A stream's packets come on one queue, so nobody else writes here meanwhile.
-static __always_inline void count(struct row *row, __u16 sequence, __u32 timestamp, __u16 bytes)
-{
-	__u32 arrival = bpf_ktime_get_ns() / NANOS_PER_UNIT;
-	__u32 transit = arrival - timestamp;
-	__u16 ahead = sequence - (__u16)row->newest;
-	__s32 step = transit - row->transit;
-	__u32 difference = step < 0 ? -(__u32)step : step;
-
-	// Transit and timestamp are the newest packet's, not a late one's.
-	if (ahead < MAX_DROPOUT) {
+		if (difference > MAX_DIFFERENCE)
+			difference = MAX_DIFFERENCE;
+		row->jitter = row->jitter - ((row->jitter + 8) >> 4) + difference;
+		// Transit is of the newest packet, not of a late one.
+		if (is_newest) {
+			row->transit = transit;
+			row->clocked = timestamp;
+		}
+	}
+	if (likely(is_newest)) {
 		row->newest += ahead;
-		row->transit = transit;
 		row->timestamp = timestamp;
 	}
-	if (difference > MAX_DIFFERENCE)
-		difference = MAX_DIFFERENCE;
-	row->jitter = row->jitter - ((row->jitter + 8) >> 4) + difference;
 	row->packets += 1;
 	row->bytes += bytes;
 }
@@ -191,25 +205,25 @@ static __always_inline void count(struct row *row, __u16 sequence, __u32 timesta
 static __always_inline void rewrite_udp(const struct row *row, struct udphdr *udp,
 					struct rtp_header *rtp)
 {
-	__u64 sum = (__u16)~udp->check;
+	__u32 sum = (__u16)~udp->check + row->udp_delta;
 
 	udp->source = row->from_port;
 	udp->dest = row->to_port;
-	sum += row->udp_delta;
-	if (row->spliced) {
+	if (unlikely(row->spliced)) {
 		__be16 sequence = bpf_htons(bpf_ntohs(rtp->sequence) + row->splice_sequence);
 		__be32 timestamp = bpf_htonl(bpf_ntohl(rtp->timestamp) + row->splice_timestamp);
+		__be32 old = ~rtp->timestamp;
 
 		sum += (__u16)~rtp->sequence;
 		sum += sequence;
-		sum += (__u32)~rtp->timestamp;
-		sum += timestamp;
+		sum += (old & 0xffff) + (old >> 16);
+		sum += (timestamp & 0xffff) + (timestamp >> 16);
 		rtp->sequence = sequence;
 		rtp->timestamp = timestamp;
 		rtp->ssrc = row->splice_ssrc;
 	}
 	// No checksum stays none; one that comes out as zero is sent as its other zero (RFC 768).
-	if (udp->check) {
+	if (likely(udp->check)) {
 		__u16 check = ~fold(sum);
 
 		udp->check = check ? check : 0xffff;
@@ -219,18 +233,16 @@ static __always_inline void rewrite_udp(const struct row *row, struct udphdr *ud
 // An IP packet of ours: our hop limit, our DSCP, no congestion marks. Length, identification stay.
 static __always_inline void rewrite_ipv4(const struct row *row, struct iphdr *ip)
 {
-	__be16 *words = (__be16 *)ip;
-	__u64 sum = (__u16)~ip->check;
+	__u32 sum = (__u16)~ip->check + row->ip_delta;
 
-	sum += (__u16)~words[0];
-	sum += (__u16)~words[4];
+	// The bytes beside the two are what they were found to be.
+	sum += (__u16)~bpf_htons(0x4500 | ip->tos) + bpf_htons(0x4500 | row->tos);
+	sum += (__u16)~bpf_htons(ip->ttl << 8 | IPPROTO_UDP) + bpf_htons(HOPS << 8 | IPPROTO_UDP);
 	ip->tos = row->tos;
 	ip->ttl = HOPS;
-	sum += words[0];
-	sum += words[4];
-	ip->saddr = row->from[0];
-	ip->daddr = row->to[0];
-	ip->check = ~fold(sum + row->ip_delta);
+	ip->saddr = row->from4;
+	ip->daddr = row->to4;
+	ip->check = ~fold(sum);
 }
 
 static __always_inline void rewrite_ipv6(const struct row *row, struct ipv6hdr *ip)
@@ -248,28 +260,31 @@ static __always_inline int send(struct xdp_md *ctx, const struct row *row, int f
 {
 	__u64 hop = *(volatile const __u64 *)&row->hop;
 	__u64 ours = row->ours;
-	int tag = ours >> 48 & 1;
+	int tag = ours >> 48 == bpf_htons(ETH_P_8021Q);
 	void *data, *end;
 
-	if (tag != tagged && bpf_xdp_adjust_head(ctx, tag ? -4 : 4))
+	if (unlikely(tag != tagged) && bpf_xdp_adjust_head(ctx, tag ? -4 : 4))
 		return XDP_DROP;
 	data = (void *)(long)ctx->data;
 	end = (void *)(long)ctx->data_end;
-	if (data + sizeof(struct ethhdr) + sizeof(struct vlan_header) > end)
+	if (unlikely(data + sizeof(struct ethhdr) + sizeof(struct vlan_header) > end))
 		return XDP_DROP;
-	*(__u32 *)data = hop;
-	*(__u16 *)(data + 4) = hop >> 32;
-	*(__u32 *)(data + 6) = ours;
-	*(__u16 *)(data + 10) = ours >> 32;
-	if (tag) {
-		*(__be16 *)(data + 12) = bpf_htons(ETH_P_8021Q);
+	// The second covers what the first writes too much.
+	*(__u64 *)data = hop;
+	*(__u64 *)(data + ETH_ALEN) = ours;
+	if (unlikely(tag)) {
 		*(__be16 *)(data + 14) = hop >> 48;
+		*(__be16 *)(data + 16) =
+			family == FAMILY_4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 	}
-	*(__be16 *)(data + (tag ? 16 : 12)) =
-		family == FAMILY_4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
 	if (row->ifindex == ctx->ingress_ifindex)
 		return XDP_TX;
 	return bpf_redirect_map(&ports, row->ifindex, XDP_DROP);
+}
+
+static __always_inline int is_same6(const __be32 *a, const __be32 *b)
+{
+	return a[0] == b[0] && a[1] == b[1] && a[2] == b[2] && a[3] == b[3];
 }
 
 // The row of a packet to our address; its number goes to `found`.
@@ -281,20 +296,18 @@ static __always_inline struct row *find(int family, const __be32 *local, __be16 
 
 	if (!slots)
 		return 0;
-#pragma unroll
+#pragma nounroll
 	for (int i = 0; i < SLOTS; i++) {
 		__u32 number = *(volatile __u32 *)&slots->row[i];
 		struct row *row;
 
-		if (!number)
+		if (unlikely(!number))
 			continue;
 		*found = number - 1;
 		row = bpf_map_lookup_elem(&rows, found);
-		if (row && row->local[0] == local[0] && row->family == family &&
-		    row->vlan_in == vlan &&
-		    (family == FAMILY_4 ||
-		     (row->local[1] == local[1] && row->local[2] == local[2] &&
-		      row->local[3] == local[3])))
+		if (likely(row && row->family == family && row->vlan_in == vlan &&
+			   (family == FAMILY_4 ? row->local4 == local[0]
+					       : is_same6(row->local, local))))
 			return row;
 	}
 	return 0;
@@ -310,7 +323,8 @@ static __always_inline int relay_udp(struct xdp_md *ctx, int family, void *netwo
 	struct rtp_header *rtp = (void *)(udp + 1);
 	struct row *row;
 	__u32 number = 0;
-	__u16 sequence;
+	__u16 ahead;
+	int marked;
 
 	if ((void *)rtp > end)
 		return XDP_PASS;
@@ -320,9 +334,9 @@ static __always_inline int relay_udp(struct xdp_md *ctx, int family, void *netwo
 	row = find(family, local, udp->dest, vlan, &number);
 	if (!row)
 		return XDP_PASS;
-	if (udp->source != row->source_port || source[0] != row->source[0] ||
-	    (family == FAMILY_6 && (source[1] != row->source[1] || source[2] != row->source[2] ||
-				    source[3] != row->source[3]))) {
+	if (unlikely(udp->source != row->source_port ||
+		     !(family == FAMILY_4 ? row->source4 == source[0]
+					  : is_same6(row->source, source)))) {
 		__sync_fetch_and_add(&row->foreign, 1);
 		row->foreigner[0] = source[0];
 		if (family == FAMILY_6) {
@@ -335,18 +349,21 @@ static __always_inline int relay_udp(struct xdp_md *ctx, int family, void *netwo
 	}
 
 	// What UDP says must be what IP says and lie in the frame; the frame may be padded.
-	if ((void *)(rtp + 1) > end || bpf_ntohs(udp->len) != length ||
-	    length < sizeof(*udp) + sizeof(*rtp) || (void *)udp + length > end)
+	if (unlikely((void *)(rtp + 1) > end || bpf_ntohs(udp->len) != length ||
+		     length < sizeof(*udp) + sizeof(*rtp) || (void *)udp + length > end))
 		return XDP_PASS;
 	// IPv6 knows no UDP without a checksum (RFC 8200, 8.1).
 	if (family == FAMILY_6 && !udp->check)
 		return XDP_PASS;
-	sequence = bpf_ntohs(rtp->sequence);
-	if (rtp->first >> 6 != 2 || rtp->ssrc != row->ssrc || !is_in_window(row, sequence))
+	if (unlikely(rtp->first >> 6 != 2 || rtp->ssrc != row->ssrc))
+		return XDP_PASS;
+	ahead = bpf_ntohs(rtp->sequence) - (__u16)row->newest;
+	if (unlikely(ahead >= MAX_DROPOUT && (__u16)-ahead > MAX_MISORDER))
 		return XDP_PASS;
 	length -= sizeof(*udp);
-	if ((rtp->marker_and_type & 0x7f) == row->telephone_event && length >= 16 &&
-	    (void *)rtp + 16 <= end) {
+	marked = rtp->marker_and_type >> 7;
+	if (unlikely((rtp->marker_and_type & 0x7f) == row->telephone_event && length >= 16 &&
+		     (void *)rtp + 16 <= end)) {
 		struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
 
 		// The process falls behind: it gets the packet itself, and relays it.
@@ -355,9 +372,10 @@ static __always_inline int relay_udp(struct xdp_md *ctx, int family, void *netwo
 		event->row = number;
 		__builtin_memcpy(event->rtp, rtp, 16);
 		bpf_ringbuf_submit(event, 0);
+		marked = 1;
 	}
 
-	count(row, sequence, bpf_ntohl(rtp->timestamp), length);
+	count(row, ahead, bpf_ntohl(rtp->timestamp), length, marked);
 	rewrite_udp(row, udp, rtp);
 	if (family == FAMILY_4)
 		rewrite_ipv4(row, network);
@@ -379,7 +397,7 @@ int relay(struct xdp_md *ctx)
 	if (network > end)
 		return XDP_PASS;
 	protocol = ethernet->h_proto;
-	if (protocol == bpf_htons(ETH_P_8021Q)) {
+	if (unlikely(protocol == bpf_htons(ETH_P_8021Q))) {
 		struct vlan_header *tag = network;
 
 		network = tag + 1;
@@ -388,7 +406,7 @@ int relay(struct xdp_md *ctx)
 		vlan = bpf_ntohs(tag->tci) & 0xfff;
 		protocol = tag->protocol;
 	}
-	if (protocol == bpf_htons(ETH_P_IP)) {
+	if (likely(protocol == bpf_htons(ETH_P_IP))) {
 		struct iphdr *ip = network;
 
 		if ((void *)(ip + 1) > end || *(__u8 *)ip != 0x45 || ip->protocol != IPPROTO_UDP ||

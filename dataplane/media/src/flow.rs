@@ -54,9 +54,11 @@ pub struct FlowStats {
     pub foreigner: Option<SocketAddr>,
     /// The newest sequence number and, above 16 bits, how often it wrapped.
     pub newest: u32,
-    /// Arrival less timestamp of the newest packet, in timestamp units at 8 kHz.
+    /// Arrival less timestamp, in timestamp units at 8 kHz, of a packet that is at most 160 ms of timestamps
+    /// and seven packets older than the newest: a bypass need not read the clock for each. With the newest
+    /// packet's timestamp it tells when that came, but for its jitter.
     pub transit: u32,
-    /// Jitter in sixteenths of a timestamp unit.
+    /// Jitter in sixteenths of a timestamp unit: RFC 3550, A.8 over the packets that the clock was read for.
     pub jitter: u32,
     /// The timestamp of the newest packet as it came; what a later splice goes on from.
     pub timestamp: u32,

@@ -211,7 +211,7 @@ impl Candidate {
     pub(crate) fn count(&mut self, source: Endpoint, ssrc: u32, sequence: u16) -> u8 {
         let goes_on = self.packets > 0
             && (self.source, self.ssrc, self.next_sequence) == (source, ssrc, sequence);
-        let packets = if goes_on { self.packets + 1 } else { 1 };
+        let packets = if goes_on { self.packets.saturating_add(1) } else { 1 };
         *self = Candidate { source, ssrc, next_sequence: sequence.wrapping_add(1), packets };
         packets
     }

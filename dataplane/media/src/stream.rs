@@ -393,11 +393,12 @@ impl Streams {
     ) -> Option<DropReason> {
         let (arrival, cold) = (self.hot[index].arrival, &mut self.cold[index]);
         let packets = cold.rival.count(from, rtp.ssrc(), rtp.sequence());
-        if packets == 1 {
-            (cold.rival_since, cold.quiet) = (now, false);
+        if packets == 1 || cold.heard_past {
+            (cold.rival_since, cold.heard_past) = (now, false);
         }
-        let silence = Duration::from_millis(SSRC_SILENCE_MS);
-        let is_silent = now >= arrival + silence && (!cold.bypassed || cold.quiet);
+        // The bypass tells when packets came only roughly, but exactly whether any came.
+        let last = if cold.bypassed { cold.rival_since } else { arrival };
+        let is_silent = now >= last + Duration::from_millis(SSRC_SILENCE_MS);
         if packets < LEARN_PACKETS || !is_silent {
             return Some(DropReason::RtpForeignSsrc);
         }
@@ -424,7 +425,7 @@ impl Streams {
         cold.packets_before = counted.packets;
         cold.base = u32::from(rtp.sequence());
         cold.starts = cold.starts.wrapping_add(1);
-        (cold.restart, cold.rival, cold.quiet) = (None, Default::default(), false);
+        (cold.restart, cold.rival) = (None, Default::default());
         row.ssrc = rtp.ssrc();
         row.newest = cold.base;
         row.arrival = now;

@@ -61,6 +61,8 @@ pub struct Transactions<F> {
     servers: Slab<server::Server<F>>,
     client_index: Index,
     server_index: Index,
+    /// New INVITEs by what they have in common when a proxy forks one to us on several ways (8.2.2.2).
+    merge_index: Index,
     timers: Timers<(Owner, Timer)>,
     retransmissions: u64,
     /// Keys are built here, so that finding a transaction allocates nothing.
@@ -89,6 +91,9 @@ pub struct Sent<F> {
 pub enum Received {
     /// A new request, neither ACK nor CANCEL: answer it by [`Transactions::respond`].
     Request(ServerKey),
+    /// A new INVITE that another one came before on another way, and that one lives: it is to be answered
+    /// by 482 (8.2.2.2).
+    Merged(ServerKey),
     /// A new CANCEL (9.2): answer it by 200, or by 481 when there is no INVITE to it.
     Cancel {
         /// The CANCEL itself.
@@ -190,6 +195,7 @@ impl<F: Hop> Transactions<F> {
             servers: Slab::with_limit(limit),
             client_index: index(seed),
             server_index: index(seed.rotate_left(32)),
+            merge_index: index(seed.rotate_left(16)),
             timers: Timers::default(),
             retransmissions: 0,
             scratch: Vec::new(),

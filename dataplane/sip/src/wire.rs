@@ -6,6 +6,7 @@
 //! so on. Everything unknown (methods, headers, schemes, parameters) passes through as bytes.
 
 mod error;
+mod framer;
 mod header;
 mod lex;
 mod message;
@@ -14,6 +15,7 @@ mod name_addr;
 mod params;
 mod replaces;
 mod scan;
+mod typed;
 mod uri;
 mod via;
 mod write;
@@ -22,6 +24,7 @@ mod write;
 mod tests;
 
 pub use error::LexError;
+pub use framer::{Frame, FrameError, Framer, MAX_BODY, MAX_HEAD};
 pub use header::Header;
 pub use lex::lex;
 pub use message::{CSeq, Lines, Message, Start, Values};
@@ -31,6 +34,7 @@ pub use params::{Params, ParamsIter};
 pub use replaces::Replaces;
 pub(crate) use scan::hex_digit;
 pub use scan::{Commas, is_token, same_token, split_commas, unescape, unquote};
+pub use typed::{RAck, Refresher, SessionExpires};
 pub use uri::Uri;
 pub use via::Via;
 pub use write::{RequestWriter, reason_phrase, response};

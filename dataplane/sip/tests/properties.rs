@@ -8,8 +8,8 @@ use rsip::prelude::*;
 use sip::digest::{Challenge, Credentials};
 use sip::sdp::{self, Rewrite};
 use sip::wire::{
-    Header, Message, NameAddr, RequestWriter, Start, Uri, Via, lex, response, split_commas,
-    unescape, unquote,
+    Frame, Framer, Header, Message, NameAddr, RequestWriter, Start, Uri, Via, lex, response,
+    split_commas, unescape, unquote,
 };
 
 const INVITE: &str = "INVITE sip:1002@203.0.113.5:5060;x SIP/2.0\r\n\
@@ -212,6 +212,26 @@ fn config() -> ProptestConfig {
     ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2000) }
 }
 
+/// The frames of a stream that comes in pieces of these sizes, again and again; true when it ended by an error.
+fn framed(stream: &[u8], sizes: &[usize]) -> (Vec<Option<Vec<u8>>>, bool) {
+    let (mut framer, mut frames) = (Framer::default(), Vec::new());
+    let (mut rest, mut sizes) = (stream, sizes.iter().cycle());
+    while !rest.is_empty() {
+        let (piece, left) = rest.split_at(rest.len().min(*sizes.next().expect("there is one")));
+        rest = left;
+        framer.feed(piece);
+        loop {
+            match framer.next_frame() {
+                Ok(Some(Frame::Message(message))) => frames.push(Some(message.to_vec())),
+                Ok(Some(Frame::Ping)) => frames.push(None),
+                Ok(None) => break,
+                Err(_) => return (frames, true),
+            }
+        }
+    }
+    (frames, false)
+}
+
 proptest! {
     #![proptest_config(config())]
 
@@ -239,6 +259,28 @@ proptest! {
             mutate(&mut bytes, mutation);
         }
         lossless(&bytes);
+    }
+
+    /// However a stream is cut, the same messages come out of it, and the lexer reads each as it was framed.
+    #[test]
+    fn a_stream_is_framed_the_same_however_it_is_cut(
+        mutations in vec(mutation(), 0..4),
+        cuts in vec(1..200_usize, 1..40),
+        apart in "(\r\n){0,4}",
+    ) {
+        let mut stream = Vec::new();
+        for _ in 0..3 {
+            stream.extend(apart.as_bytes());
+            stream.extend(INVITE.as_bytes());
+        }
+        for mutation in &mutations {
+            mutate(&mut stream, mutation);
+        }
+        let whole = framed(&stream, &[stream.len().max(1)]);
+        prop_assert_eq!(&whole, &framed(&stream, &cuts));
+        for message in whole.0.iter().flatten() {
+            prop_assert_eq!(lex(message).map(|message| message.bytes().to_vec()), Ok(message.clone()));
+        }
     }
 
     /// Topology hiding: an address of one side never reaches the other.

@@ -23,7 +23,7 @@ impl Worker {
             return OpResult::Refused;
         }
         let leg = LegRef { call, leg: CALLER };
-        let offer = self.caller_invite(leg, |message| message.body().to_vec()).unwrap_or_default();
+        let offer = self.caller_offer(leg);
         match self.own_description(now, leg, &offer) {
             Ok(sdp) => {
                 if let Some(entry) = self.calls.find_mut(call) {
@@ -68,12 +68,20 @@ impl Worker {
         if offer.is_empty() {
             let sdp = sdp::offer(&own);
             self.note_events_of(leg, &sdp);
+            self.note_said(leg, &sdp);
             return Ok(sdp);
         }
         let parsed = sdp::parse(offer).map_err(|_| unable())?;
         let sdp = sdp::answer(&parsed, &own).map_err(|_| unable())?;
         self.learn_remote(now, leg, offer);
         self.note_events_of(leg, &sdp);
+        self.note_said(leg, &sdp);
         Ok(sdp)
+    }
+
+    fn note_said(&mut self, leg: LegRef, sdp: &[u8]) {
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.ext.saying = Some(sdp.into());
+        }
     }
 }

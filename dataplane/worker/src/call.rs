@@ -11,13 +11,14 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use abi::{CallState, Party};
+use abi::{CallState, EndedBy, Party};
 use base::{AgentSlot, CallRef, Channel, Instant, LocationId, TenantId, Text, Transport};
 use media::PairId;
 use media::codec::Codec;
 use sip::dialog::Dialog;
-use sip::transaction::{ClientKey, Hop, ServerKey};
+use sip::transaction::{ClientKey, Hop, LIFE, ServerKey};
 
+use crate::extension::Extensions;
 use crate::forward::Diversion;
 use crate::functions::Functions;
 use crate::refer::Report;
@@ -91,6 +92,8 @@ pub struct Call {
     pub started_at: Instant,
     pub answered_at: Instant,
     pub ended_at: Instant,
+    /// Who ended it, and by which leg.
+    pub ended_by: (EndedBy, u8),
     pub legs: Vec<Leg>,
     pub bridges: Vec<Bridge>,
     /// Operation id of the question that control has not answered yet.
@@ -107,6 +110,8 @@ pub struct Call {
     pub diverted: Option<Diversion>,
     /// What is to be called when its first leg was answered, which we called ourselves.
     pub dialling: Option<Number>,
+    /// Why it ends, as who ended it says: values of Reason (RFC 3326).
+    pub reasons: Vec<Vec<u8>>,
 }
 
 /// Joins two legs: what one sends, in SIP and in media, the other gets.
@@ -128,8 +133,8 @@ pub struct Leg {
     pub flow: Flow,
     pub phase: Phase,
     /// Our tag in its dialog.
-    pub local_tag: String,
-    pub call_id: Vec<u8>,
+    pub local_tag: Box<str>,
+    pub call_id: Box<[u8]>,
     pub dialog: Option<Dialog>,
     /// An INVITE from the other end that has no final answer of ours yet.
     pub invited: Option<Invited>,
@@ -140,7 +145,7 @@ pub struct Leg {
     /// CSeq of a 2xx to us whose ACK must bring the answer that the peer's ACK brings (RFC 3264).
     pub owes_ack: Option<u32>,
     /// The ACK that we sent for the last 2xx, for its retransmissions (RFC 3261, 13.2.2.4).
-    pub last_ack: Option<(Flow, Rc<[u8]>)>,
+    pub last_ack: Option<LastAck>,
     pub pair: Option<PairId>,
     /// Its ports for video, while both sides have some.
     pub video: Option<PairId>,
@@ -160,6 +165,9 @@ pub struct Leg {
     pub declined: Vec<Vec<u8>>,
     /// When the leg last gave a sign of life, and what its stream had counted then.
     pub alive: (Instant, u64),
+    pub times: Times,
+    /// The codec that was agreed on last, as `PCMU/8000`.
+    pub codec: Text<16>,
     /// The leg of another call that it is joined to, by a transfer.
     pub joined: Option<LegRef>,
     /// The other call whose transfer this leg is a party of: it waits for that, should its own peer go.
@@ -170,8 +178,34 @@ pub struct Leg {
     pub change: Option<Change>,
     /// What its peer is told of the transfer that it asked for.
     pub report: Option<Box<Report>>,
+    /// What goes beyond RFC 3261.
+    pub ext: Extensions,
     /// How many REFERs came.
     pub refers: u32,
+}
+
+/// When a leg began, was answered and ended; zero for what has not happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    pub started_at: Instant,
+    pub answered_at: Instant,
+    pub ended_at: Instant,
+}
+
+impl Times {
+    /// A leg that begins.
+    pub const fn from(now: Instant) -> Times {
+        Times { started_at: now, answered_at: Instant::ZERO, ended_at: Instant::ZERO }
+    }
+}
+
+/// The ACK to a 2xx, while that may come again.
+#[derive(Debug)]
+pub struct LastAck {
+    pub flow: Flow,
+    pub bytes: Rc<[u8]>,
+    /// When [`Leg::age_ack`] saw it first.
+    pub seen_at: Option<Instant>,
 }
 
 /// An INVITE that we have not answered.
@@ -189,6 +223,8 @@ pub struct Inviting {
     pub key: ClientKey,
     /// It carried an offer; else the 2xx brings one, and the ACK the answer (RFC 3264).
     pub offered: bool,
+    /// It renews the session and changes nothing (RFC 4028, 7.4); the other leg does not hear of it.
+    pub renews: bool,
 }
 
 /// Where a leg is in its life.
@@ -248,8 +284,8 @@ impl Leg {
             who,
             flow,
             phase,
-            local_tag: String::new(),
-            call_id: Vec::new(),
+            local_tag: Box::default(),
+            call_id: Box::default(),
             dialog: None,
             invited: None,
             inviting: None,
@@ -267,12 +303,27 @@ impl Leg {
             sdp_version: 0,
             declined: Vec::new(),
             alive: (Instant::ZERO, 0),
+            times: Times::from(Instant::ZERO),
+            codec: Text::EMPTY,
             joined: None,
             awaited: None,
             described: Box::default(),
             change: None,
             report: None,
             refers: 0,
+            ext: Extensions::default(),
+        }
+    }
+
+    /// Lets the last ACK go when its 2xx comes no more. RFC 3261, 13.3.1.4: "If the server retransmits the
+    /// 2xx response for 64*T1 seconds without receiving an ACK, the dialog is confirmed, but the session
+    /// SHOULD be terminated." To be called now and then.
+    pub fn age_ack(&mut self, now: Instant) {
+        if let Some(ack) = &mut self.last_ack {
+            let seen_at = *ack.seen_at.get_or_insert(now);
+            if now.since(seen_at) > LIFE {
+                self.last_ack = None;
+            }
         }
     }
 
@@ -288,6 +339,26 @@ impl Leg {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_ack_is_kept_while_its_answer_may_come_again() {
+        let peer = SocketAddr::from(([192, 0, 2, 1], 5060));
+        let flow = Flow { location: LocationId(0), peer, channel: Channel::UDP };
+        let party = Party::Trunk(0);
+        let mut leg = Leg::new(1, party, Number::EMPTY, flow, Phase::Established);
+        let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+        let ack = || Some(LastAck { flow, bytes: Rc::from(&b"ACK"[..]), seen_at: None });
+        leg.last_ack = ack();
+        leg.age_ack(at(100));
+        leg.age_ack(at(132));
+        assert!(leg.last_ack.is_some(), "64*T1 after it was sent at the latest");
+        leg.age_ack(at(133));
+        assert!(leg.last_ack.is_none());
+        // A re-INVITE's counts by itself.
+        leg.last_ack = ack();
+        leg.age_ack(at(134));
+        assert!(leg.last_ack.is_some());
+    }
 
     #[test]
     fn a_leg_survives_its_word() {

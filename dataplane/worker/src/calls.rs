@@ -18,8 +18,10 @@ pub struct Calls {
     first: u32,
     live: Vec<Option<Box<Call>>>,
     generations: Vec<u32>,
-    /// Slots without a living call, the longest idle first.
+    /// Slots without a living call that had one, the longest idle first.
     idle: VecDeque<u32>,
+    /// Slots that never had a call, the next one last; the memory of their rows is not touched.
+    fresh: Vec<u32>,
     count: usize,
     /// Where [`Calls::next_few`] goes on.
     cursor: usize,
@@ -41,11 +43,15 @@ impl Calls {
     pub fn new(first: u32, generations: Vec<u32>) -> Calls {
         let slots = generations.len() as u32;
         assert!(u64::from(first) + u64::from(slots) <= u64::from(MAX_SLOTS), "slots fit a word");
+        let is_fresh = |slot: &u32| generations[(*slot - first) as usize] == 0;
+        let (mut fresh, idle): (Vec<u32>, Vec<u32>) = (first..first + slots).partition(is_fresh);
+        fresh.reverse();
         Calls {
             first,
             live: generations.iter().map(|_| None).collect(),
+            idle: idle.into(),
+            fresh,
             generations,
-            idle: (first..first + slots).collect(),
             count: 0,
             cursor: 0,
             touched: Vec::new(),
@@ -59,6 +65,7 @@ impl Calls {
         }
         let (first, live) = (self.first, &self.live);
         self.idle.retain(|slot| live[(slot - first) as usize].is_none());
+        self.fresh.retain(|slot| live[(slot - first) as usize].is_none());
     }
 
     /// The calls that were put in, removed, or lent out to be changed since the last time, in the order of
@@ -87,20 +94,24 @@ impl Calls {
         self.count
     }
 
-    /// Picks a slot whose last call's record `taken` says is no longer needed; when none of the
-    /// longest idle is, the longest idle of all gives way. None when every slot has a living call.
+    /// Picks a slot whose last call's record `taken` says is no longer needed, when one of the longest idle
+    /// is, so that rows are as many as were needed at a time; else one that never had a call, and when
+    /// there is none, the longest idle of all gives way. None when every slot has a living call.
     pub fn take_place(&mut self, taken: impl Fn(CallRef) -> bool) -> Option<Place> {
         let is_free = |slot: &u32| {
             let generation = self.generations[(*slot - self.first) as usize];
-            generation == 0 || taken(CallRef { slot: *slot, generation })
+            taken(CallRef { slot: *slot, generation })
         };
         let found = self.idle.iter().take(LOOK_AHEAD).position(is_free);
-        let slot = self.idle.remove(found.unwrap_or(0))?;
+        let known = found.and_then(|place| self.idle.remove(place));
+        let clean = known.or_else(|| self.fresh.pop());
+        let evicted = clean.is_none();
+        let slot = clean.or_else(|| self.idle.pop_front())?;
         let index = (slot - self.first) as usize;
         // Generation 0 means never used, so it is left out when the count wraps.
         self.generations[index] = self.generations[index].checked_add(1).unwrap_or(1);
         let call = CallRef { slot, generation: self.generations[index] };
-        Some(Place { call, evicted: found.is_none() })
+        Some(Place { call, evicted })
     }
 
     /// Puts a call into the place that was taken for it.
@@ -144,7 +155,7 @@ impl Calls {
         self.find_unchanged(leg.call)?.leg_mut(leg.leg)
     }
 
-    /// Ends the life of a call; its slot rests until others have been used.
+    /// Ends the life of a call; its slot rests until those that ended before have been used.
     pub fn remove(&mut self, call: CallRef) -> Option<Box<Call>> {
         let index = call.slot.checked_sub(self.first)? as usize;
         let place = self.live.get_mut(index)?;
@@ -188,6 +199,7 @@ mod tests {
             started_at: Instant::ZERO,
             answered_at: Instant::ZERO,
             ended_at: Instant::ZERO,
+            ended_by: Default::default(),
             legs: Vec::new(),
             bridges: Vec::new(),
             asked: None,
@@ -197,6 +209,7 @@ mod tests {
             failing: None,
             diverted: None,
             dialling: None,
+            reasons: Vec::new(),
         }
     }
 
@@ -214,6 +227,24 @@ mod tests {
         assert_eq!(third.call, CallRef { slot: 10, generation: 2 });
         assert_eq!(calls.take_place(|_| true), None, "every slot has a call");
         assert!(calls.find(first).is_none(), "a name dies with its generation");
+    }
+
+    #[test]
+    fn slots_are_as_many_as_were_needed_at_a_time() {
+        // The first two had calls of an earlier incarnation.
+        let mut calls = Calls::new(0, vec![3, 3, 0, 0, 0]);
+        let next = |calls: &mut Calls, taken| calls.take_place(|_| taken).expect("room").call;
+        assert_eq!(next(&mut calls, false), CallRef { slot: 2, generation: 1 }, "a fresh one");
+        for round in 0..100 {
+            let (one, other) = (next(&mut calls, true), next(&mut calls, true));
+            assert_eq!([one.slot, other.slot], [0, 1], "in round {round}");
+            for id in [one, other] {
+                calls.insert(call(id));
+            }
+            for id in [one, other] {
+                calls.remove(id).expect("it lives");
+            }
+        }
     }
 
     #[test]

@@ -1,11 +1,14 @@
 //! What control orders. Each command has one completion, [`Event::Done`] with its operation id.
 
-use abi::{Command, Event, OpResult, Party, UnregisterCause};
+use std::net::SocketAddr;
+
+use abi::{Command, EndedBy, Event, OpResult, Party, UnregisterCause};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
 
 use crate::call::{Flow, LegRef, Number, Phase, is_dialable};
 use crate::dial::Target;
 use crate::functions::Ordered;
+use crate::mirror::Trace;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -18,6 +21,9 @@ impl Worker {
             Command::Dial { op, ask, call, address, location, transport } => {
                 let flow = Flow::of(location, transport, address);
                 (op, self.on_dial(now, call, ask, flow, blob))
+            }
+            Command::Watch { op, address, location, transport, every_s } => {
+                (op, self.on_watch_ordered(now, Flow::of(location, transport, address), every_s))
             }
             Command::Reject { op, ask, call, status, retry_after_s } => {
                 (op, self.on_reject(now, call, ask, status, retry_after_s))
@@ -43,6 +49,9 @@ impl Worker {
                 self.draining = on;
                 (op, OpResult::Ok)
             }
+            Command::Trace { op, trace, to, until, serial } => {
+                (op, self.on_trace(now, Trace::new(trace, to, until, serial, blob)))
+            }
         };
         self.tell(Event::Done { op, result });
     }
@@ -54,26 +63,29 @@ impl Worker {
         call: CallRef,
         ask: u64,
         flow: Flow,
-        number: &[u8],
+        blob: &[u8],
     ) -> OpResult {
         if !self.take_question(call, ask) {
             return OpResult::NoSuchCall;
         }
         let is_ours = usize::from(flow.location.0) < self.config.locations.len();
-        let number = Number::new(number).ok().filter(is_dialable);
+        let mut lines = blob.split(|byte| *byte == b'\n');
+        let number = lines.next().and_then(|number| Number::new(number).ok()).filter(is_dialable);
+        let others = lines.filter_map(|line| core::str::from_utf8(line).ok()?.parse().ok());
+        let others: Vec<SocketAddr> = others.collect();
         let (Some(number), true) = (number, is_ours) else {
             self.refuse_way(now, call, &Refusal::status(404));
             return OpResult::Refused;
         };
-        let uri = match flow.channel.transport {
-            Transport::Udp => format!("sip:{number}@{}", flow.peer),
-            other => format!("sip:{number}@{};transport={other}", flow.peer),
-        }
-        .into_bytes();
+        let uri = trunk_uri(&number, flow);
         let trunk = self.trunk_of(flow.peer.ip()).map_or(NO_ROW, |(row, _)| row);
         let target = Target { party: Party::Trunk(trunk), number, flow, uri, lease: None };
         match self.dial_or_invite(now, call, target) {
-            Ok(()) => OpResult::Ok,
+            Ok(()) => {
+                let legs = self.calls.find(call).map_or(0, |call| call.legs.len());
+                self.note_others(LegRef { call, leg: legs.saturating_sub(1) as u8 }, others);
+                OpResult::Ok
+            }
             Err(refusal) => {
                 self.refuse_way(now, call, &refusal);
                 OpResult::Full
@@ -92,6 +104,7 @@ impl Worker {
         if !self.take_question(call, ask) {
             return OpResult::NoSuchCall;
         }
+        self.note_ended_by(call, EndedBy::Control, 0);
         // Whatever the other process says, a refusal is a refusal.
         let status = if (300..700).contains(&status) { status } else { 500 };
         let refusal = match retry_after_s {
@@ -121,6 +134,7 @@ impl Worker {
         if self.calls.find(call).is_none() {
             return OpResult::NoSuchCall;
         }
+        self.note_ended_by(call, EndedBy::Control, 0);
         if (300..700).contains(&cause) {
             self.end_call(now, call, &Refusal::status(cause));
         } else {
@@ -155,4 +169,13 @@ impl Worker {
         entry.asked = None;
         true
     }
+}
+
+/// The Request-URI of a number at a trunk.
+pub(crate) fn trunk_uri(number: &Number, flow: Flow) -> Vec<u8> {
+    match flow.channel.transport {
+        Transport::Udp => format!("sip:{number}@{}", flow.peer),
+        other => format!("sip:{number}@{};transport={other}", flow.peer),
+    }
+    .into_bytes()
 }

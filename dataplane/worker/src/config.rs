@@ -2,8 +2,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use abi::MediaPath;
-use base::{CcbId, WorkerId};
+use base::{CcbId, Transport, WorkerId};
 use media::WhyNot;
+use sip::session_timer::Wishes;
 
 /// What a worker is told at its start.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Config {
     pub limits: Limits,
     /// How media is relayed.
     pub media: MediaConfig,
+    /// The session interval that we ask for and the least that we accept (RFC 4028).
+    pub session: Wishes,
 }
 
 /// An address at which one location's agents and trunks reach this CCB (S1-018, S1-036).
@@ -35,8 +38,41 @@ pub struct Location {
     pub name: String,
     /// The address that the data plane listens on and advertises.
     pub ip: IpAddr,
-    /// The SIP port.
+    /// The SIP port of UDP, and of TCP where that is spoken.
     pub sip_port: u16,
+    /// The ports of the other transports.
+    pub streams: StreamPorts,
+}
+
+/// By which transports but UDP a location speaks SIP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamPorts {
+    /// TCP, on the same port as UDP.
+    pub tcp: bool,
+    /// The port of TLS.
+    pub tls: Option<u16>,
+    /// The port of WebSocket (RFC 7118).
+    pub ws: Option<u16>,
+    /// The port of WebSocket over TLS.
+    pub wss: Option<u16>,
+}
+
+impl Location {
+    /// A location that speaks SIP over UDP alone.
+    pub fn udp(name: &str, ip: IpAddr, sip_port: u16) -> Location {
+        Location { name: name.to_owned(), ip, sip_port, streams: StreamPorts::default() }
+    }
+
+    /// The port of SIP over `transport`; none where that is not spoken.
+    pub fn port(&self, transport: Transport) -> Option<u16> {
+        match transport {
+            Transport::Udp => Some(self.sip_port),
+            Transport::Tcp => self.streams.tcp.then_some(self.sip_port),
+            Transport::Tls => self.streams.tls,
+            Transport::Ws => self.streams.ws,
+            Transport::Wss => self.streams.wss,
+        }
+    }
 }
 
 /// How a worker's media is relayed.

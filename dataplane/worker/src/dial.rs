@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use abi::{AgentRow, CallState, Counter, Party, Why};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
-use sip::wire::{self, Method, RequestWriter};
+use sip::wire::{self, Header, Method, RequestWriter};
 
-use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase};
-use crate::intake::{ALLOW, SUPPORTED};
+use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase, Times};
+use crate::carried::{ANONYMOUS, is_withheld};
+use crate::extension::SUPPORTED;
+use crate::intake::ALLOW;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::worker::{Timer, Worker};
 
@@ -47,7 +49,7 @@ impl Worker {
         call: CallRef,
         target: Target,
     ) -> Result<(), Refusal> {
-        let leg = self.add_leg(call, &target)?;
+        let leg = self.add_leg(now, call, &target)?;
         let Some(entry) = self.calls.find_mut(call) else {
             return Err(Refusal::status(481));
         };
@@ -67,7 +69,12 @@ impl Worker {
     }
 
     /// Gives a call one more leg, which holds the target's lease and nothing else.
-    pub(crate) fn add_leg(&mut self, call: CallRef, target: &Target) -> Result<LegRef, Refusal> {
+    pub(crate) fn add_leg(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        target: &Target,
+    ) -> Result<LegRef, Refusal> {
         let leg = match self.next_leg(call) {
             Ok(leg) => leg,
             Err(refusal) => {
@@ -76,8 +83,9 @@ impl Worker {
             }
         };
         let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
-        new.call_id = self.owned_call_id();
-        new.local_tag = self.leg_tag(leg);
+        new.times = Times::from(now);
+        new.call_id = self.owned_call_id().into();
+        new.local_tag = self.leg_tag(leg).into();
         new.lease = target.lease;
         if let Some(entry) = self.calls.find_mut(call) {
             entry.legs.push(new);
@@ -104,6 +112,11 @@ impl Worker {
         offer: Option<Vec<u8>>,
         extra: &[(&str, &[u8])],
     ) -> Result<(), Refusal> {
+        let from = match self.caller_invite(leg, is_withheld) {
+            Some(true) => ANONYMOUS.to_owned(),
+            _ => format!("<sip:{caller}@{}>", self.address_of(target.flow)),
+        };
+        let asked_s = self.first_interval(leg);
         let hops = self.hops_left(leg);
         let branch = self.fresh_branch();
         let address = self.address_of(target.flow);
@@ -114,42 +127,59 @@ impl Worker {
         let mut writer = RequestWriter::new(b"INVITE", &target.uri)
             .header_fmt("Via", format_args!("SIP/2.0/{token} {address};branch={branch};rport"))
             .header_fmt("Max-Forwards", format_args!("{hops}"))
-            .header_fmt("From", format_args!("<sip:{caller}@{address}>;tag={}", new.local_tag))
+            .header_fmt("From", format_args!("{from};tag={}", new.local_tag))
             .header_fmt("To", format_args!("<sip:{}@{}>", target.number, target.flow.peer))
             .header("Call-ID", &new.call_id)
             .header("CSeq", "1 INVITE")
             .header("Contact", self.contact(leg, target.flow))
             .header("Allow", ALLOW)
-            .header("Supported", SUPPORTED);
-        if let Some(user_to_user) = self.passed_on(leg) {
-            // RFC 7433: carried across the B2BUA untouched.
-            writer = writer.header("User-to-User", user_to_user);
+            .header("Supported", self.supported(leg, offer.is_some()))
+            .header_fmt("Session-Expires", format_args!("{asked_s}"));
+        for (name, value) in self.least().into_iter().chain(self.passed_on(leg)) {
+            writer = writer.header(name, value);
         }
         for (name, value) in extra {
             writer = writer.header(name, value);
         }
         let bytes = writer.finish(offer.as_deref().map(|sdp| ("application/sdp", sdp)));
-        let key = self.transactions.request(
-            now,
-            Method::Invite,
-            bytes,
-            branch.as_bytes(),
-            target.flow,
-            leg.to_word(),
-            &mut self.sent,
-        );
-        let Ok(key) = key else {
+        let sent = self.send_request(now, Method::Invite, bytes, &branch, target.flow, leg);
+        let Some(key) = sent else {
             self.count(Counter::DropSipFull);
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         };
         if let Some(new) = self.calls.leg_mut(leg) {
             new.phase = Phase::Outgoing;
-            new.inviting = Some(Inviting { key, offered: offer.is_some() });
+            new.inviting = Some(Inviting { key, offered: offer.is_some(), renews: false });
         }
         let rings_ms = self.forwarded_after_ms(target).unwrap_or(RING_LIMIT_MS);
         self.timers.set(now + Duration::from_millis(rings_ms), Timer::Ring(leg));
+        self.watch_ringing(leg, target.flow);
         self.note_call(leg.call);
         Ok(())
+    }
+
+    /// The called party wants a longer session interval than our INVITE asked for (422): it is sent again with
+    /// that one. False when it is not.
+    pub(crate) fn invite_wider(
+        &mut self,
+        now: Instant,
+        leg: LegRef,
+        refusal: &wire::Message<'_>,
+    ) -> bool {
+        let Some(least) = self.wider_interval(leg, refusal) else { return false };
+        let Some(entry) = self.calls.leg(leg) else { return false };
+        let (flow, offered) = (entry.flow, entry.inviting.as_ref().is_some_and(|it| it.offered));
+        let Some(key) = entry.inviting.as_ref().map(|inviting| inviting.key) else { return false };
+        let Some(old) = self.transactions.request_of(key).map(<[u8]>::to_vec) else { return false };
+        let branch = self.fresh_branch();
+        let via = self.via(flow, &branch);
+        let change = Change { uri: None, via: &via, interval_s: Some(least) };
+        let Some(bytes) = changed(&old, &change) else { return false };
+        let key = self.send_request(now, Method::Invite, bytes, &branch, flow, leg);
+        let (Some(key), Some(entry)) = (key, self.calls.leg_mut(leg)) else { return false };
+        entry.ext.early.clear();
+        entry.inviting = Some(Inviting { key, offered, renews: false });
+        true
     }
 
     pub(crate) fn on_ring_limit(&mut self, now: Instant, leg: LegRef) {
@@ -166,7 +196,7 @@ impl Worker {
             return self.timers.set(limit, Timer::Ring(leg));
         }
         self.part_leg(now, leg, &Refusal::status(480));
-        self.lose_target(now, leg, 480);
+        self.lose_target(now, leg, &Refusal::status(480));
     }
 
     /// How long a phone rings before its call is forwarded, in milliseconds; none when it is not.
@@ -177,7 +207,7 @@ impl Worker {
     }
 
     /// A Call-ID of ours, which hashes to this worker, so that all its messages find their way home.
-    fn owned_call_id(&mut self) -> Vec<u8> {
+    pub(crate) fn owned_call_id(&mut self) -> Vec<u8> {
         loop {
             let call_id = format!("{:016x}{:016x}", self.rng.next_u64(), self.rng.next_u64());
             if owner(call_id.as_bytes(), self.config.workers) == self.config.id {
@@ -192,10 +222,17 @@ impl Worker {
         format!("z9hG4bK{:016x}", self.rng.next_u64())
     }
 
+    /// The Via of a request on a flow.
+    pub(crate) fn via(&self, flow: Flow, branch: &str) -> String {
+        let (token, address) = (flow.channel.transport.token(), self.address_of(flow));
+        format!("SIP/2.0/{token} {address};branch={branch};rport")
+    }
+
     /// Our SIP address at a flow's location, as it stands in Via and Contact: the only one its peers see.
     pub(crate) fn address_of(&self, flow: Flow) -> std::net::SocketAddr {
         let location = &self.config.locations[usize::from(flow.location.0)];
-        std::net::SocketAddr::new(location.ip, location.sip_port)
+        let port = location.port(flow.channel.transport).unwrap_or(location.sip_port);
+        std::net::SocketAddr::new(location.ip, port)
     }
 
     /// Our Contact for a leg; it names the call, so that a restart can find it.
@@ -216,10 +253,21 @@ impl Worker {
             .map_or(70, |hops| hops.saturating_sub(1))
     }
 
-    fn passed_on(&self, leg: LegRef) -> Option<Vec<u8>> {
-        self.caller_invite(leg, |message| {
-            message.header(wire::Header::UserToUser).map(<[u8]>::to_vec)
-        })?
+    /// What our INVITE says that we know. Without an offer of the caller's, the called party's reliable
+    /// response would have one, and only a caller's PRACK could answer it (RFC 3262, 5).
+    fn supported(&self, leg: LegRef, offers: bool) -> &'static [u8] {
+        let caller = self.calls.leg(LegRef { leg: CALLER, ..leg });
+        let acknowledges = caller.is_some_and(|caller| caller.ext.reliable.is_some());
+        if offers || acknowledges { SUPPORTED } else { b"timer, uui, replaces, norefersub" }
+    }
+
+    /// The session interval that our INVITE asks for, in seconds.
+    fn first_interval(&mut self, leg: LegRef) -> u32 {
+        let asked_s = self.config.session.interval_s;
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.ext.session.asked_s = asked_s;
+        }
+        asked_s
     }
 
     /// Reads the caller's INVITE while it is not answered.
@@ -232,4 +280,37 @@ impl Worker {
         let invited = caller.invited.as_ref()?;
         wire::lex(&invited.bytes).ok().map(|message| read(&message))
     }
+}
+
+/// What is other in an INVITE that is sent again.
+pub(crate) struct Change<'a> {
+    /// Its Request-URI, when that is.
+    pub uri: Option<&'a [u8]>,
+    /// Its Via, with a new branch.
+    pub via: &'a str,
+    /// A longer session interval, in seconds. RFC 4028, 7.3: then "the CSeq should contain a new sequence number
+    /// that is one higher than the previous", and Min-SE has that of the 422.
+    pub interval_s: Option<u32>,
+}
+
+/// An INVITE as before but for the change; none when it cannot be read.
+pub(crate) fn changed(old: &[u8], change: &Change<'_>) -> Option<Vec<u8>> {
+    let old = wire::lex(old).ok()?;
+    let cseq = old.cseq().ok()?.number + u32::from(change.interval_s.is_some());
+    let mut writer = RequestWriter::new(b"INVITE", change.uri.or(old.request_uri())?);
+    for (header, name, value) in old.lines() {
+        let name = core::str::from_utf8(name).ok()?;
+        writer = match (header, change.interval_s) {
+            (Header::Via, _) => writer.header("Via", change.via),
+            (Header::CSeq, _) => writer.header_fmt("CSeq", format_args!("{cseq} INVITE")),
+            (Header::SessionExpires, Some(least_s)) => {
+                let writer = writer.header_fmt("Session-Expires", format_args!("{least_s}"));
+                writer.header_fmt("Min-SE", format_args!("{least_s}"))
+            }
+            (Header::MinSe, Some(_)) | (Header::ContentType | Header::ContentLength, _) => writer,
+            _ => writer.header(name, value),
+        };
+    }
+    let body = Some(old.body()).filter(|body| !body.is_empty());
+    Some(writer.finish(body.map(|sdp| ("application/sdp", sdp))))
 }

@@ -225,7 +225,7 @@ impl Worker {
         };
         let lease = Some(self.win_lease(now, agent, Purpose::Outgoing)?);
         let target = Target { lease, ..target };
-        let leg = self.add_leg(call, &target)?;
+        let leg = self.add_leg(now, call, &target)?;
         self.open_media(leg)?;
         let offer = self.own_description(now, leg, &[])?;
         self.send_invite_as(now, leg, &target, number, Some(offer), &[])

@@ -212,7 +212,7 @@ impl Worker {
         }
     }
 
-    fn collect_digit(&mut self, now: Instant, leg: LegRef, digit: u8) {
+    pub(crate) fn collect_digit(&mut self, now: Instant, leg: LegRef, digit: u8) {
         let Some(collecting) = self.functions_of(leg).and_then(|f| f.collecting.as_mut()) else {
             return;
         };
@@ -283,7 +283,11 @@ impl Worker {
 
     /// Why the process must see what a leg sends and hears; none when it need not.
     pub(crate) fn payload_needed(&self, leg: LegRef) -> Option<WhyNot> {
-        let functions = self.calls.leg(leg)?.functions.as_ref()?;
+        let entry = self.calls.leg(leg)?;
+        if entry.ext.tones.is_some() {
+            return Some(WhyNot::Prompt);
+        }
+        let functions = entry.functions.as_ref()?;
         match functions {
             functions if functions.mixed.is_some() => Some(WhyNot::Mix),
             functions if functions.recording.is_some() => Some(WhyNot::Recording),
@@ -307,7 +311,8 @@ impl Worker {
                 .calls
                 .leg(leg)
                 .and_then(|leg| leg.functions.as_ref()?.playing.as_ref())
-                .is_some_and(|playing| playing.player.is_some());
+                .is_some_and(|playing| playing.player.is_some())
+                || self.calls.leg(leg).is_some_and(|leg| leg.ext.tones.is_some());
             self.streams.tap(pair, is_tapped);
             self.streams.occupy(pair, is_played_to);
         }

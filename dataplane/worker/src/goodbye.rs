@@ -2,14 +2,16 @@
 
 use std::time::Duration;
 
-use abi::{CallState, Counter};
+use abi::{CallState, Counter, EndedBy};
 use base::{CallRef, Instant};
 use sip::transaction::{ClientKey, ServerKey};
-use sip::wire::{self, Method};
+use sip::wire::{self, Message, Method};
 
 use crate::call::{LegRef, Phase};
+use crate::carried::{Lines, reasons};
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
+use crate::trunks::WATCHER;
 use crate::worker::{Timer, Worker};
 
 /// An agent whose phone does not answer a BYE or a CANCEL is free after this time, in milliseconds.
@@ -20,6 +22,7 @@ impl Worker {
         // RFC 3261, 15.1.2: no dialog: 481.
         let leg = self.leg_of(arrival.message).ok_or_else(|| Refusal::status(481))?;
         self.accept_within(leg, arrival)?;
+        self.note_reasons(leg, arrival.message);
         let bytes = wire::response(arrival.message, 200, "OK", None, arrival.from, &[], None);
         self.transactions.respond(now, arrival.key, 200, bytes, &mut self.sent);
         self.leave_by_bye(now, leg);
@@ -28,9 +31,11 @@ impl Worker {
 
     /// The leg's peer said BYE, and has its answer.
     pub(crate) fn leave_by_bye(&mut self, now: Instant, leg: LegRef) {
+        self.note_leg_ended(now, leg);
         // RFC 3261, 15.1.2: "The UAS MUST still respond to any pending requests received for that
         // dialog. It is RECOMMENDED that a 487 (Request Terminated) response be generated".
         self.answer_no(now, leg, &Refusal::status(487));
+        self.refuse_pending(now, leg);
         if let Some((key, _)) = self.calls.leg_mut(leg).and_then(|leg| leg.unacknowledged.take()) {
             self.transactions.acked(key);
         }
@@ -38,6 +43,8 @@ impl Worker {
         let goes_on = self.goes_on_without(leg);
         if goes_on {
             self.take_out(now, leg);
+        } else {
+            self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
         }
         self.leg_gone(leg);
         if !goes_on {
@@ -75,11 +82,13 @@ impl Worker {
         if entry.invited.as_ref().is_none_or(|invited| invited.key != invite) {
             return;
         }
-        match entry.phase {
+        let phase = entry.phase;
+        self.note_reasons(leg, arrival.message);
+        match phase {
+            Phase::Incoming if self.cancel_coming(now, leg) => {}
             Phase::Incoming => {
-                if !self.cancel_coming(now, leg) {
-                    self.end_call(now, leg.call, &Refusal::status(487));
-                }
+                self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
+                self.end_call(now, leg.call, &Refusal::status(487));
             }
             _ => self.cancel_reinvite(now, leg),
         }
@@ -95,7 +104,48 @@ impl Worker {
         self.finish(now, call, refusal.status, refusal);
     }
 
+    /// Who ends the call, before it ends; the first one counts.
+    pub(crate) fn note_ended_by(&mut self, call: CallRef, by: EndedBy, leg: u8) {
+        if let Some(entry) = self.calls.find_mut(call)
+            && entry.ended_by.0 == EndedBy::Unknown
+        {
+            entry.ended_by = (by, leg);
+        }
+    }
+
+    /// The call did not end after all: who ends it is still to be seen.
+    pub(crate) fn note_goes_on(&mut self, call: CallRef) {
+        if let Some(entry) = self.calls.find_mut(call)
+            && entry.state != CallState::Ended
+        {
+            entry.ended_by = Default::default();
+        }
+    }
+
+    pub(crate) fn note_leg_ended(&mut self, now: Instant, leg: LegRef) {
+        if let Some(entry) = self.calls.leg_mut(leg)
+            && entry.times.ended_at == Instant::ZERO
+        {
+            entry.times.ended_at = now;
+        }
+    }
+
+    /// The last counts and times of a call's legs, before its record can be made.
+    fn close_accounts(&mut self, now: Instant, call: CallRef) {
+        self.note_ended_by(call, EndedBy::DataPlane, 0);
+        let legs = self.calls.find(call).map_or(0, |entry| entry.legs.len());
+        for leg in (0..legs).map(|leg| LegRef { call, leg: leg as u8 }) {
+            self.note_leg_ended(now, leg);
+            if let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) {
+                self.absorb_counts(pair);
+            }
+        }
+    }
+
     fn finish(&mut self, now: Instant, call: CallRef, cause: u16, refusal: &Refusal) {
+        if self.calls.find(call).is_some_and(|entry| entry.state != CallState::Ended) {
+            self.close_accounts(now, call);
+        }
         let Some(entry) = self.calls.find_mut(call) else {
             return;
         };
@@ -108,6 +158,13 @@ impl Worker {
             entry.ended_at = now;
             entry.asked = None;
             self.note_call(call);
+        }
+        if let Some(entry) = self.calls.find_mut(call).filter(|entry| entry.reasons.is_empty())
+            && cause != 0
+        {
+            // RFC 3326, 2: why a request of ours ends what an answer to another would have ended.
+            let text = wire::reason_phrase(cause);
+            entry.reasons.push(format!("SIP;cause={cause};text=\"{text}\"").into_bytes());
         }
         let legs = self.calls.find(call).map_or(0, |entry| entry.legs.len());
         let legs = (0..legs).map(|leg| LegRef { call, leg: leg as u8 });
@@ -128,7 +185,10 @@ impl Worker {
         let Some(entry) = self.calls.leg(leg) else {
             return;
         };
-        match entry.phase {
+        let phase = entry.phase;
+        self.note_leg_ended(now, leg);
+        self.refuse_pending(now, leg);
+        match phase {
             Phase::Incoming => {
                 self.answer_no(now, leg, refusal);
                 self.leg_gone(leg);
@@ -154,8 +214,29 @@ impl Worker {
     pub(crate) fn cancel_invite(&mut self, now: Instant, leg: LegRef) {
         let inviting = self.calls.leg(leg).and_then(|leg| leg.inviting.as_ref());
         if let Some(key) = inviting.map(|inviting| inviting.key) {
-            self.transactions.cancel(now, key, &mut self.sent);
+            let reasons = self.calls.find(leg.call).map(|call| call.reasons.clone());
+            let reasons = reasons.unwrap_or_default();
+            self.transactions.cancel_because(now, key, &reasons, &mut self.sent);
         }
+    }
+
+    /// Why a leg's peer leaves is told to the others (RFC 3326).
+    fn note_reasons(&mut self, leg: LegRef, message: &Message<'_>) {
+        if let Some(call) = self.calls.find_mut(leg.call) {
+            call.reasons = reasons(message);
+        }
+    }
+
+    /// What a BYE of ours says of why.
+    pub(crate) fn reasons_of(&self, leg: LegRef) -> Lines {
+        let reasons = self.calls.find(leg.call).map(|call| call.reasons.iter());
+        reasons.into_iter().flatten().map(|reason| ("Reason", reason.clone())).collect()
+    }
+
+    /// RFC 3261, 15.1.2: requests of the leg that wait for an answer get 487.
+    fn refuse_pending(&mut self, now: Instant, leg: LegRef) {
+        self.refuse_asked(now, leg, &Refusal::status(487));
+        self.answer_passed(now, leg, 487);
     }
 
     fn leave(&mut self, now: Instant, leg: LegRef) {
@@ -226,6 +307,9 @@ impl Worker {
 
     /// A request of ours was never answered (RFC 3261, 8.1.3.1: as if by 408).
     pub(crate) fn on_client_timeout(&mut self, now: Instant, key: ClientKey, leg: LegRef) {
+        if leg.call == WATCHER {
+            return self.on_trunk_answered(key, leg.leg, 408);
+        }
         let Some(entry) = self.calls.leg_mut(leg) else {
             return;
         };
@@ -233,8 +317,12 @@ impl Worker {
         match entry.phase {
             Phase::Leaving => self.leg_gone(leg),
             Phase::Outgoing if was_invite => {
+                if self.try_next(now, leg) {
+                    return;
+                }
+                self.note_leg_ended(now, leg);
                 self.leg_gone(leg);
-                self.lose_target(now, leg, 408);
+                self.lose_target(now, leg, &Refusal::status(408));
             }
             // RFC 3261, 12.2.1.2: a request within a dialog that gets no answer ends the dialog.
             Phase::Established => {

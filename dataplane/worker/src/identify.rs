@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use abi::{AgentRow, AgentState, Class, Counter, Event, Party, TenantRow, TrunkRow};
 use base::{AgentSlot, Instant, LocationId, TenantId, Text};
-use sip::digest::{self, Algorithm, Credentials, Verdict, Verifier};
+use sip::digest::{self, Algorithm, Credentials, MalformedAuth, Verdict, Verifier};
 use sip::wire::{Header, Message, Method};
 
 use crate::call::{Number, is_dialable};
+use crate::carried::{asserted, is_withheld};
 use crate::guard::Stranger;
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
@@ -62,6 +63,7 @@ impl Worker {
             trunk = self.trunk_at(arrival.from, arrival.message);
         }
         if let Some(identity) = trunk {
+            self.watch_connection(arrival.channel);
             return Ok(identity);
         }
         let (agent, row) = self.prove_agent(now, arrival)?;
@@ -120,9 +122,14 @@ impl Worker {
     fn trunk_at(&self, from: SocketAddr, message: &Message<'_>) -> Option<Identity> {
         let (index, row) = self.trunk_of(from.ip())?;
         let user = message.from().ok()?.parsed_uri().ok().map_or(&b""[..], |uri| uri.user);
-        // RFC 3323, 4.1.1.3: who does not say who it is, or not so that it fits a URI.
-        let number =
+        // RFC 3325, 9.1: what is asserted by who is trusted goes before what a caller says of itself.
+        let said =
             Number::new(user).ok().filter(|number| !number.is_empty() && is_dialable(number));
+        // RFC 3323, 4.1.1.3: who does not say who it is, or not so that it fits a URI, or wants to be nobody.
+        let number = match is_withheld(message) {
+            true => None,
+            false => asserted(message).or(said),
+        };
         let number = number.unwrap_or_else(|| Number::new(b"anonymous").unwrap_or_default());
         Some(Identity { tenant: TenantId(row.tenant), party: Party::Trunk(index), number })
     }
@@ -136,12 +143,15 @@ impl Worker {
         arrival: Arrival<'_>,
     ) -> Result<(AgentSlot, AgentRow), Refusal> {
         let message = arrival.message;
-        let mut given = message.headers(Header::Authorization).peekable();
+        let given = message.headers(Header::Authorization).map(Credentials::parse);
+        // RFC 4475, 3.3.7: a scheme that we do not know is no proof: "reject this request with a 401,
+        // issuing a new challenge with a scheme it understands".
+        let mut given = given.filter(|read| !matches!(read, Err(MalformedAuth::Scheme))).peekable();
         if given.peek().is_none() {
             self.admit_stranger(now, arrival.from, message)?;
             return Err(self.challenge(now, message, false));
         }
-        let Some(credentials) = given.find_map(|value| Credentials::parse(value).ok()) else {
+        let Some(credentials) = given.find_map(Result::ok) else {
             return Err(Refusal::status(400));
         };
         let found = self.region.agents().find_user(credentials.username);
@@ -168,6 +178,7 @@ impl Worker {
                 // proved once is of no use again, for the nonce count is used up.
                 if self.admit_nonce(agent, nonce_time, nc) {
                     self.guard.proved(now, arrival.from.ip());
+                    self.watch_connection(arrival.channel);
                     return Ok((agent, row));
                 }
                 self.count(Counter::StaleNonce);

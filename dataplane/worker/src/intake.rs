@@ -5,20 +5,17 @@ use std::net::SocketAddr;
 use abi::Counter;
 use base::{CallRef, Channel, Instant, LocationId, Transport, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
-use sip::wire::{
-    self, Header, LexError, Message, Method, Replaces, Start, same_token, split_commas,
-};
+use sip::wire::{self, Header, LexError, Message, Method, Replaces, Start, Uri};
 
 use crate::call::{Flow, LegRef};
+use crate::extension::SUPPORTED;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::worker::Worker;
 use crate::{Effect, Passed};
 
 /// Methods that we answer otherwise than by 405 (RFC 3261, 20.5).
-pub(crate) const ALLOW: &[u8] = b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, REFER";
-
-/// Extensions that we have (RFC 3891; RFC 4488).
-pub(crate) const SUPPORTED: &[u8] = b"replaces, norefersub";
+pub(crate) const ALLOW: &[u8] =
+    b"INVITE, ACK, CANCEL, BYE, OPTIONS, REGISTER, PRACK, UPDATE, INFO, REFER";
 
 /// A request at the start of its server transaction.
 #[derive(Clone, Copy)]
@@ -37,6 +34,12 @@ impl Worker {
     /// Takes a datagram from a socket of ours and passes it on if another worker owns it.
     pub(crate) fn intake(&mut self, now: Instant, came: Flow, datagram: &[u8]) {
         self.count(Counter::SipReceived);
+        match came.channel.transport {
+            Transport::Udp => {}
+            Transport::Tcp => self.count(Counter::SipReceivedTcp),
+            Transport::Tls => self.count(Counter::SipReceivedTls),
+            Transport::Ws | Transport::Wss => self.count(Counter::SipReceivedWs),
+        }
         let message = match wire::lex(datagram) {
             Ok(message) => message,
             Err(LexError::KeepAlive) => return self.count(Counter::DropSipKeepAlive),
@@ -90,16 +93,26 @@ impl Worker {
         if self.guard.is_banned(now, from.ip()) && !self.is_known(message, from) {
             return self.count(Counter::DropSipBanned);
         }
+        self.mirror.note_received(came, message);
         if let Err(error) = message.check() {
             self.count(Counter::DropSipMalformed);
             if self.admit_stranger(now, from, message).is_err() {
                 return;
             }
-            return self.answer_statelessly(flow, message, from, error.status());
+            let status = match (error, message.method()) {
+                // RFC 4475, 3.1.2.18: better than 400 for a method that we do not know.
+                (LexError::CSeqMethod, Some(Method::Other(_))) => 501,
+                _ => error.status(),
+            };
+            return self.answer_statelessly(flow, message, from, status);
         }
         match self.transactions.receive(now, message, flow, &mut self.sent) {
             Received::Request(key) => {
                 self.on_request(now, Arrival { key, message, location, from, channel });
+            }
+            Received::Merged(key) => {
+                let arrival = Arrival { key, message, location, from, channel };
+                self.refuse(now, arrival, Refusal::status(482));
             }
             Received::Cancel { server, invite } => {
                 self.on_cancel(
@@ -128,18 +141,21 @@ impl Worker {
         };
         let is_within = arrival.message.to().is_ok_and(|to| to.tag().is_some());
         let result = match method {
-            // RFC 3261, 8.2.2.3: "the UAS MUST respond [...] with 420 (Bad Extension). The UAS MUST add
-            // an Unsupported header field, and list in it those options it does not understand".
-            _ if unsupported(arrival.message).is_some() => {
-                let required = unsupported(arrival.message).unwrap_or_default();
-                Err(Refusal::status(420).with("Unsupported", &required))
-            }
+            _ if let Err(refusal) = self.check_required(arrival.message) => Err(refusal),
             Method::Register => self.on_register(now, arrival),
             Method::Options => self.on_options(now, arrival),
             Method::Invite if is_within => self.on_reinvite(now, arrival),
             Method::Invite => self.on_invite(now, arrival),
             Method::Bye => self.on_bye(now, arrival),
+            Method::Prack => self.on_prack(now, arrival),
+            Method::Update => self.on_update(now, arrival),
+            Method::Info => self.on_info(now, arrival),
+            // RFC 6665, 4.2.1.1: an event package that is not understood.
+            Method::Subscribe => Err(Refusal::status(489)),
             Method::Refer => self.on_refer(now, arrival),
+            // RFC 3261, 21.5.2: 501 "is the appropriate response when a UAS does not recognize the
+            // request method and is not capable of supporting it for any user".
+            Method::Other(_) => Err(Refusal::status(501).with("Allow", ALLOW)),
             // RFC 3261, 8.2.1: "If the UAS recognizes but does not support the method of a request, it
             // MUST generate a 405 (Method Not Allowed) response. [...] The UAS MUST also add an Allow
             // header field to the 405".
@@ -159,6 +175,7 @@ impl Worker {
         if !self.is_known(arrival.message, arrival.from) {
             self.admit_stranger(now, arrival.from, arrival.message)?;
         }
+        check_scheme(arrival.message)?;
         let extra: &[(&str, &[u8])] = &[
             ("Allow", ALLOW),
             ("Supported", SUPPORTED),
@@ -209,8 +226,8 @@ impl Worker {
         match message.start() {
             Start::Request { method: Method::Ack, .. } | Start::Response { .. } => {}
             Start::Request { .. } => {
-                // Without a Via and a From nobody could match the answer.
-                if message.via().is_err() || message.from().is_err() {
+                // Without a Via nobody could match the answer.
+                if message.via().is_err() {
                     return;
                 }
                 let refusal = match status {
@@ -218,7 +235,8 @@ impl Worker {
                     _ => Refusal::status(status),
                 };
                 // RFC 3261, 8.2.6.2: the answer has a To tag, the same for the request's repetitions.
-                let tag = message.via().ok().and_then(|via| via.branch).map(stateless_tag);
+                let branch = message.via().ok().and_then(|via| via.branch);
+                let tag = branch.or(message.call_id().ok()).map(stateless_tag);
                 let bytes = refusal.response(message, tag.as_deref(), from);
                 self.sent.push(Sent { flow, bytes: bytes.into() });
             }
@@ -257,15 +275,6 @@ impl Worker {
     }
 }
 
-/// The extensions that a request requires and that we do not have.
-fn unsupported(message: &Message<'_>) -> Option<Vec<u8>> {
-    let required = message.headers(Header::Require).flat_map(split_commas).map(<[u8]>::trim_ascii);
-    let is_ours =
-        |tag: &&[u8]| split_commas(SUPPORTED).any(|ours| same_token(ours.trim_ascii(), tag));
-    let unknown: Vec<&[u8]> = required.filter(|tag| !is_ours(tag)).collect();
-    (!unknown.is_empty()).then(|| unknown.join(&b", "[..]))
-}
-
 /// The leg that a message names by a tag of ours: a response, a request within a dialog, or an INVITE by its
 /// Replaces.
 fn leg_tagged(message: &Message<'_>) -> Option<LegRef> {
@@ -279,6 +288,16 @@ fn leg_tagged(message: &Message<'_>) -> Option<LegRef> {
                 parse_tag(&Replaces::parse(named)?.to_tag)
             }
         },
+    }
+}
+
+/// RFC 3261, 8.2.2.1: "If the Request-URI uses a scheme not supported by the UAS, it SHOULD reject the
+/// request with a 416 (Unsupported URI Scheme) response."
+pub(crate) fn check_scheme(message: &Message<'_>) -> Result<(), Refusal> {
+    let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
+    match uri {
+        Some(uri) if wire::same_token(uri.scheme, b"sip") => Ok(()),
+        _ => Err(Refusal::status(416)),
     }
 }
 

@@ -5,12 +5,15 @@ use std::time::Duration;
 use abi::{AgentRow, AgentState, CallState, Counter, Event, Party, Purpose, Why};
 use base::{AgentSlot, CallRef, Instant, LocationId, TenantId, Transport};
 use sip::dialog::Dialog;
-use sip::wire::{self, Message, Uri, unescape};
+use sip::wire::{self, Header, Message, Uri, unescape};
 
-use crate::call::{CALLER, Call, Flow, Invited, Lease, Leg, LegRef, Number, Phase, is_dialable};
+use crate::call::{
+    CALLER, Call, Flow, Invited, Lease, Leg, LegRef, Number, Phase, Times, is_dialable,
+};
 use crate::dial::Target;
 use crate::identify::Identity;
-use crate::intake::Arrival;
+use crate::intake::{Arrival, check_scheme};
+use crate::prack::Reliable;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::register::way_back;
 use crate::worker::{Timer, Worker};
@@ -41,6 +44,7 @@ impl Worker {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         }
         let called = self.screen(arrival.message)?;
+        self.check_interval(arrival.message)?;
         let call = self.begin_call(now, arrival, caller, called)?;
         if let Err(refusal) = self.route(now, call, caller, called) {
             self.end_call(now, call, &refusal);
@@ -56,13 +60,15 @@ impl Worker {
         if message.max_forwards().ok().flatten() == Some(0) {
             return Err(Refusal::status(483));
         }
+        check_scheme(message)?;
+        if self.is_loop(message) {
+            return Err(Refusal::status(482));
+        }
         self.check_body(message)?;
+        check_accept(message)?;
         let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
-        let Some(uri) = uri.filter(|uri| wire::same_token(uri.scheme, b"sip")) else {
-            // RFC 3261, 8.2.2.1: a scheme that we do not serve.
-            return Err(Refusal::status(416));
-        };
-        dialled(uri.user).filter(|number| !number.is_empty()).ok_or_else(|| Refusal::status(404))
+        let user = uri.map_or(&b""[..], |uri| uri.user);
+        dialled(user).filter(|number| !number.is_empty()).ok_or_else(|| Refusal::status(404))
     }
 
     /// Makes the call with its first leg, and answers 100.
@@ -79,7 +85,7 @@ impl Worker {
         }
         let call = self.new_call(now, caller.tenant, called)?;
         let at = LegRef { call, leg: CALLER };
-        let leg = self.incoming_leg(arrival, &caller, at)?;
+        let leg = self.incoming_leg(now, arrival, &caller, at)?;
         self.transactions.set_user(arrival.key, at.to_word());
         if let Some(entry) = self.calls.find_mut(call) {
             entry.legs.push(leg);
@@ -116,11 +122,14 @@ impl Worker {
             started_at: now,
             answered_at: Instant::ZERO,
             ended_at: Instant::ZERO,
-            legs: Vec::new(),
+            ended_by: Default::default(),
+            // Most calls have two, and room for four would be half of what a standing call takes of the heap.
+            legs: Vec::with_capacity(2),
             bridges: Vec::new(),
             asked: None,
             called,
             transfer: None,
+            reasons: Vec::new(),
             forwards: 0,
             failing: None,
             diverted: None,
@@ -133,6 +142,7 @@ impl Worker {
     /// The leg that an INVITE makes.
     pub(crate) fn incoming_leg(
         &mut self,
+        now: Instant,
         arrival: Arrival<'_>,
         caller: &Identity,
         at: LegRef,
@@ -146,10 +156,13 @@ impl Worker {
             channel: arrival.channel,
         };
         let mut leg = Leg::new(at.leg, caller.party, caller.number, flow, Phase::Incoming);
-        leg.local_tag = self.leg_tag(at);
-        leg.call_id = arrival.message.call_id().unwrap_or_default().to_vec();
+        leg.times = Times::from(now);
+        leg.call_id = arrival.message.call_id().unwrap_or_default().into();
+        leg.local_tag = self.leg_tag(at).into();
         dialog.set_local_tag(leg.local_tag.as_bytes());
         leg.dialog = Some(dialog);
+        leg.ext.note(arrival.message);
+        leg.ext.reliable = Reliable::of(arrival.message, self.rng.next_u64());
         leg.invited = Some(Invited {
             key: arrival.key,
             bytes: arrival.message.bytes().into(),
@@ -369,6 +382,21 @@ impl Worker {
         };
         self.let_go(lease);
     }
+}
+
+/// Whether the answer may be a description. RFC 3261, 21.4.7: 406 when "the resource identified by the
+/// request is only capable of generating response entities that have content characteristics not
+/// acceptable according to the Accept header field"; 20.1: without one, `application/sdp` is meant.
+fn check_accept(message: &Message<'_>) -> Result<(), Refusal> {
+    let takes_it = |range: &[u8]| {
+        let kind = range.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+        let ranges: [&[u8]; 3] = [b"application/sdp", b"application/*", b"*/*"];
+        ranges.iter().any(|range| wire::same_token(kind, range))
+    };
+    if message.has(Header::Accept) && !message.headers(Header::Accept).any(takes_it) {
+        return Err(Refusal::status(406));
+    }
+    Ok(())
 }
 
 /// The number in the user part of a Request-URI, without its parameters (RFC 3261, 19.1.1 escapes).

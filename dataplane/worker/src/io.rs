@@ -7,6 +7,7 @@ use media::codec::Frame;
 use media::{FlowSpec, FlowStats, PairId, SocketSlot, WhyNot};
 
 use crate::call::LegRef;
+use crate::mirror::Mirrored;
 
 /// What happened, told to a worker.
 #[derive(Debug)]
@@ -21,6 +22,22 @@ pub enum Input<'a> {
         channel: Channel,
         /// One whole message; over datagrams, whatever came.
         datagram: &'a [u8],
+    },
+    /// A SIP message could not be sent: the connection is gone, or none could be made.
+    Unsent {
+        /// From where it was to go.
+        location: LocationId,
+        /// Where to.
+        to: SocketAddr,
+        /// By what.
+        channel: Channel,
+        /// The message.
+        datagram: &'a [u8],
+    },
+    /// A connection that [`Effect::Watch`] was about is closed.
+    Disconnected {
+        /// Its number.
+        connection: u32,
     },
     /// Another worker passed a datagram on to its owner.
     Mesh(Passed),
@@ -149,7 +166,8 @@ pub enum MixMessage {
 /// What a worker wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Send a SIP message from the address of `location`.
+    /// Send a SIP message from the address of `location`. A message by a connection that is gone, or by one that
+    /// cannot be made, comes back by [`Input::Unsent`].
     Sip {
         /// From where.
         location: LocationId,
@@ -159,6 +177,12 @@ pub enum Effect {
         channel: Channel,
         /// What.
         datagram: std::rc::Rc<[u8]>,
+    },
+    /// A connection is somebody's whom we know: it may stay without sending, and its end is told by
+    /// [`Input::Disconnected`], at once when it is closed already.
+    Watch {
+        /// Its number.
+        connection: u32,
     },
     /// Pass a datagram on to another worker.
     Mesh {
@@ -213,6 +237,8 @@ pub enum Effect {
         /// Whole records.
         block: Vec<u8>,
     },
+    /// Show a SIP message to the capture server or to a trace.
+    Mirror(Box<Mirrored>),
     /// Ring control's doorbell.
     WakeControl,
 }

@@ -1,11 +1,11 @@
 //! The media of legs: their ports, whom they hear, and what SDP says of it.
 
 use abi::Event;
-use base::Instant;
+use base::{Instant, Text};
 use media::codec::Codec;
 use media::{PairId, WhyNot};
 use sip::sdp;
-use sip::wire::{Message, same_token};
+use sip::wire::Message;
 
 use crate::Effect;
 use crate::bypass::Way;
@@ -71,19 +71,18 @@ impl Worker {
         message: &Message<'_>,
         is_inside: bool,
     ) -> Result<(), Refusal> {
-        if message.body().is_empty() {
-            return Ok(());
-        }
-        let content = message.content_type().unwrap_or_default();
-        let kind = content.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
-        if !same_token(kind, b"application/sdp") {
-            return Err(Refusal::status(415).with("Accept", b"application/sdp"));
-        }
-        self.check_offer(message.body(), is_inside)
+        let body = sip::body::session(message).map_err(|error| {
+            Refusal::status(error.status()).with("Accept", b"application/sdp, multipart/mixed")
+        })?;
+        if body.is_empty() { Ok(()) } else { self.check_offer_of(body, is_inside) }
     }
 
     /// RFC 3261, 21.4.26.
-    fn check_offer(&self, offer: &[u8], is_inside: bool) -> Result<(), Refusal> {
+    pub(crate) fn check_offer(&self, offer: &[u8]) -> Result<(), Refusal> {
+        self.check_offer_of(offer, false)
+    }
+
+    fn check_offer_of(&self, offer: &[u8], is_inside: bool) -> Result<(), Refusal> {
         let checked = sdp::parse(offer).and_then(|sdp| {
             let audio = sdp::audio(&sdp)?;
             // It must be possible to say it to somebody else.
@@ -111,12 +110,18 @@ impl Worker {
 
     /// The caller's offer as the called leg gets it; none when the caller makes no offer.
     pub(crate) fn offer_for(&mut self, leg: LegRef) -> Result<Option<Vec<u8>>, Refusal> {
-        let offer = self.caller_invite(leg, |message| message.body().to_vec()).unwrap_or_default();
+        let offer = self.caller_offer(leg);
         if offer.is_empty() {
             return Ok(None);
         }
         self.learn_remote(Instant::ZERO, LegRef { leg: CALLER, ..leg }, &offer);
         self.sdp_for(leg, &offer).map(Some).ok_or_else(|| Refusal::status(488))
+    }
+
+    /// The offer in the caller's INVITE; empty when there is none.
+    pub(crate) fn caller_offer(&self, leg: LegRef) -> Vec<u8> {
+        let read = |message: &Message<'_>| sip::body::session(message).unwrap_or_default().to_vec();
+        self.caller_invite(leg, read).unwrap_or_default()
     }
 
     /// Takes what `from` says of its media, and says it to `to` with our address for it. None when it
@@ -152,6 +157,7 @@ impl Worker {
         let takes =
             audio.payloads.iter().find_map(|payload| Codec::of_payload_type(payload.number));
         if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.codec = codec_of(&audio);
             if *entry.described != *body {
                 entry.described = body.into();
             }
@@ -182,6 +188,10 @@ impl Worker {
         };
         let number = audio.payloads.iter().find(is_event).map(|payload| payload.number);
         self.streams.set_telephone_event(pair, number);
+        // Of offer and answer the later counts, and that is the answer.
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.codec = codec_of(&audio);
+        }
     }
 
     /// A description of another leg's media as if it were at this leg's address (topology hiding).
@@ -201,6 +211,9 @@ impl Worker {
         };
         let described = sdp::rewrite(&sdp, rewrite).ok()?;
         self.note_events_of(leg, &described);
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.ext.saying = Some(described.as_slice().into());
+        }
         Some(described)
     }
 
@@ -242,4 +255,16 @@ impl Worker {
     pub(crate) fn leg_at(&self, pair: PairId) -> Option<LegRef> {
         self.legs_at.get(pair.index()).copied().flatten()
     }
+}
+
+/// The first codec of a description, as `PCMU/8000`; empty when it has no name or a longer one.
+fn codec_of(audio: &sdp::Audio<'_>) -> Text<16> {
+    let is_speech = |payload: &&sdp::Payload<'_>| {
+        let others: [&[u8]; 2] = [b"telephone-event", b"CN"];
+        !others.iter().any(|other| payload.encoding.eq_ignore_ascii_case(other))
+    };
+    let payload = audio.payloads.iter().find(is_speech).filter(|first| !first.encoding.is_empty());
+    let name =
+        payload.map(|first| [first.encoding, b"/", first.clock.to_string().as_bytes()].concat());
+    name.and_then(|name| Text::new(&name).ok()).unwrap_or_default()
 }

@@ -18,7 +18,7 @@ pub(crate) struct Overload {
 impl Overload {
     /// Takes how busy the worker was of late, and the most that it should be.
     pub fn observe(&mut self, busy: u32, limit: u32) {
-        self.busy = (self.busy * 7 + busy.min(1_000) + 7) / 8;
+        self.busy = (self.busy * 7 + busy.min(1_000)).div_ceil(8);
         self.refused = match self.busy > limit {
             true => (self.refused + STEP).min(1_000),
             false => self.refused.saturating_sub(2 * STEP),

@@ -25,8 +25,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use abi::{
-    CallRow, CallState, Counter, DialogPhase, DialogRow, DialogText, LeaseState, LegRow, LegState,
-    Party, Region, StreamRow,
+    CallRow, CallState, Counter, DialogPhase, DialogRow, DialogText, EndedBy, LeaseState, LegRow,
+    LegState, Party, Region, StreamRow,
 };
 use base::{AgentSlot, CallRef, Instant, LocationId, Medium, Transport};
 use media::codec::Codec;
@@ -34,13 +34,13 @@ use media::{BindOutcome, PairId, StreamImage, WhyNot};
 use sip::transaction::Received;
 use sip::wire::{self, Message, Method, RequestWriter};
 
-use crate::Config;
 use crate::bypass::Way;
-use crate::call::{Bridge, Call, Flow, Invited, Inviting, Leg, LegRef, Phase};
+use crate::call::{Bridge, Call, Flow, Invited, Inviting, Leg, LegRef, Phase, Times};
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
-use crate::remember::{dialog_of, image_of, joined_of, lease_of, values};
+use crate::remember::{dialog_of, extensions_of, image_of, joined_of, lease_of, values};
 use crate::worker::Worker;
+use crate::{Config, Location};
 
 /// The cause of a call that its data plane took along (RFC 3261, 21.5.1).
 const LOST_WITH_DATA_PLANE: u16 = 500;
@@ -127,6 +127,7 @@ fn judge(
             }
             row.state = CallState::Ended.into();
             row.cause = u32::from(LOST_WITH_DATA_PLANE);
+            row.ended_by = EndedBy::DataPlane.into();
             row.ended_at = now.as_nanos();
             region.calls().write(slot, &row);
         }
@@ -146,7 +147,7 @@ fn goes_on(region: &Region, config: &Config, row: &CallRow, legs: &[Memory]) -> 
     let is_whole = |memory: &Memory| {
         let dialog = &memory.dialog;
         let at = config.locations.get(dialog.location as usize);
-        let is_here = at.is_some_and(|at| SocketAddr::new(at.ip, at.sip_port) == dialog.ours.get());
+        let is_here = at.is_some_and(|at| is_spoken(at, dialog));
         dialog.phase() == DialogPhase::Standing
             && dialog_of(dialog).is_some()
             && is_here
@@ -161,6 +162,12 @@ fn goes_on(region: &Region, config: &Config, row: &CallRow, legs: &[Memory]) -> 
     legs.len() == row.legs as usize
         && legs.iter().any(|memory| stands(&memory))
         && legs.iter().filter(stands).all(is_whole)
+}
+
+/// True when a location is still where the dialog's peer knows us.
+fn is_spoken(at: &Location, dialog: &DialogRow) -> bool {
+    let port = at.port(dialog.transport());
+    port.is_some_and(|port| SocketAddr::new(at.ip, port) == dialog.ours.get())
 }
 
 fn is_bound(region: &Region, config: &Config, (agent, of): (AgentSlot, u32)) -> bool {
@@ -289,6 +296,7 @@ impl Worker {
             started_at: Instant::from_nanos(row.started_at),
             answered_at: Instant::from_nanos(row.answered_at),
             ended_at: Instant::from_nanos(row.ended_at),
+            ended_by: (row.ended_by(), row.ended_leg as u8),
             legs,
             bridges,
             asked: None,
@@ -298,6 +306,7 @@ impl Worker {
             failing: None,
             diverted: None,
             dialling: None,
+            reasons: Vec::new(),
         }
     }
 
@@ -310,7 +319,7 @@ impl Worker {
         };
         let party = leg.party().unwrap_or(Party::Trunk(u32::MAX));
         let ours = self.config.locations.get(usize::from(row.location));
-        let is_here = ours.is_some_and(|at| SocketAddr::new(at.ip, at.sip_port) == row.ours.get());
+        let is_here = ours.is_some_and(|at| is_spoken(at, row));
         let location = if is_here { LocationId(row.location as u8) } else { LocationId(0) };
         let flow = Flow::of(location, row.transport(), row.peer.get());
         let mut entry = Leg::new(at.leg, party, leg.number(), flow, Phase::Gone);
@@ -319,8 +328,18 @@ impl Worker {
         self.leases_held += u64::from(entry.lease.is_some());
         entry.joined = joined_of(row);
         entry.sdp_version = row.sdp_version;
-        entry.call_id = row.text(DialogText::CallId).to_vec();
-        entry.local_tag = String::from_utf8_lossy(row.text(DialogText::LocalTag)).into_owned();
+        entry.ext = extensions_of(row);
+        entry.call_id = match row.text(DialogText::CallId) {
+            [] => leg.call_id().as_bytes().into(),
+            call_id => call_id.into(),
+        };
+        entry.times = Times {
+            started_at: Instant::from_nanos(leg.started_at),
+            answered_at: Instant::from_nanos(leg.answered_at),
+            ended_at: Instant::from_nanos(leg.ended_at),
+        };
+        entry.codec = leg.codec();
+        entry.local_tag = String::from_utf8_lossy(row.text(DialogText::LocalTag)).into();
         // From another address than ours of then nothing could be said to the peer.
         if is_here && row.phase() != DialogPhase::None {
             self.take_up(now, at, row, &mut entry);
@@ -377,7 +396,7 @@ impl Worker {
             .transactions
             .request(now, Method::Invite, bytes, &branch, flow, word, &mut self.sent)
             .ok()?;
-        Some(Inviting { key, offered: true })
+        Some(Inviting { key, offered: true, renews: false })
     }
 
     /// The transaction of a peer's INVITE, so that it can be refused.
@@ -398,7 +417,7 @@ impl Worker {
         let bytes = invite(row, text(DialogText::LocalUri))
             .header("From", tagged(text(DialogText::RemoteUri), text(DialogText::RemoteTag)))
             .header("To", tagged(text(DialogText::LocalUri), our_tag))
-            .header("CSeq", format!("{} INVITE", row.remote_cseq))
+            .header("CSeq", format!("{} INVITE", row.invited_cseq))
             .finish(None);
         let message = wire::lex(&bytes).ok()?;
         let from = row.source.get();
@@ -430,6 +449,7 @@ impl Worker {
                 }
                 Some(Phase::Established) if stands => {
                     is_whole &= self.is_joined_back(leg) && self.adopt_media(now, leg);
+                    self.resume_session(now, leg);
                 }
                 _ => {}
             }

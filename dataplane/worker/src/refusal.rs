@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use sip::wire::{self, Message};
 
+use crate::carried::Lines;
+
 /// What a refused caller is told to wait when something is full or away, in seconds.
 pub(crate) const RETRY_AFTER_S: u32 = 2;
 
@@ -35,6 +37,12 @@ impl Refusal {
     /// Adds a header field.
     pub fn with(mut self, name: &'static str, value: &[u8]) -> Refusal {
         self.extra.push((name, value.to_vec()));
+        self
+    }
+
+    /// Adds header fields.
+    pub(crate) fn with_lines(mut self, lines: Lines) -> Refusal {
+        self.extra.extend(lines);
         self
     }
 

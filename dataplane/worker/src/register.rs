@@ -2,6 +2,7 @@
 //! the login is for.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use abi::{AgentRow, Counter, Event, RegistrationRow, UnregisterCause};
 use base::{AgentSlot, Instant, Transport, owner};
@@ -9,9 +10,13 @@ use sip::registrar::{self, Binding, Decision, Limits};
 use sip::wire::{self, Message};
 
 use crate::call::Flow;
-use crate::intake::Arrival;
+use crate::intake::{Arrival, check_scheme};
 use crate::refusal::Refusal;
 use crate::worker::{Timer, Worker};
+
+/// How long a phone whose connection ended with an earlier incarnation may take to come back, in milliseconds:
+/// RFC 5626, 4.5 has it try again after 30 s at first.
+const COME_BACK_MS: u64 = 60_000;
 
 impl Worker {
     pub(crate) fn on_register(
@@ -19,6 +24,11 @@ impl Worker {
         now: Instant,
         arrival: Arrival<'_>,
     ) -> Result<(), Refusal> {
+        check_scheme(arrival.message)?;
+        // RFC 3261, 10.2: "This address-of-record MUST be a SIP URI or SIPS URI."
+        if !arrival.message.to().is_ok_and(|to| to.has_scheme("sip") || to.has_scheme("sips")) {
+            return Err(Refusal::status(400));
+        }
         let (agent, row) = self.prove_agent(now, arrival)?;
         let addressed = self.agent_of_address(arrival.message);
         if addressed.is_none_or(|(slot, _)| slot != agent) || !self.serves(arrival.location, &row) {
@@ -113,6 +123,7 @@ impl Worker {
         registration.set_channel(at.channel);
         registration.set_contact(binding.contact);
         self.region.registrations().write(agent, &registration);
+        self.watch_registered(agent, at);
         self.watch(agent, binding.expires_at);
         self.count(Counter::Registrations);
         if before != Some(at) {
@@ -169,16 +180,25 @@ impl Worker {
     }
 
     /// Watches over the registrations that an earlier incarnation left to this worker.
-    pub(crate) fn take_over_registrations(&mut self) {
+    pub(crate) fn take_over_registrations(&mut self, now: Instant) {
         let region = self.region.clone();
         for (agent, registration) in region.registrations().iter() {
             let Some(row) = region.agents().read(agent) else {
                 continue;
             };
             let is_ours = owner(row.user().as_bytes(), self.config.workers) == self.config.id;
-            if registration.is_registered() && is_ours {
-                self.watch(agent, Instant::from_nanos(registration.expires_at));
+            if !registration.is_registered() || !is_ours {
+                continue;
             }
+            let mut until = Instant::from_nanos(registration.expires_at);
+            if registration.channel().connection != 0 {
+                // Its connection ended with the process; who does not come back is not there.
+                until = until.min(now + Duration::from_millis(COME_BACK_MS));
+                let expires_at = until.as_nanos();
+                let row = RegistrationRow { expires_at, ..registration };
+                region.registrations().write(agent, &row);
+            }
+            self.watch(agent, until);
         }
     }
 

@@ -3,9 +3,11 @@
 use base::Instant;
 use sip::dialog::{Dialog, Outgoing};
 use sip::transaction::ClientKey;
-use sip::wire::{self, Message, Method};
+use sip::wire::{Message, Method};
 
 use crate::call::{Flow, Invited, Inviting, LegRef, Phase};
+use crate::carried::Lines;
+use crate::extension::Updating;
 use crate::intake::Arrival;
 use crate::refusal::Refusal;
 use crate::register::way_back;
@@ -29,26 +31,24 @@ impl Worker {
             let wait_s = 1 + self.rng.below(10);
             return Err(Refusal::status(500).with("Retry-After", wait_s.to_string().as_bytes()));
         }
-        if entry.inviting.is_some() {
+        if entry.inviting.is_some() || entry.ext.glare.is_some() || entry.ext.updating.is_some() {
             // RFC 3261, 14.2: "A UAS that receives an INVITE on a dialog while an INVITE it had sent on
             // that dialog is in progress MUST return a 491 (Request Pending)".
             return Err(Refusal::status(491));
         }
         self.check_body(arrival.message)?;
+        self.check_interval(arrival.message)?;
         self.accept_within(leg, arrival)?;
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.ext.note(arrival.message);
+        }
         let Some(peer) = self.peer_of(leg) else {
             return self.on_reinvite_alone(now, leg, arrival);
         };
-        let is_free = self.calls.leg(peer).is_some_and(|peer| {
-            peer.phase == Phase::Established
-                && peer.invited.is_none()
-                && peer.inviting.is_none()
-                && peer.unacknowledged.is_none()
-        });
-        if !is_free {
+        if !self.is_free(peer) {
             return Err(Refusal::status(491));
         }
-        let sdp = match arrival.message.body() {
+        let sdp = match sip::body::session(arrival.message).unwrap_or_default() {
             [] => None,
             offer => Some(self.sdp_for(peer, offer).ok_or_else(|| Refusal::status(488))?),
         };
@@ -74,7 +74,8 @@ impl Worker {
         leg: LegRef,
         arrival: Arrival<'_>,
     ) -> Result<(), Refusal> {
-        let sdp = self.own_description(now, leg, arrival.message.body())?;
+        let offer = sip::body::session(arrival.message).unwrap_or_default();
+        let sdp = self.own_description(now, leg, offer)?;
         self.transactions.set_user(arrival.key, leg.to_word());
         if let Some(entry) = self.calls.leg_mut(leg) {
             entry.invited = Some(Invited {
@@ -103,29 +104,23 @@ impl Worker {
         if let Some(dialog) = entry.dialog.as_mut() {
             dialog.refresh(message);
         }
-        self.finish_handshake(leg, &inviting, message);
-        if self.on_change_agreed(now, leg, message.body()) {
+        self.finish_handshake(leg, &inviting, message, false);
+        self.agreed(now, leg, message);
+        self.end_glare(leg);
+        if self.on_change_agreed(now, leg, sip::body::session(message).unwrap_or_default()) {
             return;
         }
-        let Some(peer) = self.peer_of(leg) else {
-            return;
-        };
-        let offer = self.calls.leg(peer).and_then(|peer| peer.invited.as_ref());
-        let offer = offer.map(|invited| invited.bytes.clone());
-        if let Some(offer) = offer.as_deref().and_then(|bytes| wire::lex(bytes).ok()) {
-            self.learn_remote(now, peer, offer.body());
+        if inviting.renews {
+            return self.learn_remote(now, leg, sip::body::session(message).unwrap_or_default());
         }
-        match self.pass_sdp(now, leg, peer, message.body()) {
-            Some(sdp) => self.answer(now, peer, 200, Some(sdp)),
-            None => self.answer_no(now, peer, &Refusal::status(488)),
-        }
+        self.settle(now, leg, message);
     }
 
     /// The other leg refuses: the session stays as it was (RFC 3261, 14.1), unless its dialog is gone.
     pub(crate) fn on_reinvite_refused(&mut self, now: Instant, leg: LegRef, status: u16) {
-        if let Some(entry) = self.calls.leg_mut(leg) {
-            entry.inviting = None;
-        }
+        let Some(entry) = self.calls.leg_mut(leg) else { return };
+        let renewed = entry.inviting.take().is_some_and(|inviting| inviting.renews);
+        self.end_glare(leg);
         if matches!(status, 408 | 481) {
             return self.lose_leg(now, leg, &Refusal::status(status));
         }
@@ -133,15 +128,19 @@ impl Worker {
             return;
         }
         let told = if matches!(status, 300..=399 | 401 | 407) { 488 } else { status };
-        if let Some(peer) = self.peer_of(leg) {
-            self.answer_no(now, peer, &Refusal::status(told));
+        if let Some(peer) = self.peer_of(leg).filter(|_| !renewed) {
+            self.settle_no(now, peer, &Refusal::status(told));
         }
     }
 
     /// The leg that wanted another session takes it back.
     pub(crate) fn cancel_reinvite(&mut self, now: Instant, leg: LegRef) {
         self.answer_no(now, leg, &Refusal::status(487));
-        let peer = self.peer_of(leg).and_then(|peer| self.calls.leg(peer));
+        let peer = self.peer_of(leg);
+        if let Some(peer) = peer {
+            self.end_glare(peer);
+        }
+        let peer = peer.and_then(|peer| self.calls.leg(peer));
         if let Some(key) = peer.and_then(|peer| peer.inviting.as_ref()).map(|inviting| inviting.key)
         {
             self.transactions.cancel(now, key, &mut self.sent);
@@ -155,14 +154,18 @@ impl Worker {
         arrival: Arrival<'_>,
     ) -> Result<(), Refusal> {
         let entry = self.calls.leg_mut(leg).ok_or_else(|| Refusal::status(481))?;
-        let dialog = entry.dialog.as_mut().ok_or_else(|| Refusal::status(481))?;
+        let dialog = entry.dialog_for(arrival.message).ok_or_else(|| Refusal::status(481))?;
         // RFC 3261, 12.2.2: "If the remote sequence number was not empty, but the sequence number of
         // the request is lower [...], the request is out of order and MUST be rejected with a 500".
         dialog.accept(arrival.message).map_err(|_| Refusal::status(500))?;
         // A phone behind a NAT that moved is answered where it is now.
         let from_here =
             arrival.location == entry.flow.location && arrival.from.ip() == entry.flow.peer.ip();
-        if entry.agent().is_some() && from_here {
+        let is_stream = arrival.channel.transport.is_reliable();
+        if is_stream && from_here {
+            // The peer may have come back by another connection.
+            entry.flow = Flow { peer: arrival.from, channel: arrival.channel, ..entry.flow };
+        } else if entry.agent().is_some() && from_here {
             let peer = match arrival.message.contact() {
                 Some(_) => way_back(arrival.message, arrival.from),
                 None => entry.flow.peer,
@@ -180,26 +183,54 @@ impl Worker {
         method: Method<'static>,
         sdp: Option<&[u8]>,
     ) -> Option<ClientKey> {
-        let mut dialog = self.calls.leg_mut(leg)?.dialog.take()?;
+        let lines = match method {
+            Method::Invite | Method::Update => self.renewal(leg),
+            Method::Bye => self.reasons_of(leg),
+            _ => Lines::new(),
+        };
+        let lines: Vec<(&str, &[u8])> =
+            lines.iter().map(|(name, value)| (*name, value.as_slice())).collect();
         let body = sdp.map(|sdp| ("application/sdp", sdp));
-        let sent = self.send_in_dialog(now, leg, &mut dialog, method, &[], body);
+        let key = self.send_content(now, leg, method, &lines, body)?;
         let entry = self.calls.leg_mut(leg)?;
-        entry.dialog = Some(dialog);
-        let key = sent?;
-        if method == Method::Invite {
-            entry.inviting = Some(Inviting { key, offered: sdp.is_some() });
+        let offered = sdp.is_some();
+        match method {
+            Method::Invite => entry.inviting = Some(Inviting { key, offered, renews: false }),
+            Method::Update => entry.ext.updating = Some(Updating { key, offered }),
+            _ => {}
         }
         Some(key)
     }
 
-    /// Sends a request with further header fields within a leg's dialog.
+    /// The same with any body; before the answer, in the early dialog that has a description.
+    pub(crate) fn send_content(
+        &mut self,
+        now: Instant,
+        leg: LegRef,
+        method: Method<'static>,
+        lines: &[(&str, &[u8])],
+        body: Option<(&str, &[u8])>,
+    ) -> Option<ClientKey> {
+        let entry = self.calls.leg_mut(leg)?;
+        if let Some(mut dialog) = entry.dialog.take() {
+            let sent = self.send_in_dialog(now, leg, &mut dialog, method, lines, body);
+            self.calls.leg_mut(leg)?.dialog = Some(dialog);
+            return sent;
+        }
+        let early = entry.ext.early.iter().find(|early| early.described)?;
+        let mut dialog = early.dialog.clone();
+        let sent = self.send_in_dialog(now, leg, &mut dialog, method, lines, body);
+        self.put_early(leg, dialog);
+        sent
+    }
+
     pub(crate) fn send_in_dialog(
         &mut self,
         now: Instant,
         leg: LegRef,
         dialog: &mut Dialog,
         method: Method<'static>,
-        extra: &[(&str, &[u8])],
+        lines: &[(&str, &[u8])],
         body: Option<(&str, &[u8])>,
     ) -> Option<ClientKey> {
         let branch = self.fresh_branch();
@@ -213,12 +244,11 @@ impl Worker {
                 transport: own.channel.transport,
                 sent_by: address.as_bytes(),
                 contact: Some(&contact),
-                extra,
+                extra: lines,
                 body,
             },
         );
         let flow = self.way_to(leg, &built.next_hop)?;
-        let (branch, user) = (branch.as_bytes(), leg.to_word());
-        self.transactions.request(now, method, built.bytes, branch, flow, user, &mut self.sent).ok()
+        self.send_request(now, method, built.bytes, &branch, flow, leg)
     }
 }

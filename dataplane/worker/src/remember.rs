@@ -7,18 +7,21 @@ use abi::{Address, DialogPhase, DialogRow, DialogText, StreamRow};
 use base::Instant;
 use media::{Splice, StreamImage};
 use sip::dialog::{Dialog, Parts, State};
+use sip::session_timer::Terms;
 use sip::wire::{self, Header, Message};
 
 use crate::call::{Lease, Leg, LegRef, Phase};
+use crate::extension::Extensions;
 use crate::worker::Worker;
 
 impl Worker {
     /// Writes the dialogs and streams of the calls that were touched since the last time.
-    pub(crate) fn note_touched(&mut self) {
+    pub(crate) fn note_touched(&mut self, now: Instant) {
         let mut touched = self.calls.take_touched();
         for call in &touched {
             match self.calls.find(*call).map(|call| call.legs.len()) {
                 Some(legs) => {
+                    self.learn_call(now, *call);
                     for leg in (0..legs).map(|leg| LegRef { call: *call, leg: leg as u8 }) {
                         self.note_dialog(leg);
                         self.note_stream(leg);
@@ -95,6 +98,7 @@ fn dialog_row(
         ..DialogRow::default()
     };
     row.set_call(of.call);
+    extensions(&mut row, &leg.ext);
     if let Some(lease) = leg.lease {
         row.flags |= DialogRow::HAS_LEASE;
         (row.lease_agent, row.lease_counter) = (lease.agent.0, lease.counter);
@@ -111,6 +115,10 @@ fn dialog_row(
         row.source = old.source;
     }
     let invited = invited.and_then(|invited| wire::lex(&invited.bytes).ok());
+    row.invited_cseq = match &invited {
+        Some(message) => message.cseq().map_or(0, |cseq| cseq.number),
+        None => old.map_or(0, |old| old.invited_cseq),
+    };
     // The caller's INVITE is forgotten here with our 2xx, and may still want a refusal until its ACK.
     let waits = leg.unacknowledged.is_some() && phase != DialogPhase::Standing;
     let vias = match &invited {
@@ -125,6 +133,33 @@ fn dialog_row(
         (None, None) => row.flags |= DialogRow::TOO_LONG,
     }
     row
+}
+
+/// What was agreed on beyond RFC 3261.
+fn extensions(row: &mut DialogRow, ext: &Extensions) {
+    let flag = |holds: bool, flag: u32| if holds { flag } else { 0 };
+    row.flags |= flag(ext.takes_update, DialogRow::TAKES_UPDATE)
+        | flag(ext.takes_info, DialogRow::TAKES_INFO);
+    if let Some(terms) = ext.session.terms {
+        row.session_s = terms.interval_s;
+        row.flags |= flag(terms.we_refresh, DialogRow::REFRESHING)
+            | flag(terms.is_mutual, DialogRow::MUTUAL);
+    }
+}
+
+/// What a row remembers of that.
+pub(crate) fn extensions_of(row: &DialogRow) -> Extensions {
+    let mut ext = Extensions {
+        takes_update: row.has(DialogRow::TAKES_UPDATE),
+        takes_info: row.has(DialogRow::TAKES_INFO),
+        ..Extensions::default()
+    };
+    ext.session.terms = (row.session_s != 0).then(|| Terms {
+        interval_s: row.session_s,
+        we_refresh: row.has(DialogRow::REFRESHING),
+        is_mutual: row.has(DialogRow::MUTUAL),
+    });
+    ext
 }
 
 fn dialog_texts(row: &mut DialogRow, dialog: &Dialog, vias: &[u8]) {

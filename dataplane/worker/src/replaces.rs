@@ -111,7 +111,7 @@ impl Worker {
         old: LegRef,
     ) -> Result<LegRef, Refusal> {
         let leg = self.next_leg(old.call)?;
-        let new = self.incoming_leg(arrival, &caller, leg)?;
+        let new = self.incoming_leg(now, arrival, &caller, leg)?;
         self.transactions.set_user(arrival.key, leg.to_word());
         if let Some(entry) = self.calls.find_mut(old.call) {
             entry.legs.push(new);
@@ -147,7 +147,7 @@ impl Worker {
         let flow = Flow::of(location, base::Transport::Udp, self.own_address(location));
         let uri = format!("sip:{number}@{}", flow.peer).into_bytes();
         let target = Target { party: Party::Trunk(NO_ROW), number, flow, uri, lease: None };
-        let leg = self.add_transfer_target(by.call, &target)?;
+        let leg = self.add_transfer_target(now, by.call, &target)?;
         let of = self.transferred(by.call).ok_or_else(unable)?;
         let call_id = self.calls.leg(leg).ok_or_else(unable)?.call_id.clone();
         let ticket =

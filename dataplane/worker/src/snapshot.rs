@@ -1,6 +1,6 @@
 //! What the region knows of calls: rows, written before a peer hears of a change, and events.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use abi::{
     CallRow, CallState, Class, Counter, DialogRow, Event, LegRow, LegState, Region, StreamRow, Wake,
@@ -13,21 +13,23 @@ use crate::worker::{PUBLISH_TURNS, Worker};
 /// The rows of legs: each call slot has those of its last call until it is used again.
 #[derive(Debug)]
 pub struct LegRows {
-    idle: VecDeque<u32>,
+    /// The last one freed comes first: the memory of rows that were never used is not touched.
+    idle: Vec<u32>,
     of_slot: HashMap<u32, Vec<u32>>,
 }
 
 impl LegRows {
     /// The share of `worker`.
     pub fn new(region: &Region, worker: WorkerId) -> LegRows {
-        let mut rows = LegRows { idle: VecDeque::new(), of_slot: HashMap::new() };
+        let mut rows = LegRows { idle: Vec::new(), of_slot: HashMap::new() };
         for place in region.legs().range(worker) {
             // Calls that ended with an earlier incarnation keep theirs until control has their records.
             match region.legs().read(place).filter(|row| row.state() != LegState::Free) {
                 Some(row) => rows.of_slot.entry(row.call_slot).or_default().push(place),
-                None => rows.idle.push_back(place),
+                None => rows.idle.push(place),
             }
         }
+        rows.idle.reverse();
         for places in rows.of_slot.values_mut() {
             places.sort_by_key(|place| region.legs().read(*place).map(|row| row.leg));
         }
@@ -53,7 +55,7 @@ impl LegRows {
     pub fn free(&mut self, region: &Region, slot: u32) {
         for row in self.of_slot.remove(&slot).unwrap_or_default() {
             region.legs().write(row, &LegRow::default());
-            self.idle.push_back(row);
+            self.idle.push(row);
         }
     }
 
@@ -61,7 +63,7 @@ impl LegRows {
     pub fn row(&mut self, leg: LegRef) -> Option<u32> {
         let rows = self.of_slot.entry(leg.call.slot).or_default();
         while rows.len() <= usize::from(leg.leg) {
-            rows.push(self.idle.pop_front()?);
+            rows.push(self.idle.pop()?);
         }
         rows.get(usize::from(leg.leg)).copied()
     }
@@ -130,6 +132,7 @@ impl Worker {
                     row.round_trip_us = last.round_trip_us;
                     row.mos_hundredths = last.mos_hundredths;
                     row.reported_loss = last.reported_loss;
+                    (row.path, row.path_reason) = (last.path, last.path_reason);
                 }
             }
         }
@@ -147,6 +150,9 @@ impl Worker {
             .flat_map(|call| call.legs.iter().map(|leg| LegRef { call: call.id, leg: leg.number }))
             .collect();
         for leg in turn {
+            if let Some(entry) = self.calls.leg_unchanged(leg) {
+                entry.age_ack(now);
+            }
             let stays = self.absorb_leg(now, leg);
             self.note_leg(leg);
             self.note_stream(leg);
@@ -191,6 +197,8 @@ fn call_row(call: &Call, incarnation: u64) -> CallRow {
         ended_at: call.ended_at.as_nanos(),
         incarnation,
         legs: call.legs.len() as u32,
+        ended_by: call.ended_by.0.into(),
+        ended_leg: u32::from(call.ended_by.1),
         ..CallRow::default()
     };
     row.set_called(call.called);
@@ -213,10 +221,15 @@ fn leg_row(call: &Call, leg: &Leg) -> LegRow {
         medium: Medium::Voice as u32,
         location: u32::from(leg.flow.location.0),
         fence_counter: leg.lease.map_or(0, |lease| lease.counter),
+        started_at: leg.times.started_at.as_nanos(),
+        answered_at: leg.times.answered_at.as_nanos(),
+        ended_at: leg.times.ended_at.as_nanos(),
         ..LegRow::default()
     };
     row.set_call(call.id);
     row.set_party(leg.party);
     row.set_number(leg.who);
+    row.set_codec(leg.codec);
+    row.set_call_id(&leg.call_id);
     row
 }

@@ -182,7 +182,7 @@ impl Worker {
         call: CallRef,
         target: Target,
     ) -> Result<(), Refusal> {
-        let leg = self.add_transfer_target(call, &target)?;
+        let leg = self.add_transfer_target(now, call, &target)?;
         let of = self.transferred(call).ok_or_else(|| Refusal::status(481))?;
         let offer = self.offer_of(of, leg)?;
         let name = self.calls.leg(of).map_or(Number::EMPTY, |leg| leg.who);
@@ -192,10 +192,11 @@ impl Worker {
     /// The leg of who is to take over.
     pub(crate) fn add_transfer_target(
         &mut self,
+        now: Instant,
         call: CallRef,
         target: &Target,
     ) -> Result<LegRef, Refusal> {
-        let leg = self.add_leg(call, target)?;
+        let leg = self.add_leg(now, call, target)?;
         if let Some(entry) = self.calls.find_mut(call)
             && let Some(transfer) = &mut entry.transfer
         {
@@ -224,7 +225,7 @@ impl Worker {
         if self.calls.leg(leg).is_none_or(|leg| leg.described.is_empty()) {
             // RFC 3261, 13.2.1: the answer must be in the 2xx.
             self.part_leg(now, leg, &Refusal::status(488));
-            return self.lose_target(now, leg, 488);
+            return self.lose_target(now, leg, &Refusal::status(488));
         }
         let of = self.calls.find(leg.call).and_then(|call| Some(call.transfer.as_ref()?.of));
         self.complete_transfer(now, leg.call);
@@ -244,7 +245,8 @@ impl Worker {
     }
 
     /// A leg that we invited will not come: its transfer has failed, or its call is over.
-    pub(crate) fn lose_target(&mut self, now: Instant, leg: LegRef, status: u16) {
+    pub(crate) fn lose_target(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
+        let status = refusal.status;
         let why = match status {
             486 | 600 | 603 => Some(Why::Busy),
             404 | 408 | 410 | 480 | 500..600 => Some(Why::Unavailable),
@@ -254,9 +256,9 @@ impl Worker {
             return;
         }
         if self.is_transfer_to(leg) {
-            self.fail_transfer(now, leg.call, status);
+            self.fail_transfer(now, leg.call, refusal.status);
         } else {
-            self.end_call(now, leg.call, &Refusal::status(status));
+            self.end_call(now, leg.call, refusal);
         }
     }
 

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,10 +12,13 @@ use sip::transaction::{Fired, Sent, Transactions};
 use crate::bypass::{CountBypass, Way};
 use crate::call::{Flow, LegRef};
 use crate::calls::Calls;
+use crate::connections::Connections;
 use crate::guard::Guard;
+use crate::mirror::Mirror;
 use crate::overload::Overload;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
+use crate::trunks::Watched;
 use crate::{Config, Effect, Input, Passed};
 
 /// How many commands one turn takes, so that packets are not kept waiting.
@@ -52,6 +55,16 @@ pub(crate) enum Timer {
     Transfer(CallRef, u64),
     /// Who gave its peer away has had time enough to hang up.
     Spare(LegRef),
+    /// A reliable response has no PRACK yet (RFC 3262).
+    Reliable(LegRef, u32),
+    /// A session is to be renewed, or is over (RFC 4028).
+    Session(LegRef),
+    /// A re-INVITE that met another is sent again.
+    Glare(LegRef),
+    /// The next packet of a digit is due.
+    Tone(LegRef),
+    /// A trunk is to be asked whether it is there.
+    Trunk(u8),
 }
 
 /// One core's whole state. It owns its calls, their legs and streams, and its share of the ports; it
@@ -72,6 +85,7 @@ pub struct Worker {
     pub(crate) ways: Vec<Way>,
     pub(crate) counted: Option<CountBypass>,
     pub(crate) studio: Studio,
+    pub(crate) watched_trunks: Watched,
     pub(crate) timers: Timers<Timer>,
     pub(crate) events: EventSender,
     pub(crate) commands: CommandReceiver,
@@ -90,9 +104,14 @@ pub struct Worker {
     /// The pairs of legs that were taken over.
     pub(crate) recovered: BTreeMap<PairId, LegRef>,
     pub(crate) provision: Provision,
+    /// Who is to hear of the end of a connection.
+    pub(crate) connections: Connections,
+    /// Trunks that have no TCP, and until when that is believed.
+    pub(crate) no_tcp: VecDeque<(SocketAddr, Instant)>,
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
+    pub(crate) mirror: Mirror,
     /// Timers are held back until then: see [`Input::Paused`].
     timers_wait_until: Instant,
 }
@@ -144,6 +163,7 @@ impl Worker {
             ways: vec![Way::Process(WhyNot::NoPeer); ports.pairs() as usize],
             counted: None,
             studio: Studio::default(),
+            watched_trunks: Watched::default(),
             ports,
             timers: Timers::default(),
             events: region.event_sender(config.id),
@@ -161,15 +181,18 @@ impl Worker {
             leases_held: 0,
             recovered: BTreeMap::new(),
             provision: Provision::read(&region, now),
+            connections: Connections::default(),
+            no_tcp: VecDeque::new(),
             watched: HashMap::new(),
             publish_turn: 0,
+            mirror: Mirror::default(),
             timers_wait_until: Instant::ZERO,
             rng,
             region,
             config,
         };
         worker.streams.seed(worker.rng.next_u64());
-        worker.take_over_registrations();
+        worker.take_over_registrations(now);
         worker.take_over_calls(now);
         worker.timers.set(now, Timer::Publish);
         worker
@@ -185,6 +208,10 @@ impl Worker {
             Input::Sip { location, from, channel, datagram } => {
                 self.intake(now, Flow { location, peer: from, channel }, datagram);
             }
+            Input::Unsent { location, to, channel, datagram } => {
+                self.on_unsent(now, Flow { location, peer: to, channel }, datagram);
+            }
+            Input::Disconnected { connection } => self.on_disconnected(now, connection),
             Input::Mesh(Passed::Sip { location, from, channel, datagram }) => {
                 self.intake_owned(now, Flow { location, peer: from, channel }, &datagram);
             }
@@ -205,7 +232,7 @@ impl Worker {
         if now >= self.timers_wait_until {
             self.run_timers(now);
         }
-        self.note_touched();
+        self.note_touched(now);
         self.hand_out(now, out);
     }
 
@@ -318,6 +345,11 @@ impl Worker {
                 Timer::Change(leg) => self.change_session(now, leg),
                 Timer::Transfer(call, number) => self.on_transfer_limit(now, call, number),
                 Timer::Spare(leg) => self.on_spare(now, leg),
+                Timer::Reliable(leg, number) => self.on_reliable_due(now, leg, number),
+                Timer::Session(leg) => self.on_session_due(now, leg),
+                Timer::Glare(leg) => self.on_glare_due(now, leg),
+                Timer::Tone(leg) => self.on_tone_due(now, leg),
+                Timer::Trunk(index) => self.on_trunk_due(now, index),
             }
         }
     }
@@ -371,6 +403,7 @@ impl Worker {
     /// calls to come, and one ring of control's bell however many events there are.
     fn hand_out(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let mut sent = std::mem::take(&mut self.sent);
+        self.mirror_turn(now, &sent);
         self.region.counters().add(self.config.id, Counter::SipSent, sent.len() as u64);
         out.extend(sent.drain(..).map(|Sent { flow, bytes }| Effect::Sip {
             location: flow.location,

@@ -163,7 +163,9 @@ impl Phone {
         let received = self.transactions.receive(now, &message, from, &mut self.sent);
         self.flush(out);
         match received {
-            Received::Request(key) => self.asked(now, key, from, &message, out),
+            Received::Request(key) | Received::Merged(key) => {
+                self.asked(now, key, from, &message, out);
+            }
             Received::Cancel { server, invite } => {
                 self.cancelled(now, server, invite, from, &message, out);
             }

@@ -13,6 +13,10 @@ use super::{ABSOLUTE_RULE, parse_absolute};
 const TIMEOUT_S: u64 = 300;
 /// A day.
 const LONGEST_TIMEOUT_S: u64 = 86_400;
+/// How often sessions are renewed, in seconds (RFC 4028, 4: 1800 is recommended).
+const SESSION_S: u64 = 1_800;
+/// The least that RFC 4028, 4 allows, in seconds.
+const SESSION_MIN_S: u64 = 90;
 /// The longest name of an interface (IFNAMSIZ less its NUL).
 const INTERFACE_BYTES: usize = 15;
 
@@ -91,6 +95,10 @@ pub struct MediaConfig {
     /// After so many seconds of silence of both parties an answered call is ended, unless it is on
     /// hold; 0 is never.
     pub timeout_s: u32,
+    /// The session interval that is asked for, in seconds (RFC 4028).
+    pub session_s: u32,
+    /// The least that is accepted, in seconds; 90 at least.
+    pub session_min_s: u32,
 }
 
 impl MediaConfig {
@@ -104,6 +112,8 @@ impl MediaConfig {
             prompts: None,
             spool: None,
             timeout_s: TIMEOUT_S as u32,
+            session_s: SESSION_S as u32,
+            session_min_s: SESSION_MIN_S as u32,
         }
     }
 
@@ -115,6 +125,10 @@ impl MediaConfig {
         let spool = optional_path(table, "spool");
         let timeout = table.number("media_timeout_s", 0..LONGEST_TIMEOUT_S + 1);
         let timeout = table.or("media_timeout_s", timeout, TIMEOUT_S);
+        let least = table.number("session_min_s", SESSION_MIN_S..LONGEST_TIMEOUT_S + 1);
+        let least = table.or("session_min_s", least, SESSION_MIN_S);
+        let session = table.number("session_s", SESSION_MIN_S..LONGEST_TIMEOUT_S + 1);
+        let session = table.or("session_s", session, SESSION_S);
         let (mut mode, mut interfaces) = (Some(default.mode), Some(default.interfaces));
         let mut bpffs = Some(default.bpffs.clone());
         if table.has("xdp") {
@@ -135,6 +149,8 @@ impl MediaConfig {
             prompts: prompts?,
             spool: spool?,
             timeout_s: u32::try_from(timeout?).ok()?,
+            session_s: u32::try_from(session?).ok()?.max(u32::try_from(least?).ok()?),
+            session_min_s: u32::try_from(least?).ok()?,
         })
     }
 
@@ -167,6 +183,11 @@ impl MediaConfig {
     pub fn to_toml(&self) -> String {
         let mut text =
             format!("media = \"{}\"\nmedia_timeout_s = {}\n", self.media.name(), self.timeout_s);
+        let _ = writeln!(
+            text,
+            "session_s = {}\nsession_min_s = {}",
+            self.session_s, self.session_min_s
+        );
         for (field, path) in [("prompts", &self.prompts), ("spool", &self.spool)] {
             if let Some(path) = path {
                 let _ = writeln!(text, "{field} = {}", quote(path));

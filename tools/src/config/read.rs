@@ -181,6 +181,15 @@ impl<'d, 't> Table<'d, 't> {
         self.parsed(field, rule, parse)
     }
 
+    /// `true` or `false`.
+    pub fn flag(&self, field: &'static str) -> Option<Found<bool>> {
+        let found = self.field(field)?;
+        match found.get_ref().as_bool() {
+            Some(value) => Some(self.found(field, found, value)),
+            None => self.wrong(field, found, "must be true or false"),
+        }
+    }
+
     /// A whole number within `range`.
     pub fn number(&self, field: &'static str, range: Range<u64>) -> Option<Found<u64>> {
         let found = self.field(field)?;

@@ -39,6 +39,8 @@ fn a_good_file_is_read_with_its_defaults() {
     assert_eq!(ccb.locations[0].sip_port, 5060);
     assert_eq!(ccb.media, MediaConfig::of_ccb(1));
     assert_eq!(config.control.recordings, Path::new("/var/lib/jackfield/recordings"));
+    assert_eq!(config.control.records, None);
+    assert_eq!((&config.control.trace_to, &ccb.hep, ccb.hep_agent), (&Vec::new(), &None, 1));
     assert_eq!(config.control.http, ["127.0.0.1:8080".parse().unwrap()]);
     assert!(config.summary().contains("location branch: SIP udp [::1]:5070"));
 }
@@ -52,6 +54,14 @@ fn what_is_written_reads_back_the_same() {
     (media.media, media.mode, media.timeout_s) = (Media::Recvmmsg, XdpMode::Generic, 0);
     media.interfaces.insert("eth0.7".into(), XdpMode::Native);
     (media.prompts, media.spool) = (Some("/p q".into()), Some("/s".into()));
+    let streams = &mut config.ccbs[0].locations[0].streams;
+    (streams.tcp, streams.verify) = (false, false);
+    (streams.tls_port, streams.ws_port, streams.wss_port) = (Some(5061), Some(80), Some(443));
+    streams.identity = Some(("/c d.pem".into(), "/k".into()));
+    streams.ca = Some("/ca".into());
+    config.control.records = Some("/r \"s\"".into());
+    config.control.trace_to = vec!["192.0.2.0/24".parse().unwrap(), "::1".parse().unwrap()];
+    (config.ccbs[0].hep, config.ccbs[0].hep_agent) = (Some("[::1]:9060".into()), u32::MAX);
     config.control.http.push("[::1]:80".parse().unwrap());
     assert_eq!(Config::parse("again.toml", &config.to_toml()), Ok(config));
 }
@@ -79,7 +89,7 @@ fn all_faults_are_reported_in_the_order_of_lines() {
         "jackfield.toml:2: control.admin: must be there",
         "jackfield.toml:3: control.http: \"127.0.0.1\" must be ADDRESS:PORT, as in 192.0.2.1:8080",
         "jackfield.toml:4: control.admim: unknown field; known are http, admin, directory, state, \
-         recordings",
+         recordings, records, trace_to",
         "jackfield.toml:11: ccb[0].cores: must name each core once",
         "jackfield.toml:20: ccb[0].location[1].ip: \"0.0.0.0\" must be the one IPv4 or IPv6 \
          address that phones reach, not a wildcard",
@@ -124,6 +134,31 @@ fn two_ccbs_must_not_share_anything() {
         assert!(rules.contains(&field), "{field} in {faults:?}");
     }
     assert!(faults.iter().any(|fault| fault.contains("overlap another CCB's on 127.0.0.1")));
+}
+
+#[test]
+fn connections_have_rules() {
+    let with = |fields: &str| GOOD.replace("sip_port = 5070", fields);
+    let config = Config::parse("jackfield.toml", GOOD).unwrap();
+    assert_eq!(config.ccbs[0].locations[1].streams, Streams::default());
+    assert!(config.summary().contains("SIP udp [::1]:5070, tcp [::1]:5070"));
+    for (fields, expected) in [
+        ("tcp = \"no\"", "location[1].tcp: must be true or false"),
+        ("tls_port = 5061", "location[1].tls_port: needs tls_certificate and tls_key beside it"),
+        ("wss_port = 443", "location[1].wss_port: needs tls_certificate and tls_key beside it"),
+        ("tls_key = \"/k\"", "location[1].tls_key: needs tls_certificate beside it"),
+        ("tls_certificate = \"/c\"", "location[1].tls_certificate: needs tls_key beside it"),
+        ("tls_ca = \"ca\"", "location[1].tls_ca: \"ca\" must be an absolute path"),
+        ("ws_port = 0", "location[1].ws_port: must be a whole number in 1..=65535"),
+        ("tls_verify = 1", "location[1].tls_verify: must be true or false"),
+    ] {
+        assert_eq!(faults(&with(fields)), [format!("jackfield.toml:21: ccb[0].{expected}")]);
+    }
+    let taken = GOOD.replace("ip = \"127.0.0.1\"", "ip = \"127.0.0.1\"\nws_port = 8080");
+    assert_eq!(
+        faults(&taken),
+        ["jackfield.toml:14: ccb[0].location: 127.0.0.1:8080 over ws is in use by another field"]
+    );
 }
 
 #[test]
@@ -219,4 +254,28 @@ fn media_has_fields_with_rules() {
     ] {
         assert_eq!(faults(&with(fields)), [format!("jackfield.toml:12: {expected}")], "{fields}");
     }
+}
+
+#[test]
+fn a_capture_server_is_a_host_and_a_port_and_faults_of_records_are_named() {
+    for good in ["192.0.2.9:9060", "capture.example.net:1", "[2001:db8::1]:65535", "localhost:9060"]
+    {
+        assert!(is_host_and_port(good), "{good}");
+    }
+    for bad in ["", "host", "host:", ":9060", "host:0", "host:65536", "::1:9060", "a b:1", "[x]:1"]
+    {
+        assert!(!is_host_and_port(bad), "{bad}");
+    }
+    let text = GOOD
+        .replace("state = \"/var", "records = \"rel\"\ntrace_to = [\"nowhere\"]\nstate = \"/var")
+        .replace("cores = ", "hep = \"capture\"\nhep_agent = -1\ncores = ");
+    let expected = [
+        "jackfield.toml:6: control.records: \"rel\" must be an absolute path",
+        "jackfield.toml:7: control.trace_to: \"nowhere\" must be an address or a network, as in \
+         192.0.2.0/24",
+        "jackfield.toml:13: ccb[0].hep: \"capture\" must be HOST:PORT, as in 192.0.2.9:9060 or \
+         capture.example.net:9060",
+        "jackfield.toml:14: ccb[0].hep_agent: must be a whole number in 0..=4294967295",
+    ];
+    assert_eq!(faults(&text), expected);
 }

@@ -5,10 +5,10 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use base::CcbId;
+use base::{CcbId, Transport};
 
 use crate::cli;
-use crate::config::{self, Ccb, Config, Control, Location, MediaConfig};
+use crate::config::{self, Ccb, Config, Control, Location, MediaConfig, Streams};
 use crate::place::{DemoDir, demo_dir};
 
 /// The demo's tenant; its passwords begin with it.
@@ -24,12 +24,14 @@ const LOCAL: &str = "local";
 
 /// The configuration of both processes.
 pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
-    let mut locations =
-        vec![Location { name: LOCAL.to_owned(), ip: options.bind, sip_port: options.sip }];
-    for more in &options.location {
-        let location = Location { name: more.name.clone(), ip: more.ip, sip_port: options.sip };
-        locations.push(location);
-    }
+    let streams = streams(options, dir)?;
+    let first = (LOCAL.to_owned(), options.bind);
+    let more = options.location.iter().map(|more| (more.name.clone(), more.ip));
+    let locations: Vec<Location> = [first]
+        .into_iter()
+        .chain(more)
+        .map(|(name, ip)| Location { name, ip, sip_port: options.sip, streams: streams.clone() })
+        .collect();
     let mut ips = HashSet::new();
     let mut names = HashSet::new();
     for location in &locations {
@@ -72,6 +74,9 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             directory: dir.file("directory.sqlite"),
             state: dir.path().to_owned(),
             recordings: absolute(&options.recordings, "recordings")?,
+            options_s: options.options_s,
+            records: Some(absolute(&options.records, "records")?),
+            trace_to: Vec::new(),
         },
         ccbs: vec![Ccb {
             number: CCB,
@@ -81,11 +86,32 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             rtp_ports: options.rtp_ports,
             sizes,
             media,
+            hep: options.hep.clone(),
+            hep_agent: CCB.0.into(),
             locations,
         }],
     };
     // The flags are checked one by one; this checks them against each other.
     Config::parse("demo", &config.to_toml()).map_err(|faults| faults.to_string())
+}
+
+/// By what the demo speaks SIP besides UDP. Where TLS is a part of it, it has a certificate of its own.
+fn streams(options: &cli::Demo, dir: &DemoDir) -> Result<Streams, String> {
+    let file = |name: &str| {
+        let path = dir.file(name);
+        std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()))
+    };
+    let is_secure = options.tls.or(options.wss).is_some();
+    Ok(Streams {
+        tls_port: options.tls,
+        ws_port: options.ws,
+        wss_port: options.wss,
+        identity: is_secure
+            .then(|| Ok::<_, String>((file("tls.pem")?, file("tls.key")?)))
+            .transpose()?,
+        ca: is_secure.then(|| file("tls-root.pem")).transpose()?,
+        ..Streams::default()
+    })
 }
 
 /// Makes the folders of prompts, recordings and their spool.
@@ -148,7 +174,7 @@ pub async fn create_tenant(options: &cli::Demo, config: &Config) -> Result<(), S
     let locations = ccb.locations.iter().map(|at| control_server::DemoLocation {
         name: at.name.clone(),
         ip: at.ip,
-        sip_port: at.sip_port,
+        sip: spoken(at),
         http_port: options.http,
     });
     let spec = control_server::DemoSpec {
@@ -165,6 +191,12 @@ pub async fn create_tenant(options: &cli::Demo, config: &Config) -> Result<(), S
     directory.create_demo(&spec).await.map_err(failed)?;
     directory.close().await;
     Ok(())
+}
+
+/// By what a location speaks SIP, and at which ports.
+fn spoken(at: &Location) -> Vec<(Transport, u16)> {
+    let port = |transport| Some((transport, at.streams.port(transport, at.sip_port)?));
+    Transport::ALL.into_iter().filter_map(port).collect()
 }
 
 /// Where to log in and what to type into a phone.
@@ -199,8 +231,11 @@ pub fn guide(options: &cli::Demo, config: &Config, dir: &Path) -> String {
         SocketAddr::new(ccb.locations[0].ip, ccb.locations[0].sip_port),
     );
     for location in &ccb.locations {
-        let sip = SocketAddr::new(location.ip, location.sip_port);
-        let _ = writeln!(text, "  {:<12} SIP udp {sip}", location.name);
+        let spoken = location.streams.summary(location.ip, location.sip_port);
+        let _ = writeln!(text, "  {:<12} SIP {spoken}", location.name);
+    }
+    if let Some(ca) = &ccb.locations[0].streams.ca {
+        let _ = writeln!(text, "Phones verify the demo by {}.", ca.display());
     }
     for route in &options.route {
         let _ = writeln!(text, "Numbers {}... go to {}.", route.prefix, route.to);
@@ -212,12 +247,13 @@ pub fn guide(options: &cli::Demo, config: &Config, dir: &Path) -> String {
     };
     let _ = write!(
         text,
-        "\nPrompts are read from {}, recordings come to {}.\n\
+        "\nPrompts are read from {}, recordings come to {}, call records to {}.\n\
          The API: http://{http}/v1/openapi.json\n\
          Look at it: jackfield status{flag}, and agents, calls, top likewise; \
          jackfield call plays, records and mixes. Ctrl-C stops it.",
         ccb.media.prompts.as_deref().unwrap_or(Path::new("nowhere")).display(),
         config.control.recordings.display(),
+        config.control.records.as_deref().unwrap_or(Path::new("nowhere")).display(),
     );
     text
 }

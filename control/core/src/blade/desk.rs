@@ -5,7 +5,7 @@ use super::side::{self, Side};
 use super::{Blade, Entry};
 use crate::calls::{Call, Changed};
 use crate::login::{Change, Desk, End, LoginKey, Phone, Step};
-use crate::message::{CallEvent, CallRecord, CloseReason, DeskMessage, LegRecord, Output};
+use crate::message::{CallEvent, CallRecord, CloseReason, DeskMessage, Ender, LegRecord, Output};
 use crate::routes::Forwards;
 
 impl Blade {
@@ -295,6 +295,7 @@ fn login_of(side: &Side, leg: &LegRow) -> Option<LoginKey> {
 
 /// A call as data that outlives its rows.
 pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
+    let at = |nanos| (nanos != 0).then(|| Instant::from_nanos(nanos));
     let legs = call.legs.iter().map(|(_, leg)| LegRecord {
         leg: leg.leg,
         number: leg.number().as_str().to_owned(),
@@ -304,10 +305,20 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
             Some(Party::Trunk(_)) => "trunk",
             None => "none",
         },
+        trunk: match leg.party() {
+            Some(Party::Trunk(row)) => side.trunk_name(row),
+            _ => None,
+        },
+        call_id: leg.call_id().as_str().to_owned(),
+        codec: leg.codec().as_str().to_owned(),
+        started_at: Instant::from_nanos(leg.started_at),
+        answered_at: at(leg.answered_at),
+        ended_at: at(leg.ended_at),
         location: side.location_name(leg.location()),
         rtp_port: leg.rtp_port,
         media: leg.media(),
         packets_in: leg.packets_in,
+        bytes_in: leg.bytes_in,
         packets_out: leg.packets_out,
         lost: leg.lost,
         foreign: leg.foreign,
@@ -326,9 +337,11 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
         serial: row.serial,
         called: row.called().as_str().to_owned(),
         tenant: row.tenant(),
+        tenant_name: side.tenant_name(row.tenant()),
         cause: row.cause,
+        ended_by: Ender::of(row),
         started_at: Instant::from_nanos(row.started_at),
-        answered_at: (row.answered_at != 0).then(|| Instant::from_nanos(row.answered_at)),
+        answered_at: at(row.answered_at),
         ended_at: Instant::from_nanos(row.ended_at),
         legs: legs.collect(),
     }

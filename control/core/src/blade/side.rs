@@ -6,8 +6,9 @@ use abi::{
     AgentRow, AgentState, Command, CommandSender, DataPlaneState, EventReceiver, LeaseState,
     MediaOrder, OpResult, Region, SpoolState, Wake,
 };
-use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, WorkerId};
+use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, WorkerId};
 
+use super::trunks::Trunks;
 use crate::calls::Calls;
 use crate::cdm::CcbStatus;
 use crate::login::LoginKey;
@@ -52,6 +53,8 @@ pub(super) struct Side {
     /// What each worker last said of its spool, and how many bytes it lost.
     pub(super) spool: BTreeMap<WorkerId, (SpoolState, u64)>,
     pub(super) refusals: Refusals,
+    /// The trunks that the data plane watches.
+    pub(super) trunks: Trunks,
     ops: BTreeMap<u64, OpenOp>,
     next_op: u64,
 }
@@ -133,6 +136,7 @@ pub struct Counts {
 #[derive(Clone, Debug)]
 pub(super) enum Purpose {
     Answer,
+    Watch,
     Forget,
     /// Somebody waits for its end.
     Asked {
@@ -231,6 +235,7 @@ impl Side {
             mixes_since: Instant::ZERO,
             spool: BTreeMap::new(),
             refusals: Refusals::default(),
+            trunks: Trunks::default(),
             ops: BTreeMap::new(),
             next_op: 0,
         }
@@ -279,6 +284,20 @@ impl Side {
         let row = id.zip(self.attached.as_ref());
         let row = row.and_then(|(id, attached)| attached.region.locations().read(id));
         row.map(|row| row.name().as_str().to_owned()).unwrap_or_default()
+    }
+
+    /// The name of that trunk's row; none when the row is nobody's.
+    pub(super) fn trunk_name(&self, row: u32) -> Option<String> {
+        let row = self.attached.as_ref()?.region.trunks().read(row)?;
+        (row.state == 1).then(|| row.name().as_str().to_owned())
+    }
+
+    /// The name of that tenant; empty when it is not known.
+    pub(super) fn tenant_name(&self, tenant: TenantId) -> String {
+        let region = self.attached.as_ref().map(|attached| &attached.region);
+        let mut rows = region.into_iter().flat_map(|region| region.tenants().iter());
+        let row = rows.find(|(_, row)| row.state == 1 && row.tenant == tenant.0);
+        row.map(|(_, row)| row.name().as_str().to_owned()).unwrap_or_default()
     }
 
     /// Maps a region that was attached; true when its rows are not those we knew.
@@ -370,6 +389,7 @@ impl Side {
         self.held.clear();
         self.mixes.clear();
         self.spool.clear();
+        self.trunks = Trunks::default();
     }
 
     /// Sends a command, made with its new operation id, to a worker.

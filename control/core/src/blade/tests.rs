@@ -269,11 +269,13 @@ fn provision() -> Provision {
             net: "10.1.0.0/16".parse().expect("a network"),
         }],
         forwards: Vec::new(),
+        options_s: 0,
         routes: vec![Route {
             tenant: TENANT,
             prefix: "9".into(),
             to: Destination::Trunk {
-                address: SocketAddr::from(([10, 1, 2, 3], 5060)),
+                addresses: vec![SocketAddr::from(([10, 1, 2, 3], 5060))],
+                transport: base::Transport::Tcp,
                 location: None,
             },
         }],
@@ -978,4 +980,61 @@ fn whatever_happens_nothing_leaks() {
             assert_eq!((known.load(), side.open_ops()), (0, 0), "seed {seed}: CCB {ccb}");
         }
     }
+}
+
+#[test]
+fn trunks_of_routes_are_watched_and_calls_go_to_one_that_is_up() {
+    let mut world = World::new(1);
+    let addresses: Vec<SocketAddr> =
+        [1, 2].map(|host| SocketAddr::from(([10, 1, 2, host], 5060))).to_vec();
+    let mut provision = provision();
+    provision.options_s = 30;
+    let to = Destination::Trunk {
+        addresses: addresses.clone(),
+        transport: base::Transport::Udp,
+        location: None,
+    };
+    provision.routes = vec![Route { tenant: TENANT, prefix: "9".into(), to }];
+    let watched = |world: &mut World| {
+        let all = (0..WORKERS).flat_map(|worker| world.planes[0].commands(usize::from(worker)));
+        let of = |(command, _)| match command {
+            Command::Watch { address, every_s, .. } => (address, every_s),
+            other => panic!("{other:?}"),
+        };
+        let mut all: Vec<_> = all.map(of).collect();
+        all.sort();
+        all
+    };
+    world.give(Input::Provision(provision.clone()));
+    assert_eq!(watched(&mut world), [(addresses[0], 30), (addresses[1], 30)]);
+    world.now = world.now + Duration::from_secs(3);
+    world.give(Input::Timeout);
+    assert_eq!(watched(&mut world), [], "once");
+    let dialled = |world: &mut World| {
+        let call = CallRef { slot: 0, generation: 1 };
+        let (caller, location) = (Party::Agent(AgentSlot(0), 1), LocationId(0));
+        let asked = Event::Asked { op: 5, call, tenant: TENANT, caller, location };
+        world.planes[0].event(0, asked, b"95");
+        let out = world.give(Input::Pump);
+        let commands = world.planes[0].commands(0);
+        let [(Command::Dial { address, .. }, blob)] = &commands[..] else { panic!("{commands:?}") };
+        (*address, String::from_utf8(blob.clone()).expect("text"), out)
+    };
+    let (address, blob, _) = dialled(&mut world);
+    assert_eq!((address, blob.as_str()), (addresses[0], "95\n10.1.2.2:5060"));
+    world.planes[0].event(0, Event::Trunk { addr: addresses[0], up: false }, &[]);
+    let (address, blob, out) = dialled(&mut world);
+    assert_eq!((address, blob.as_str()), (addresses[1], "95\n10.1.2.1:5060"));
+    let down = |out: &Output| matches!(out, Output::Trunk { up: false, .. });
+    assert_eq!(out.iter().filter(|out| down(out)).count(), 1);
+    world.planes[0].event(0, Event::Trunk { addr: addresses[0], up: false }, &[]);
+    let (_, _, out) = dialled(&mut world);
+    assert!(!out.iter().any(down), "it is told once");
+    let states: Vec<bool> =
+        world.blade.ccbs().flat_map(|ccb| ccb.trunks).map(|(_, up)| up).collect();
+    assert_eq!(states, [false, true]);
+    // What no route leads to any more is let be.
+    provision.routes.clear();
+    world.give(Input::Provision(provision));
+    assert_eq!(watched(&mut world), [(addresses[0], 0), (addresses[1], 0)]);
 }

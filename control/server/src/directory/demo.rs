@@ -1,6 +1,6 @@
 use std::net::IpAddr;
 
-use base::{CcbId, TenantId};
+use base::{CcbId, TenantId, Transport};
 use control_core::{Cidr, Destination, Route};
 
 use super::{Address, AddressKind, Agent, Directory, DirectoryError, Parameters};
@@ -37,8 +37,8 @@ pub struct DemoLocation {
     pub name: String,
     /// The address that its firewall and its SBC map to.
     pub ip: IpAddr,
-    /// The port of SIP.
-    pub sip_port: u16,
+    /// By what SIP is spoken there, and at which ports.
+    pub sip: Vec<(Transport, u16)>,
     /// The port of HTTP and of the CTI WebSocket.
     pub http_port: u16,
 }
@@ -51,14 +51,18 @@ impl Directory {
         let realm = format!("{}.jackfield.local", spec.tenant);
         let tenant = self.put_tenant(&spec.tenant, &realm, &names).await?;
         for location in &spec.locations {
-            for (kind, port, transport) in [
-                (AddressKind::Cti, location.http_port, "ws"),
-                (AddressKind::Sbc, location.sip_port, "udp"),
-                (AddressKind::Ccb, location.http_port, "http"),
+            let address = |transport: &str, port| Address {
+                host: location.ip.to_string(),
+                port,
+                transport: transport.into(),
+            };
+            let sip = location.sip.iter().map(|(transport, port)| address(transport.name(), *port));
+            for (kind, addresses) in [
+                (AddressKind::Cti, vec![address("ws", location.http_port)]),
+                (AddressKind::Sbc, sip.collect()),
+                (AddressKind::Ccb, vec![address("http", location.http_port)]),
             ] {
-                let address =
-                    Address { host: location.ip.to_string(), port, transport: transport.into() };
-                self.put_addresses(spec.ccb, &location.name, kind, &[address]).await?;
+                self.put_addresses(spec.ccb, &location.name, kind, &addresses).await?;
             }
         }
         let (name, count) = (spec.tenant.clone(), spec.agents);

@@ -9,13 +9,13 @@ fn spec(agents: u32) -> DemoSpec {
             DemoLocation {
                 name: "local".into(),
                 ip: "127.0.0.1".parse().expect("an address"),
-                sip_port: 5060,
+                sip: vec![(base::Transport::Udp, 5060), (base::Transport::Tcp, 5060)],
                 http_port: 8080,
             },
             DemoLocation {
                 name: "east".into(),
                 ip: "127.0.0.2".parse().expect("an address"),
-                sip_port: 5061,
+                sip: vec![(base::Transport::Udp, 5061)],
                 http_port: 8081,
             },
         ],

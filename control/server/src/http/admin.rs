@@ -1,19 +1,22 @@
 //! What the command line reaches, over a UNIX socket that only its owner may open.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{CallState, Counter, LeaseState, Region};
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use base::{CallRef, CcbId, Instant, WorkerId};
 use control_core::{CcbView, Counts, End, LoginView, OpOutcome, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, forwards, orders};
+use super::{ApiError, App, forwards, orders, traces};
 use crate::directory::Identity;
+use crate::records::RecordState;
 use crate::{clock, records};
 
 /// The router of what the command line reaches.
@@ -31,6 +34,8 @@ pub fn router(app: App) -> Router {
         .route("/v1/calls/{call}/release", post(release))
         .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
         .route("/v1/ccbs/{ccb}/calls/{call}/release", post(release_on))
+        .route("/v1/traces", post(traces::start))
+        .route("/v1/traces/{trace}", delete(traces::stop))
         .with_state(app)
 }
 
@@ -44,6 +49,7 @@ pub fn stopping() -> ApiError {
 async fn status(State(app): State<App>) -> Answer {
     let started_at = app.started_at;
     let logins = app.door.counts();
+    let records = app.records.as_deref().map(records_json);
     let read = app.blade.look(move |blade, now| {
         let ccbs: Vec<Value> = blade.ccbs().map(|view| ccb_json(&view, now)).collect();
         json!({
@@ -54,10 +60,22 @@ async fn status(State(app): State<App>) -> Answer {
             "logins_ok": logins.ok,
             "logins_refused": logins.refused,
             "logins_throttled": logins.throttled,
+            "records": records,
             "ccbs": ccbs,
         })
     });
     Ok(Json(read.await.ok_or_else(stopping)?))
+}
+
+fn records_json(state: &RecordState) -> Value {
+    let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    json!({
+        "state": if state.is_failing.load(Ordering::Relaxed) { "failing" } else { "writing" },
+        "written": count(&state.written),
+        "failed": count(&state.failed),
+        "waiting": count(&state.waiting),
+        "left": count(&state.left),
+    })
 }
 
 fn ccb_json(view: &CcbView, now: Instant) -> Value {
@@ -72,12 +90,17 @@ fn ccb_json(view: &CcbView, now: Instant) -> Value {
         "calls": view.calls,
         "open_commands": view.open_ops,
         "spool": { "state": spool_name(view.spool.state), "lost_bytes": view.spool.lost },
+        "trunks": view.trunks.iter().map(|(address, up)| trunk_json(*address, *up)).collect::<Vec<_>>(),
         "control": counts_json(&view.counts),
     });
     if let (Some(region), Some(fields)) = (&view.region, ccb.as_object_mut()) {
         fields.extend(region_json(region, now));
     }
     ccb
+}
+
+fn trunk_json(address: SocketAddr, up: bool) -> Value {
+    json!({ "address": address.to_string(), "up": up })
 }
 
 fn counts_json(counts: &Counts) -> Value {
@@ -195,7 +218,7 @@ async fn calls(State(app): State<App>) -> Answer {
     let calls: Vec<Value> = calls
         .iter()
         .map(|(state, record)| {
-            let mut call = records::json_of(record);
+            let mut call = records::call_json(record);
             call["state"] = state_name(*state).into();
             call
         })

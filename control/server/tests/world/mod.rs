@@ -16,7 +16,9 @@ use abi::{
     LocationRow, MediaOrder, OpResult, Process, Region, RegistrationRow, UnregisterCause, Wake,
 };
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, TenantId, Text, WorkerId};
-use control_server::{CcbConfig, Config, DemoLocation, DemoSpec, Directory, HashCost, Server};
+use control_server::{
+    CcbConfig, Cidr, Config, DemoLocation, DemoSpec, Directory, HashCost, Server,
+};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
@@ -42,6 +44,8 @@ pub struct World {
     server: Option<Task<()>>,
     /// False for a CCB that cannot record, from the next start on.
     pub has_spool: bool,
+    /// Where traces may go besides this machine, from the next start on.
+    pub trace_to: Vec<Cidr>,
 }
 
 impl World {
@@ -53,7 +57,7 @@ impl World {
         let location = |name: &str, ip: &str, port| DemoLocation {
             name: name.into(),
             ip: ip.parse().expect("an address"),
-            sip_port: port,
+            sip: vec![(base::Transport::Udp, port)],
             http_port: 8080,
         };
         let spec = DemoSpec {
@@ -72,7 +76,8 @@ impl World {
         directory.close().await;
         let (stop, _) = watch::channel(false);
         let http = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut world = World { folder, http, stop, server: None, has_spool: true };
+        let mut world =
+            World { folder, http, stop, server: None, has_spool: true, trace_to: Vec::new() };
         world.start_control().await;
         world
     }
@@ -92,11 +97,23 @@ impl World {
         let mut config = Config::new(self.folder.path().to_owned(), vec![any], vec![ccb]);
         config.hash_cost = HashCost::DEMO;
         config.notify = false;
+        config.trace_to = self.trace_to.clone();
+        config.records = Some(self.path("records"));
         let server = Server::bind(config).await.expect("it binds");
         self.http = server.http_addresses()[0];
         let (stop, stopped) = watch::channel(false);
         self.stop = stop;
         self.server = Some(tokio::spawn(server.run(stopped)));
+    }
+
+    /// The lines of the call records of all days.
+    pub fn records(&self) -> Vec<Value> {
+        let folder = std::fs::read_dir(self.path("records")).expect("the folder is there");
+        let mut files: Vec<_> = folder.map(|file| file.expect("a file").path()).collect();
+        files.sort();
+        let text = files.iter().map(|file| std::fs::read_to_string(file).expect("text"));
+        let text: String = text.collect();
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
     pub async fn stop_control(&mut self) {
@@ -153,9 +170,14 @@ impl World {
 
     /// Posts an order for a leg to the admin socket.
     pub async fn order(&self, leg: &str, body: Value) -> Answer {
+        self.admin_with("POST", &format!("/v1/calls/{leg}/orders"), &body).await
+    }
+
+    /// Asks the admin socket with a body.
+    pub async fn admin_with(&self, method: &str, path: &str, body: &Value) -> Answer {
         let body = body.to_string();
         let head = format!(
-            "POST /v1/calls/{leg}/orders HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+            "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
              content-length: {}\r\n\r\n",
             body.len()
         );

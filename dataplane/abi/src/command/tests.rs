@@ -36,6 +36,18 @@ fn command() -> impl Strategy<Value = Command> {
             epoch,
         }),
         any::<(u64, bool)>().prop_map(|(op, on)| Command::Drain { op, on }),
+        (any::<(u64, u32, u64, u64)>(), address()).prop_map(|((op, trace, until, serial), to)| {
+            Command::Trace { op, trace, to, until, serial }
+        }),
+        (any::<(u64, u8, u32)>(), address(), 0..5u32).prop_map(
+            |((op, location, every_s), address, transport)| Command::Watch {
+                op,
+                address,
+                location: LocationId(location),
+                transport: Transport::from_number(transport).unwrap_or_default(),
+                every_s,
+            }
+        ),
         (any::<(u64, u64)>(), call()).prop_map(|((op, ask), call)| Command::Answer {
             op,
             ask,
@@ -87,7 +99,7 @@ proptest! {
 
     #[test]
     fn any_record_is_a_command_or_corrupt(
-        kind in prop_oneof![0u64..9, any::<u64>()],
+        kind in prop_oneof![0u64..32, any::<u64>()],
         fields in any::<[u64; 12]>(),
         shift in 0u32..64,
     ) {

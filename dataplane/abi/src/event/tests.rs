@@ -32,7 +32,12 @@ fn party() -> impl Strategy<Value = Party> {
 }
 
 fn event() -> impl Strategy<Value = Event> {
-    let causes = [UnregisterCause::Expired, UnregisterCause::Removed, UnregisterCause::Ordered];
+    let causes = [
+        UnregisterCause::Expired,
+        UnregisterCause::Removed,
+        UnregisterCause::Ordered,
+        UnregisterCause::Disconnected,
+    ];
     let results = [
         OpResult::Ok,
         OpResult::NoSuchCall,
@@ -88,6 +93,7 @@ fn event() -> impl Strategy<Value = Event> {
             addr
         }),
         (any::<u32>(), address()).prop_map(|(seconds, addr)| Event::SourceBanned { addr, seconds }),
+        (any::<bool>(), address()).prop_map(|(up, addr)| Event::Trunk { addr, up }),
     ]
 }
 
@@ -99,7 +105,7 @@ proptest! {
 
     #[test]
     fn any_record_is_an_event_or_corrupt(
-        kind in prop_oneof![0u64..24, any::<u64>()],
+        kind in prop_oneof![0u64..32, any::<u64>()],
         fields in any::<[u64; 12]>(),
         shift in 0u32..64,
     ) {

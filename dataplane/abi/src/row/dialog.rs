@@ -82,6 +82,10 @@ row! {
         pub joined_generation: u32,
         /// The leg's number in that call.
         pub joined_leg: u32,
+        /// The CSeq number of the INVITE that [`DialogText::Vias`] are of.
+        pub invited_cseq: u32,
+        /// The session interval that was agreed on, in seconds (RFC 4028); 0 when there is none.
+        pub session_s: u32,
         /// Zero.
         pub reserved: u32,
         /// Our SIP address at the location.
@@ -114,8 +118,16 @@ impl DialogRow {
     pub const TOO_LONG: u32 = 16;
     /// In `flags`: the [`DialogText::Vias`] are of an INVITE of ours.
     pub const INVITING: u32 = 32;
+    /// In `flags`: we renew the session (RFC 4028).
+    pub const REFRESHING: u32 = 64;
+    /// In `flags`: the peer ends the session too when it is not renewed.
+    pub const MUTUAL: u32 = 128;
+    /// In `flags`: the peer takes UPDATE (RFC 3311).
+    pub const TAKES_UPDATE: u32 = 256;
+    /// In `flags`: the peer takes INFO (RFC 6086).
+    pub const TAKES_INFO: u32 = 512;
     /// In `flags`: the leg is joined to one of another call.
-    pub const JOINED: u32 = 64;
+    pub const JOINED: u32 = 1_024;
 
     /// How far it is; [`DialogPhase::None`] when the number means nothing.
     pub fn phase(&self) -> DialogPhase {

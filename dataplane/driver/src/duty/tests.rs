@@ -30,8 +30,9 @@ fn duty<D: Datagrams>(socket: UdpSocket, rtp: u16) -> Duty<D> {
     region.header().start_data_plane(Process::current(), clock::now());
     region.header().set_data_plane_state(DataPlaneState::Running);
     let ip: IpAddr = IP.parse().expect("an address");
-    let location = |name: &str| worker::Location { name: name.to_owned(), ip, sip_port: 5_060 };
+    let location = |name: &str| worker::Location::udp(name, ip, 5_060);
     let config = worker::Config {
+        session: Default::default(),
         id: WorkerId(0),
         workers: 1,
         ccb: CcbId(1),
@@ -51,6 +52,8 @@ fn duty<D: Datagrams>(socket: UdpSocket, rtp: u16) -> Duty<D> {
         places: 32,
         disk: Disk::new(None, None, || {}),
         detour: Detour::none(media::WhyNot::NotWanted),
+        outlet: crate::streams::Outlet::closed(),
+        mirror: crate::mirror::Mirror::start(None).expect("a thread"),
     };
     Duty::begin(config, region, mesh, outfit).expect("it begins")
 }

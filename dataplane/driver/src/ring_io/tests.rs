@@ -35,25 +35,31 @@ fn without_buffers_a_receive_ends_and_goes_on_when_started_again() {
     let (mut ring, addr) = receiving();
     let peer = UdpSocket::bind("127.0.0.1:0").expect("an ephemeral port");
     let mut held = Vec::new();
-    let mut ended = None;
     let mut sent = 0u32;
-    while ended.is_none() {
-        assert!(sent < 10_000, "buffers never run out");
-        // Few at a time: the kernel takes some 32 of a socket in a turn, and keeps only so many.
-        for _ in 0..16 {
-            peer.send_to(&sent.to_be_bytes(), addr).expect("loopback takes it");
-            sent += 1;
-        }
-        for completion in completions(&mut ring) {
-            assert_eq!(completion.token, Token::MediaReceive(SOCKET, 9));
-            held.extend(completion.buffer);
-            if !completion.more {
-                ended = Some(completion.result);
+    for offered in [1_024, 2_048, 4_096, MEDIA_BUFFERS] {
+        assert_eq!(ring.memory.media.offered(), offered, "twice as many as were not enough");
+        let mut ended = None;
+        while ended.is_none() {
+            assert!(sent < 10_000, "buffers never run out");
+            // Few at a time: the kernel takes some 32 of a socket in a turn, and keeps only so many.
+            for _ in 0..16 {
+                peer.send_to(&sent.to_be_bytes(), addr).expect("loopback takes it");
+                sent += 1;
+            }
+            for completion in completions(&mut ring) {
+                assert_eq!(completion.token, Token::MediaReceive(SOCKET, 9));
+                held.extend(completion.buffer);
+                if !completion.more {
+                    ended = Some(completion.result);
+                }
             }
         }
+        assert_eq!(ended, Some(-libc::ENOBUFS));
+        assert_eq!(held.len(), usize::from(offered), "each buffer came once");
+        if offered < MEDIA_BUFFERS {
+            ring.receive_media(SOCKET, 9, FILE);
+        }
     }
-    assert_eq!(ended, Some(-libc::ENOBUFS));
-    assert_eq!(held.len(), usize::from(MEDIA_BUFFERS), "each buffer came once");
     for (number, &buffer) in held.iter().enumerate() {
         let (datagram, bytes) = ring.media_datagram(buffer, 48).expect("a datagram");
         assert_eq!(datagram.from, peer.local_addr().expect("it is bound"));
@@ -153,6 +159,67 @@ fn a_cancelled_receive_ends_and_its_port_is_free_again() {
 }
 
 #[test]
+fn an_rtcp_socket_is_polled_and_then_received_on_until_it_is_empty() {
+    let mut ring = Ring::open(4).expect("io_uring is there");
+    let (sockets, port) = free_pair();
+    ring.put(FILE, sockets).expect("there are places");
+    let socket = SOCKET.pair().rtcp();
+    ring.receive_media(socket, 9, FILE + 1);
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("an ephemeral port");
+    let addr = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port + 1);
+    for round in 0..3u8 {
+        let sent = [[round, 0], [round, 1], [round, 2]];
+        for bytes in sent {
+            peer.send_to(&bytes, addr).expect("loopback takes it");
+        }
+        let (mut received, mut ended) = (Vec::new(), None);
+        while ended.is_none() {
+            let seen = completions(&mut ring);
+            assert!(!seen.is_empty() || ring.in_flight > 0, "somebody receives");
+            for completion in seen {
+                assert_eq!(completion.token, Token::MediaReceive(socket, 9));
+                if let Some(buffer) = completion.buffer {
+                    let found = ring.media_datagram(buffer, completion.result);
+                    let (datagram, bytes) = found.expect("a datagram");
+                    received.push(bytes[datagram.range].to_vec());
+                    ring.give_back_media(buffer);
+                }
+                ended = (!completion.more).then_some(completion.result);
+            }
+        }
+        assert_eq!((received, ended), (sent.map(Vec::from).to_vec(), Some(0)), "and all is well");
+        assert_eq!(ring.in_flight, 0, "nothing waits before it is asked for again");
+        ring.receive_media(socket, 9, FILE + 1);
+    }
+    // Cancelled while it polls, and while a poll has told and the receive is not started.
+    for told in [false, true] {
+        if told {
+            peer.send_to(&[7], addr).expect("loopback takes it");
+            ring.submit(Wait::Any(Duration::from_secs(5))).expect("io_uring_enter works");
+        }
+        ring.end_receive(socket, 9, FILE + 1);
+        let (mut last, mut came) = (None, 0);
+        while last.is_none() {
+            for completion in completions(&mut ring) {
+                came += usize::from(completion.buffer.is_some());
+                if let Some(buffer) = completion.buffer {
+                    ring.give_back_media(buffer);
+                }
+                last = (!completion.more).then_some(completion.result);
+            }
+        }
+        let expected = if told { (1, Some(0)) } else { (0, Some(-libc::ECANCELED)) };
+        assert_eq!((came, last), expected);
+        if !told {
+            ring.receive_media(socket, 9, FILE + 1);
+        }
+    }
+    ring.clear_pair(FILE).expect("the places are emptied");
+    UdpSocket::bind(addr).expect("the port is free at once");
+    assert!(ring.quiesce(), "nothing stays in flight");
+}
+
+#[test]
 fn more_sip_than_there_are_places_is_sent_all_the_same() {
     let mut ring = Ring::open(4).expect("io_uring is there");
     let own = UdpSocket::bind("127.0.0.1:0").expect("an ephemeral port");
@@ -247,6 +314,7 @@ fn a_burst_of_sip_with_replies_finds_buffers() {
         name: "burst".to_owned(),
         ip: "127.0.0.1".parse().expect("an address"),
         sip_port: 31_090,
+        streams: worker::StreamPorts::default(),
     };
     let own = crate::sockets::bind_sip(&location, 1).expect("the port is free").remove(0);
     if crate::sockets::receive_bytes(&own).expect("a socket") < BURST * 2_304 {

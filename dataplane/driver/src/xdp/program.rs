@@ -22,7 +22,7 @@ static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/xdp/relay.bpf.o"));
 
 /// The version of what lies in the maps: another one cannot be taken over.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 const MAPS: [&str; 4] = ["flows", "rows", "ports", "events"];
 /// What `statfs` says of a bpffs (linux/magic.h).
 const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;

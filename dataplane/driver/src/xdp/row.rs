@@ -1,17 +1,20 @@
 //! What the program and the process share: the layouts of `xdp/relay.bpf.c`, word for word.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::Range;
 
 use media::{FlowSpec, FlowStats, Splice};
-use zerocopy::{FromBytes, Immutable, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 const FAMILY_4: u8 = 4;
 const FAMILY_6: u8 = 6;
 const NO_TELEPHONE_EVENT: u8 = 0xff;
 /// A row whose packets come without a VLAN tag.
 const NO_TAG: u16 = 0xffff;
-/// Above our MAC address: packets leave with a tag.
-const TAG_OUT: u64 = 1 << 48;
+/// What follows our MAC address (IEEE 802's EtherTypes).
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const ETHERTYPE_TAG: u16 = 0x8100;
 
 /// Where a row's packets go: the next hop, and the interface towards it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,62 +37,77 @@ impl Way {
         u64::from_le_bytes([a, b, c, d, e, f, tag[0], tag[1]])
     }
 
-    fn ours_word(&self) -> u64 {
+    fn ours_word(&self, family: u8) -> u64 {
         let [a, b, c, d, e, f] = self.ours;
-        let tagged = if self.vlan.is_some() { TAG_OUT } else { 0 };
-        u64::from_le_bytes([a, b, c, d, e, f, 0, 0]) | tagged
+        let protocol = match (self.vlan, family) {
+            (Some(_), _) => ETHERTYPE_TAG,
+            (None, FAMILY_4) => ETHERTYPE_IPV4,
+            (None, _) => ETHERTYPE_IPV6,
+        };
+        let [high, low] = protocol.to_be_bytes();
+        u64::from_le_bytes([a, b, c, d, e, f, high, low])
     }
 }
 
-/// A row as the program reads it; three cache lines.
+/// A row as the program reads it: four cache lines, of which IPv4 takes the first two and a splice the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoBytes, FromBytes, Immutable)]
 #[repr(C, align(8))]
 pub struct Row {
-    source: [u8; 16],
-    local: [u8; 16],
+    source4: [u8; 4],
+    local4: [u8; 4],
+    from4: [u8; 4],
+    to4: [u8; 4],
     source_port: [u8; 2],
     vlan_in: u16,
-    tos: u8,
-    telephone_event: u8,
-    spliced: u8,
-    family: u8,
+    from_port: [u8; 2],
+    to_port: [u8; 2],
     ssrc: [u8; 4],
     ip_delta: u32,
     udp_delta: u32,
-    from_port: [u8; 2],
-    to_port: [u8; 2],
-    ifindex: u32,
-    taken: u32,
-    from: [u8; 16],
-    to: [u8; 16],
+    family: u8,
+    telephone_event: u8,
+    spliced: u8,
+    tos: u8,
     hop: u64,
     ours: u64,
-    splice_ssrc: [u8; 4],
-    splice_timestamp: u32,
-    splice_sequence: u16,
-    local_port: [u8; 2],
-    reserved: u32,
+    ifindex: u32,
+    taken: u32,
     packets: u64,
     bytes: u64,
     foreign: u64,
     newest: u32,
+    /// Arrival less timestamp of the packet that the clock was read for last, every eighth of speech.
     transit: u32,
+    /// RFC 3550, A.8, over the packets that the clock is read for.
     jitter: u32,
     timestamp: u32,
-    foreigner: [u8; 16],
+    /// The timestamp of that packet.
+    clocked: u32,
     foreigner_port: [u8; 2],
-    reserved_too: [u16; 3],
+    reserved: u16,
+    foreigner: [u8; 16],
+    source: [u8; 16],
+    local: [u8; 16],
+    from: [u8; 16],
+    to: [u8; 16],
+    splice_ssrc: [u8; 4],
+    splice_timestamp: u32,
+    splice_sequence: u16,
+    local_port: [u8; 2],
+    reserved_too: [u32; 13],
 }
 
 /// A row in the words that it is read and written by.
 pub const WORDS: usize = size_of::<Row>() / 8;
 /// Which of them is the next hop.
 pub const HOP_WORD: usize = std::mem::offset_of!(Row, hop) / 8;
-/// Which of them is the first that the program writes.
-pub const COUNTERS_WORD: usize = std::mem::offset_of!(Row, packets) / 8;
+/// Which of them the program writes.
+pub const COUNTED_WORDS: Range<usize> =
+    std::mem::offset_of!(Row, packets) / 8..std::mem::offset_of!(Row, source) / 8;
 
-const _: () = assert!(size_of::<Row>() == 192);
-const _: () = assert!(std::mem::offset_of!(Row, from) == 64 && COUNTERS_WORD == 16);
+const _: () = assert!(size_of::<Row>() == 256);
+const _: () = assert!(COUNTED_WORDS.start == 8 && COUNTED_WORDS.end == 16);
+const _: () = assert!(std::mem::offset_of!(Row, splice_ssrc) == 192);
 
 /// Rows of one port, each number plus one, 0 for none: as many addresses may have the port in use.
 pub const SLOTS: usize = 8;
@@ -117,41 +135,39 @@ impl Row {
         if flow.splice.is_some() {
             udp += delta(&flow.ssrc.to_be_bytes(), &splice.ssrc.to_be_bytes());
         }
+        let word = |addr: [u8; 16]| *addr.first_chunk().expect("four of sixteen bytes");
         Some(Row {
-            source: source.0,
-            local,
+            source4: word(source.0),
+            local4: word(local),
+            from4: word(from.0),
+            to4: word(to.0),
             source_port: port(flow.source),
             vlan_in: vlan_in.unwrap_or(NO_TAG),
-            tos: flow.dscp << 2,
-            telephone_event: flow.telephone_event.unwrap_or(NO_TELEPHONE_EVENT),
-            spliced: u8::from(flow.splice.is_some()),
-            family,
+            from_port: port(flow.from),
+            to_port: port(flow.to),
             ssrc: flow.ssrc.to_be_bytes(),
             ip_delta: addresses,
             udp_delta: udp,
-            from_port: port(flow.from),
-            to_port: port(flow.to),
+            family,
+            telephone_event: flow.telephone_event.unwrap_or(NO_TELEPHONE_EVENT),
+            spliced: u8::from(flow.splice.is_some()),
+            tos: flow.dscp << 2,
+            hop: way.hop_word(),
+            ours: way.ours_word(family),
             ifindex: way.ifindex,
             taken: 1,
+            newest: flow.newest,
+            transit: flow.transit,
+            jitter: flow.jitter,
+            source: source.0,
+            local,
             from: from.0,
             to: to.0,
-            hop: way.hop_word(),
-            ours: way.ours_word(),
             splice_ssrc: splice.ssrc.to_be_bytes(),
             splice_timestamp: splice.timestamp,
             splice_sequence: splice.sequence,
             local_port: port(flow.local),
-            reserved: 0,
-            packets: 0,
-            bytes: 0,
-            foreign: 0,
-            newest: flow.newest,
-            transit: flow.transit,
-            jitter: flow.jitter,
-            timestamp: 0,
-            foreigner: [0; 16],
-            foreigner_port: [0; 2],
-            reserved_too: [0; 3],
+            ..Row::new_zeroed()
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::row::{COUNTERS_WORD, HOP_WORD, PAIRS, Row, SLOTS, WORDS};
+use super::row::{COUNTED_WORDS, HOP_WORD, PAIRS, Row, SLOTS, WORDS};
 
 /// The mapped array of rows.
 pub struct Table {
@@ -53,8 +53,10 @@ impl Table {
     /// Writes all of a row but what the program counts in it.
     pub fn write_head(&self, row: u32, value: &Row) {
         let words = value.words();
-        for (word, shared) in words.iter().zip(self.words(row)).take(COUNTERS_WORD) {
-            shared.store(*word, Ordering::Relaxed);
+        for (index, (word, shared)) in words.iter().zip(self.words(row)).enumerate() {
+            if !COUNTED_WORDS.contains(&index) {
+                shared.store(*word, Ordering::Relaxed);
+            }
         }
     }
 

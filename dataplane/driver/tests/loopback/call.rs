@@ -11,12 +11,12 @@ use sip::wire::{Header, RequestWriter, lex, response};
 
 use crate::plane::{PATIENCE, Plane, peer, receive, wait_for};
 
-const REALM: &str = "demo.test";
-const USER: &str = "1001.demo";
-const SECRET: &str = "only for this login";
+pub const REALM: &str = "demo.test";
+pub const USER: &str = "1001.demo";
+pub const SECRET: &str = "only for this login";
 
 /// What control would write: a tenant, an agent who logged in at the second location, and a trunk.
-fn write_tables(plane: &Plane) {
+pub fn write_tables(plane: &Plane) {
     let region = plane.region();
     let mut tenant = TenantRow { tenant: 1, state: 1, ..TenantRow::default() };
     tenant.set_realm(Text::new(REALM.as_bytes()).expect("it fits"));
@@ -138,22 +138,22 @@ impl Phone {
     }
 }
 
-fn header(message: &str, header: Header) -> String {
+pub fn header(message: &str, header: Header) -> String {
     let message = lex(message.as_bytes()).expect("a message");
     String::from_utf8_lossy(message.header(header).expect("it is there")).into_owned()
 }
 
-fn media_of(message: &str) -> SocketAddr {
+pub fn media_of(message: &str) -> SocketAddr {
     let message = lex(message.as_bytes()).expect("a message");
     let sdp = sip::sdp::parse(message.body()).expect("a description");
     sip::sdp::audio(&sdp).expect("audio").address
 }
 
-fn uri_of(contact: &str) -> String {
+pub fn uri_of(contact: &str) -> String {
     contact.trim_start_matches('<').split('>').next().expect("a part").to_owned()
 }
 
-fn rtp(sequence: u16, fill: u8) -> Vec<u8> {
+pub fn rtp(sequence: u16, fill: u8) -> Vec<u8> {
     let header = media::wire::RtpHeader {
         marker: sequence == 0,
         payload_type: 0,
@@ -164,7 +164,7 @@ fn rtp(sequence: u16, fill: u8) -> Vec<u8> {
     [&header.bytes()[..], &[fill; 160]].concat()
 }
 
-fn expect_datagram(socket: &UdpSocket, bytes: &[u8], from: SocketAddr) {
+pub fn expect_datagram(socket: &UdpSocket, bytes: &[u8], from: SocketAddr) {
     let mut buffer = [0; 2_048];
     let (len, sender) = socket.recv_from(&mut buffer).expect("the relay sends it on");
     assert_eq!((&buffer[..len], sender), (bytes, from));

@@ -14,7 +14,7 @@ use rustix::net::{
 use crate::plane::{Plane, wait_for};
 
 /// Control's end: the socket and the doorbells.
-struct Control {
+pub struct Control {
     socket: OwnedFd,
     own_bell: OwnedFd,
     worker_bells: Vec<OwnedFd>,
@@ -22,7 +22,7 @@ struct Control {
 
 impl Control {
     /// Connects as link.rs describes it.
-    fn attach(plane: &Plane) -> Control {
+    pub fn attach(plane: &Plane) -> Control {
         let flags = SocketFlags::CLOEXEC;
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).expect("a socket");

@@ -8,3 +8,4 @@ mod garbage;
 mod link;
 mod refused;
 mod restart;
+mod streams;

@@ -1,6 +1,6 @@
 //! A data plane under test, and ports for it.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::channel;
@@ -113,6 +113,7 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
         name: name.to_owned(),
         ip: ip.parse().expect("an address"),
         sip_port: first,
+        streams: worker::StreamPorts::default(),
     };
     Config {
         ccb: CcbId(7),
@@ -120,6 +121,7 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
         socket: folder.path().join("control.sock"),
         cores: (0..workers).map(|number| number % cores).collect(),
         locations: vec![location("east", EAST), location("west", WEST)],
+        streams: driver::StreamSettings::default(),
         rtp_ports: (first + 1, first + BLOCK - 1),
         sizes: Sizes {
             agents: 64,
@@ -133,9 +135,11 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
         limits: worker::Limits { transactions: 4_096, ..worker::Limits::default() },
         media,
         media_timeout: None,
+        session: worker::SessionWishes::default(),
         xdp: driver::XdpSettings::default(),
         spool: None,
         prompts: None,
+        capture: None,
     }
 }
 
@@ -148,7 +152,8 @@ fn free_block() -> u16 {
         let first = 20_001 + number * BLOCK;
         let is_free = |port: u16| {
             [EAST, WEST].iter().all(|ip| {
-                UdpSocket::bind((ip.parse::<IpAddr>().expect("an address"), port)).is_ok()
+                let ip = ip.parse::<IpAddr>().expect("an address");
+                UdpSocket::bind((ip, port)).is_ok() && TcpListener::bind((ip, port)).is_ok()
             })
         };
         if (first..first + BLOCK).all(is_free) {

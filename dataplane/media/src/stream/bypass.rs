@@ -64,7 +64,8 @@ impl Streams {
         }
     }
 
-    /// Takes what the bypass has counted since [`Streams::bypassed`]; as often as there is news.
+    /// Takes what the bypass has counted since [`Streams::bypassed`]; as often as there is news, and before a
+    /// packet of such a stream is judged that came to the process all the same.
     pub fn absorb(&mut self, pair: PairId, stats: FlowStats) {
         if !self.is_open(pair) {
             return;
@@ -78,9 +79,10 @@ impl Streams {
         cold.foreign += stats.foreign.saturating_sub(before.foreign);
         let packets = stats.packets.saturating_sub(before.packets);
         if packets == 0 {
-            self.note_quiet(index);
             return;
         }
+        // Another synchronization source at the locked address waits until the locked one is silent.
+        cold.heard_past = true;
         self.count_received(index, packets, stats.bytes.saturating_sub(before.bytes));
         let row = &mut self.hot[index];
         row.jitter = stats.jitter;
@@ -88,9 +90,9 @@ impl Streams {
         if stats.newest.wrapping_sub(row.newest).cast_signed() >= 0 {
             row.newest = stats.newest;
             row.transit = stats.transit;
+            // When it came, if it was under way as long as the last one that the clock was read for.
             row.arrival = arrival(row.arrival, stats.transit.wrapping_add(stats.timestamp));
         }
-        self.note_quiet(index);
         self.note_relayed(index, packets);
     }
 
@@ -130,13 +132,6 @@ impl Streams {
                 sender.goes_on = false;
             }
         }
-    }
-
-    /// Another synchronization source at the locked address waits until the locked one was silent. While
-    /// the bypass relays, only its counts can tell.
-    fn note_quiet(&mut self, index: usize) {
-        let (arrival, cold) = (self.hot[index].arrival, &mut self.cold[index]);
-        cold.quiet = cold.rival_since > arrival;
     }
 }
 

@@ -146,11 +146,12 @@ pub(super) struct Cold {
     pub latch: Latch,
     /// The source before this one; packets of its that were under way are no attack.
     pub former: Option<Endpoint>,
-    /// Another synchronization source at the locked address, and when its first packet came.
+    /// Another synchronization source at the locked address, and since when the locked one has been silent
+    /// beside it; of the packets that the bypass relays.
     pub rival: Candidate,
     pub rival_since: Instant,
-    /// The bypass has not heard the locked one since then.
-    pub quiet: bool,
+    /// The bypass has heard the locked one since the rival's last packet.
+    pub heard_past: bool,
     /// RFC 3550, A.1's bad_seq: a packet with this number restarts the source's sequence.
     pub restart: Option<u16>,
     pub rtcp_signalled: Endpoint,

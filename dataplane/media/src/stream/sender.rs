@@ -116,7 +116,9 @@ impl Streams {
         } else {
             last.timestamp
         };
-        sender.last = Some(Sent { sequence, timestamp: newest, at: now, ..last });
+        // The time belongs to the timestamp: that of a telephone-event is of its beginning.
+        let at = if advance == 0 && sender.made.is_some() { last.at } else { now };
+        sender.last = Some(Sent { sequence, timestamp: newest, at, ..last });
         (sender.made, sender.goes_on, sender.mapping) = (Some(timestamp), true, None);
         self.count_sent(pair.0, 1);
         let header = RtpHeader { marker, payload_type, sequence, timestamp, ssrc: last.ssrc };

@@ -56,12 +56,28 @@ fn digest_params(
         let equals = memchr::memchr(b'=', param).ok_or(MalformedAuth::Parameter)?;
         let (name, value) = (param[..equals].trim_ascii(), param[equals + 1..].trim_ascii());
         let value = match value {
-            [b'"', inner @ .., b'"'] => inner,
-            [b'"', ..] => return Err(MalformedAuth::Parameter),
-            plain => plain,
+            [b'"', inner @ .., b'"'] if is_quotable(inner) => inner,
+            plain if memchr::memchr(b'"', plain).is_none() => plain,
+            _ => return Err(MalformedAuth::Parameter),
         };
         Ok((name, value))
     }))
+}
+
+/// True for the inside of one quoted string; it may be said again between quotes.
+fn is_quotable(inner: &[u8]) -> bool {
+    let mut bytes = inner.iter();
+    while let Some(byte) = bytes.next() {
+        let ends = match byte {
+            b'"' => true,
+            b'\\' => bytes.next().is_none(),
+            _ => false,
+        };
+        if ends {
+            return false;
+        }
+    }
+    true
 }
 
 fn set<'a>(field: &mut Option<&'a [u8]>, value: &'a [u8]) -> Result<(), MalformedAuth> {

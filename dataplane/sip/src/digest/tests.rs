@@ -237,3 +237,17 @@ fn a_replay_is_not_admitted() {
     assert_eq!(admit(0, 1, 0), None);
     assert!(admit(0, (1 << 44) - 1, (1 << 20) - 1).is_some());
 }
+
+#[test]
+fn a_value_is_one_quoted_string_or_none() {
+    let nonce = |text: &str| format!("Digest realm=\"r\", nonce={text}").into_bytes();
+    for good in ["\"\"", "\"a\\\"b\"", "\"a\\\\\"", "plain"] {
+        let value = nonce(good);
+        let challenge = Challenge::parse(&value).unwrap_or_else(|e| panic!("{good}: {e}"));
+        let said = answer(&challenge, "u", "p", b"REGISTER", URI, 1, "c");
+        assert_eq!(Credentials::parse(&said).unwrap().nonce, challenge.nonce, "{good}");
+    }
+    for bad in ["\"a\"b\"", "\"a\\\"", "\"a", "a\"b\"", "a\""] {
+        assert_eq!(Challenge::parse(&nonce(bad)), Err(MalformedAuth::Parameter), "{bad}");
+    }
+}

@@ -134,7 +134,9 @@ pub(super) fn push_refused(out: &mut Vec<u8>, media: &Media<'_>) -> Result<(), S
     out.extend_from_slice(media.kind);
     out.extend_from_slice(b" 0 ");
     out.extend_from_slice(media.protocol);
-    let format = media.formats().next().filter(|f| is_token(f) && !bears_address(f));
+    // Nor is a part of an address told, where the formats are not what they should be.
+    let harmless = !bears_address(media.formats);
+    let format = media.formats().next().filter(|f| harmless && is_token(f));
     out.push(b' ');
     out.extend_from_slice(format.unwrap_or(b"0"));
     out.extend_from_slice(b"\r\n");
@@ -193,9 +195,11 @@ fn is_map(map: &[u8]) -> bool {
 }
 
 /// Format parameters belong to the codec and are passed on as they are, unless an address is in
-/// them.
+/// them or there are none.
 fn is_harmless(format: &[u8]) -> bool {
-    format.iter().all(|b| b.is_ascii_graphic() || *b == b' ') && !bears_address(format)
+    !format.trim_ascii().is_empty()
+        && format.iter().all(|b| b.is_ascii_graphic() || *b == b' ')
+        && !bears_address(format)
 }
 
 /// True when something in `bytes` is spelt like an IP address: four numbers with dots between them,

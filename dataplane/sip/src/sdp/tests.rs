@@ -167,6 +167,17 @@ fn no_address_of_the_input_is_in_the_output_wherever_it_was() {
 }
 
 #[test]
+fn what_says_nothing_or_parts_of_an_address_is_left_out() {
+    let sdp = with_lines(
+        "c=IN IP4 10.0.0.1\nm=audio 4 RTP/AVP 96\na=fmtp:96 \na=fmtp:96 x\n\
+         m=application 9 UDP/BFCP 10.66. 10.66.1.2 1.2",
+    );
+    let out = rewritten(&sdp);
+    assert!(out.contains("a=fmtp:96 x\r\n") && !out.contains("a=fmtp:96\r\n"), "{out}");
+    assert!(out.contains("m=application 0 UDP/BFCP 0\r\n"), "{out}");
+}
+
+#[test]
 fn webrtc_is_refused_by_name() {
     assert_eq!(reason(WEBRTC), "sdp_transport");
     assert_eq!(rewrite(&parse(WEBRTC).unwrap(), WITH), Err(SdpError::Transport));

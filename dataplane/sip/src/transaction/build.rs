@@ -7,17 +7,23 @@ pub(super) fn ack(invite: &[u8], refusal: &Message<'_>) -> Option<Vec<u8>> {
     let invite = wire::lex(invite).ok()?;
     // "The To header field in the ACK MUST equal the To header field in the response being
     // acknowledged", which has the tag.
-    derive(&invite, Method::Ack, refusal.header(Header::To)?)
+    derive(&invite, Method::Ack, refusal.header(Header::To)?, &[])
 }
 
-/// The CANCEL of an INVITE (9.1); nothing when the user's INVITE cannot be read.
-pub(super) fn cancel(invite: &[u8]) -> Option<Vec<u8>> {
+/// The CANCEL of an INVITE (9.1), with values of Reason (RFC 3326); nothing when the user's INVITE cannot be
+/// read.
+pub(super) fn cancel(invite: &[u8], reasons: &[Vec<u8>]) -> Option<Vec<u8>> {
     let invite = wire::lex(invite).ok()?;
-    derive(&invite, Method::Cancel, invite.header(Header::To)?)
+    derive(&invite, Method::Cancel, invite.header(Header::To)?, reasons)
 }
 
 /// Both have the INVITE's Request-URI, top Via, From, Call-ID, CSeq number and Route, and no body.
-fn derive(invite: &Message<'_>, method: Method<'_>, to: &[u8]) -> Option<Vec<u8>> {
+fn derive(
+    invite: &Message<'_>,
+    method: Method<'_>,
+    to: &[u8],
+    reasons: &[Vec<u8>],
+) -> Option<Vec<u8>> {
     let Start::Request { uri, .. } = invite.start() else {
         return None;
     };
@@ -35,6 +41,9 @@ fn derive(invite: &Message<'_>, method: Method<'_>, to: &[u8]) -> Option<Vec<u8>
         .header("To", to)
         .header("Call-ID", invite.call_id().ok()?)
         .header("CSeq", &cseq);
+    for reason in reasons {
+        writer = writer.header("Reason", reason);
+    }
     // 22.1: an ACK has the credentials of its INVITE; a CANCEL is never challenged.
     if method == Method::Ack {
         let credentials = [

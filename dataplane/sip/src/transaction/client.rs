@@ -24,6 +24,8 @@ pub(super) struct Client<F> {
     /// The interval of the timer that repeats; each machine has one at most.
     interval: Duration,
     cancel: Cancel,
+    /// The values of Reason in its CANCEL (RFC 3326).
+    reasons: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Copy)]
@@ -96,9 +98,23 @@ impl<F: Hop> Transactions<F> {
     /// Cancels an INVITE that has no final response (9.1). One that was not sent by
     /// [`Self::request`], or is no INVITE, is too late.
     pub fn cancel(&mut self, now: Instant, key: ClientKey, out: &mut Vec<Sent<F>>) -> Cancelling {
+        self.cancel_because(now, key, &[], out)
+    }
+
+    /// The same, and the CANCEL says why by these values of Reason (RFC 3326).
+    pub fn cancel_because(
+        &mut self,
+        now: Instant,
+        key: ClientKey,
+        reasons: &[Vec<u8>],
+        out: &mut Vec<Sent<F>>,
+    ) -> Cancelling {
         let Some(client) = self.clients.get_mut(key.0) else {
             return Cancelling::TooLate;
         };
+        if client.cancel == Cancel::Unwanted {
+            client.reasons = reasons.to_vec();
+        }
         match (client.machine, client.cancel) {
             // "If no provisional response has been received, the CANCEL request MUST NOT be sent".
             (Machine::Invite(client_invite::State::Calling), _) => {
@@ -112,6 +128,52 @@ impl<F: Hop> Transactions<F> {
             }
             _ => Cancelling::TooLate,
         }
+    }
+
+    /// The transaction of a request as it was sent, and the user's word; none when it is over, or the layer's own.
+    pub fn sent_request(&mut self, request: &Message<'_>) -> Option<(ClientKey, u64)> {
+        let branch = request.via().ok()?.branch?;
+        key::client(&mut self.scratch, request.method()?, branch);
+        let place = *self.client_index.get(self.scratch.as_slice())?;
+        match self.clients.get(place)?.purpose {
+            Purpose::User(user) => Some((ClientKey(place), user)),
+            Purpose::Cancel => None,
+        }
+    }
+
+    /// Sends a request once more, by another flow and with the Via of that; so go its CANCEL and its ACK.
+    pub fn send_by(
+        &mut self,
+        now: Instant,
+        key: ClientKey,
+        request: Rc<[u8]>,
+        flow: F,
+        out: &mut Vec<Sent<F>>,
+    ) {
+        let Some(client) = self.clients.get_mut(key.0) else {
+            return;
+        };
+        let repeats = match client.machine {
+            Machine::Invite(client_invite::State::Calling) => Some(Timer::A),
+            Machine::Other(client_other::State::Trying) => Some(Timer::E),
+            _ => None,
+        };
+        let begins = client.flow.is_reliable();
+        let first = repeats.and_then(|timer| Some((timer, first_of(timer, flow.is_reliable())?)));
+        (client.flow, client.request) = (flow, Rc::clone(&request));
+        out.push(Sent { flow, bytes: request });
+        if let Some((timer, after)) = first.filter(|_| begins) {
+            client.interval = after;
+            self.timers.set(now + after, (Owner::Client(key), timer));
+        }
+    }
+
+    /// Ends the transaction of a request that cannot be sent, without another word.
+    ///
+    /// RFC 3261, 17.1.4: "The client transaction SHOULD inform the TU that a transport failure has occurred, and
+    /// the client transaction SHOULD transition directly to the "Terminated" state."
+    pub fn give_up(&mut self, key: ClientKey) {
+        self.remove_client(key);
     }
 
     pub(super) fn receive_response(
@@ -187,6 +249,7 @@ impl<F: Hop> Transactions<F> {
                 ack: None,
                 interval: Duration::ZERO,
                 cancel: Cancel::Unwanted,
+                reasons: Vec::new(),
             })
             .map_err(|_| Full)?;
         self.client_index.insert(key, place);
@@ -274,9 +337,10 @@ impl<F: Hop> Transactions<F> {
         };
         client.cancel = Cancel::Sent;
         let (flow, invite) = (client.flow, Rc::clone(&client.request));
+        let reasons = core::mem::take(&mut client.reasons);
         // 9.1: without a final response 64*T1 after the CANCEL, the INVITE is as good as cancelled.
         self.timers.set(now + LIFE, (Owner::Client(key), Timer::Cancelled));
-        let Some(cancel) = build::cancel(&invite) else {
+        let Some(cancel) = build::cancel(&invite, &reasons) else {
             return;
         };
         let Ok(via) = wire::lex(&invite).and_then(|invite| invite.via()) else {

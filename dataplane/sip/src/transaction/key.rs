@@ -44,6 +44,24 @@ pub(super) fn server(key: &mut Vec<u8>, message: &Message<'_>, purpose: Purpose<
     }
 }
 
+/// What a new INVITE has in common with its copies that came on other ways; none within a dialog.
+///
+/// RFC 3261, 8.2.2.2: "If the request has no tag in the To header field, the UAS core MUST check the request
+/// against ongoing transactions. If the From tag, Call-ID, and CSeq exactly match those associated with an
+/// ongoing transaction, but the request does not match that transaction (based on the matching rules in
+/// Section 17.2.3), the UAS core SHOULD generate a 482 (Loop Detected) response".
+pub(super) fn merge(invite: &Message<'_>) -> Option<Box<[u8]>> {
+    if invite.to().ok()?.tag().is_some() {
+        return None;
+    }
+    let from = invite.from().ok()?;
+    let mut key = Vec::new();
+    push(&mut key, from.tag()?);
+    push(&mut key, invite.call_id().ok()?);
+    key.extend_from_slice(&invite.cseq().ok()?.number.to_be_bytes());
+    Some(key.into())
+}
+
 /// The key of the ACK to a refusal of an INVITE without a branch of RFC 3261, but for the To tag of
 /// the refusal; nothing when its branch is of RFC 3261.
 pub(super) fn begin_old_ack(invite: &Message<'_>) -> Option<Vec<u8>> {
@@ -65,10 +83,12 @@ pub(super) fn finish_old_ack(key: &mut Vec<u8>, refusal: &[u8]) -> bool {
     true
 }
 
+/// RFC 4475, 3.2.1: who gives the cookie and no identifier after it gets "the RFC 2543-style
+/// transaction identifier", so that its requests are not taken for one another.
 fn modern_branch<'a>(via: &Via<'a>) -> Option<&'a [u8]> {
     let branch = via.branch?;
-    let start = branch.get(..MAGIC_COOKIE.len())?;
-    start.eq_ignore_ascii_case(MAGIC_COOKIE).then_some(branch)
+    let (start, identifier) = branch.split_at_checked(MAGIC_COOKIE.len())?;
+    (start.eq_ignore_ascii_case(MAGIC_COOKIE) && !identifier.is_empty()).then_some(branch)
 }
 
 /// 17.2.3: the branch, the sent-by, and the method, where ACK counts as INVITE.

@@ -23,6 +23,8 @@ pub(super) struct Server<F> {
     key: Box<[u8]>,
     /// Finds the ACK to a refusal when the INVITE's branch is not of RFC 3261.
     old_ack: Option<OldAck>,
+    /// Its place in the index of those that may be merged.
+    merge: Option<Box<[u8]>>,
     user: u64,
     flow: F,
     /// The response sent last.
@@ -201,9 +203,16 @@ impl<F: Hop> Transactions<F> {
             Method::Invite => key::begin_old_ack(message),
             _ => None,
         };
+        let merge = match method {
+            Method::Invite => key::merge(message),
+            _ => None,
+        };
+        let is_merged = merge.as_ref().is_some_and(|merge| self.merge_index.contains_key(merge));
+        let merge = merge.filter(|_| !is_merged);
         let inserted = self.servers.insert(Server {
             machine,
             key: key.clone(),
+            merge: merge.clone(),
             old_ack: old_ack.map(|key| OldAck { key, known: false }),
             user: 0,
             flow,
@@ -214,10 +223,14 @@ impl<F: Hop> Transactions<F> {
             return Received::Full;
         };
         self.server_index.insert(key, place);
+        if let Some(merge) = merge {
+            self.merge_index.insert(merge, place);
+        }
         let server = ServerKey(place);
         let outcome = self.act_server(now, server, start, false, out);
         debug_assert!(outcome.pass, "a new request is passed to the user");
         match method {
+            _ if is_merged => Received::Merged(server),
             Method::Cancel => Received::Cancel { server, invite: self.cancelled_by(message) },
             _ => Received::Request(server),
         }
@@ -284,6 +297,9 @@ impl<F: Hop> Transactions<F> {
             return;
         };
         self.server_index.remove(&server.key);
+        if let Some(merge) = server.merge {
+            self.merge_index.remove(&merge);
+        }
         if let Some(old_ack) = server.old_ack.filter(|old_ack| old_ack.known)
             && self.server_index.get(old_ack.key.as_slice()) == Some(&key.0)
         {

@@ -11,7 +11,8 @@ pub enum LexError {
     TooLarge,
     /// More than [`super::MAX_HEADERS`] header lines.
     TooManyHeaders,
-    /// The first line is neither a Request-Line nor a Status-Line.
+    /// The first line is neither a Request-Line nor a Status-Line; from [`super::Message::check`]: it is
+    /// a Request-Line that breaks its grammar.
     StartLine,
     /// The SIP version is not 2.0; found by [`super::Message::check`] so that 505 can be answered.
     Version,

@@ -4,20 +4,41 @@ use super::{Header, LexError, MAX_DATAGRAM, MAX_HEADERS, Method};
 
 /// Finds the parts of one datagram; allocates nothing and copies nothing.
 ///
-/// What is checked is what the framing needs: the start line, names and colons, line ends, the
-/// lengths. [`Message::check`] looks at the headers that every message must have.
+/// An error means that there is nothing to answer: no start line, no names and colons, no end of the
+/// headers. What is wrong with a message that can be told apart from noise, as the Request-Line's
+/// grammar or a Content-Length beyond the datagram, is kept for [`Message::check`], so that its sender
+/// hears of it; the body is then all that follows the headers. The headers that every message must
+/// have are looked at there as well.
 pub fn lex(datagram: &[u8]) -> Result<Message<'_>, LexError> {
+    let end = |end, body, length: &Length| (*length).and_then(|length| body_end(end, body, length));
+    lex_parts(datagram, end).map(|(message, _)| message)
+}
+
+/// What Content-Length says, when it is there.
+pub(super) type Length = Result<Option<usize>, LexError>;
+
+/// The same for a message whose body has not come yet: its head, and the length of the body where the head
+/// tells one.
+pub(super) fn lex_head(head: &[u8]) -> Result<(Message<'_>, Length), LexError> {
+    lex_parts(head, |_, body, length| (*length).map(|_| body))
+}
+
+/// `body_end` says where the body ends, from where the bytes end, where the body begins, and its length.
+fn lex_parts(
+    datagram: &[u8],
+    body_end: impl FnOnce(usize, usize, &Length) -> Result<usize, LexError>,
+) -> Result<(Message<'_>, Length), LexError> {
     if datagram.len() > MAX_DATAGRAM {
         return Err(LexError::TooLarge);
     }
     let leading = leading(datagram)?;
     let (end, mut at) = line_end(datagram, leading)?;
-    let (start, version_2) = start_line(&datagram[leading..end])?;
+    let (start, mut fault) = start_line(&datagram[leading..end])?;
     let mut lines = [Line::EMPTY; MAX_HEADERS];
     let mut count = 0;
     let mut seen = 0_u128;
     let mut repeated = 0_u128;
-    let mut content_length = None;
+    let mut content_length = Ok(None);
     let first_line = at;
     let body = loop {
         match datagram.get(at..) {
@@ -29,7 +50,8 @@ pub fn lex(datagram: &[u8]) -> Result<Message<'_>, LexError> {
         let slot = lines.get_mut(count).ok_or(LexError::TooManyHeaders)?;
         let (line, next) = header_line(datagram, at)?;
         if line.kind == Header::ContentLength {
-            read_content_length(line.value(datagram), &mut content_length)?;
+            content_length = content_length
+                .and_then(|earlier| read_content_length(line.value(datagram), earlier));
         }
         repeated |= seen & line.kind.bit();
         seen |= line.kind.bit();
@@ -37,9 +59,12 @@ pub fn lex(datagram: &[u8]) -> Result<Message<'_>, LexError> {
         count += 1;
         at = next;
     };
-    let body_end = body_end(datagram.len(), body, content_length)?;
-    let parts = Parts { leading, first_line, lines_end: at, body, body_end, count, version_2 };
-    Ok(Message::new(datagram, start, lines, parts, seen, repeated))
+    let end = body_end(datagram.len(), body, &content_length).unwrap_or_else(|error| {
+        fault = fault.or(Some(error));
+        datagram.len()
+    });
+    let parts = Parts { leading, first_line, lines_end: at, body, body_end: end, count, fault };
+    Ok((Message::new(datagram, start, lines, parts, seen, repeated), content_length))
 }
 
 /// How many bytes come before the start line.
@@ -70,10 +95,11 @@ fn line_end(datagram: &[u8], at: usize) -> Result<(usize, usize), LexError> {
 }
 
 /// RFC 3261, 7.1: "Method SP Request-URI SP SIP-Version CRLF"; 7.2: "SIP-Version SP Status-Code SP
-/// Reason-Phrase CRLF". True beside it when the version is 2.0.
-fn start_line(line: &[u8]) -> Result<(Start<'_>, bool), LexError> {
+/// Reason-Phrase CRLF". Beside it what is wrong with a line that is one of these nevertheless.
+fn start_line(line: &[u8]) -> Result<(Start<'_>, Option<LexError>), LexError> {
     let space = memchr::memchr(b' ', line).ok_or(LexError::StartLine)?;
     let (first, rest) = (&line[..space], &line[space + 1..]);
+    let fault_of = |version_2: bool| (!version_2).then_some(LexError::Version);
     if first.len() > 4 && same_token(&first[..4], b"SIP/") {
         let version_2 = version(first).ok_or(LexError::StartLine)?;
         let (digits, reason) = match memchr::memchr(b' ', rest) {
@@ -82,18 +108,21 @@ fn start_line(line: &[u8]) -> Result<(Start<'_>, bool), LexError> {
         };
         let status = number::<u16>(digits).filter(|s| digits.len() == 3 && (100..=699).contains(s));
         let status = status.ok_or(LexError::StartLine)?;
-        return Ok((Start::Response { status, reason }, version_2));
+        return Ok((Start::Response { status, reason }, fault_of(version_2)));
     }
-    let space = memchr::memrchr(b' ', rest).ok_or(LexError::StartLine)?;
-    let (uri, last) = (&rest[..space], &rest[space + 1..]);
+    let whole = trim(rest);
+    let space = memchr::memrchr(b' ', whole).ok_or(LexError::StartLine)?;
+    let (uri, last) = (trim(&whole[..space]), &whole[space + 1..]);
     let version_2 = version(last).ok_or(LexError::StartLine)?;
-    // RFC 3261, 7.1: "The Request-URI MUST NOT contain unescaped spaces or control characters and
-    // MUST NOT be enclosed in "<>"."
-    let clean = !uri.iter().any(|&b| b <= b' ' || matches!(b, b'<' | b'>' | b'"' | 0x7f));
-    if !is_token(first) || uri.is_empty() || !clean {
+    if !is_token(first) || uri.is_empty() {
         return Err(LexError::StartLine);
     }
-    Ok((Start::Request { method: Method::new(first), uri }, version_2))
+    // RFC 3261, 7.1: "The Request-URI MUST NOT contain unescaped spaces or control characters and
+    // MUST NOT be enclosed in "<>"." Nor is there more than one blank between the parts.
+    let clean = !uri.iter().any(|&b| b <= b' ' || matches!(b, b'<' | b'>' | b'"' | 0x7f));
+    let exact = uri.len() + 1 + last.len() == rest.len();
+    let fault = fault_of(version_2).or((!clean || !exact).then_some(LexError::StartLine));
+    Ok((Start::Request { method: Method::new(first), uri }, fault))
 }
 
 /// Whether a SIP-Version is 2.0; none when it is not a SIP-Version at all.
@@ -140,13 +169,14 @@ fn header_line(datagram: &[u8], at: usize) -> Result<(Line, usize), LexError> {
     Ok((line, next))
 }
 
-fn read_content_length(value: &[u8], length: &mut Option<usize>) -> Result<(), LexError> {
+/// RFC 3261, 20.14: "Any Content-Length greater than or equal to zero is a valid value." Two of them
+/// must agree.
+fn read_content_length(value: &[u8], earlier: Option<usize>) -> Result<Option<usize>, LexError> {
     let read = number::<u32>(value).ok_or(LexError::ContentLength)? as usize;
-    if length.is_some_and(|earlier| earlier != read) {
-        return Err(LexError::ContentLength);
+    match earlier {
+        Some(earlier) if earlier != read => Err(LexError::ContentLength),
+        _ => Ok(Some(read)),
     }
-    *length = Some(read);
-    Ok(())
 }
 
 /// Where the body ends.

@@ -1,7 +1,7 @@
 use core::fmt;
 
 use super::scan::{Commas, number, seconds, split_commas, token};
-use super::{Header, LexError, MAX_HEADERS, Method, NameAddr, Via};
+use super::{Header, LexError, MAX_HEADERS, Method, NameAddr, Uri, Via};
 
 /// The first line of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +63,8 @@ pub(super) struct Parts {
     pub(super) body: usize,
     pub(super) body_end: usize,
     pub(super) count: usize,
-    pub(super) version_2: bool,
+    /// What is wrong with it although it could be lexed.
+    pub(super) fault: Option<LexError>,
 }
 
 /// A lexed message: the datagram and where its parts lie. About 1 KiB, on the stack.
@@ -241,31 +242,54 @@ impl<'a> Message<'a> {
         Some(super::scan::trim(&value[..end]))
     }
 
-    /// Whether the headers are there, once and sane, that every message must have.
+    /// Whether the start line and the framing are right, and the headers are there, once and sane, that
+    /// every message must have.
     ///
     /// RFC 3261, 8.1.1: "A valid SIP request formulated by a UAC MUST, at a minimum, contain the
     /// following header fields: To, From, CSeq, Call-ID, Max-Forwards, and Via". Max-Forwards is
     /// not demanded, as RFC 2543 did not have it (16.3, 3).
     pub fn check(&self) -> Result<(), LexError> {
         const ONCE: [Header; 4] = [Header::From, Header::To, Header::CallId, Header::CSeq];
-        if !self.parts.version_2 {
-            return Err(LexError::Version);
+        if let Some(fault) = self.parts.fault {
+            return Err(fault);
         }
         for header in ONCE.into_iter().chain([Header::MaxForwards]) {
             if self.repeated & header.bit() != 0 {
                 return Err(LexError::Repeated(header));
             }
         }
-        self.via()?;
-        self.from()?;
-        self.to()?;
+        let via = self.via()?;
+        // RFC 4475, 3.1.2.1: separators without values between them are no list.
+        let sound = self.headers(Header::Via).all(|value| Via::parse(value).is_some());
+        if !sound || !is_one_word(via.branch) {
+            return Err(LexError::Bad(Header::Via));
+        }
+        if !is_one_word(self.from()?.tag()) {
+            return Err(LexError::Bad(Header::From));
+        }
+        if !is_one_word(self.to()?.tag()) {
+            return Err(LexError::Bad(Header::To));
+        }
         self.call_id()?;
         let cseq = self.cseq()?;
         self.max_forwards()?;
         // RFC 3261, 8.1.1.5: "The method MUST match that of the request."
         match self.start {
             Start::Request { method, .. } if method != cseq.method => Err(LexError::CSeqMethod),
-            _ => Ok(()),
+            Start::Request { uri, .. } => self.check_addresses(uri),
+            Start::Response { .. } => Ok(()),
+        }
+    }
+
+    /// The Request-URI and every Contact of a request.
+    fn check_addresses(&self, request_uri: &[u8]) -> Result<(), LexError> {
+        // RFC 3261, 19.1.1, table 1: there are no headers in a Request-URI.
+        if !Uri::parse(request_uri)?.headers.is_empty() {
+            return Err(LexError::Uri);
+        }
+        match self.headers(Header::Contact).all(|value| NameAddr::parse(value).is_some()) {
+            true => Ok(()),
+            false => Err(LexError::Bad(Header::Contact)),
         }
     }
 
@@ -286,6 +310,13 @@ impl<'a> Message<'a> {
         let lines = if self.has(header) { self.lines_in_use() } else { &[] };
         lines.iter().filter(move |line| line.kind == header).map(|line| line.value(self.bytes))
     }
+}
+
+/// RFC 3261, 25.1: tags and branches are tokens. What real peers put into them beside a token's
+/// characters is borne, but a blank is not: a line that is folded there reads otherwise once it is
+/// unfolded, and would name another dialog.
+fn is_one_word(name: Option<&[u8]>) -> bool {
+    name.is_none_or(|name| !name.iter().any(|&byte| byte <= b' ' || byte == 0x7f))
 }
 
 impl fmt::Debug for Message<'_> {

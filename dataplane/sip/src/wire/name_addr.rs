@@ -1,4 +1,4 @@
-use super::scan::{find_unquoted, quoted_end, same_token, trim};
+use super::scan::{find_unquoted, quoted_end, quotes_end, same_token, trim};
 use super::{LexError, Params, Uri};
 
 /// The value of From, To, Contact, Route and the like: `"display" <uri>;params` (RFC 3261, 20.10).
@@ -36,7 +36,7 @@ impl<'a> NameAddr<'a> {
         let close = open + memchr::memchr(b'>', &value[open..])?;
         let uri = trim(&value[open + 1..close]);
         let params = trim(&value[close + 1..]);
-        let well_ended = matches!(params.first(), None | Some(b';'));
+        let well_ended = matches!(params.first(), None | Some(b';')) && quotes_end(params);
         let display = trim(&value[..open]);
         if uri.is_empty() || !well_ended || memchr::memchr(b'<', uri).is_some() {
             return None;
@@ -52,10 +52,15 @@ impl<'a> NameAddr<'a> {
         let clean = !uri.iter().any(|&b| b <= b' ' || matches!(b, b'>' | b'"'));
         // RFC 3261, 20: "If the URI contains a comma, question mark or semicolon, the URI MUST be
         // enclosed in angle brackets (< and >)."
-        if uri.is_empty() || !clean || memchr::memchr2(b',', b'?', uri).is_some() {
+        let params = &value[end..];
+        if uri.is_empty()
+            || !clean
+            || memchr::memchr2(b',', b'?', uri).is_some()
+            || !quotes_end(params)
+        {
             return None;
         }
-        Some(NameAddr { display: &[], uri, params: Params::new(&value[end..]) })
+        Some(NameAddr { display: &[], uri, params: Params::new(params) })
     }
 
     /// The `tag` parameter (RFC 3261, 19.3); an empty one counts as absent.

@@ -92,6 +92,18 @@ pub(super) fn quoted_end(bytes: &[u8], at: usize) -> Option<usize> {
     }
 }
 
+/// True when every quoted string ends. What comes after one that does not would be read as a part of it.
+pub(super) fn quotes_end(bytes: &[u8]) -> bool {
+    let mut at = 0;
+    while let Some(open) = bytes.get(at..).and_then(|rest| memchr::memchr(b'"', rest)) {
+        match quoted_end(bytes, at + open) {
+            Some(end) => at = end,
+            None => return false,
+        }
+    }
+    true
+}
+
 /// The first of `stops` outside quoted strings; also none when a quoted string does not end.
 pub(super) fn find_unquoted(bytes: &[u8], stops: impl Fn(u8) -> bool) -> Option<usize> {
     let mut at = 0;

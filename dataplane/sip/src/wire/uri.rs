@@ -112,9 +112,26 @@ impl<'a> Uri<'a> {
 /// An address from a host as written, with or without brackets around IPv6.
 pub(super) fn host_ip(host: &[u8]) -> Option<IpAddr> {
     if let [b'[', inner @ .., b']'] = host {
-        return core::str::from_utf8(inner).ok()?.parse::<Ipv6Addr>().ok().map(IpAddr::V6);
+        return ipv6(inner).map(IpAddr::V6);
     }
     core::str::from_utf8(host).ok()?.parse::<Ipv4Addr>().ok().map(IpAddr::V4)
+}
+
+/// RFC 5118, 4.10: RFC 3261's own grammar leads to `2001:db8:::192.0.2.1`, so "an implementation must
+/// tolerate both of the above constructs": three colons before an IPv4 address are two.
+fn ipv6(text: &[u8]) -> Option<Ipv6Addr> {
+    /// The groups beside an IPv4 address, of which the colons stand for one at least.
+    const MOST_BEFORE: usize = 5;
+    let text = core::str::from_utf8(text).ok()?;
+    let Some((before, ipv4)) = text.split_once(":::") else {
+        return text.parse().ok();
+    };
+    let ipv4: Ipv4Addr = ipv4.parse().ok()?;
+    if before.split(':').count() > MOST_BEFORE {
+        return None;
+    }
+    let head: Ipv6Addr = text[..before.len() + "::".len()].parse().ok()?;
+    Some(Ipv6Addr::from_bits(head.to_bits() | u128::from(ipv4.to_bits())))
 }
 
 /// A host as written, its port, and what follows.

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::Params;
-use super::scan::{is_lws, number, same_token, token, trim};
+use super::scan::{is_lws, number, quotes_end, same_token, token, trim};
 use super::uri::{host_ip, host_port};
 
 /// The port of SIP over UDP and TCP where none is written (RFC 3261, 18.2.2).
@@ -32,18 +32,21 @@ impl<'a> Via<'a> {
         // sent-protocol and sent-by allow blanks around their slashes and colon (RFC 4475,
         // 3.1.1.1).
         let (name, rest) = token(trim(value))?;
-        let (version, rest) = token(trim(rest.strip_prefix(b"/")?))?;
+        // RFC 3261, 25.1: "protocol-version = token", so that a 505 finds its way back.
+        let (_version, rest) = token(trim(rest.strip_prefix(b"/")?))?;
         let rest = trim(rest.strip_prefix(b"/")?);
         let transport_len = super::scan::token_len(rest);
         let (transport, rest) = rest.split_at(transport_len);
         if transport.is_empty()
             || !same_token(name, b"SIP")
-            || version != b"2.0"
             || !rest.first().copied().is_some_and(is_lws)
         {
             return None;
         }
         let (host, port, params) = sent_by(trim(rest))?;
+        if !quotes_end(params) {
+            return None;
+        }
         let mut via = Via {
             transport,
             host,

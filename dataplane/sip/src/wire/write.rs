@@ -30,9 +30,11 @@ pub fn response(
     // RFC 3261, 8.2.6.2: "The Via header field values in the response MUST equal the Via header
     // field values in the request and MUST maintain the same ordering."
     for (at, value) in request.headers(Header::Via).enumerate() {
+        // What is no Via is left out; only the refusal of such a request is without it.
+        let Some(via) = Via::parse(value) else { continue };
         out.extend_from_slice(b"Via: ");
-        match Via::parse(value) {
-            Some(via) if at == 0 => push_top_via(&mut out, value, &via, received_from),
+        match at {
+            0 => push_top_via(&mut out, value, &via, received_from),
             _ => push_text(&mut out, value),
         }
         out.extend_from_slice(b"\r\n");

@@ -358,7 +358,9 @@ fn requests_are_refused_by_the_rule_they_break() {
         ),
     ];
     for (number, (request, status)) in cases.into_iter().enumerate() {
-        let request = request.replace("branch=z9hG4bKc1", &format!("branch=z9hG4bKx{number}"));
+        let request = request
+            .replace("branch=z9hG4bKc1", &format!("branch=z9hG4bKx{number}"))
+            .replace("tag=fc1", &format!("tag=f{number}"));
         house.send(TRUNK, &request);
         let answer = house.next_to(TRUNK);
         assert!(answer.starts_with(&format!("SIP/2.0 {status} ")), "{status}: {answer}");

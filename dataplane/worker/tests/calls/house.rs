@@ -29,7 +29,7 @@ pub struct House {
     /// Whether ports can be bound.
     pub binds: bool,
     workers: Vec<Worker>,
-    now: Instant,
+    pub now: Instant,
     sent: VecDeque<(SocketAddr, String)>,
     agents: u32,
     /// What the worker wants done for media, in its order.
@@ -38,6 +38,7 @@ pub struct House {
     pub leaving: Vec<PairId>,
     pub loading: Vec<String>,
     pub spooled: Vec<u8>,
+    pub mirrored: Vec<worker::Mirrored>,
 }
 
 impl House {
@@ -99,12 +100,14 @@ impl House {
                 name: "local".into(),
                 ip: "127.0.0.1".parse().expect("an address"),
                 sip_port: 5060,
+                streams: worker::StreamPorts::default(),
             }],
             rtp_ports: (30_000, 30_019),
             seed: [7; 32],
             nonce_key: [9; 32],
             limits,
             media,
+            session: Default::default(),
         };
         let now = Instant::from_nanos(1_000_000_000);
         recover(&region, &config, now);
@@ -121,6 +124,7 @@ impl House {
             leaving: Vec::new(),
             loading: Vec::new(),
             spooled: Vec::new(),
+            mirrored: Vec::new(),
         };
         house.begin();
         house
@@ -141,6 +145,11 @@ impl House {
     pub fn die_and_change(&mut self, change: impl FnOnce(&mut Config)) -> Recovery {
         change(&mut self.config);
         self.die()
+    }
+
+    /// There is a capture server.
+    pub fn capture(&mut self) {
+        self.worker.capture();
     }
 
     pub fn region(&self) -> &Region {
@@ -320,6 +329,7 @@ impl House {
                     self.input_to(worker, Input::Bound { pair, ok: self.binds });
                 }
                 Effect::Close { .. } | Effect::WakeControl => {}
+                Effect::Mirror(copy) => self.mirrored.push(*copy),
                 Effect::Media { socket, to, packet } => self.made.push((socket, to, packet)),
                 Effect::EnterBypass { pair, flow } => self.entering.push((pair, flow)),
                 Effect::LeaveBypass { pair } => self.leaving.push(pair),
@@ -328,6 +338,8 @@ impl House {
                 Effect::Mesh { to, passed } => {
                     self.input_to(usize::from(to.0), Input::Mesh(passed));
                 }
+                // Connections are tested where there are any.
+                Effect::Watch { .. } => {}
             }
         }
     }
@@ -502,6 +514,27 @@ impl House {
         self.send(from, std::str::from_utf8(&bytes).expect("text"));
     }
 
+    /// Answers a request of ours with further header lines.
+    pub fn reply_with(
+        &mut self,
+        from: &str,
+        request: &str,
+        status: u16,
+        lines: &str,
+        sdp: Option<&str>,
+    ) {
+        let message = wire::lex(request.as_bytes()).expect("SIP");
+        let contact = format!("<sip:{}@{from}>", if from == TRUNK { "trunk" } else { "phone" });
+        let body = sdp.map(|sdp| ("application/sdp", sdp.as_bytes()));
+        let source = "127.0.0.1:5060".parse().expect("an address");
+        let tag = lines.lines().find_map(|line| line.strip_prefix("tag=")).unwrap_or("t1");
+        let mut extra: Vec<(&str, &[u8])> = vec![("Contact", contact.as_bytes())];
+        let lines = lines.lines().filter_map(|line| line.split_once(": "));
+        extra.extend(lines.map(|(name, value)| (name, value.as_bytes())));
+        let bytes = wire::response(&message, status, "Reason", Some(tag), source, &extra, body);
+        self.send(from, std::str::from_utf8(&bytes).expect("text"));
+    }
+
     /// A request within the dialog that `seen` made: a response of ours to the peer's INVITE, or our
     /// INVITE, which the peer answered with the tag t1.
     pub fn within(
@@ -551,6 +584,11 @@ impl House {
         self.ack(TRUNK, &ok, call_id);
         (invite, ok)
     }
+}
+
+/// The message with further header lines.
+pub fn with(message: &str, lines: &str) -> String {
+    message.replacen("\r\nContent-Length: ", &format!("\r\n{lines}\r\nContent-Length: "), 1)
 }
 
 /// The value of the first header line of that name.

@@ -1,11 +1,18 @@
 //! Calls through one worker, message by message.
 
+mod carried;
 mod corners;
 mod deaths;
+mod extensions;
 mod flows;
 mod forwards;
 mod house;
+mod info;
 mod media;
+mod mirror;
+mod sessions;
 mod storm;
 mod strangers;
 mod transfers;
+mod trunks;
+mod updates;

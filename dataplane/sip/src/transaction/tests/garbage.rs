@@ -69,7 +69,9 @@ impl Run {
         };
         let mut out = Out::new();
         match self.layer.receive(self.now, &message, PEER, &mut out) {
-            Received::Request(key) | Received::Cancel { server: key, .. } => {
+            Received::Request(key)
+            | Received::Merged(key)
+            | Received::Cancel { server: key, .. } => {
                 self.servers.push((key, bytes.to_vec()));
             }
             _ => {}
@@ -139,6 +141,7 @@ impl Run {
         assert!(layer.client_index.values().all(|&key| layer.clients.get(key).is_some()));
         assert!(layer.server_index.values().all(|&key| layer.servers.get(key).is_some()));
         assert!(layer.server_index.len() >= layer.servers.len());
+        assert!(layer.merge_index.values().all(|&key| layer.servers.get(key).is_some()));
     }
 }
 

@@ -1,8 +1,13 @@
 //! One layer, with the peer written out.
 
+use std::rc::Rc;
+
 use super::*;
 use crate::transaction::{Cancelling, ClientKey, Full, ServerKey};
 use crate::wire::Header;
+
+/// A flow of a stream.
+const STREAM: Port = 60_000;
 
 fn layer() -> Transactions<Port> {
     Transactions::new(100, 1)
@@ -393,6 +398,44 @@ fn requests_are_matched_by_branch_sent_by_and_method() {
 }
 
 #[test]
+fn an_invite_that_was_forked_to_here_twice_is_merged() {
+    let (mut layer, mut out) = (layer(), Out::new());
+    let (first, second) = (request("INVITE", "z9hG4bKa"), request("INVITE", "z9hG4bKb"));
+    let key = new_request(receive(&mut layer, 0, &first, &mut out));
+    let received = receive(&mut layer, 1, &second, &mut out);
+    let Received::Merged(merged) = received else { panic!("{received:?}") };
+    layer.respond(at_ms(1), merged, 482, response(&second, 482), &mut out);
+    assert_eq!(words(&out), ["482"]);
+    // Within a dialog, and in another one, it is none.
+    let within = text(&second).replace("1002.demo@192.0.2.2>", "1002.demo@192.0.2.2>;tag=there");
+    new_request(receive(
+        &mut layer,
+        2,
+        within.replace("z9hG4bKb", "z9hG4bKc").as_bytes(),
+        &mut out,
+    ));
+    let next = text(&second).replace("CSeq: 7", "CSeq: 8").replace("z9hG4bKb", "z9hG4bKd");
+    new_request(receive(&mut layer, 2, next.as_bytes(), &mut out));
+    // When the first is over, there is nothing to merge with.
+    layer.forget(key);
+    new_request(receive(&mut layer, 3, &request("INVITE", "z9hG4bKe"), &mut out));
+}
+
+#[test]
+fn a_cancel_says_why() {
+    let (mut layer, mut out) = (layer(), Out::new());
+    let (key, invite) = send(&mut layer, "INVITE", &mut out);
+    let reasons = [b"SIP;cause=200".to_vec(), b"Q.850;cause=16".to_vec()];
+    assert_eq!(layer.cancel_because(at_ms(1), key, &reasons, &mut out), Cancelling::Held);
+    out.clear();
+    receive(&mut layer, 2, &response(&invite, 180), &mut out);
+    assert_eq!(words(&out), ["CANCEL"]);
+    let cancel = lex(&out[0].bytes);
+    let said: Vec<_> = cancel.headers(Header::Reason).collect();
+    assert_eq!(said, reasons);
+}
+
+#[test]
 fn a_cancel_finds_its_invite() {
     let (mut layer, mut out) = (layer(), Out::new());
     let invite = request("INVITE", "z9hG4bKabc");
@@ -423,14 +466,18 @@ fn a_peer_after_rfc_2543_is_matched_by_its_headers() {
         let key = new_request(receive(&mut layer, 0, &invite, &mut out));
         assert_eq!(receive(&mut layer, 1, &invite, &mut out), Received::Absorbed);
         let changed = |from: &str, to: &str| text(&invite).replace(from, to).into_bytes();
+        for (from, to) in
+            [("CSeq: 7", "CSeq: 8"), ("a-call", "b-call"), ("tag=here", "tag=elsewhere")]
+        {
+            new_request(receive(&mut layer, 2, &changed(from, to), &mut out));
+        }
+        // Nor are these the same, but they may come of it.
         for (from, to) in [
             ("INVITE sip:1002", "INVITE sip:1003"),
-            ("CSeq: 7", "CSeq: 8"),
-            ("a-call", "b-call"),
-            ("tag=here", "tag=elsewhere"),
             ("192.0.2.1:5070;rport", "192.0.2.3:5070;rport"),
         ] {
-            new_request(receive(&mut layer, 2, &changed(from, to), &mut out));
+            let received = receive(&mut layer, 2, &changed(from, to), &mut out);
+            assert!(matches!(received, Received::Merged(_)), "{received:?}");
         }
         let cancel = request("CANCEL", branch);
         let received = receive(&mut layer, 3, &cancel, &mut out);
@@ -510,4 +557,50 @@ fn a_message_without_what_is_matched_is_malformed() {
         assert_eq!(receive(&mut layer, 0, bytes, &mut out), Received::Malformed);
     }
     assert!(layer.is_empty() && out.is_empty());
+}
+
+/// RFC 4475, 3.2.1: the magic cookie with nothing after it names no transaction.
+#[test]
+fn a_branch_of_the_cookie_alone_tells_nothing() {
+    let mut layer = Transactions::new(8, 1);
+    let mut out = Out::new();
+    let first = request("OPTIONS", "z9hG4bK");
+    let other = text(&first).replace("a-call", "another-call").into_bytes();
+    let mut receive = |bytes: &[u8]| layer.receive(at_ms(0), &lex(bytes), PEER, &mut out);
+    assert!(matches!(receive(&first), Received::Request(_)));
+    assert!(matches!(receive(&other), Received::Request(_)), "another request of the same peer");
+    assert_eq!(receive(&first), Received::Absorbed);
+}
+
+#[test]
+fn a_request_that_turns_to_datagrams_is_sent_again_until_it_is_answered() {
+    let (mut layer, mut out) = (layer(), Out::new());
+    let (key, user) = {
+        let bytes = request("INVITE", "z9hG4bKabc");
+        let branch = b"z9hG4bKabc";
+        layer
+            .request(at_ms(0), Method::Invite, bytes.clone(), branch, STREAM, 77, &mut out)
+            .expect("there is room");
+        layer.sent_request(&lex(&bytes)).expect("it is known by its bytes")
+    };
+    assert_eq!(user, 77);
+    let turned: Rc<[u8]> = request("INVITE", "z9hG4bKabc").into();
+    out.clear();
+    layer.send_by(at_ms(100), key, turned, PEER, &mut out);
+    assert_eq!((words(&out), out[0].flow), (vec!["INVITE".to_owned()], PEER));
+    let (sent, fired) = run(&mut layer, at_ms(100_000));
+    let times: Vec<u64> = sent.iter().map(|(ms, _)| *ms).collect();
+    assert_eq!(times, [600, 1600, 3600, 7600, 15600, 31600]);
+    assert_eq!(fired, [Fired::ClientTimeout { key, user: 77 }]);
+    assert!(layer.is_empty());
+}
+
+#[test]
+fn a_request_that_cannot_be_sent_is_over_at_once() {
+    let (mut layer, mut out) = (layer(), Out::new());
+    let (key, bytes) = send(&mut layer, "OPTIONS", &mut out);
+    layer.give_up(key);
+    assert!(layer.is_empty());
+    assert_eq!(layer.sent_request(&lex(&bytes)), None);
+    assert_eq!(run(&mut layer, at_ms(100_000)), (Vec::new(), Vec::new()));
 }

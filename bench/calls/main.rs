@@ -1,0 +1,172 @@
+//! Calls side by side: Kamailio with rtpengine and ours, between the same two SIPps, with media ports taken and
+//! given back for each call.
+//!
+//! `cargo build --release --bin jackfield && cargo run --release -p house-bench --bin calls`; see
+//! bench/README.md.
+
+mod peers;
+mod sipp;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use house_bench::lab::{Broom, Lab};
+
+use peers::{Peer, Started};
+use sipp::{Outcome, Plan};
+
+/// Compare what a call costs, in network namespaces of their own; needs root, SIPp, Kamailio and rtpengine.
+#[derive(Debug, Parser)]
+#[command(name = "calls")]
+struct Options {
+    /// Calls a second, one run each
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "100,400,1000,1600,2000")]
+    rates: Vec<u32>,
+    /// Seconds of each run
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    seconds: u32,
+    /// How long a call stands, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 1_000)]
+    hold: u32,
+    /// Only this: kamailio, jackfield; may be repeated
+    #[arg(long, value_name = "PEER")]
+    only: Vec<String>,
+    /// Append the rows to bench/RESULTS.md
+    #[arg(long)]
+    append: bool,
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    match Broom::new().and_then(|_broom| run(&options)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("calls: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One run.
+struct Row {
+    peer: Peer,
+    rate: u32,
+    /// CPU time of the peer a call, in milliseconds; none where no call went through.
+    cpu_ms: Option<f64>,
+    /// Of a core, what SIPp took on both sides.
+    generator_percent: f64,
+    outcome: Outcome,
+}
+
+fn run(options: &Options) -> Result<(), String> {
+    let lab = Lab::new()?;
+    let mut rows: Vec<Row> = Vec::new();
+    let is_wanted = |peer: &Peer| {
+        options.only.is_empty() || options.only.iter().any(|name| name == peer.name())
+    };
+    for peer in [Peer::Kamailio, Peer::Jackfield].into_iter().filter(is_wanted) {
+        for &rate in &options.rates {
+            let plan = Plan { rate, seconds: options.seconds, hold_ms: options.hold };
+            let started = peers::start(&lab, peer)?;
+            let row = measure(&lab, &started, peer, &plan)?;
+            eprintln!("  {}", line(&row, &rows));
+            rows.push(row);
+        }
+    }
+    let mut text = format!(
+        "### Calls, {}\n\n{} s a run, each call stands {} ms; the peer on core 0, SIPp on core 1.\n\n\
+         | peer | calls/s | CPU a call | of Kamailio's | INVITE to 200, p50 / p99 | sent again | failed | SIPp's share \
+         of its core |\n|---|---|---|---|---|---|---|---|\n",
+        origin(),
+        options.seconds,
+        options.hold
+    );
+    for row in &rows {
+        text += &line(row, &rows);
+        text += "\n";
+    }
+    println!("{text}");
+    if options.append { append(&text) } else { Ok(()) }
+}
+
+fn measure(lab: &Lab, started: &Started, peer: Peer, plan: &Plan) -> Result<Row, String> {
+    let callee = sipp::callee(lab)?;
+    // A few calls first: what is made once is made by then.
+    sipp::caller(lab, &Plan { rate: 50, seconds: 1, ..*plan }, "warm-up")?;
+    let before = (cpu(&started.pids()), cpu(&[callee.pid()]), Instant::now());
+    let outcome = sipp::caller(lab, plan, "run")?;
+    let elapsed = before.2.elapsed();
+    let spent = cpu(&started.pids()).saturating_sub(before.0);
+    let generator = outcome.cpu + cpu(&[callee.pid()]).saturating_sub(before.1);
+    let cpu_ms =
+        (outcome.completed > 0).then(|| spent.as_secs_f64() * 1e3 / outcome.completed as f64);
+    let generator_percent = generator.as_secs_f64() * 100.0 / elapsed.as_secs_f64();
+    Ok(Row { peer, rate: plan.rate, cpu_ms, generator_percent, outcome })
+}
+
+fn line(row: &Row, rows: &[Row]) -> String {
+    let other = rows.iter().find(|other| other.peer == Peer::Kamailio && other.rate == row.rate);
+    let ratio = match (row.cpu_ms, other.and_then(|other| other.cpu_ms)) {
+        (Some(ours), Some(theirs)) if row.peer != Peer::Kamailio => format!("{:.2}", ours / theirs),
+        _ => String::new(),
+    };
+    let cpu = row.cpu_ms.map_or("-".to_owned(), |cpu| format!("{cpu:.3} ms"));
+    let [p50, p99] = row.outcome.delay_ms;
+    format!(
+        "| {} | {} | {cpu} | {ratio} | {p50:.1} / {p99:.1} ms | {} | {} | {:.0} % |",
+        row.peer.name(),
+        row.rate,
+        row.outcome.retransmissions,
+        row.outcome.failed,
+        row.generator_percent
+    )
+}
+
+/// The time on a CPU of all threads of processes and of what they started.
+fn cpu(pids: &[u32]) -> Duration {
+    let mut nanos = 0;
+    let mut waiting = pids.to_vec();
+    while let Some(pid) = waiting.pop() {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+            let read =
+                |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            let first =
+                |text: &str| text.split_whitespace().next().and_then(|word| word.parse().ok());
+            nanos += first(&read("schedstat")).unwrap_or(0_u64);
+            waiting.extend(
+                read("children").split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()),
+            );
+        }
+    }
+    Duration::from_nanos(nanos)
+}
+
+/// bench/ of the sources that this program was built from.
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The day, the commit, and what else runs.
+fn origin() -> String {
+    let say = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output();
+        output
+            .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+            .unwrap_or_default()
+    };
+    let day = say("date", &["+%F"]);
+    let commit = say("git", &["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--short", "HEAD"]);
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    format!("{day}, {commit}, load average {}", load.split_whitespace().next().unwrap_or("?"))
+}
+
+fn append(text: &str) -> Result<(), String> {
+    let file: &Path = &folder().join("RESULTS.md");
+    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+    let mut results = std::fs::read_to_string(file).map_err(failed)?;
+    results.push('\n');
+    results.push_str(text);
+    std::fs::write(file, results).map_err(failed)
+}

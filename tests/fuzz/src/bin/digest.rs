@@ -1,0 +1,4 @@
+//! libFuzzer's driver of [`house_fuzz::digest`]; `tools/fuzz.sh` runs it.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| house_fuzz::digest(bytes));
