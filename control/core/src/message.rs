@@ -102,7 +102,7 @@ pub enum Input {
         from: String,
         /// The number.
         to: String,
-    }
+    },
     /// A worker is to show signalling, or no longer.
     Trace {
         /// Comes back with the result.

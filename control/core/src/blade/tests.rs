@@ -1013,7 +1013,8 @@ fn trunks_of_routes_are_watched_and_calls_go_to_one_that_is_up() {
     let dialled = |world: &mut World| {
         let call = CallRef { slot: 0, generation: 1 };
         let (caller, location) = (Party::Agent(AgentSlot(0), 1), LocationId(0));
-        let asked = Event::Asked { op: 5, call, tenant: TENANT, caller, location };
+        let asked =
+            Event::Asked { op: 5, call, tenant: TENANT, caller, location, why: abi::Why::Called };
         world.planes[0].event(0, asked, b"95");
         let out = world.give(Input::Pump);
         let commands = world.planes[0].commands(0);

@@ -149,7 +149,7 @@ impl House {
 
     /// There is a capture server.
     pub fn capture(&mut self) {
-        self.worker.capture();
+        self.workers.iter_mut().for_each(Worker::capture);
     }
 
     pub fn region(&self) -> &Region {
