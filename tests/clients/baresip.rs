@@ -112,7 +112,7 @@ fn config(ip: &str, tone_hz: u32, way: &Way, folder: &Path) -> String {
         "{verified}sip_listen {ip}:5070\nnet_interface {ip}\naudio_player aubridge,nowhere\naudio_alert aubridge,bell\n\
          audio_source ausine,{tone_hz}\nausrc_srate 48000\nauplay_srate 8000\nausrc_channels 2\n\
          auplay_channels 1\nrtp_ports 20000-20100\nrtcp_mux no\njitter_buffer_delay 5-10\n\
-         module_path /usr/lib/baresip/modules\n{modules}module_tmp account.so\nmodule_app menu.so\n\
+         module_path /usr/lib/baresip/modules\n{modules}module_tmp account.so\nmodule_app menu.so\nmodule_app ctrl_tcp.so\nctrl_tcp_listen {ip}:4444\n\
          snd_path {}\n",
         folder.display()
     )

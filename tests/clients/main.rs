@@ -12,6 +12,7 @@ mod records;
 mod scanner;
 mod sipp;
 mod torture;
+mod transfer;
 mod transports;
 
 use std::io::{Read as _, Write as _};

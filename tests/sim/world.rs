@@ -763,12 +763,18 @@ fn provision() -> Provision {
     let addresses = vec![address];
     let to = Destination::Trunk { addresses, location: None, transport: base::Transport::Udp };
     Provision {
-        tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: REALM.into() }],
+        tenants: vec![TenantRecord {
+            id: TENANT,
+            name: "demo".into(),
+            realm: REALM.into(),
+            hold_music: None,
+        }],
         trunks: vec![TrunkRecord {
             tenant: TENANT,
             name: "carrier".into(),
             net: "10.9.0.0/16".parse().expect("a network"),
         }],
+        forwards: Vec::new(),
         routes: vec![Route { tenant: TENANT, prefix: "9".into(), to }],
         options_s: 0,
     }

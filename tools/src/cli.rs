@@ -1,6 +1,7 @@
 //! The command line.
 
 mod call;
+mod forward;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -9,7 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use control_server::{Cidr, Destination};
 
 use crate::config::{self, Media, XdpMode};
-pub use call::{CallCommand, Leg, To};
+pub use call::{CallCommand, Leg, To, Transfer};
+pub use forward::{ForwardCommand, HoldMusic, Set, Tenant};
 
 /// Jackfield, a cloud contact centre.
 #[derive(Debug, Parser)]
@@ -35,11 +37,16 @@ pub enum Command {
     Agents(View),
     /// Show the calls in progress
     Calls(View),
-    /// Play, record, mix, collect digits in a call that stands
+    /// Play, record, mix, collect digits in a call that stands; transfer it, or begin one
     #[command(subcommand)]
     Call(CallCommand),
     /// Show live signalling as a ladder: who sends which message to whom
     Trace(Trace),
+    /// Show and set where calls go that are not taken
+    #[command(subcommand)]
+    Forward(ForwardCommand),
+    /// Set what held parties hear
+    HoldMusic(HoldMusic),
     /// Watch it live
     Top(Top),
     /// Work on configuration files

@@ -10,6 +10,7 @@ mod delays;
 mod demo;
 mod desk;
 mod fleet;
+mod forward;
 mod http;
 mod load;
 mod log;
@@ -56,6 +57,8 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Agents(options) => show::agents(&options),
         Command::Calls(options) => show::calls(&options),
         Command::Call(command) => order::run(&command),
+        Command::Forward(command) => forward::run(&command),
+        Command::HoldMusic(options) => forward::hold_music(&options),
         Command::Trace(options) => trace::run(&options),
         Command::Top(options) => top::run(&options),
         Command::Config(ConfigCommand::Check { file }) => check(&file),

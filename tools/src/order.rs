@@ -1,4 +1,4 @@
-//! `call ...`: asks control for something that concerns the media of a call.
+//! `call ...`: asks control for something that concerns a call.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::admin::text;
-use crate::cli::{CallCommand, Leg, To};
-use crate::http::{self, HttpError, Server};
+use crate::cli::{CallCommand, Leg, To, Transfer, Where};
+use crate::http::{self, Answer, HttpError, Server};
 use crate::place;
 use crate::show::{CONTROL_AWAY, say};
 
@@ -37,19 +37,10 @@ pub fn run(command: &CallCommand) -> Result<ExitCode, String> {
         .map_err(|error| error.to_string())?;
     let Request { to, path, body, limit } = request;
     let asked = runtime.block_on(http::post_for(&admin, &path, &body, limit));
-    let answer = match asked {
-        Ok(answer) => answer,
-        Err(HttpError::Away(error)) => {
-            eprintln!("jackfield: control at {admin} is away: {error}");
-            return Ok(ExitCode::from(CONTROL_AWAY));
-        }
-        Err(HttpError::Broken(why)) => return Err(format!("control at {admin}: {why}")),
+    let value = match heard(&admin, asked)? {
+        Heard::Value(value) => value,
+        Heard::Exit(code) => return Ok(code),
     };
-    let value = answer.json().map_err(|why| format!("control at {admin}: {why}"))?;
-    if !(200..300).contains(&answer.status) {
-        eprintln!("jackfield: {}", fault(&value));
-        return Ok(if answer.status == 404 { NOT_FOUND.into() } else { ExitCode::FAILURE });
-    }
     match to.json {
         true => say(&value.to_string())?,
         false => say(&words(command, &value))?,
@@ -57,6 +48,56 @@ pub fn run(command: &CallCommand) -> Result<ExitCode, String> {
     let short = value["result"] == "stopped"
         || ["timeout", "stopped"].iter().any(|cause| value["cause"] == *cause);
     Ok(if short { CUT_SHORT.into() } else { ExitCode::SUCCESS })
+}
+
+/// Asks control at a path, with a body to be posted or none, and prints what it says.
+pub fn ask(
+    at: &Where,
+    is_json: bool,
+    path: &str,
+    body: Option<Value>,
+    words: impl FnOnce(&Value) -> String,
+) -> Result<ExitCode, String> {
+    let admin = Server::Unix(place::find(at)?.control.admin.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| error.to_string())?;
+    let asked = match &body {
+        Some(body) => runtime.block_on(http::post_for(&admin, path, body, ANSWER)),
+        None => runtime.block_on(http::get(&admin, path)),
+    };
+    match heard(&admin, asked)? {
+        Heard::Value(value) => {
+            say(&if is_json { value.to_string() } else { words(&value) })?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Heard::Exit(code) => Ok(code),
+    }
+}
+
+/// What control said, or how the program ends without it.
+enum Heard {
+    Value(Value),
+    Exit(ExitCode),
+}
+
+fn heard(admin: &Server, asked: Result<Answer, HttpError>) -> Result<Heard, String> {
+    let answer = match asked {
+        Ok(answer) => answer,
+        Err(HttpError::Away(error)) => {
+            eprintln!("jackfield: control at {admin} is away: {error}");
+            return Ok(Heard::Exit(ExitCode::from(CONTROL_AWAY)));
+        }
+        Err(HttpError::Broken(why)) => return Err(format!("control at {admin}: {why}")),
+    };
+    let value = answer.json().map_err(|why| format!("control at {admin}: {why}"))?;
+    if (200..300).contains(&answer.status) {
+        return Ok(Heard::Value(value));
+    }
+    eprintln!("jackfield: {}", fault(&value));
+    let code = if answer.status == 404 { NOT_FOUND.into() } else { ExitCode::FAILURE };
+    Ok(Heard::Exit(code))
 }
 
 fn request(command: &CallCommand) -> Request<'_> {
@@ -107,6 +148,16 @@ fn request(command: &CallCommand) -> Request<'_> {
             on(&mix.leg, &mix.to, body)
         }
         CallCommand::Leave(leave) => on(&leave.leg, &leave.to, json!({"order": "leave_mix"})),
+        CallCommand::Transfer(transfer) => {
+            let Transfer { leg, number, to } = transfer;
+            let path = format!("/v1/calls/{}/legs/{}/transfer{}", leg.call(), leg.leg, on_ccb(to));
+            Request { to, path, body: json!({ "to": number }), limit: ANSWER }
+        }
+        CallCommand::Dial(dial) => {
+            let (tenant, from, number) = (&dial.tenant, &dial.from, &dial.number);
+            let body = json!({ "tenant": tenant, "from": from, "to": number });
+            Request { to: &dial.to, path: "/v1/calls".into(), body, limit: ANSWER }
+        }
         CallCommand::HangUp(end) => {
             let call = end.call.call();
             let path = match end.to.ccb {
@@ -136,6 +187,8 @@ fn words(command: &CallCommand, answer: &Value) -> String {
         CallCommand::Play(play) if stopped => format!("{} was stopped", play.name),
         CallCommand::Play(play) => format!("{} was played to {}", play.name, play.leg),
         CallCommand::HangUp(end) => format!("{} is over", end.call.call()),
+        CallCommand::Transfer(transfer) => format!("{} is called", transfer.number),
+        CallCommand::Dial(dial) => format!("the phone of {} is called", dial.from),
         _ => text(&answer["result"]),
     }
 }

@@ -8,16 +8,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use abi::{Event, LeaseState, Party, Process, Region, SpoolState, TenantRow, TrunkRow};
+use abi::{Event, LeaseState, Party, Process, Region, SpoolState, TenantRow, TrunkRow, Why};
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, Text, WorkerId};
 
 use crate::calls::Changed;
 use crate::cdm::{CcbStatus, Cdm};
 use crate::login::{Login, LoginKey};
 use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision, Trace};
-use crate::routes::{Destination, Routes};
+use crate::routes::{Destination, Forwards, Routes};
 
 mod desk;
+mod forward;
 mod grant;
 mod order;
 mod side;
@@ -45,6 +46,7 @@ pub struct Blade {
     sockets: BTreeMap<u64, LoginKey>,
     provision: Provision,
     routes: Routes,
+    forwards: Forwards,
     beat_at: Instant,
     sweep_at: Instant,
 }
@@ -59,6 +61,8 @@ struct Entry {
     location: LocationId,
     ha1: Ha1,
     phone_at: Option<SocketAddr>,
+    /// What the row says of the rules of its number: when calls go elsewhere, and after how many seconds.
+    forwards: (u32, u32),
 }
 
 /// A login as status tools show it.
@@ -147,6 +151,7 @@ impl Blade {
             sockets: BTreeMap::new(),
             provision: Provision::default(),
             routes: Routes::default(),
+            forwards: Forwards::default(),
             beat_at: now,
             sweep_at: now,
         }
@@ -169,6 +174,12 @@ impl Blade {
             Input::Logout { login, end } => self.end(now, login, end, out),
             Input::Release { reply, ccb, call } => self.release(now, reply, ccb, call, out),
             Input::Order { reply, order } => self.order(now, reply, *order, out),
+            Input::Transfer { reply, ccb, call, leg, to } => {
+                self.transfer(now, reply, (ccb, call, leg), &to, out);
+            }
+            Input::Dial { reply, tenant, from, to } => {
+                self.dial(now, reply, (tenant, &from), &to, out);
+            }
             Input::Trace { reply, ccb, worker, trace } => {
                 self.trace(now, reply, (ccb, worker), *trace, out);
             }
@@ -298,7 +309,9 @@ impl Blade {
 
     fn provision(&mut self, now: Instant, provision: Provision, out: &mut Vec<Output>) {
         self.routes = Routes::new(provision.routes.clone());
+        self.forwards = Forwards::new(provision.forwards.clone());
         self.provision = provision;
+        self.mark_forwards();
         for region in self.sides.values().filter_map(Side::region) {
             self.write_provision(&region);
         }
@@ -513,8 +526,12 @@ impl Blade {
                 }
                 self.refresh_phone(now, ccb, agent, out);
             }
-            Event::Asked { op, call, tenant, caller, .. } => {
-                self.asked(now, ccb, worker, Asked { op, call, tenant, caller, number: blob }, out);
+            Event::Asked { op, call, tenant, caller, why, .. } => {
+                let asked = Asked { op, call, tenant, caller, why, number: blob };
+                self.asked(now, ccb, worker, asked, out);
+            }
+            Event::Held { call, leg, on } => {
+                self.held(now, ccb, worker, (call, leg), on, out);
             }
             Event::CallChanged { call, .. } => {
                 let Some(region) = side.region() else { return };
@@ -573,12 +590,22 @@ impl Blade {
         asked: Asked<'_>,
         out: &mut Vec<Output>,
     ) {
-        let route = self.routes.find(asked.tenant, asked.number).map(|route| route.to.clone());
-        let way = match (asked.caller, route) {
+        if self.forwarded(now, ccb, worker, &asked, out) {
+            return;
+        }
+        let is_way = matches!(asked.why, Why::Called | Why::Transferred | Why::Forwarded);
+        let route = self.routes.find(asked.tenant, asked.number).filter(|_| is_way);
+        let way = match (asked.caller, route.map(|route| route.to.clone())) {
             (_, Some(Destination::Service(service))) => {
                 return self.serve(now, ccb, worker, &asked, service, out);
             }
             (Party::Agent(..), Some(Destination::Trunk { addresses, transport, location })) => {
+                Some((addresses, transport, location))
+            }
+            // It is the tenant who forwards a call, and its rule that says where to.
+            (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location }))
+                if asked.why == Why::Forwarded =>
+            {
                 Some((addresses, transport, location))
             }
             _ => None,
@@ -591,7 +618,8 @@ impl Blade {
             let location = side.location_for(location.as_deref(), *addresses.first()?)?;
             Some((addresses, transport, location))
         });
-        let Asked { op: ask, call, number, .. } = asked;
+        let Asked { op: ask, call, number, why, .. } = asked;
+        let status = forward::unknown(why);
         match way {
             Some((addresses, transport, location)) => {
                 let address = addresses[0];
@@ -604,8 +632,7 @@ impl Blade {
             }
             None => {
                 side.counts.asked_rejected += 1;
-                let command =
-                    |op| abi::Command::Reject { op, ask, call, status: 404, retry_after_s: 0 };
+                let command = |op| abi::Command::Reject { op, ask, call, status, retry_after_s: 0 };
                 side.send(now, worker, Purpose::Answer, &[], command, out);
             }
         }
@@ -708,6 +735,7 @@ struct Asked<'a> {
     call: CallRef,
     tenant: TenantId,
     caller: Party,
+    why: Why,
     number: &'a [u8],
 }
 

@@ -40,6 +40,8 @@ impl std::fmt::Debug for Call {
 pub struct Changed {
     /// How far it was; `None` when it was not known.
     pub before: Option<CallState>,
+    /// Its legs as they were.
+    pub legs_before: Vec<LegRow>,
     /// The call now; one that vanished is shown as [`CallState::Ended`].
     pub call: Call,
 }
@@ -106,9 +108,15 @@ impl Calls {
             legs.extend(gone);
         }
         legs.sort_by_key(|(_, leg)| leg.leg);
+        let states = |legs: &[(u32, LegRow)]| -> Vec<LegState> {
+            legs.iter().map(|(_, leg)| leg.state()).collect()
+        };
+        let is_same = known.is_some_and(|known| states(&known.legs) == states(&legs));
+        let legs_before =
+            known.map_or(Vec::new(), |known| known.legs.iter().map(|l| l.1).collect());
         let now = Call { call, row, legs, recording: false };
-        if before != Some(row.state()) {
-            changed.push(Changed { before, call: now.clone() });
+        if before != Some(row.state()) || !is_same {
+            changed.push(Changed { before, legs_before, call: now.clone() });
         }
         self.calls.insert(slot, now);
     }
@@ -146,7 +154,8 @@ fn vanished(mut call: Call) -> Option<Changed> {
         return None;
     }
     call.row.state = CallState::Ended.into();
-    Some(Changed { before: Some(before), call })
+    let legs_before = call.legs.iter().map(|(_, leg)| *leg).collect();
+    Some(Changed { before: Some(before), legs_before, call })
 }
 
 /// The legs of a call: where they were before, else in the share of the legs' table that lies as the

@@ -24,6 +24,6 @@ pub use message::{
 };
 pub use path::{path_name, reason_name, spool_name};
 pub use routes::{
-    Cidr, Destination, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service, is_prompt_name,
-    mix_number, nearest,
+    Cidr, Destination, Forward, Forwards, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service,
+    When, is_prompt_name, mix_number, nearest,
 };

@@ -11,7 +11,7 @@ use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
 use crate::cdm::CcbStatus;
 use crate::login::{End, LoginKey};
-use crate::routes::{Cidr, Route};
+use crate::routes::{Cidr, Forward, Route};
 
 /// What a blade's core is told.
 #[derive(Debug)]
@@ -78,6 +78,30 @@ pub enum Input {
         reply: u64,
         /// Which leg, and what.
         order: Box<Order>,
+    },
+    /// The peer of a leg is to be given to a number.
+    Transfer {
+        /// Comes back with the result: whether it began.
+        reply: u64,
+        /// The CCB.
+        ccb: CcbId,
+        /// The call.
+        call: CallRef,
+        /// The leg whose party wants that, as it were.
+        leg: u8,
+        /// The number.
+        to: String,
+    },
+    /// An agent's phone is to be called, and then a number.
+    Dial {
+        /// Comes back with the result: whether the phone is being called.
+        reply: u64,
+        /// The agent's tenant.
+        tenant: TenantId,
+        /// The agent's number.
+        from: String,
+        /// The number.
+        to: String,
     },
     /// A worker is to show signalling, or no longer.
     Trace {
@@ -293,6 +317,8 @@ pub struct Provision {
     pub trunks: Vec<TrunkRecord>,
     /// Where numbers go that are no agent's.
     pub routes: Vec<Route>,
+    /// Where calls to a number go that are not taken there.
+    pub forwards: Vec<Forward>,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
     pub options_s: u32,
 }
@@ -306,6 +332,8 @@ pub struct TenantRecord {
     pub name: String,
     /// The realm of its phones, at most 64 bytes.
     pub realm: String,
+    /// The prompt that held parties hear; none is silence.
+    pub hold_music: Option<String>,
 }
 
 /// A trunk of the directory.

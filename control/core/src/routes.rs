@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use abi::{AgentRow, Why};
 use base::{LocationId, TenantId, Transport};
 
 /// A network of addresses, such as `10.0.0.0/8`; an address alone is a network of one.
@@ -72,6 +73,102 @@ pub struct Route {
     pub prefix: String,
     /// Where they go.
     pub to: Destination,
+}
+
+/// When a call to an agent goes elsewhere (RFC 5359, 2.8 to 2.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum When {
+    /// Before the phone rings.
+    Always,
+    /// While the agent is in a call, or the phone says so.
+    Busy,
+    /// When the phone has rung for so many seconds.
+    NoAnswer(u32),
+    /// When nobody is logged in with that number, or no phone can be reached.
+    Unavailable,
+}
+
+impl When {
+    /// Its name in the directory and the interfaces.
+    pub fn name(self) -> &'static str {
+        match self {
+            When::Always => "always",
+            When::Busy => "busy",
+            When::NoAnswer(_) => "no_answer",
+            When::Unavailable => "unavailable",
+        }
+    }
+
+    /// The one of that name; seconds are for [`When::NoAnswer`].
+    pub fn named(name: &str, after_s: u32) -> Option<When> {
+        let all = [When::Always, When::Busy, When::NoAnswer(after_s), When::Unavailable];
+        all.into_iter().find(|when| when.name() == name)
+    }
+}
+
+/// A forwarding rule of the directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The number that is called.
+    pub number: String,
+    /// When its calls go elsewhere.
+    pub when: When,
+    /// The number that they go to: an agent's, or one that a route knows.
+    pub to: String,
+}
+
+/// The forwarding rules of all tenants.
+#[derive(Clone, Debug, Default)]
+pub struct Forwards {
+    rules: Vec<Forward>,
+}
+
+impl Forwards {
+    /// Rules that are looked up by tenant, number and case.
+    pub fn new(mut rules: Vec<Forward>) -> Self {
+        rules.sort_by(|a, b| (a.tenant, &a.number, a.when).cmp(&(b.tenant, &b.number, b.when)));
+        Forwards { rules }
+    }
+
+    /// The rules of a number.
+    pub fn of(&self, tenant: TenantId, number: &[u8]) -> &[Forward] {
+        let key = |rule: &Forward| (rule.tenant, rule.number.as_bytes()).cmp(&(tenant, number));
+        let from = self.rules.partition_point(|rule| key(rule).is_lt());
+        let count = self.rules[from..].partition_point(|rule| key(rule).is_eq());
+        &self.rules[from..from + count]
+    }
+
+    /// Where a number's calls go for that reason. Who is not in the tables is not available.
+    pub fn find(&self, tenant: TenantId, number: &[u8], why: Why) -> Option<&Forward> {
+        self.of(tenant, number).iter().find(|rule| match (why, rule.when) {
+            (Why::Always, When::Always)
+            | (Why::Busy, When::Busy)
+            | (Why::NoAnswer, When::NoAnswer(_))
+            | (Why::Unavailable, When::Unavailable) => true,
+            (Why::Called | Why::Transferred | Why::Forwarded, when) => {
+                matches!(when, When::Always | When::Unavailable)
+            }
+            _ => false,
+        })
+    }
+
+    /// What an agent's row says of the rules of its number.
+    pub fn mark(&self, tenant: TenantId, row: &mut AgentRow) {
+        (row.forwards, row.no_answer_s) = (0, 0);
+        for rule in self.of(tenant, row.number().as_bytes()) {
+            row.forwards |= match rule.when {
+                When::Always => AgentRow::ALWAYS,
+                When::Busy => AgentRow::BUSY,
+                When::NoAnswer(after_s) => {
+                    row.no_answer_s = after_s;
+                    AgentRow::NO_ANSWER
+                }
+                When::Unavailable => AgentRow::UNAVAILABLE,
+            };
+        }
+    }
 }
 
 /// Where a route leads.
@@ -361,6 +458,49 @@ mod tests {
             let port = port.map(|port| route(1, "", port).to);
             assert_eq!(found.map(|route| route.to.clone()), port, "{tenant} {number}");
         }
+    }
+
+    #[test]
+    fn a_number_s_rules_are_found_by_their_case() {
+        let rule = |tenant, number: &str, when, to: &str| Forward {
+            tenant: TenantId(tenant),
+            number: number.into(),
+            when,
+            to: to.into(),
+        };
+        let forwards = Forwards::new(vec![
+            rule(2, "1001", When::Always, "9"),
+            rule(1, "1001", When::NoAnswer(20), "1003"),
+            rule(1, "1001", When::Busy, "1002"),
+            rule(1, "10010", When::Busy, "8"),
+            rule(1, "1004", When::Unavailable, "1005"),
+        ]);
+        for (tenant, number, why, to) in [
+            (1, "1001", Why::Busy, Some("1002")),
+            (1, "1001", Why::NoAnswer, Some("1003")),
+            (1, "1001", Why::Unavailable, None),
+            (1, "1001", Why::Called, None),
+            (1, "100", Why::Busy, None),
+            (1, "1004", Why::Called, Some("1005")),
+            (1, "1004", Why::Forwarded, Some("1005")),
+            (1, "1004", Why::Busy, None),
+            (2, "1001", Why::Always, Some("9")),
+            (2, "1001", Why::Transferred, Some("9")),
+            (3, "1001", Why::Always, None),
+        ] {
+            let found = forwards.find(TenantId(tenant), number.as_bytes(), why);
+            assert_eq!(found.map(|rule| rule.to.as_str()), to, "{tenant} {number} {why:?}");
+        }
+        let mut row = AgentRow::default();
+        row.set_number(Text::new(b"1001").expect("fits"));
+        forwards.mark(TenantId(1), &mut row);
+        assert_eq!((row.forwards, row.no_answer_s), (AgentRow::BUSY | AgentRow::NO_ANSWER, 20));
+        forwards.mark(TenantId(3), &mut row);
+        assert_eq!((row.forwards, row.no_answer_s), (0, 0), "old marks go");
+        for when in [When::Always, When::Busy, When::NoAnswer(7), When::Unavailable] {
+            assert_eq!(When::named(when.name(), 7), Some(when));
+        }
+        assert_eq!(When::named("sometimes", 0), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use sqlx::{QueryBuilder, Row, Sqlite};
 use crate::secret::Secret;
 
 mod demo;
+mod forwards;
 
 pub use demo::{DemoLocation, DemoSpec};
 
@@ -468,7 +469,7 @@ impl Directory {
     /// What the data planes and the core need to know of the directory.
     pub async fn provision(&self) -> Result<Provision, DirectoryError> {
         let mut provision = Provision::default();
-        for row in sqlx::query("SELECT id, name, realm FROM tenants ORDER BY id")
+        for row in sqlx::query("SELECT id, name, realm, hold_music FROM tenants ORDER BY id")
             .fetch_all(&self.pool)
             .await?
         {
@@ -476,8 +477,10 @@ impl Directory {
                 id: tenant_id(row.try_get("id")?)?,
                 name: row.try_get("name")?,
                 realm: row.try_get("realm")?,
+                hold_music: row.try_get("hold_music")?,
             });
         }
+        provision.forwards = self.forwards().await?;
         for row in sqlx::query("SELECT tenant_id, name, net FROM trunks ORDER BY tenant_id, net")
             .fetch_all(&self.pool)
             .await?

@@ -29,6 +29,7 @@ pub mod admin;
 mod cti;
 pub mod door;
 mod error;
+mod forwards;
 mod login;
 mod orders;
 pub mod serve;

@@ -25,6 +25,9 @@ const ROUNDS: u32 = 16;
 /// Reads the core in the owner's task; it must be quick.
 type Look = Box<dyn FnOnce(&Blade, Instant) + Send>;
 
+/// Makes an input with the number of its answer.
+type Make = Box<dyn FnOnce(u64) -> Input + Send>;
+
 /// What the owner is asked or told.
 pub enum Ask {
     /// The directory's content.
@@ -49,6 +52,8 @@ pub enum Ask {
     Release { ccb: CcbId, call: CallRef, done: oneshot::Sender<Ended> },
     /// The media of a leg.
     Order { order: Box<Order>, done: oneshot::Sender<Ended> },
+    /// Something that ends with a command's completion; it is made with the number that comes back.
+    Command { make: Make, done: oneshot::Sender<Ended> },
     /// What a worker is to show of its signalling.
     Trace { ccb: CcbId, worker: WorkerId, trace: Box<Trace>, done: oneshot::Sender<Ended> },
     /// A call's record is written.
@@ -124,6 +129,13 @@ impl BladeHandle {
     pub async fn release(&self, ccb: CcbId, call: CallRef) -> OpOutcome {
         let (done, answer) = oneshot::channel();
         self.tell(Ask::Release { ccb, call, done }).await;
+        answer.await.map_or(OpOutcome::Gone, |(outcome, _)| outcome)
+    }
+
+    /// Gives the core an input that ends with a completion.
+    pub async fn command(&self, make: impl FnOnce(u64) -> Input + Send + 'static) -> OpOutcome {
+        let (done, answer) = oneshot::channel();
+        self.tell(Ask::Command { make: Box::new(make), done }).await;
         answer.await.map_or(OpOutcome::Gone, |(outcome, _)| outcome)
     }
 
@@ -265,6 +277,10 @@ impl Owner {
             Ask::Order { order, done } => {
                 self.commands.insert(reply, done);
                 self.give(Input::Order { reply, order });
+            }
+            Ask::Command { make, done } => {
+                self.commands.insert(reply, done);
+                self.give(make(reply));
             }
             Ask::Trace { ccb, worker, trace, done } => {
                 self.commands.insert(reply, done);

@@ -427,7 +427,11 @@ async fn what_the_tables_do_not_answer_is_asked_and_answered() {
     for (generation, number) in [(1, "95555"), (2, "7")] {
         let call = CallRef { slot: 1, generation };
         let op = u64::from(generation);
-        plane.event(1, Event::Asked { op, call, tenant, caller, location }, number.as_bytes());
+        plane.event(
+            1,
+            Event::Asked { op, call, tenant, caller, location, why: abi::Why::Called },
+            number.as_bytes(),
+        );
     }
     let answered = |one: &Command| {
         matches!(one, Command::Dial { ask: 1, address, .. } if address.port() == 5080)
@@ -569,6 +573,7 @@ async fn a_route_leads_to_a_prompt() {
         tenant: TenantId(1),
         caller: Party::Trunk(0),
         location: LocationId(0),
+        why: abi::Why::Called,
     };
     plane.event(1, asked, b"70");
     world.until("release", async || plane.seen().len() == 3).await;

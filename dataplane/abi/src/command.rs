@@ -66,6 +66,34 @@ pub enum Command {
         /// The call.
         call: CallRef,
     },
+    /// Answers [`crate::Event::Asked`]: the call goes to another number, which is the blob. The tables are looked
+    /// through for it first.
+    Forward {
+        /// The operation.
+        op: u64,
+        /// The question that this answers.
+        ask: u64,
+        /// The call.
+        call: CallRef,
+    },
+    /// Gives the peer of a leg to the number that is the blob, as if the leg's party had asked for it.
+    Transfer {
+        /// The operation.
+        op: u64,
+        /// The call.
+        call: CallRef,
+        /// The number of the leg that gives its peer away.
+        leg: u8,
+    },
+    /// Calls an agent's phone, and then, once it is answered, the number that is the blob.
+    Originate {
+        /// The operation.
+        op: u64,
+        /// Whose phone.
+        agent: AgentSlot,
+        /// Of which login.
+        epoch: u32,
+    },
     /// An order for the media of an answered leg. The blob is the name of a prompt, where it is one.
     Media {
         /// The operation.
@@ -127,6 +155,9 @@ const DRAIN: u64 = 5;
 const ANSWER: u64 = 6;
 const MEDIA: u64 = 7;
 const TRACE: u64 = 8;
+const FORWARD: u64 = 9;
+const TRANSFER: u64 = 10;
+const ORIGINATE: u64 = 11;
 const WATCH: u64 = 30;
 
 impl Command {
@@ -138,6 +169,9 @@ impl Command {
             | Command::Reject { op, .. }
             | Command::Answer { op, .. }
             | Command::Media { op, .. }
+            | Command::Forward { op, .. }
+            | Command::Transfer { op, .. }
+            | Command::Originate { op, .. }
             | Command::Release { op, .. }
             | Command::Forget { op, .. }
             | Command::Drain { op, .. }
@@ -164,6 +198,11 @@ impl Command {
                 Put::new(REJECT).int(op).int(ask).call(call).int(status).int(retry_after_s)
             }
             Command::Answer { op, ask, call } => Put::new(ANSWER).int(op).int(ask).call(call),
+            Command::Forward { op, ask, call } => Put::new(FORWARD).int(op).int(ask).call(call),
+            Command::Transfer { op, call, leg } => Put::new(TRANSFER).int(op).call(call).int(leg),
+            Command::Originate { op, agent, epoch } => {
+                Put::new(ORIGINATE).int(op).agent(agent).int(epoch)
+            }
             Command::Media { op, call, leg, order } => {
                 order.put(Put::new(MEDIA).int(op).call(call).int(leg))
             }
@@ -208,6 +247,9 @@ impl Command {
                 retry_after_s: take.int()?,
             },
             ANSWER => Command::Answer { op, ask: take.u64()?, call: take.call()? },
+            FORWARD => Command::Forward { op, ask: take.u64()?, call: take.call()? },
+            TRANSFER => Command::Transfer { op, call: take.call()?, leg: take.int()? },
+            ORIGINATE => Command::Originate { op, agent: take.agent()?, epoch: take.int()? },
             MEDIA => Command::Media {
                 op,
                 call: take.call()?,

@@ -215,6 +215,8 @@ counters! {
     SipMirrored = "sip_mirrored",
     /// Copies of SIP messages that were lost: the queue was full, the address unknown or the network's.
     HepDropped = "hep_dropped",
+    /// Calls for which an agent's phone was called first, and answered.
+    CallsDialled = "calls_dialled",
 }
 
 impl Counter {

@@ -37,8 +37,9 @@ pub enum Event {
         /// Why.
         cause: UnregisterCause,
     },
-    /// A call needs an answer to where it goes: [`crate::Command::Dial`] or
-    /// [`crate::Command::Reject`] with this number as its `ask`. The blob is the called number.
+    /// A call needs an answer to where it goes: [`crate::Command::Dial`], [`crate::Command::Forward`],
+    /// [`crate::Command::Answer`] or [`crate::Command::Reject`] with this number as its `ask`. The blob is the
+    /// number that it is about.
     Asked {
         /// The question's number.
         op: u64,
@@ -50,6 +51,17 @@ pub enum Event {
         caller: Party,
         /// The location that the call came through.
         location: LocationId,
+        /// Why it is asked.
+        why: Why,
+    },
+    /// A leg's peer holds it, or does not any more (RFC 3264, 8.4).
+    Held {
+        /// The call.
+        call: CallRef,
+        /// The number of the leg that is held.
+        leg: u8,
+        /// Whether it is.
+        on: bool,
     },
     /// A call's row changed.
     CallChanged {
@@ -131,6 +143,34 @@ pub enum Party {
     Agent(AgentSlot, u32),
     /// A trunk, by its row.
     Trunk(u32),
+}
+
+/// Why the data plane asks where a call goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum Why {
+    /// The number was called, and the tables do not know it.
+    Called = 1,
+    /// A party is to be given to the number, and the tables do not know it.
+    Transferred = 2,
+    /// A call was forwarded to the number, and the tables do not know it.
+    Forwarded = 3,
+    /// Who has the number forwards all calls.
+    Always = 4,
+    /// Who has the number is in a call, or says so.
+    Busy = 5,
+    /// Who has the number rang for long enough.
+    NoAnswer = 6,
+    /// Who has the number has no phone that can be reached.
+    Unavailable = 7,
+}
+
+impl Why {
+    fn of(number: u32) -> Option<Self> {
+        use Why::{Always, Busy, Called, Forwarded, NoAnswer, Transferred, Unavailable};
+        let all = [Called, Transferred, Forwarded, Always, Busy, NoAnswer, Unavailable];
+        all.into_iter().find(|why| *why as u32 == number)
+    }
 }
 
 /// Why a phone is not registered any more.
@@ -224,6 +264,7 @@ const DIGIT: u64 = 7;
 const DIGITS: u64 = 8;
 const SPOOL: u64 = 9;
 const SOURCE_BANNED: u64 = 20;
+const HELD: u64 = 21;
 const TRUNK: u64 = 30;
 
 impl Event {
@@ -238,9 +279,14 @@ impl Event {
             Event::Unregistered { agent, epoch, cause } => {
                 Put::new(UNREGISTERED).agent(agent).int(epoch).int(cause as u32)
             }
-            Event::Asked { op, call, tenant, caller, location } => {
-                Put::new(ASKED).int(op).call(call).tenant(tenant).party(caller).location(location)
-            }
+            Event::Asked { op, call, tenant, caller, location, why } => Put::new(ASKED)
+                .int(op)
+                .call(call)
+                .tenant(tenant)
+                .party(caller)
+                .location(location)
+                .int(why as u32),
+            Event::Held { call, leg, on } => Put::new(HELD).call(call).int(leg).int(on),
             Event::CallChanged { call, serial, state, cause } => {
                 Put::new(CALL_CHANGED).call(call).int(serial).int(state as u32).int(cause)
             }
@@ -284,7 +330,9 @@ impl Event {
                 tenant: take.tenant()?,
                 caller: take.party()?,
                 location: take.location()?,
+                why: take.one_of(Why::of, "why a call is asked about")?,
             },
+            HELD => Event::Held { call: take.call()?, leg: take.int()?, on: take.yes_or_no()? },
             CALL_CHANGED => Event::CallChanged {
                 call: take.call()?,
                 serial: take.u64()?,

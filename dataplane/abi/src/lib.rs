@@ -60,7 +60,7 @@ pub use counter::{Counter, Counters};
 #[cfg(not(loom))]
 pub use event::{
     Class, DigitsCause, Event, EventReceiver, EventSender, Numbered, OpResult, Party, SpoolState,
-    UnregisterCause,
+    UnregisterCause, Why,
 };
 #[cfg(not(loom))]
 pub use header::{ControlRecord, DataPlaneRecord, DataPlaneState, Header, Process};

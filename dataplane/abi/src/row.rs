@@ -218,10 +218,24 @@ row! {
         pub agent_type: u32,
         /// Since when `cti_state` holds, ns of the clock.
         pub cti_since: u64,
+        /// When control is to be asked where a call to the agent goes instead: [`Self::ALWAYS`] and what follows
+        /// it.
+        pub forwards: u32,
+        /// How long the phone rings before that, in seconds, where [`Self::NO_ANSWER`] is among them.
+        pub no_answer_s: u32,
     }
 }
 
 impl AgentRow {
+    /// In `forwards`: before the phone rings.
+    pub const ALWAYS: u32 = 1;
+    /// In `forwards`: when the agent is in a call, or the phone says so.
+    pub const BUSY: u32 = 2;
+    /// In `forwards`: when the phone was not answered.
+    pub const NO_ANSWER: u32 = 4;
+    /// In `forwards`: when no phone can be reached.
+    pub const UNAVAILABLE: u32 = 8;
+
     /// What the row is; [`AgentState::Empty`] when the number means nothing.
     pub fn state(&self) -> AgentState {
         AgentState::of(self.state).unwrap_or_default()

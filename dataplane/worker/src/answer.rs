@@ -124,6 +124,12 @@ impl Worker {
             self.leg_gone(leg);
             return self.lose_target(now, leg, &Refusal::status(502));
         };
+        if self.calls.find(leg.call).is_some_and(|call| call.dialling.is_some()) {
+            self.learn_remote(now, leg, sip::body::session(message).unwrap_or_default());
+            self.finish_handshake(leg, &inviting, message, was_described);
+            self.agreed(now, leg, message);
+            return self.on_first_answered(now, leg);
+        }
         if self.is_transfer_to(leg) {
             let body = sip::body::session(message).unwrap_or_default();
             self.learn_remote(now, leg, body);
@@ -287,7 +293,8 @@ impl Worker {
             return self.learn_remote(now, leg, sip::body::session(message).unwrap_or_default());
         };
         let Some(cseq) = self.calls.leg_mut(peer).and_then(|peer| peer.owes_ack.take()) else {
-            return;
+            // The same of who took another's place.
+            return self.learn_remote(now, leg, sip::body::session(message).unwrap_or_default());
         };
         let answer = sip::body::session(message).unwrap_or_default();
         match self.pass_sdp(now, leg, peer, answer) {

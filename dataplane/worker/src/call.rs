@@ -19,6 +19,7 @@ use sip::dialog::Dialog;
 use sip::transaction::{ClientKey, Hop, LIFE, ServerKey};
 
 use crate::extension::Extensions;
+use crate::forward::Diversion;
 use crate::functions::Functions;
 use crate::refer::Report;
 use crate::transfer::{Change, Transfer};
@@ -101,6 +102,14 @@ pub struct Call {
     pub called: Number,
     /// A leg of this call is being given to somebody else.
     pub transfer: Option<Box<Transfer>>,
+    /// How often it was forwarded.
+    pub forwards: u8,
+    /// What its caller hears should nobody take it after all.
+    pub failing: Option<u16>,
+    /// Who forwarded it last.
+    pub diverted: Option<Diversion>,
+    /// What is to be called when its first leg was answered, which we called ourselves.
+    pub dialling: Option<Number>,
     /// Why it ends, as who ended it says: values of Reason (RFC 3326).
     pub reasons: Vec<Vec<u8>>,
 }

@@ -205,6 +205,10 @@ mod tests {
             asked: None,
             called: Default::default(),
             transfer: None,
+            forwards: 0,
+            failing: None,
+            diverted: None,
+            dialling: None,
             reasons: Vec::new(),
         }
     }

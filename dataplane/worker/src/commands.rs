@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use abi::{Command, EndedBy, Event, OpResult, Party, UnregisterCause};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
 
-use crate::call::{Flow, LegRef, Number, is_dialable};
+use crate::call::{Flow, LegRef, Number, Phase, is_dialable};
 use crate::dial::Target;
 use crate::functions::Ordered;
 use crate::mirror::Trace;
@@ -27,6 +27,13 @@ impl Worker {
             }
             Command::Reject { op, ask, call, status, retry_after_s } => {
                 (op, self.on_reject(now, call, ask, status, retry_after_s))
+            }
+            Command::Forward { op, ask, call } => (op, self.on_forward(now, call, ask, blob)),
+            Command::Transfer { op, call, leg } => {
+                (op, self.on_transfer_ordered(now, LegRef { call, leg }, blob))
+            }
+            Command::Originate { op, agent, epoch } => {
+                (op, self.on_originate(now, agent, epoch, blob))
             }
             Command::Answer { op, ask, call } => (op, self.on_answer_ordered(now, call, ask)),
             Command::Media { op, call, leg, order } => {
@@ -73,12 +80,7 @@ impl Worker {
         let uri = trunk_uri(&number, flow);
         let trunk = self.trunk_of(flow.peer.ip()).map_or(NO_ROW, |(row, _)| row);
         let target = Target { party: Party::Trunk(trunk), number, flow, uri, lease: None };
-        let is_transfer = self.calls.find(call).is_some_and(|call| call.transfer.is_some());
-        let dialled = match is_transfer {
-            true => self.invite_target(now, call, target),
-            false => self.dial(now, call, target),
-        };
-        match dialled {
+        match self.dial_or_invite(now, call, target) {
             Ok(()) => {
                 let legs = self.calls.find(call).map_or(0, |call| call.legs.len());
                 self.note_others(LegRef { call, leg: legs.saturating_sub(1) as u8 }, others);
@@ -110,6 +112,21 @@ impl Worker {
             wait => Refusal::status(status).with("Retry-After", wait.to_string().as_bytes()),
         };
         self.refuse_way(now, call, &refusal);
+        OpResult::Ok
+    }
+
+    /// Control gives a leg's peer to somebody else.
+    fn on_transfer_ordered(&mut self, now: Instant, leg: LegRef, number: &[u8]) -> OpResult {
+        let number = Number::new(number).ok().filter(|it| !it.is_empty() && is_dialable(it));
+        let Some(call) = self.calls.find(leg.call) else {
+            return OpResult::NoSuchCall;
+        };
+        let stands = call.leg(leg.leg).is_some_and(|leg| leg.phase == Phase::Established);
+        let is_free = stands && call.transfer.is_none();
+        let (Some(number), true, Ok(of)) = (number, is_free, self.transferable(leg)) else {
+            return OpResult::Refused;
+        };
+        self.transfer_to_number(now, leg.call, Some(leg), of, number);
         OpResult::Ok
     }
 

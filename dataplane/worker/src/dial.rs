@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use abi::{CallState, Counter, Party};
+use abi::{AgentRow, CallState, Counter, Party, Why};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
 use sip::wire::{self, Header, Method, RequestWriter};
 
@@ -59,7 +59,13 @@ impl Worker {
         self.open_media(leg)?;
         self.join_media(caller, leg);
         let offer = self.offer_for(leg)?;
-        self.send_invite(now, leg, &target, caller, offer)
+        let name = self.calls.leg(caller).map_or(Number::EMPTY, |leg| leg.who);
+        let host = self.address_of(target.flow);
+        let diverted = self.calls.find(call).and_then(|call| call.diverted);
+        let diversion = diverted.map(|diverted| diverted.value(host)).unwrap_or_default();
+        let extra: [(&str, &[u8]); 1] = [("Diversion", diversion.as_bytes())];
+        let extra = if diverted.is_some() { &extra[..] } else { &[] };
+        self.send_invite_as(now, leg, &target, name, offer, extra)
     }
 
     /// Gives a call one more leg, which holds the target's lease and nothing else.
@@ -69,14 +75,13 @@ impl Worker {
         call: CallRef,
         target: &Target,
     ) -> Result<LegRef, Refusal> {
-        let legs = self.calls.find(call).map_or(MAX_LEGS, |entry| entry.legs.len());
-        if legs >= MAX_LEGS {
-            if let Some(lease) = target.lease {
-                self.let_go(lease);
+        let leg = match self.next_leg(call) {
+            Ok(leg) => leg,
+            Err(refusal) => {
+                target.lease.into_iter().for_each(|lease| self.let_go(lease));
+                return Err(refusal);
             }
-            return Err(Refusal::unavailable(RETRY_AFTER_S));
-        }
-        let leg = LegRef { call, leg: legs as u8 };
+        };
         let mut new = Leg::new(leg.leg, target.party, target.number, target.flow, Phase::Gone);
         new.times = Times::from(now);
         new.call_id = self.owned_call_id().into();
@@ -88,16 +93,25 @@ impl Worker {
         Ok(leg)
     }
 
-    /// Invites the party of a new leg, in the name of who is at the leg `from`.
-    pub(crate) fn send_invite(
+    /// The name of a call's next leg.
+    pub(crate) fn next_leg(&self, call: CallRef) -> Result<LegRef, Refusal> {
+        let legs = self.calls.find(call).map_or(MAX_LEGS, |entry| entry.legs.len());
+        match legs < MAX_LEGS {
+            true => Ok(LegRef { call, leg: legs as u8 }),
+            false => Err(Refusal::unavailable(RETRY_AFTER_S)),
+        }
+    }
+
+    /// Invites the party of a new leg in somebody's name, with further header fields.
+    pub(crate) fn send_invite_as(
         &mut self,
         now: Instant,
         leg: LegRef,
         target: &Target,
-        from: LegRef,
+        caller: Number,
         offer: Option<Vec<u8>>,
+        extra: &[(&str, &[u8])],
     ) -> Result<(), Refusal> {
-        let caller = self.calls.leg(from).map_or(Number::EMPTY, |leg| leg.who);
         let from = match self.caller_invite(leg, is_withheld) {
             Some(true) => ANONYMOUS.to_owned(),
             _ => format!("<sip:{caller}@{}>", self.address_of(target.flow)),
@@ -124,6 +138,9 @@ impl Worker {
         for (name, value) in self.least().into_iter().chain(self.passed_on(leg)) {
             writer = writer.header(name, value);
         }
+        for (name, value) in extra {
+            writer = writer.header(name, value);
+        }
         let bytes = writer.finish(offer.as_deref().map(|sdp| ("application/sdp", sdp)));
         let sent = self.send_request(now, Method::Invite, bytes, &branch, target.flow, leg);
         let Some(key) = sent else {
@@ -134,7 +151,8 @@ impl Worker {
             new.phase = Phase::Outgoing;
             new.inviting = Some(Inviting { key, offered: offer.is_some(), renews: false });
         }
-        self.timers.set(now + Duration::from_millis(RING_LIMIT_MS), Timer::Ring(leg));
+        let rings_ms = self.forwarded_after_ms(target).unwrap_or(RING_LIMIT_MS);
+        self.timers.set(now + Duration::from_millis(rings_ms), Timer::Ring(leg));
         self.watch_ringing(leg, target.flow);
         self.note_call(leg.call);
         Ok(())
@@ -165,10 +183,27 @@ impl Worker {
     }
 
     pub(crate) fn on_ring_limit(&mut self, now: Instant, leg: LegRef) {
-        if self.calls.leg(leg).is_some_and(|leg| leg.phase == Phase::Outgoing) {
-            self.part_leg(now, leg, &Refusal::status(480));
-            self.lose_target(now, leg, &Refusal::status(480));
+        if self.calls.leg(leg).is_none_or(|leg| leg.phase != Phase::Outgoing) {
+            return;
         }
+        if self.forward_leg(now, leg, Why::NoAnswer, 480) {
+            return self.part_leg(now, leg, &Refusal::status(480));
+        }
+        let began = self.calls.find(leg.call).map_or(now, |call| call.started_at);
+        let limit = began + Duration::from_millis(RING_LIMIT_MS);
+        if now < limit && !self.is_transfer_to(leg) {
+            // It would have been forwarded, but nobody says where to.
+            return self.timers.set(limit, Timer::Ring(leg));
+        }
+        self.part_leg(now, leg, &Refusal::status(480));
+        self.lose_target(now, leg, &Refusal::status(480));
+    }
+
+    /// How long a phone rings before its call is forwarded, in milliseconds; none when it is not.
+    fn forwarded_after_ms(&self, target: &Target) -> Option<u64> {
+        let row = self.region.agents().read(target.agent()?)?;
+        let is_forwarded = row.forwards & AgentRow::NO_ANSWER != 0;
+        is_forwarded.then(|| (u64::from(row.no_answer_s) * 1_000).min(RING_LIMIT_MS))
     }
 
     /// A Call-ID of ours, which hashes to this worker, so that all its messages find their way home.
@@ -223,7 +258,7 @@ impl Worker {
     fn supported(&self, leg: LegRef, offers: bool) -> &'static [u8] {
         let caller = self.calls.leg(LegRef { leg: CALLER, ..leg });
         let acknowledges = caller.is_some_and(|caller| caller.ext.reliable.is_some());
-        if offers || acknowledges { SUPPORTED } else { b"timer, uui" }
+        if offers || acknowledges { SUPPORTED } else { b"timer, uui, replaces, norefersub" }
     }
 
     /// The session interval that our INVITE asks for, in seconds.

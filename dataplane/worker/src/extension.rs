@@ -13,10 +13,11 @@ use crate::tone::Tones;
 use crate::trunks::Others;
 use crate::worker::Worker;
 
-/// The option tags that may stand in Require (RFC 3261, 19.2): RFC 3262, RFC 4028, RFC 7433.
-const KNOWN: [&str; 3] = ["100rel", "timer", "uui"];
+/// The option tags that may stand in Require (RFC 3261, 19.2): RFC 3262, RFC 4028, RFC 7433,
+/// RFC 3891, RFC 4488.
+const KNOWN: [&str; 5] = ["100rel", "timer", "uui", "replaces", "norefersub"];
 /// What our Supported says.
-pub(crate) const SUPPORTED: &[u8] = b"100rel, timer, uui";
+pub(crate) const SUPPORTED: &[u8] = b"100rel, timer, uui, replaces, norefersub";
 
 /// How many early dialogs one INVITE of ours may have: a proxy has no business with more forks.
 const EARLY_DIALOGS: usize = 16;

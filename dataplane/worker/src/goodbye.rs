@@ -85,6 +85,7 @@ impl Worker {
         let phase = entry.phase;
         self.note_reasons(leg, arrival.message);
         match phase {
+            Phase::Incoming if self.cancel_coming(now, leg) => {}
             Phase::Incoming => {
                 self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
                 self.end_call(now, leg.call, &Refusal::status(487));
@@ -264,7 +265,11 @@ impl Worker {
         };
         entry.phase = Phase::Gone;
         entry.inviting = None;
-        self.note_leg(leg);
+        // Of more than two, one may go without the call.
+        match self.calls.find(leg.call).is_some_and(|call| call.legs.len() > 2) {
+            true => self.note_call(leg.call),
+            false => self.note_leg(leg),
+        }
         self.forget_if_over(leg.call);
     }
 

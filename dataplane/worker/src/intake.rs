@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use abi::Counter;
 use base::{CallRef, Channel, Instant, LocationId, Transport, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
-use sip::wire::{self, LexError, Message, Method, Start, Uri};
+use sip::wire::{self, Header, LexError, Message, Method, Replaces, Start, Uri};
 
 use crate::call::{Flow, LegRef};
 use crate::extension::SUPPORTED;
@@ -63,8 +63,14 @@ impl Worker {
         }
     }
 
-    /// Which worker a message belongs to: a registration to the agent's, all else to the call's.
+    /// Which worker a message belongs to: a registration to the agent's, one that bears a tag of ours to that
+    /// which gave it, all else to the Call-ID's.
     fn owner_of(&self, message: &Message<'_>) -> WorkerId {
+        if let Some(leg) = leg_tagged(message)
+            && let Some(worker) = self.region.calls().owner(leg.call.slot)
+        {
+            return worker;
+        }
         let is_register =
             matches!(message.start(), Start::Request { method: Method::Register, .. });
         let agent = if is_register { self.agent_of_address(message) } else { None };
@@ -266,6 +272,22 @@ impl Worker {
     pub(crate) fn leg_tag(&mut self, leg: LegRef) -> String {
         let CallRef { slot, generation } = leg.call;
         format!("{slot:x}.{generation:x}.{:x}.{:016x}", leg.leg, self.rng.next_u64())
+    }
+}
+
+/// The leg that a message names by a tag of ours: a response, a request within a dialog, or an INVITE by its
+/// Replaces.
+fn leg_tagged(message: &Message<'_>) -> Option<LegRef> {
+    match message.start() {
+        Start::Response { .. } => parse_tag(message.from().ok()?.tag()?),
+        Start::Request { method, .. } => match message.to().ok()?.tag() {
+            Some(tag) => parse_tag(tag),
+            None => {
+                let named =
+                    message.header(Header::Replaces).filter(|_| method == Method::Invite)?;
+                parse_tag(&Replaces::parse(named)?.to_tag)
+            }
+        },
     }
 }
 

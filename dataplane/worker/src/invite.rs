@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use abi::{AgentRow, AgentState, CallState, Counter, Event, Party, Purpose};
+use abi::{AgentRow, AgentState, CallState, Counter, Event, Party, Purpose, Why};
 use base::{AgentSlot, CallRef, Instant, LocationId, TenantId, Transport};
 use sip::dialog::Dialog;
 use sip::wire::{self, Header, Message, Uri, unescape};
@@ -23,6 +23,10 @@ const ASK_LIMIT_MS: u64 = 2_000;
 
 impl Worker {
     pub(crate) fn on_invite(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
+        if let Some(named) = Worker::replaces(arrival.message)? {
+            // It changes a call that stands.
+            return self.on_replacing(now, arrival, &named);
+        }
         if self.overload.refuses(&mut self.rng) {
             // RFC 3261, 21.5.4: "The server is temporarily unable to process the request due to a temporary
             // overloading"; who comes again is spread over some seconds.
@@ -76,9 +80,28 @@ impl Worker {
         called: Number,
     ) -> Result<CallRef, Refusal> {
         // RFC 3261, 8.1.1.8: an INVITE must have a Contact; without one no BYE could ever reach it.
-        let Ok(mut dialog) = Dialog::uas(arrival.message, b"") else {
+        if Dialog::uas(arrival.message, b"").is_err() {
             return Err(Refusal::status(400));
-        };
+        }
+        let call = self.new_call(now, caller.tenant, called)?;
+        let at = LegRef { call, leg: CALLER };
+        let leg = self.incoming_leg(now, arrival, &caller, at)?;
+        self.transactions.set_user(arrival.key, at.to_word());
+        if let Some(entry) = self.calls.find_mut(call) {
+            entry.legs.push(leg);
+        }
+        self.note_call(call);
+        self.answer(now, at, 100, None);
+        Ok(call)
+    }
+
+    /// A call without legs.
+    pub(crate) fn new_call(
+        &mut self,
+        now: Instant,
+        tenant: TenantId,
+        called: Number,
+    ) -> Result<CallRef, Refusal> {
         let region = self.region.clone();
         let taken = |old| region.calls().is_acknowledged(old);
         let Some(place) = self.calls.take_place(taken) else {
@@ -89,15 +112,53 @@ impl Worker {
             self.count(Counter::RecordsEvicted);
         }
         self.leg_rows.free(&self.region, place.call.slot);
+        let serial = 100_000_000_000_000_000 + self.rng.below(900_000_000_000_000_000);
+        self.calls.insert(Call {
+            id: place.call,
+            serial,
+            tenant,
+            state: CallState::Calling,
+            cause: 0,
+            started_at: now,
+            answered_at: Instant::ZERO,
+            ended_at: Instant::ZERO,
+            ended_by: Default::default(),
+            // Most calls have two, and room for four would be half of what a standing call takes of the heap.
+            legs: Vec::with_capacity(2),
+            bridges: Vec::new(),
+            asked: None,
+            called,
+            transfer: None,
+            reasons: Vec::new(),
+            forwards: 0,
+            failing: None,
+            diverted: None,
+            dialling: None,
+        });
+        self.count(Counter::CallsStarted);
+        Ok(place.call)
+    }
+
+    /// The leg that an INVITE makes.
+    pub(crate) fn incoming_leg(
+        &mut self,
+        now: Instant,
+        arrival: Arrival<'_>,
+        caller: &Identity,
+        at: LegRef,
+    ) -> Result<Leg, Refusal> {
+        let Ok(mut dialog) = Dialog::uas(arrival.message, b"") else {
+            return Err(Refusal::status(400));
+        };
         let flow = Flow {
             location: arrival.location,
-            peer: self.request_address(arrival, &caller),
+            peer: self.request_address(arrival, caller),
             channel: arrival.channel,
         };
-        let mut leg = Leg::new(CALLER, caller.party, caller.number, flow, Phase::Incoming);
+        let mut leg = Leg::new(at.leg, caller.party, caller.number, flow, Phase::Incoming);
         leg.times = Times::from(now);
         leg.call_id = arrival.message.call_id().unwrap_or_default().into();
-        leg.local_tag = self.leg_tag(LegRef { call: place.call, leg: CALLER }).into();
+        leg.local_tag = self.leg_tag(at).into();
         dialog.set_local_tag(leg.local_tag.as_bytes());
         leg.dialog = Some(dialog);
         leg.ext.note(arrival.message);
@@ -107,32 +168,7 @@ impl Worker {
             bytes: arrival.message.bytes().into(),
             from: arrival.from,
         });
-        let serial = 100_000_000_000_000_000 + self.rng.below(900_000_000_000_000_000);
-        self.transactions.set_user(arrival.key, LegRef { call: place.call, leg: CALLER }.to_word());
-        // Most calls have two, and room for four would be half of what a standing call takes of the heap.
-        let mut legs = Vec::with_capacity(2);
-        legs.push(leg);
-        self.calls.insert(Call {
-            id: place.call,
-            serial,
-            tenant: caller.tenant,
-            state: CallState::Calling,
-            cause: 0,
-            started_at: now,
-            answered_at: Instant::ZERO,
-            ended_at: Instant::ZERO,
-            ended_by: Default::default(),
-            legs,
-            bridges: Vec::new(),
-            asked: None,
-            called,
-            transfer: None,
-            reasons: Vec::new(),
-        });
-        self.count(Counter::CallsStarted);
-        self.note_call(place.call);
-        self.answer(now, LegRef { call: place.call, leg: CALLER }, 100, None);
-        Ok(place.call)
+        Ok(leg)
     }
 
     /// Where requests to the caller go: to an agent's phone as [`way_back`] says; a trunk says in Via
@@ -157,19 +193,30 @@ impl Worker {
     ) -> Result<(), Refusal> {
         let from = LegRef { call, leg: CALLER };
         self.open_media(from)?;
-        let target = match self.agent_called(caller.tenant, &called) {
-            Some((agent, row)) => Some(self.reach_agent(now, agent, &row)?),
-            None => None,
-        };
-        let lease = self.win_leases(now, from, target.as_ref())?;
-        match target {
-            Some(target) => self.dial(now, call, Target { lease, ..target }),
-            None if self.control_here => {
-                self.ask(now, call, caller, called);
-                Ok(())
+        let Some((agent, row)) = self.agent_called(caller.tenant, &called) else {
+            self.win_own(now, from)?;
+            if !self.control_here {
+                return Err(Refusal::unavailable(RETRY_AFTER_S));
             }
-            None => Err(Refusal::unavailable(RETRY_AFTER_S)),
+            self.ask(now, call, called);
+            return Ok(());
+        };
+        let forwards_all = self.control_here && row.forwards & AgentRow::ALWAYS != 0;
+        let (why, refusal) = match self.reach_agent(now, agent, &row) {
+            Ok(_) if forwards_all => (Why::Always, Refusal::status(480)),
+            Ok(target) => match self.win_leases(now, from, &target) {
+                Ok(lease) => return self.dial(now, call, Target { lease, ..target }),
+                Err(refusal) => (Why::Busy, refusal),
+            },
+            Err(refusal) if forwards_all => (Why::Always, refusal),
+            Err(refusal) => (Why::Unavailable, refusal),
+        };
+        // Whoever takes the call instead, the caller is in it.
+        let is_free = self.win_own(now, from).is_ok();
+        if is_free && self.ask_instead(now, call, &row, why, refusal.status) {
+            return Ok(());
         }
+        Err(refusal)
     }
 
     pub(crate) fn agent_called(
@@ -204,34 +251,27 @@ impl Worker {
         })
     }
 
-    fn ask(&mut self, now: Instant, call: CallRef, caller: Identity, called: Number) {
+    fn ask(&mut self, now: Instant, call: CallRef, called: Number) {
         let Some(entry) = self.calls.find_mut(call) else {
             return;
         };
         entry.state = CallState::Asked;
         self.note_call(call);
-        self.ask_for(now, LegRef { call, leg: CALLER }, caller.party, called);
-    }
-
-    /// Asks control where the party of a transfer goes: the way is that of who transfers.
-    pub(crate) fn ask_for_transfer(&mut self, now: Instant, call: CallRef, to: Number) {
-        let transfer = self.calls.find(call).and_then(|entry| entry.transfer.as_ref());
-        let Some(transfer) = transfer else { return };
-        let by = transfer.by.unwrap_or(transfer.of);
-        let Some(party) = self.calls.leg(by).map(|leg| leg.party) else { return };
-        self.ask_for(now, LegRef { call, ..by }, party, to);
+        self.ask_for(now, LegRef { call, leg: CALLER }, called, Why::Called);
     }
 
     /// Asks control in the name of a leg's party.
-    fn ask_for(&mut self, now: Instant, by: LegRef, caller: Party, called: Number) {
+    pub(crate) fn ask_for(&mut self, now: Instant, by: LegRef, number: Number, why: Why) {
         let (operation, call) = (self.next_operation(), by.call);
+        let Some(caller) = self.calls.leg(by).map(|leg| leg.party) else { return };
         let Some(entry) = self.calls.find_mut(call) else {
             return;
         };
         entry.asked = Some(operation);
         let location = entry.leg(by.leg).map_or(LocationId(0), |leg| leg.flow.location);
-        let asked = Event::Asked { op: operation, call, tenant: entry.tenant, caller, location };
-        self.tell_with(asked, called.as_bytes());
+        let (op, tenant) = (operation, entry.tenant);
+        let asked = Event::Asked { op, call, tenant, caller, location, why };
+        self.tell_with(asked, number.as_bytes());
         let limit = now + Duration::from_millis(ASK_LIMIT_MS);
         self.timers.set(limit, Timer::Asked(call, operation));
     }
@@ -259,10 +299,10 @@ impl Worker {
         &mut self,
         now: Instant,
         caller: LegRef,
-        target: Option<&Target>,
+        target: &Target,
     ) -> Result<Option<Lease>, Refusal> {
         let own = self.calls.leg(caller).and_then(Leg::agent);
-        let called = target.and_then(|target| target.agent());
+        let called = target.agent();
         let mut wanted = [(own, Purpose::Outgoing), (called, Purpose::Call)];
         wanted.sort_by_key(|(agent, _)| *agent);
         let mut won = Vec::with_capacity(2);
@@ -309,6 +349,16 @@ impl Worker {
         };
         self.leases_held += 1;
         Ok(Lease { agent, counter })
+    }
+
+    /// Wins or shares the word of a leg's agent, if it has one, for the agent's own call.
+    pub(crate) fn win_own(&mut self, now: Instant, leg: LegRef) -> Result<(), Refusal> {
+        let Some(agent) = self.calls.leg(leg).and_then(Leg::agent) else { return Ok(()) };
+        let lease = self.win_lease(now, agent, Purpose::Outgoing)?;
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.lease = Some(lease);
+        }
+        Ok(())
     }
 
     pub(crate) fn let_go(&mut self, lease: Lease) {

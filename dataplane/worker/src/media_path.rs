@@ -1,5 +1,6 @@
 //! The media of legs: their ports, whom they hear, and what SDP says of it.
 
+use abi::Event;
 use base::{Instant, Text};
 use media::codec::Codec;
 use media::{PairId, WhyNot};
@@ -61,14 +62,27 @@ impl Worker {
 
     /// Refuses a body that is no SDP (RFC 3261, 21.4.13), or an offer that we could not relay.
     pub(crate) fn check_body(&self, message: &Message<'_>) -> Result<(), Refusal> {
+        self.check_body_of(message, false)
+    }
+
+    /// The same; a description by a leg of ours (`is_inside`) has an address of ours.
+    pub(crate) fn check_body_of(
+        &self,
+        message: &Message<'_>,
+        is_inside: bool,
+    ) -> Result<(), Refusal> {
         let body = sip::body::session(message).map_err(|error| {
             Refusal::status(error.status()).with("Accept", b"application/sdp, multipart/mixed")
         })?;
-        if body.is_empty() { Ok(()) } else { self.check_offer(body) }
+        if body.is_empty() { Ok(()) } else { self.check_offer_of(body, is_inside) }
     }
 
     /// RFC 3261, 21.4.26.
     pub(crate) fn check_offer(&self, offer: &[u8]) -> Result<(), Refusal> {
+        self.check_offer_of(offer, false)
+    }
+
+    fn check_offer_of(&self, offer: &[u8], is_inside: bool) -> Result<(), Refusal> {
         let checked = sdp::parse(offer).and_then(|sdp| {
             let audio = sdp::audio(&sdp)?;
             // It must be possible to say it to somebody else.
@@ -82,7 +96,7 @@ impl Worker {
             sdp::rewrite(&sdp, elsewhere)?;
             Ok(audio.address)
         });
-        if checked.is_ok_and(|address| self.ports.is_own(address)) {
+        if !is_inside && checked.is_ok_and(|address| self.ports.is_own(address)) {
             // Packets would go round in circles.
             let warning = b"399 jackfield \"sdp_own_address\"";
             return Err(Refusal::status(488).with("Warning", warning));
@@ -133,7 +147,7 @@ impl Worker {
         };
         let Ok(sdp) = sdp::parse(body) else { return };
         let Ok(audio) = sdp::audio(&sdp) else { return };
-        if self.ports.is_own(audio.address) {
+        if self.ports.is_own(audio.address) && !self.is_inside(leg) {
             return;
         }
         // A changed address is learned by the process; what has not changed goes past again soon.
@@ -151,8 +165,13 @@ impl Worker {
             if entry.held && !audio.held {
                 entry.unheld_at = now;
             }
-            entry.held = audio.held;
+            let was_held = std::mem::replace(&mut entry.held, audio.held);
             entry.silent = !audio.direction.sends();
+            if was_held != audio.held
+                && let Some(peer) = self.peer_of(leg)
+            {
+                self.tell(Event::Held { call: peer.call, leg: peer.leg, on: audio.held });
+            }
         }
         self.learn_video(now, leg, &sdp);
     }

@@ -28,7 +28,7 @@ use abi::{
     CallRow, CallState, Counter, DialogPhase, DialogRow, DialogText, EndedBy, LeaseState, LegRow,
     LegState, Party, Region, StreamRow,
 };
-use base::{AgentSlot, CallRef, Instant, LocationId, Medium, Transport, owner};
+use base::{AgentSlot, CallRef, Instant, LocationId, Medium, Transport};
 use media::codec::Codec;
 use media::{BindOutcome, PairId, StreamImage, WhyNot};
 use sip::transaction::Received;
@@ -111,7 +111,7 @@ fn judge(
     let call = CallRef { slot, generation: row.generation };
     match row.state() {
         CallState::Free | CallState::Ended => {}
-        CallState::Answered if goes_on(region, config, call, &row, legs) => {
+        CallState::Answered if goes_on(region, config, &row, legs) => {
             found.calls += 1;
             return;
         }
@@ -143,24 +143,14 @@ fn judge(
 }
 
 /// True when all that an answered call needs is there and as it was.
-fn goes_on(
-    region: &Region,
-    config: &Config,
-    call: CallRef,
-    row: &CallRow,
-    legs: &[Memory],
-) -> bool {
-    let worker = region.calls().owner(call.slot);
+fn goes_on(region: &Region, config: &Config, row: &CallRow, legs: &[Memory]) -> bool {
     let is_whole = |memory: &Memory| {
         let dialog = &memory.dialog;
         let at = config.locations.get(dialog.location as usize);
         let is_here = at.is_some_and(|at| is_spoken(at, dialog));
-        // Messages find their worker by the Call-ID.
-        let call_id = dialog.text(DialogText::CallId);
         dialog.phase() == DialogPhase::Standing
             && dialog_of(dialog).is_some()
             && is_here
-            && Some(owner(call_id, config.workers)) == worker
             && dialog.lease().is_none_or(|lease| is_bound(region, config, lease))
     };
     // Who is invited for a transfer, or comes in the place of another, is not yet of the call.
@@ -312,6 +302,10 @@ impl Worker {
             asked: None,
             called: row.called(),
             transfer: None,
+            forwards: 0,
+            failing: None,
+            diverted: None,
+            dialling: None,
             reasons: Vec::new(),
         }
     }

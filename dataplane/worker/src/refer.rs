@@ -78,14 +78,21 @@ impl Worker {
             return Err(Refusal::status(491));
         }
         let of = self.transferable(leg)?;
-        let to = match &refer_to.replaces {
-            Some(named) => Some(self.consulted(leg, of, named)?),
-            None => None,
-        };
-        self.accept_refer(now, leg, arrival);
-        match to {
-            Some(to) => self.transfer_to_leg(now, leg.call, Some(leg), of, to),
-            None => self.transfer_to_number(now, leg.call, Some(leg), of, refer_to.number),
+        let ReferTo { number, replaces } = refer_to;
+        match replaces {
+            None => {
+                self.accept_refer(now, leg, arrival);
+                self.transfer_to_number(now, leg.call, Some(leg), of, number);
+            }
+            Some(named) if self.is_elsewhere(&named) => {
+                self.accept_refer(now, leg, arrival);
+                self.transfer_inside(now, leg, of, number, &named);
+            }
+            Some(named) => {
+                let to = self.consulted(leg, of, &named)?;
+                self.accept_refer(now, leg, arrival);
+                self.transfer_to_leg(now, leg.call, Some(leg), of, to);
+            }
         }
         Ok(())
     }

@@ -16,13 +16,13 @@
 
 use std::time::Duration;
 
-use abi::{CallState, Counter, Purpose};
+use abi::{CallState, Counter, Event, Why};
 use base::{CallRef, Instant};
-use sip::wire::Method;
+use sip::wire::{Method, Replaces};
 
 use crate::call::{Bridge, LegRef, Number, Phase};
 use crate::dial::Target;
-use crate::refusal::{RETRY_AFTER_S, Refusal};
+use crate::refusal::Refusal;
 use crate::worker::{Timer, Worker};
 
 /// How long who gave its peer away has to hang up, in milliseconds.
@@ -57,6 +57,8 @@ pub enum To {
     Invited(u8),
     /// A leg that stands, mostly of another call.
     Standing(LegRef),
+    /// A leg of the same call that invited us to take another's place.
+    Coming(u8),
 }
 
 /// A change of a session that we want ourselves.
@@ -95,7 +97,7 @@ impl Worker {
         to: Number,
     ) {
         self.begin_transfer(now, call, by, of, To::Sought);
-        if let Err(refusal) = self.seek(now, call, to) {
+        if let Err(refusal) = self.seek(now, call, to, Why::Transferred) {
             self.fail_transfer(now, call, refusal.status);
         }
     }
@@ -116,6 +118,38 @@ impl Worker {
         self.want(now, of, What::Join);
     }
 
+    /// Joins `of` to a leg that came to take the place of its peer.
+    pub(crate) fn transfer_to_coming(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        of: LegRef,
+        to: LegRef,
+    ) {
+        self.begin_transfer(now, call, None, of, To::Coming(to.leg));
+        self.want(now, of, What::Join);
+    }
+
+    /// Joins `of` to the peer of a leg that another worker has.
+    pub(crate) fn transfer_inside(
+        &mut self,
+        now: Instant,
+        by: LegRef,
+        of: LegRef,
+        to: Number,
+        named: &Replaces,
+    ) {
+        self.begin_transfer(now, by.call, Some(by), of, To::Sought);
+        if let Err(refusal) = self.invite_inside(now, by, to, named) {
+            self.fail_transfer(now, by.call, refusal.status);
+        }
+    }
+
+    /// Whom a call's transfer is of.
+    pub(crate) fn transferred(&self, call: CallRef) -> Option<LegRef> {
+        Some(self.calls.find(call)?.transfer.as_ref()?.of)
+    }
+
     fn begin_transfer(
         &mut self,
         now: Instant,
@@ -127,34 +161,18 @@ impl Worker {
         let number = self.next_operation();
         if let Some(entry) = self.calls.find_mut(call) {
             entry.transfer = Some(Box::new(Transfer { number, by, of, to }));
+            (entry.forwards, entry.failing) = (0, None);
         }
         if of.call != call
             && let Some(entry) = self.calls.leg_mut(of)
         {
             entry.awaited = Some(call);
         }
-        if matches!(to, To::Standing(_)) {
+        if matches!(to, To::Standing(_) | To::Coming(_)) {
             let limit = now + Duration::from_millis(JOIN_LIMIT_MS);
             self.timers.set(limit, Timer::Transfer(call, number));
         }
         self.report_transfer(now, call, 100);
-    }
-
-    /// Finds the way to who is to take over: by the tables, else control is asked.
-    fn seek(&mut self, now: Instant, call: CallRef, to: Number) -> Result<(), Refusal> {
-        let tenant = self.calls.find(call).ok_or_else(|| Refusal::status(481))?.tenant;
-        match self.agent_called(tenant, &to) {
-            Some((agent, row)) => {
-                let target = self.reach_agent(now, agent, &row)?;
-                let lease = Some(self.win_lease(now, agent, Purpose::Transfer)?);
-                self.invite_target(now, call, Target { lease, ..target })
-            }
-            None if self.control_here => {
-                self.ask_for_transfer(now, call, to);
-                Ok(())
-            }
-            None => Err(Refusal::unavailable(RETRY_AFTER_S)),
-        }
     }
 
     /// Invites who is to take over, with what the transferred party can do.
@@ -164,16 +182,36 @@ impl Worker {
         call: CallRef,
         target: Target,
     ) -> Result<(), Refusal> {
-        let leg = self.add_leg(now, call, &target)?;
-        let transfer = self.calls.find_mut(call).and_then(|entry| entry.transfer.as_mut());
-        let Some(transfer) = transfer else {
-            return Err(Refusal::status(481));
-        };
-        transfer.to = To::Invited(leg.leg);
-        let of = transfer.of;
-        self.open_media(leg)?;
+        let leg = self.add_transfer_target(now, call, &target)?;
+        let of = self.transferred(call).ok_or_else(|| Refusal::status(481))?;
         let offer = self.offer_of(of, leg)?;
-        self.send_invite(now, leg, &target, of, Some(offer))
+        let name = self.calls.leg(of).map_or(Number::EMPTY, |leg| leg.who);
+        self.send_invite_as(now, leg, &target, name, Some(offer), &[])
+    }
+
+    /// The leg of who is to take over.
+    pub(crate) fn add_transfer_target(
+        &mut self,
+        now: Instant,
+        call: CallRef,
+        target: &Target,
+    ) -> Result<LegRef, Refusal> {
+        let leg = self.add_leg(now, call, target)?;
+        if let Some(entry) = self.calls.find_mut(call)
+            && let Some(transfer) = &mut entry.transfer
+        {
+            transfer.to = To::Invited(leg.leg);
+        }
+        self.open_media(leg)?;
+        Ok(leg)
+    }
+
+    /// Nobody is invited to take over any more; somebody else is sought.
+    pub(crate) fn seek_again(&mut self, call: CallRef) {
+        let transfer = self.calls.find_mut(call).and_then(|entry| entry.transfer.as_mut());
+        if let Some(transfer) = transfer {
+            transfer.to = To::Sought;
+        }
     }
 
     /// True when the leg is one that is invited to take over.
@@ -196,8 +234,27 @@ impl Worker {
         }
     }
 
+    /// A leg that invited us takes that back: true when it wanted to take another's place.
+    pub(crate) fn cancel_coming(&mut self, now: Instant, leg: LegRef) -> bool {
+        let transfer = self.calls.find(leg.call).and_then(|call| call.transfer.as_ref());
+        let is_coming = transfer.is_some_and(|transfer| transfer.to == To::Coming(leg.leg));
+        if is_coming {
+            self.fail_transfer(now, leg.call, 487);
+        }
+        is_coming
+    }
+
     /// A leg that we invited will not come: its transfer has failed, or its call is over.
     pub(crate) fn lose_target(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
+        let status = refusal.status;
+        let why = match status {
+            486 | 600 | 603 => Some(Why::Busy),
+            404 | 408 | 410 | 480 | 500..600 => Some(Why::Unavailable),
+            _ => None,
+        };
+        if why.is_some_and(|why| self.forward_leg(now, leg, why, status)) {
+            return;
+        }
         if self.is_transfer_to(leg) {
             self.fail_transfer(now, leg.call, refusal.status);
         } else {
@@ -207,10 +264,13 @@ impl Worker {
 
     /// A transfer that is under way is refused; without one the call is.
     pub(crate) fn refuse_way(&mut self, now: Instant, call: CallRef, refusal: &Refusal) {
-        if self.calls.find(call).is_some_and(|call| call.transfer.is_some()) {
-            self.fail_transfer(now, call, refusal.status);
-        } else {
-            self.end_call(now, call, refusal);
+        let Some(entry) = self.calls.find(call) else { return };
+        match (&entry.transfer, entry.failing) {
+            (Some(_), failing) => {
+                self.fail_transfer(now, call, failing.unwrap_or(refusal.status));
+            }
+            (None, Some(status)) => self.end_call(now, call, &Refusal::status(status)),
+            (None, None) => self.end_call(now, call, refusal),
         }
     }
 
@@ -220,7 +280,7 @@ impl Worker {
         let Some(transfer) = transfer else { return };
         let (a, b) = match transfer.to {
             To::Sought => return,
-            To::Invited(leg) => (transfer.of, LegRef { call, leg }),
+            To::Invited(leg) | To::Coming(leg) => (transfer.of, LegRef { call, leg }),
             To::Standing(leg) => (transfer.of, leg),
         };
         let between = [self.peer_of(a), self.peer_of(b)];
@@ -235,6 +295,11 @@ impl Worker {
         }
         self.join(a, b);
         self.count(Counter::TransfersCompleted);
+        if matches!(transfer.to, To::Coming(_)) {
+            let described = self.calls.leg(a).map_or(Box::default(), |leg| leg.described.clone());
+            let sdp = self.sdp_for(b, &described);
+            self.answer(now, b, 200, sdp);
+        }
         for of in [a.call, b.call] {
             if let Some(entry) = self.calls.find_mut(of)
                 && entry.state != CallState::Answered
@@ -283,6 +348,11 @@ impl Worker {
                 }
             }
             To::Standing(leg) => parties.push(leg),
+            To::Coming(leg) => {
+                let leg = LegRef { call, leg };
+                self.part_leg(now, leg, &Refusal::status(status));
+                self.close_media(now, leg);
+            }
         }
         if let Some(by) = transfer.by {
             self.report(now, by, status);
@@ -398,17 +468,28 @@ impl Worker {
     /// Parts a leg from the one that it is joined to. What one of them has asked the other is over.
     fn part_from_peer(&mut self, now: Instant, leg: LegRef) {
         let Some(peer) = self.peer_of(leg) else { return };
+        for leg in [leg, peer] {
+            // RFC 3261, 14.2: "return a 491 (Request Pending) response".
+            self.answer_no(now, leg, &Refusal::status(491));
+            if let Some(cseq) = self.calls.leg_mut(leg).and_then(|leg| leg.owes_ack.take()) {
+                self.send_ack_for(leg, cseq, None);
+            }
+        }
+        self.unjoin(now, leg);
+    }
+
+    /// The same for a leg that has asked nothing of its peer.
+    pub(crate) fn unjoin(&mut self, now: Instant, leg: LegRef) {
+        let Some(peer) = self.peer_of(leg) else { return };
         self.leave_bypass(leg, media::WhyNot::NoPeer);
         self.close_video(now, leg);
         self.close_video(now, peer);
         if let Some(pair) = self.calls.leg(leg).and_then(|leg| leg.pair) {
             self.streams.unbridge(pair);
         }
-        for leg in [leg, peer] {
-            // RFC 3261, 14.2: "return a 491 (Request Pending) response".
-            self.answer_no(now, leg, &Refusal::status(491));
-            if let Some(cseq) = self.calls.leg_mut(leg).and_then(|leg| leg.owes_ack.take()) {
-                self.send_ack_for(leg, cseq, None);
+        for (leg, peer) in [(leg, peer), (peer, leg)] {
+            if self.calls.leg(peer).is_some_and(|peer| peer.held) {
+                self.tell(Event::Held { call: leg.call, leg: leg.leg, on: false });
             }
             if let Some(entry) = self.calls.leg_mut(leg) {
                 entry.joined = None;
@@ -456,8 +537,10 @@ impl Worker {
     fn joins(&self, leg: LegRef) -> Option<LegRef> {
         let transfer = self.calls.find(self.transferring(leg)?)?.transfer.as_ref()?;
         match transfer.to {
-            To::Standing(to) if transfer.of == leg => Some(to),
-            _ => None,
+            _ if transfer.of != leg => None,
+            To::Standing(to) => Some(to),
+            To::Coming(to) => Some(LegRef { call: self.transferring(leg)?, leg: to }),
+            To::Sought | To::Invited(_) => None,
         }
     }
 
@@ -476,8 +559,11 @@ impl Worker {
         }
         match (self.joins(leg), self.transferring(leg)) {
             (Some(other), Some(call)) => {
+                let stands = self.calls.leg(other).is_some_and(|leg| leg.invited.is_none());
                 self.complete_transfer(now, call);
-                self.want(now, other, What::Tell);
+                if stands {
+                    self.want(now, other, What::Tell);
+                }
             }
             // It came to nothing meanwhile; what was agreed on goes on with whom it is joined to.
             _ => self.want(now, leg, What::Tell),

@@ -1,4 +1,4 @@
-//! `call ...`: orders for the media of a call that stands.
+//! `call ...`: orders for a call that stands, or that is to begin.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,6 +24,10 @@ pub enum CallCommand {
     Mix(Mix),
     /// Take a leg out of its mix, back to the other leg of its call
     Leave(OnLeg),
+    /// Give a leg's peer to somebody else
+    Transfer(Transfer),
+    /// Call an agent's phone, and then a number
+    Dial(Dial),
     /// End a call
     HangUp(HangUp),
 }
@@ -139,6 +143,36 @@ pub struct Mix {
     /// Whom a whisper is for
     #[arg(long = "to", value_name = "CALL[:LEG]", required_if_eq("role", "whisper"))]
     pub listener: Option<Leg>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub to: To,
+}
+
+/// `call transfer`
+#[derive(Debug, Args)]
+pub struct Transfer {
+    /// The call as `jackfield calls` prints it, and the leg whose peer is given away; without one the caller's, 0
+    #[arg(value_name = "CALL[:LEG]")]
+    pub leg: Leg,
+    /// The number that takes over
+    pub number: String,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub to: To,
+}
+
+/// `call dial`
+#[derive(Debug, Args)]
+pub struct Dial {
+    /// The agent's number, whose phone rings first
+    #[arg(long, value_name = "NUMBER")]
+    pub from: String,
+    /// The number that is called then
+    #[arg(long = "to", value_name = "NUMBER")]
+    pub number: String,
+    /// The agent's tenant; needed where there are several
+    #[arg(long, value_name = "NAME", default_value = "-", hide_default_value = true)]
+    pub tenant: String,
     /// Whom to ask.
     #[command(flatten)]
     pub to: To,

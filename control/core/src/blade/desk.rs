@@ -1,11 +1,12 @@
-use abi::{CallState, LegRow, Party};
-use base::{AgentSlot, CallRef, CcbId, Instant};
+use abi::{CallState, LegRow, LegState, Party};
+use base::{AgentSlot, CallRef, CcbId, Instant, TenantId};
 
 use super::side::{self, Side};
 use super::{Blade, Entry};
 use crate::calls::{Call, Changed};
 use crate::login::{Change, Desk, End, LoginKey, Phone, Step};
 use crate::message::{CallEvent, CallRecord, CloseReason, DeskMessage, Ender, LegRecord, Output};
+use crate::routes::Forwards;
 
 impl Blade {
     /// A desk attaches to its login, first or again (S1-063).
@@ -203,7 +204,8 @@ impl Blade {
                 continue;
             };
             let event = event_of(call.row.state(), leg);
-            let before = changed.before.and_then(|state| event_of(state, leg));
+            let was = changed.legs_before.iter().find(|was| was.leg == leg.leg);
+            let before = changed.before.zip(was).and_then(|(state, was)| event_of(state, was));
             if let Some(event) = event.filter(|event| Some(*event) != before) {
                 out.push(Output::Desk { socket, message: message_of(event, call, leg) });
             }
@@ -212,6 +214,14 @@ impl Blade {
 }
 
 impl Entry {
+    /// Takes what the rules say of the number.
+    pub(super) fn mark(&mut self, tenant: TenantId, forwards: &Forwards) {
+        let mut row = abi::AgentRow::default();
+        row.set_number(base::Text::new(self.record.number.as_bytes()).unwrap_or_default());
+        forwards.mark(tenant, &mut row);
+        self.forwards = (row.forwards, row.no_answer_s);
+    }
+
     /// The row of this login.
     pub(super) fn row(&self, login: LoginKey) -> abi::AgentRow {
         let cti_state = match self.login.desk {
@@ -229,6 +239,8 @@ impl Entry {
             cti_state: cti_state.into(),
             agent_type: self.record.agent_type,
             cti_since: self.login.desk_since.as_nanos(),
+            forwards: self.forwards.0,
+            no_answer_s: self.forwards.1,
             ..abi::AgentRow::default()
         };
         row.set_number(base::Text::new(self.record.number.as_bytes()).unwrap_or_default());
@@ -238,10 +250,15 @@ impl Entry {
     }
 }
 
-/// What the agent of that leg sees of a call in that state. Leg 0 is the caller's.
+/// What the agent of that leg sees of a call in that state. Leg 0 is the caller's; one behind the first two came
+/// by forwarding or a transfer, and rings while others talk.
 fn event_of(state: CallState, leg: &LegRow) -> Option<CallEvent> {
     match state {
         CallState::Free => None,
+        _ if leg.state() == LegState::Ended => Some(CallEvent::ConnectionCleared),
+        CallState::Answered if leg.leg > 1 && leg.state() != LegState::Answered => {
+            Some(CallEvent::Delivered)
+        }
         CallState::Asked | CallState::Calling => (leg.leg == 0).then_some(CallEvent::Originated),
         CallState::Ringing => Some(CallEvent::Delivered),
         CallState::Answered => Some(CallEvent::Established),

@@ -61,7 +61,7 @@ impl Blade {
         let region = side.region().ok_or(LoginRefusal::NoCcb)?;
         let left = left.filter(|left| left.0 == ccb).and_then(|left| side.slots.take_left(left.1));
         let slot = left.or_else(|| side.slots.take()).ok_or(LoginRefusal::NoCcb)?;
-        let entry = Entry {
+        let mut entry = Entry {
             login: Login::granted(now),
             record,
             ccb,
@@ -69,7 +69,9 @@ impl Blade {
             location,
             ha1: request.ha1,
             phone_at: None,
+            forwards: (0, 0),
         };
+        entry.mark(login.tenant, &self.forwards);
         if !write_login(&region, login, &entry) {
             clear_login(&region, login, &entry, AgentState::Empty);
             side.slots.give_back(slot);
@@ -183,7 +185,7 @@ impl Blade {
         let is_registered = phone.is_registered()
             && phone.epoch == row.login_epoch
             && phone.expires_at > now.as_nanos();
-        let entry = Entry {
+        let mut entry = Entry {
             login: Login::rebuilt(
                 Instant::from_nanos(row.granted_at),
                 row.cti_state() != CtiState::None,
@@ -203,6 +205,7 @@ impl Blade {
             location: row.location().unwrap_or_default(),
             ha1: Ha1 { md5: secret.ha1_md5, sha256: secret.ha1_sha256 },
             phone_at: is_registered.then(|| phone.addr()),
+            forwards: (0, 0),
         };
         let agent = (login.tenant, login.agent);
         let other = self.newest.get(&agent).copied();
@@ -217,6 +220,7 @@ impl Blade {
             side.forget(now, slot, login.epoch, out);
             return;
         }
+        entry.mark(login.tenant, &self.forwards);
         write_login(region, login, &entry);
         side.by_slot.insert(slot, login);
         self.count(ccb, None, Some(&entry.login));

@@ -44,6 +44,8 @@ pub(super) struct Side {
     /// Calls that an order took from their service: it is over for them, also after a restart of the
     /// data plane.
     pub(super) taken: BTreeSet<CallRef>,
+    /// Legs that hear music, since their peers hold them.
+    pub(super) held: BTreeSet<(CallRef, u8)>,
     /// The mix that each leg is in, by the orders that were done.
     mixes: BTreeMap<(CallRef, u8), u32>,
     /// Since when `mixes` is all that there is: calls that are older may be in one that it does not know.
@@ -120,6 +122,8 @@ pub struct Counts {
     pub asked_rejected: u64,
     /// Calls asked about and given a service of the data plane.
     pub asked_served: u64,
+    /// Questions that a forwarding rule answered.
+    pub asked_forwarded: u64,
     /// Digits that were pressed, as events.
     pub digits: u64,
     /// Changes of a spool's state, as events.
@@ -226,6 +230,7 @@ impl Side {
             counts: Counts::default(),
             served: BTreeSet::new(),
             taken: BTreeSet::new(),
+            held: BTreeSet::new(),
             mixes: BTreeMap::new(),
             mixes_since: Instant::ZERO,
             spool: BTreeMap::new(),
@@ -381,6 +386,7 @@ impl Side {
     /// A data plane that restarted mixes and plays nothing, and its spool begins anew.
     fn forget_media(&mut self) {
         self.served.clear();
+        self.held.clear();
         self.mixes.clear();
         self.spool.clear();
         self.trunks = Trunks::default();
@@ -504,6 +510,7 @@ impl Side {
     pub(super) fn forget_call(&mut self, call: CallRef) {
         self.served.remove(&call);
         self.taken.remove(&call);
+        self.held.retain(|(held, _)| *held != call);
         let legs = self.mixes.range((call, 0)..=(call, u8::MAX)).map(|(leg, _)| *leg);
         for leg in legs.collect::<Vec<_>>() {
             self.mixes.remove(&leg);

@@ -10,6 +10,7 @@ use abi::{
     EventSender, Layout, LegRow, LegState, LocationRow, OpResult, RegistrationRow, UnregisterCause,
 };
 
+mod forwards;
 mod orders;
 
 const WORKERS: u8 = 2;
@@ -256,12 +257,18 @@ impl World {
 
 fn provision() -> Provision {
     Provision {
-        tenants: vec![TenantRecord { id: TENANT, name: "demo".into(), realm: "r".into() }],
+        tenants: vec![TenantRecord {
+            id: TENANT,
+            name: "demo".into(),
+            realm: "r".into(),
+            hold_music: None,
+        }],
         trunks: vec![TrunkRecord {
             tenant: TENANT,
             name: "t".into(),
             net: "10.1.0.0/16".parse().expect("a network"),
         }],
+        forwards: Vec::new(),
         options_s: 0,
         routes: vec![Route {
             tenant: TENANT,
@@ -769,7 +776,7 @@ fn a_number_that_is_no_agents_goes_by_its_prefix_and_no_trunk_may_use_a_trunk() 
         let (op, location) = (at as u64 + 50, LocationId(0));
         world.planes[0].event(
             0,
-            Event::Asked { op, call, tenant: TENANT, caller, location },
+            Event::Asked { op, call, tenant: TENANT, caller, location, why: abi::Why::Called },
             number,
         );
         world.give(Input::Pump);
@@ -796,8 +803,14 @@ fn commands_wait_for_room_in_their_order() {
     let agent = Party::Agent(AgentSlot(0), 1);
     for op in 0..40 {
         let call = CallRef { slot: 0, generation: op as u32 };
-        let event =
-            Event::Asked { op, call, tenant: TENANT, caller: agent, location: LocationId(0) };
+        let event = Event::Asked {
+            op,
+            call,
+            tenant: TENANT,
+            caller: agent,
+            location: LocationId(0),
+            why: abi::Why::Called,
+        };
         world.planes[0].event(0, event, b"9");
         world.give(Input::Pump);
     }
@@ -1000,7 +1013,8 @@ fn trunks_of_routes_are_watched_and_calls_go_to_one_that_is_up() {
     let dialled = |world: &mut World| {
         let call = CallRef { slot: 0, generation: 1 };
         let (caller, location) = (Party::Agent(AgentSlot(0), 1), LocationId(0));
-        let asked = Event::Asked { op: 5, call, tenant: TENANT, caller, location };
+        let asked =
+            Event::Asked { op: 5, call, tenant: TENANT, caller, location, why: abi::Why::Called };
         world.planes[0].event(0, asked, b"95");
         let out = world.give(Input::Pump);
         let commands = world.planes[0].commands(0);

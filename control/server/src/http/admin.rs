@@ -14,7 +14,7 @@ use control_core::{CcbView, Counts, End, LoginView, OpOutcome, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, orders, traces};
+use super::{ApiError, App, forwards, orders, traces};
 use crate::directory::Identity;
 use crate::records::RecordState;
 use crate::{clock, records};
@@ -25,7 +25,12 @@ pub fn router(app: App) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/agents", get(agents))
         .route("/v1/agents/{tenant}/{agent}/logout", post(logout))
-        .route("/v1/calls", get(calls))
+        .route("/v1/calls", get(calls).post(forwards::dial))
+        .route("/v1/calls/{call}/legs/{leg}/transfer", post(forwards::transfer))
+        .route("/v1/tenants/{tenant}/forwards", get(forwards::list))
+        .route("/v1/tenants/{tenant}/forwards/{number}", post(forwards::set))
+        .route("/v1/tenants/{tenant}/forwards/{number}/remove", post(forwards::remove))
+        .route("/v1/tenants/{tenant}/hold-music", post(forwards::hold_music))
         .route("/v1/calls/{call}/release", post(release))
         .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
         .route("/v1/ccbs/{ccb}/calls/{call}/release", post(release_on))
@@ -111,6 +116,7 @@ fn counts_json(counts: &Counts) -> Value {
         "asked_dialled": counts.asked_dialled,
         "asked_rejected": counts.asked_rejected,
         "asked_served": counts.asked_served,
+        "asked_forwarded": counts.asked_forwarded,
         "digits": counts.digits,
         "spool_changes": counts.spool_changes,
         "leases_expired": counts.leases_expired,

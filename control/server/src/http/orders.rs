@@ -42,7 +42,7 @@ impl RecordingNumbers {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OnCcb {
-    ccb: Option<u16>,
+    pub ccb: Option<u16>,
 }
 
 /// The body of a request.
@@ -148,7 +148,7 @@ pub async fn order(
 }
 
 /// The CCB that has the call, and the call's serial number.
-async fn find(app: &App, call: CallRef, on: Option<u16>) -> Result<(CcbId, u64), ApiError> {
+pub async fn find(app: &App, call: CallRef, on: Option<u16>) -> Result<(CcbId, u64), ApiError> {
     let found = app.blade.look(move |blade, _| {
         let ccbs = blade.cdm().iter().map(|(ccb, _)| ccb);
         let ccbs = ccbs.filter(|ccb| on.is_none_or(|on| ccb.0 == on));

@@ -53,6 +53,21 @@ fn command() -> impl Strategy<Value = Command> {
             ask,
             call
         }),
+        (any::<(u64, u64)>(), call()).prop_map(|((op, ask), call)| Command::Forward {
+            op,
+            ask,
+            call
+        }),
+        (any::<(u64, u8)>(), call()).prop_map(|((op, leg), call)| Command::Transfer {
+            op,
+            call,
+            leg
+        }),
+        any::<(u64, u32, u32)>().prop_map(|(op, agent, epoch)| Command::Originate {
+            op,
+            agent: AgentSlot(agent),
+            epoch,
+        }),
         (any::<(u64, u8)>(), call(), order())
             .prop_map(|((op, leg), call, order)| { Command::Media { op, call, leg, order } }),
     ]

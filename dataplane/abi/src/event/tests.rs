@@ -63,15 +63,17 @@ fn event() -> impl Strategy<Value = Event> {
         (any::<(u32, u32)>(), 0..3usize).prop_map(move |((agent, epoch), cause)| {
             Event::Unregistered { agent: AgentSlot(agent), epoch, cause: causes[cause] }
         }),
-        (any::<(u64, u32, u8)>(), call(), party()).prop_map(
-            |((op, tenant, location), call, caller)| Event::Asked {
+        (any::<(u64, u32, u8)>(), call(), party(), 1..=7u32).prop_map(
+            |((op, tenant, location), call, caller, why)| Event::Asked {
                 op,
                 call,
                 tenant: TenantId(tenant),
                 caller,
                 location: LocationId(location),
+                why: Why::of(why).expect("one of them"),
             }
         ),
+        (any::<(u8, bool)>(), call()).prop_map(|((leg, on), call)| Event::Held { call, leg, on }),
         (any::<(u64, u16)>(), call(), select).prop_map(|((serial, cause), call, state)| {
             Event::CallChanged { call, serial, state, cause }
         }),

@@ -14,7 +14,7 @@ use sip::digest::{Algorithm, ha1};
 use sip::wire;
 use worker::{
     BypassNews, Config, Effect, FlowSpec, FlowStats, Input, Limits, Location, MediaConfig, Packet,
-    PairId, Passed, Recovery, SocketSlot, Verdict, Worker, recover,
+    PairId, Recovery, SocketSlot, Verdict, Worker, recover,
 };
 
 pub const TRUNK: &str = "10.9.0.1:5060";
@@ -28,7 +28,7 @@ pub struct House {
     config: Config,
     /// Whether ports can be bound.
     pub binds: bool,
-    worker: Worker,
+    workers: Vec<Worker>,
     pub now: Instant,
     sent: VecDeque<(SocketAddr, String)>,
     agents: u32,
@@ -58,9 +58,23 @@ impl House {
     }
 
     pub fn with(limits: Limits, media: MediaConfig) -> House {
+        House::of(1, limits, media)
+    }
+
+    /// A house of two workers.
+    pub fn of_two() -> House {
+        House::of(2, Limits::default(), MediaConfig::default())
+    }
+
+    /// The same, with these limits.
+    pub fn of_two_limited(limits: Limits) -> House {
+        House::of(2, limits, MediaConfig::default())
+    }
+
+    fn of(workers: u8, limits: Limits, media: MediaConfig) -> House {
         let layout = Layout {
             ccb: CcbId(1),
-            workers: 1,
+            workers,
             agents: 16,
             calls_per_worker: 8,
             legs_per_worker: 24,
@@ -80,7 +94,7 @@ impl House {
         region.trunks().write(0, &trunk);
         let config = Config {
             id: WorkerId(0),
-            workers: 1,
+            workers,
             ccb: CcbId(1),
             locations: vec![Location {
                 name: "local".into(),
@@ -97,12 +111,11 @@ impl House {
         };
         let now = Instant::from_nanos(1_000_000_000);
         recover(&region, &config, now);
-        let worker = Worker::new(config.clone(), region.clone(), now);
         let mut house = House {
             region,
             config,
             binds: true,
-            worker,
+            workers: Vec::new(),
             now,
             sent: VecDeque::new(),
             agents: 0,
@@ -113,7 +126,7 @@ impl House {
             spooled: Vec::new(),
             mirrored: Vec::new(),
         };
-        house.input(Input::Timeout);
+        house.begin();
         house
     }
 
@@ -124,8 +137,7 @@ impl House {
         self.config.seed[0] += 1;
         self.region.header().start_data_plane(Process { pid: 1, start_time: 1 }, self.now);
         let found = recover(&self.region, &self.config, self.now);
-        self.worker = Worker::new(self.config.clone(), self.region.clone(), self.now);
-        self.input(Input::Timeout);
+        self.begin();
         found
     }
 
@@ -137,7 +149,7 @@ impl House {
 
     /// There is a capture server.
     pub fn capture(&mut self) {
-        self.worker.capture();
+        self.workers.iter_mut().for_each(Worker::capture);
     }
 
     pub fn region(&self) -> &Region {
@@ -149,7 +161,7 @@ impl House {
     }
 
     pub fn recovered_pairs(&self) -> usize {
-        self.worker.recovered_pairs().count()
+        self.workers.iter().map(|worker| worker.recovered_pairs().count()).sum()
     }
 
     /// Logs an agent in whose phone has that secret.
@@ -196,11 +208,11 @@ impl House {
     }
 
     pub fn attach_control(&mut self) {
-        self.input(Input::ControlHere);
+        (0..self.workers.len()).for_each(|worker| self.input_to(worker, Input::ControlHere));
     }
 
     pub fn lose_control(&mut self) {
-        self.input(Input::ControlGone);
+        (0..self.workers.len()).for_each(|worker| self.input_to(worker, Input::ControlGone));
     }
 
     /// An RTP packet comes to a port pair.
@@ -213,7 +225,7 @@ impl House {
         let len = bytes.len();
         let mut packet = Packet::new(&mut bytes, 0..len);
         let from = from.parse().expect("an address");
-        self.worker.forward(self.now, PairId(pair).rtp(), from, &mut packet)
+        self.workers[0].forward(self.now, PairId(pair).rtp(), from, &mut packet)
     }
 
     /// Any datagram comes to a port pair.
@@ -221,7 +233,7 @@ impl House {
         let len = bytes.len();
         let mut packet = Packet::new(&mut bytes, 0..len);
         let from = from.parse().expect("an address");
-        self.worker.forward(self.now, PairId(pair).rtp(), from, &mut packet)
+        self.workers[0].forward(self.now, PairId(pair).rtp(), from, &mut packet)
     }
 
     /// What the bypass says.
@@ -231,7 +243,7 @@ impl House {
 
     /// The bypass will say this of any stream.
     pub fn bypass_counts(&mut self, stats: FlowStats) {
-        self.worker.count_bypass_by(Box::new(move |_| Some(stats)));
+        self.workers[0].count_bypass_by(Box::new(move |_| Some(stats)));
     }
 
     /// A prompt was read, or is not there.
@@ -251,8 +263,15 @@ impl House {
     }
 
     pub fn command(&mut self, command: Command, blob: &[u8]) {
-        let _wake = self.region.command_sender(WorkerId(0)).push(&command, blob).expect("room");
-        self.input(Input::Commands);
+        let call = match command {
+            Command::Dial { call, .. }
+            | Command::Reject { call, .. }
+            | Command::Release { call, .. } => Some(call),
+            _ => None,
+        };
+        let worker = call.and_then(|call| self.region.calls().owner(call.slot)).unwrap_or_default();
+        let _wake = self.region.command_sender(worker).push(&command, blob).expect("room");
+        self.input_to(usize::from(worker.0), Input::Commands);
     }
 
     pub fn send(&mut self, from: &str, text: &str) {
@@ -270,17 +289,45 @@ impl House {
         (0..times).for_each(|_| self.input(Input::Load(busy)));
     }
 
+    fn what_is_there(&self) -> String {
+        self.workers.iter().map(Worker::load).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The workers of a new incarnation.
+    fn begin(&mut self) {
+        self.workers.clear();
+        for id in 0..self.config.workers {
+            let mut config = Config { id: WorkerId(id), ..self.config.clone() };
+            config.seed[1] = id;
+            self.workers.push(Worker::new(config, self.region.clone(), self.now));
+        }
+        for worker in 0..self.workers.len() {
+            self.input_to(worker, Input::Timeout);
+        }
+    }
+
     fn input(&mut self, input: Input<'_>) {
+        self.input_to(0, input);
+    }
+
+    fn input_to(&mut self, worker: usize, input: Input<'_>) {
         let mut effects = Vec::new();
-        self.worker.handle(self.now, input, &mut effects);
+        self.workers[worker].handle(self.now, input, &mut effects);
+        let own = "127.0.0.1:5060".parse().expect("an address");
         for effect in effects {
             match effect {
                 Effect::Sip { to, datagram, .. } => {
                     let text = String::from_utf8(datagram.to_vec()).expect("we write text");
                     wire::lex(text.as_bytes()).expect("we write SIP");
-                    self.sent.push_back((to, text));
+                    match to == own {
+                        // What the kernel gives back to us.
+                        true => self.send("127.0.0.1:5060", &text),
+                        false => self.sent.push_back((to, text)),
+                    }
                 }
-                Effect::Bind { pair, .. } => self.input(Input::Bound { pair, ok: self.binds }),
+                Effect::Bind { pair, .. } => {
+                    self.input_to(worker, Input::Bound { pair, ok: self.binds });
+                }
                 Effect::Close { .. } | Effect::WakeControl => {}
                 Effect::Mirror(copy) => self.mirrored.push(*copy),
                 Effect::Media { socket, to, packet } => self.made.push((socket, to, packet)),
@@ -288,21 +335,23 @@ impl House {
                 Effect::LeaveBypass { pair } => self.leaving.push(pair),
                 Effect::Load { name } => self.loading.push(name.as_str().to_owned()),
                 Effect::Spool { block } => self.spooled.extend(block),
-                Effect::Mesh { passed: passed @ Passed::Mix(_), .. } => {
-                    self.input(Input::Mesh(passed));
+                Effect::Mesh { to, passed } => {
+                    self.input_to(usize::from(to.0), Input::Mesh(passed));
                 }
                 // Connections are tested where there are any.
                 Effect::Watch { .. } => {}
-                Effect::Mesh { .. } => panic!("there is one worker"),
             }
         }
     }
 
     pub fn pass_ms(&mut self, ms: u64) {
         let until = self.now + Duration::from_millis(ms);
-        while let Some(deadline) = self.worker.deadline().filter(|deadline| *deadline <= until) {
+        loop {
+            let due = |(at, worker): (usize, &Worker)| Some((worker.deadline()?, at));
+            let next = self.workers.iter().enumerate().filter_map(due).min();
+            let Some((deadline, worker)) = next.filter(|(at, _)| *at <= until) else { break };
             self.now = self.now.max(deadline);
-            self.input(Input::Timeout);
+            self.input_to(worker, Input::Timeout);
         }
         self.now = until;
     }
@@ -333,11 +382,12 @@ impl House {
     }
 
     pub fn events(&mut self) -> Vec<Event> {
-        let mut receiver = self.region.event_receiver(WorkerId(0));
-        let mut blob = Vec::new();
-        let mut events = Vec::new();
-        while let Some(event) = receiver.pop(&mut blob) {
-            events.push(event.expect("sane").value);
+        let (mut blob, mut events) = (Vec::new(), Vec::new());
+        for worker in 0..self.config.workers {
+            let mut receiver = self.region.event_receiver(WorkerId(worker));
+            while let Some(event) = receiver.pop(&mut blob) {
+                events.push(event.expect("sane").value);
+            }
         }
         events
     }
@@ -371,7 +421,7 @@ impl House {
     }
 
     pub fn transactions(&self) -> usize {
-        self.worker.transactions()
+        self.workers.iter().map(Worker::transactions).sum()
     }
 
     pub fn calls(&self) -> Vec<(u32, CallRow)> {
@@ -380,11 +430,11 @@ impl House {
 
     /// No call, port, lease or transaction is left, and each ended call has a whole row.
     pub fn what_is_left(&self) -> Result<(), String> {
-        let (held, transactions) = (self.region.leases().held(), self.worker.transactions());
-        if !self.worker.is_idle() || held != 0 || transactions != 0 {
+        let (held, transactions) = (self.region.leases().held(), self.transactions());
+        if !self.workers.iter().all(Worker::is_idle) || held != 0 || transactions != 0 {
             return Err(format!(
                 "{}, {held} words, {transactions} transactions",
-                self.worker.load()
+                self.what_is_there()
             ));
         }
         let over = |row: &CallRow| matches!(row.state(), CallState::Free | CallState::Ended);
@@ -396,7 +446,11 @@ impl House {
 
     /// The same but for transactions, which outlive their calls, and nothing unexpected was sent.
     pub fn expect_nothing_left(&mut self) {
-        assert!(self.worker.is_idle(), "something is left: {}", self.worker.load());
+        assert!(
+            self.workers.iter().all(Worker::is_idle),
+            "something is left: {}",
+            self.what_is_there()
+        );
         assert_eq!(self.region.leases().held(), 0, "a lease word is held");
         for (_, row) in self.calls() {
             assert!(

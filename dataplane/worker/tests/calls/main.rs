@@ -5,6 +5,7 @@ mod corners;
 mod deaths;
 mod extensions;
 mod flows;
+mod forwards;
 mod house;
 mod info;
 mod media;

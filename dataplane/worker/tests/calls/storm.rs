@@ -27,12 +27,12 @@ impl Storm {
         let mut rng = Rng::from_number(seed);
         let is_calm = rng.chance(40);
         let is_full = !is_calm && rng.chance(30);
-        let limits = if is_full {
-            Limits { transactions: 12, ..Limits::default() }
-        } else {
-            Limits::default()
+        let small = Limits { transactions: 12, ..Limits::default() };
+        let limits = if is_full { small } else { Limits::default() };
+        let mut house = match rng.chance(30) {
+            true => House::of_two_limited(limits),
+            false => House::limited(limits),
         };
-        let mut house = House::limited(limits);
         house.attach_control();
         house.register("1001", AGENT_A);
         house.register("1002", AGENT_B);

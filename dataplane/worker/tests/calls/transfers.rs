@@ -753,3 +753,239 @@ fn nobody_gives_away_what_is_not_theirs() {
     hang_up(&mut house, &ok, "c1", 3, AGENT_A);
     drop(asked);
 }
+
+/// The second agent's phone in the place of the first's in the call with the trunk.
+fn replacing_invite(invite: &str, extra: &str) -> String {
+    let tag = header(invite, "From: ").split_once(";tag=").expect("a tag").1;
+    let call_id = header(invite, "Call-ID: ");
+    format!("Replaces: {call_id};to-tag={tag};from-tag=t1{extra}\r\nRequire: replaces")
+}
+
+/// Sends the second agent's INVITE with those lines, and takes our 100 to it.
+fn replace(house: &mut House, phone: &str, agent: &str, lines: &str, sdp: bool) -> String {
+    house.send(phone, &plain_invite(phone, agent, "1001", "r1", 1));
+    let challenged = house.next_to(phone);
+    let value = header(&challenged, "WWW-Authenticate: ").as_bytes().to_vec();
+    let challenge = Challenge::parse(&value).expect("a challenge");
+    let user = format!("{agent}.demo");
+    let proof = answer(&challenge, &user, "secret", b"INVITE", b"sip:127.0.0.1", 1, "c");
+    let proof = String::from_utf8(proof).expect("text");
+    let lines = format!("{lines}\r\nAuthorization: {proof}\r\nMax-Forwards: 70");
+    let mut invite =
+        plain_invite(phone, agent, "1001", "r1", 2).replace("Max-Forwards: 70", &lines);
+    if !sdp {
+        let length = format!("Content-Length: {}", OFFER.len());
+        let typed = "Content-Type: application/sdp\r\n";
+        invite = invite.replace(OFFER, "").replace(&length, "Content-Length: 0").replace(typed, "");
+    }
+    house.send(phone, &invite);
+    let first = house.next_to(phone);
+    if first.starts_with("SIP/2.0 100 ") { invite } else { first }
+}
+
+#[test]
+fn a_phone_takes_the_place_of_another() {
+    for offers in [true, false] {
+        let mut house = House::new();
+        house.register("1001", AGENT_A);
+        house.register("1002", AGENT_B);
+        let (invite, ok) = house.call_through("1001", AGENT_A, "c1");
+        replace(&mut house, AGENT_B, "1002", &replacing_invite(&invite, ""), offers);
+        let change = house.next_to(TRUNK);
+        assert!(change.starts_with("INVITE ") && change.contains("m=audio "), "{change}");
+        house.reply(TRUNK, &change, 200, "", Some(OFFER));
+        assert!(house.next_to(TRUNK).starts_with("ACK "));
+        let taken = house.next_to(AGENT_B);
+        assert!(taken.starts_with("SIP/2.0 200 ") && taken.contains("m=audio "), "{taken}");
+        let bye = house.next_to(AGENT_A);
+        assert!(bye.starts_with("BYE "), "{bye}");
+        house.reply(AGENT_A, &bye, 200, "", None);
+        let ack = within("ACK", AGENT_B, &taken, 2);
+        let sdp = if offers { String::new() } else { OFFER_B.to_owned() };
+        let body =
+            format!("Content-Type: application/sdp\r\nContent-Length: {}\r\n\r\n{sdp}", sdp.len());
+        house.send(AGENT_B, &ack.replace("Content-Length: 0\r\n\r\n", &body));
+        assert_eq!(shares(&house), [0, 1]);
+        let rows = house.legs();
+        assert_eq!(rows.len(), 2);
+        // Both are heard where they said.
+        let (trunk, taker) = ((rows[0].rtp_port - 30_000) / 2, (rows[1].rtp_port - 30_000) / 2);
+        let to = if offers { "203.0.113.9:4000" } else { "203.0.113.20:4100" };
+        let verdict = (0..8).map(|n| house.rtp(trunk, "203.0.113.9:4000", n)).last();
+        let to = to.parse().expect("an address");
+        let is_sent = |verdict: &Verdict| matches!(verdict, Verdict::Send { socket, to: at } if socket.pair().0 == taker && *at == to);
+        assert!(verdict.as_ref().is_some_and(is_sent), "{verdict:?}");
+        let bye = house.within("BYE", &ok, "c1", 2, None);
+        house.send(TRUNK, &bye);
+        house.next_to(TRUNK);
+        let bye = house.next_to(AGENT_B);
+        assert!(bye.starts_with("BYE ") && header(&bye, "Call-ID: ") == "r1", "{bye}");
+        house.reply(AGENT_B, &bye, 200, "", None);
+        house.expect_nothing_left();
+    }
+}
+
+#[test]
+fn a_phone_moves_its_own_call() {
+    let mut house = House::new();
+    house.register("1001", AGENT_A);
+    let (invite, _) = house.call_through("1001", AGENT_A, "c1");
+    replace(&mut house, AGENT_B, "1001", &replacing_invite(&invite, ""), true);
+    assert_eq!(shares(&house)[0], 2);
+    let change = house.next_to(TRUNK);
+    house.reply(TRUNK, &change, 200, "", Some(OFFER));
+    assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 200 "));
+    let bye = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &bye, 200, "", None);
+    assert_eq!(shares(&house)[0], 1);
+}
+
+#[test]
+fn a_place_that_cannot_be_taken_stays() {
+    let no_dialog = "Replaces: x;to-tag=0.1.0.1;from-tag=2";
+    let twice = "Replaces: x;to-tag=1;from-tag=2\r\nReplaces: y;to-tag=1;from-tag=2";
+    for (lines, status) in [
+        (Some(no_dialog), "481"),
+        (Some("Replaces: nonsense"), "400"),
+        (Some(twice), "400"),
+        (Some("Replaces: x;to-tag=1;from-tag=2\r\nJoin: x;to-tag=1;from-tag=2"), "400"),
+        (Some("Require: replaces, 100rel, join"), "420"),
+        (None, "486"),
+    ] {
+        let mut house = House::new();
+        house.register("1001", AGENT_A);
+        house.register("1002", AGENT_B);
+        let (invite, ok) = house.call_through("1001", AGENT_A, "c1");
+        let early = replacing_invite(&invite, ";early-only");
+        let refused = replace(&mut house, AGENT_B, "1002", lines.unwrap_or(&early), true);
+        assert!(refused.starts_with(&format!("SIP/2.0 {status} ")), "{lines:?}: {refused}");
+        let hangs = house.within("BYE", &ok, "c1", 2, None);
+        house.send(TRUNK, &hangs);
+        house.next_to(TRUNK);
+        let bye = house.next_to(AGENT_A);
+        house.reply(AGENT_A, &bye, 200, "", None);
+        house.run_out();
+        house.expect_nothing_left();
+    }
+}
+
+#[test]
+fn who_comes_in_another_s_place_may_be_refused_or_give_up() {
+    for gives_up in [true, false] {
+        let mut house = House::new();
+        house.register("1001", AGENT_A);
+        house.register("1002", AGENT_B);
+        let (invite, ok) = house.call_through("1001", AGENT_A, "c1");
+        let sent = replace(&mut house, AGENT_B, "1002", &replacing_invite(&invite, ""), true);
+        let change = house.next_to(TRUNK);
+        if gives_up {
+            let length = format!("Content-Length: {}", OFFER.len());
+            let cancel = sent.replace("INVITE", "CANCEL").replace(OFFER, "");
+            let cancel = cancel.replace(&length, "Content-Length: 0");
+            house.send(AGENT_B, &cancel.replace("Require: replaces\r\n", ""));
+            let answers = house.drain_to(AGENT_B);
+            assert!(answers.iter().any(|text| text.starts_with("SIP/2.0 487 ")), "{answers:?}");
+            house.reply(TRUNK, &change, 200, "", Some(OFFER));
+        } else {
+            house.reply(TRUNK, &change, 488, "", None);
+            assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 488 "));
+        }
+        assert!(house.next_to(TRUNK).starts_with("ACK "));
+        house.run_out();
+        assert_eq!(shares(&house), [1, 0]);
+        assert_eq!(house.legs().len(), 2);
+        hang_up(&mut house, &ok, "c1", 2, AGENT_A);
+    }
+}
+
+/// Call-IDs of two calls on two workers.
+fn apart() -> [String; 2] {
+    [0, 1].map(|worker| {
+        let mut names = (0..).map(|n| format!("c{n}"));
+        names.find(|name| base::owner(name.as_bytes(), 2).0 == worker).expect("some")
+    })
+}
+
+#[test]
+fn calls_of_two_workers_are_joined() {
+    // Who ends it, and whether the process dies meanwhile.
+    for (ends, dies) in [("caller", false), ("asked", false), ("caller", true)] {
+        let mut house = House::of_two();
+        house.register("1001", AGENT_A);
+        house.register("1002", AGENT_B);
+        let [first, second] = apart();
+        let (invite, ok) = house.call_through("1001", AGENT_A, &first);
+        invite_from(&mut house, AGENT_A, "1001", "1002", &second);
+        assert!(house.next_to(AGENT_A).starts_with("SIP/2.0 100 "));
+        let asked = house.next_to(AGENT_B);
+        house.reply(AGENT_B, &asked, 200, "t2", Some(OFFER_B));
+        assert!(house.next_to(AGENT_B).starts_with("ACK "));
+        let answered = house.next_to(AGENT_A);
+        house.send(AGENT_A, &within("ACK", AGENT_A, &answered, 2));
+        assert_eq!(shares(&house), [2, 1], "two workers share a word");
+
+        let text = refer(&house, &invite, 2, &replacing(&answered, ""));
+        house.send(AGENT_A, &text);
+        assert!(house.next_to(AGENT_A).starts_with("SIP/2.0 202 "));
+        told(&mut house, AGENT_A, "100 Trying");
+        // The other worker asks the second agent first.
+        let change = house.next_to(AGENT_B);
+        assert!(change.starts_with("INVITE ") && !change.contains("X-Jackfield"), "{change}");
+        house.reply(AGENT_B, &change, 200, "t2", Some(OFFER_B));
+        assert!(house.next_to(AGENT_B).starts_with("ACK "));
+        told(&mut house, AGENT_A, "200 OK");
+        let bye = house.next_to(AGENT_A);
+        assert!(bye.starts_with("BYE ") && header(&bye, "Call-ID: ") == second, "{bye}");
+        house.reply(AGENT_A, &bye, 200, "", None);
+        let tell = house.next_to(TRUNK);
+        assert!(tell.starts_with("INVITE ") && tell.contains(" RTP/AVP 8\r\n"), "{tell}");
+        house.reply(TRUNK, &tell, 200, "", Some(OFFER_B));
+        assert!(house.next_to(TRUNK).starts_with("ACK "));
+        let bye = house.within("BYE", &invite, "", 3, None);
+        house.send(AGENT_A, &bye);
+        assert!(house.next_to(AGENT_A).starts_with("SIP/2.0 200 "));
+        assert_eq!(shares(&house), [0, 1]);
+        assert_eq!(house.legs().len(), 4, "two of ours between them");
+        if dies {
+            let found = house.die();
+            assert_eq!((found.calls, found.leases_freed), (2, 0));
+            assert_eq!(house.recovered_pairs(), 4);
+        }
+        match ends {
+            "caller" => {
+                let bye = house.within("BYE", &ok, &first, 2, None);
+                house.send(TRUNK, &bye);
+                assert!(house.next_to(TRUNK).starts_with("SIP/2.0 200 "));
+                let bye = house.next_to(AGENT_B);
+                assert!(bye.starts_with("BYE "), "{bye}");
+                house.reply(AGENT_B, &bye, 200, "", None);
+            }
+            _ => {
+                let bye = house.within("BYE", &asked, "", 1, None).replace("tag=t1", "tag=t2");
+                house.send(AGENT_B, &bye.replace(AGENT_A, AGENT_B));
+                assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 200 "));
+                let bye = house.next_to(TRUNK);
+                assert!(bye.starts_with("BYE "), "{bye}");
+                house.reply(TRUNK, &bye, 200, "", None);
+            }
+        }
+        house.expect_nothing_left();
+    }
+}
+
+#[test]
+fn nobody_forges_a_ticket() {
+    let mut house = House::of_two();
+    house.register("1001", AGENT_A);
+    let (invite, ok) = house.call_through("1001", AGENT_A, "c1");
+    let lines = replacing_invite(&invite, "");
+    for ticket in ["a.0.5 0123456789abcdef", "a.0.5", "nonsense"] {
+        let text = plain_invite(AGENT_B, "1002", "1001", "r1", 1).replace(
+            "Max-Forwards: 70",
+            &format!("{lines}\r\nX-Jackfield-Ticket: {ticket}\r\nMax-Forwards: 70"),
+        );
+        house.send(AGENT_B, &text);
+        assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 401 "));
+    }
+    hang_up(&mut house, &ok, "c1", 2, AGENT_A);
+}

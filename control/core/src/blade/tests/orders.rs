@@ -74,7 +74,14 @@ fn answered(world: &World, slot: u32, called: &str) -> CallRef {
 
 fn ask(world: &mut World, worker: usize, call: CallRef, caller: Party, number: &str) {
     let op = 900 + u64::from(call.slot);
-    let asked = Event::Asked { op, call, tenant: TENANT, caller, location: LocationId(0) };
+    let asked = Event::Asked {
+        op,
+        call,
+        tenant: TENANT,
+        caller,
+        location: LocationId(0),
+        why: abi::Why::Called,
+    };
     world.planes[0].event(worker, asked, number.as_bytes());
     world.give(Input::Pump);
 }

@@ -1,0 +1,83 @@
+//! Forwarding rules and music on hold.
+
+use base::TenantId;
+use control_core::{Forward, When};
+use sqlx::Row;
+
+use super::{Directory, DirectoryError, tenant_id};
+
+impl Directory {
+    /// Sets a rule; one that the number has for the same case is replaced.
+    pub async fn put_forward(&self, rule: &Forward) -> Result<(), DirectoryError> {
+        let after_s = if let When::NoAnswer(after_s) = rule.when { after_s } else { 0 };
+        sqlx::query(
+            "INSERT INTO forwards (tenant_id, number, condition, after_s, destination) \
+             VALUES (?, ?, ?, ?, ?) ON CONFLICT (tenant_id, number, condition) DO UPDATE SET \
+             after_s = excluded.after_s, destination = excluded.destination",
+        )
+        .bind(i64::from(rule.tenant.0))
+        .bind(&rule.number)
+        .bind(rule.when.name())
+        .bind(after_s)
+        .bind(&rule.to)
+        .execute(&self.pool)
+        .await?;
+        Ok(())
+    }
+
+    /// Removes the rules of a number, or the one for that case; how many there were.
+    pub async fn remove_forwards(
+        &self,
+        tenant: TenantId,
+        number: &str,
+        condition: Option<&str>,
+    ) -> Result<u64, DirectoryError> {
+        let removed = sqlx::query(
+            "DELETE FROM forwards WHERE tenant_id = ? AND number = ? AND condition LIKE ?",
+        )
+        .bind(i64::from(tenant.0))
+        .bind(number)
+        .bind(condition.unwrap_or("%"))
+        .execute(&self.pool)
+        .await?;
+        Ok(removed.rows_affected())
+    }
+
+    /// All rules, in order of tenants and numbers.
+    pub async fn forwards(&self) -> Result<Vec<Forward>, DirectoryError> {
+        let rows = sqlx::query(
+            "SELECT tenant_id, number, condition, after_s, destination FROM forwards \
+             ORDER BY tenant_id, number, condition",
+        )
+        .fetch_all(&self.pool)
+        .await?;
+        let field = |name: &str| DirectoryError::Field(format!("forwards.{name}"));
+        rows.iter()
+            .map(|row| {
+                let after_s: i64 = row.try_get("after_s")?;
+                let after_s = u32::try_from(after_s).map_err(|_| field("after_s"))?;
+                let condition: String = row.try_get("condition")?;
+                Ok(Forward {
+                    tenant: tenant_id(row.try_get("tenant_id")?)?,
+                    number: row.try_get("number")?,
+                    when: When::named(&condition, after_s).ok_or_else(|| field("condition"))?,
+                    to: row.try_get("destination")?,
+                })
+            })
+            .collect()
+    }
+
+    /// Sets the prompt that held parties of a tenant hear; none is silence.
+    pub async fn set_hold_music(
+        &self,
+        tenant: TenantId,
+        prompt: Option<&str>,
+    ) -> Result<(), DirectoryError> {
+        sqlx::query("UPDATE tenants SET hold_music = ? WHERE id = ?")
+            .bind(prompt)
+            .bind(i64::from(tenant.0))
+            .execute(&self.pool)
+            .await?;
+        Ok(())
+    }
+}
