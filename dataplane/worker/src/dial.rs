@@ -233,7 +233,7 @@ impl Worker {
     fn supported(&self, leg: LegRef, offers: bool) -> &'static [u8] {
         let caller = self.calls.leg(LegRef { leg: CALLER, ..leg });
         let acknowledges = caller.is_some_and(|caller| caller.ext.reliable.is_some());
-        if offers || acknowledges { SUPPORTED } else { b"timer, uui" }
+        if offers || acknowledges { SUPPORTED } else { b"timer, uui, norefersub" }
     }
 
     /// The session interval that our INVITE asks for, in seconds.
