@@ -452,6 +452,45 @@ fn a_login_is_complete_with_phone_and_desk_and_ends_without() {
     demo.process.stop();
 }
 
+/// SIPp speaks the extensions: reliable responses both ways (RFC 3262), UPDATE (RFC 3311), session timers
+/// (RFC 4028), a digit by INFO (RFC 6086); and a call that finds nobody at the first address of its route.
+#[test]
+fn trunks_speak_the_extensions() {
+    let _turn = turn();
+    let route = "9=127.0.0.3:17085,127.0.0.3:17086";
+    let flags = ["--trunk", "127.0.0.3/32", "--route", route];
+    let mut demo = Demo::start(None, &[FLAGS, &flags].concat());
+    let folder = demo.folder().to_owned();
+    let phone = Softphone::start(&log_in("1001", "local"), LOOPBACK, 440);
+    phone.register();
+    let line = |number: &str| -> Line { ["0301234".into(), String::new(), number.into()] };
+    let sbc = "127.0.0.1:15060";
+    let start = |name: &str, port, lines: &[Line]| {
+        Sipp::start_at("127.0.0.3", name, sbc, port, lines, &[], &folder)
+    };
+    let mut trunk = start("reliable-trunk", 17_084, &[line("1001")]);
+    phone.expect(
+        Duration::from_secs(5),
+        "a call from who the trunk asserts",
+        |event| matches!(event, Event::Incoming { from } if from == "0305678"),
+    );
+    phone.expect_end();
+    trunk.expect_success(&folder);
+    let mut busy = start("refuser", 17_085, &[line("")]);
+    let mut trunk = start("reliable-callee", 17_086, &[line("")]);
+    phone.call("95555");
+    phone.expect_end();
+    busy.expect_success(&folder);
+    trunk.expect_success(&folder);
+    let status = demo.ask("status").expect("status answers");
+    let counters = &status["ccbs"][0]["counters"];
+    assert_eq!(counters["digits_pressed"], 1, "{counters:#}");
+    assert_eq!(status["ccbs"][0]["trunks"].as_array().map(Vec::len), Some(2), "{status:#}");
+    demo.expect_all_free();
+    phone.end();
+    demo.process.stop();
+}
+
 /// A trunk known by its address calls an agent, and an agent's call leaves by a route to it; RTP flows both
 /// ways, and a stranger at another address is challenged instead.
 #[test]

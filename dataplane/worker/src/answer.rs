@@ -110,7 +110,10 @@ impl Worker {
         let body = sip::body::session(message).unwrap_or_default();
         // The caller has its answer, and a second one would be none (RFC 3261, 13.2.1).
         let sdp = match self.is_described(peer) {
-            true => None,
+            true => {
+                self.learn_remote(now, leg, body);
+                None
+            }
             false => self.pass_sdp(now, leg, peer, body),
         };
         self.answer_with(now, peer, Said { status, sdp, lines });
@@ -151,11 +154,15 @@ impl Worker {
         };
         let lines = self.answered_on(leg, peer, message);
         let body = sip::body::session(message).unwrap_or_default();
+        // RFC 3262, 5: the answer came in a reliable response. Who had it from us by such a one needs it no more,
+        // others do.
+        let is_known = was_described && self.is_described(peer);
         let sdp = match body {
-            // RFC 3262, 5: the answer came in a reliable response. Who had it from us by such a one needs it no
-            // more, others do.
-            [] if was_described && !self.is_described(peer) => self.said_to(peer),
-            _ if was_described && self.is_described(peer) => None,
+            body if is_known => {
+                self.learn_remote(now, leg, body);
+                None
+            }
+            [] if was_described => self.said_to(peer),
             body => self.pass_sdp(now, leg, peer, body),
         };
         self.finish_handshake(leg, &inviting, message, was_described);

@@ -34,7 +34,7 @@ pub struct Extensions {
     /// The early dialogs of our INVITE.
     pub early: Vec<Early>,
     /// A PRACK or an UPDATE with an offer that has no final answer of ours yet.
-    pub asked: Option<Invited>,
+    pub asked: Option<Box<Invited>>,
     /// An UPDATE of ours that has no final answer yet.
     pub updating: Option<Updating>,
     /// The session timer.
@@ -44,13 +44,13 @@ pub struct Extensions {
     /// The last one that was made for it.
     pub saying: Option<Box<[u8]>>,
     /// How often a re-INVITE of ours met one of its peer, and the offer that waits to be made again.
-    pub glare: Option<Glare>,
+    pub glare: Option<Box<Glare>>,
     /// Where else its call may go.
     pub others: Option<Box<Others>>,
     /// Digits that are sent to its peer.
     pub tones: Option<Box<Tones>>,
     /// An INFO that is passed on to the peer leg, and waits for its answer.
-    pub passed: Option<Invited>,
+    pub passed: Option<Box<Invited>>,
 }
 
 /// An early dialog of an INVITE of ours (RFC 3261, 12.1.2).

@@ -31,7 +31,7 @@ impl Worker {
             return false;
         }
         entry.inviting = None;
-        entry.ext.glare = Some(Glare { offer, times: times + 1, waits: true });
+        entry.ext.glare = Some(Box::new(Glare { offer, times: times + 1, waits: true }));
         let wait = Duration::from_millis(10 * self.wait_units(leg));
         self.timers.set(now + wait, Timer::Glare(leg));
         true

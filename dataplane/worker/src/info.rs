@@ -100,11 +100,11 @@ impl Worker {
             return Err(Refusal::unavailable(crate::refusal::RETRY_AFTER_S));
         }
         if let Some(entry) = self.calls.leg_mut(leg) {
-            entry.ext.passed = Some(Invited {
+            entry.ext.passed = Some(Box::new(Invited {
                 key: arrival.key,
                 bytes: message.bytes().into(),
                 from: arrival.from,
-            });
+            }));
         }
         Ok(())
     }
@@ -122,7 +122,7 @@ impl Worker {
     /// Answers the INFO of a leg that was passed on.
     pub(crate) fn answer_passed(&mut self, now: Instant, leg: LegRef, status: u16) {
         let passed = self.calls.leg_mut(leg).and_then(|leg| leg.ext.passed.take());
-        let Some(Invited { key, bytes, from }) = passed else { return };
+        let Some(Invited { key, bytes, from }) = passed.map(|passed| *passed) else { return };
         let Ok(message) = wire::lex(&bytes) else { return };
         // Challenges and redirections of the other side are not for this one.
         let status = if matches!(status, 300..=399 | 401 | 407) { 488 } else { status };

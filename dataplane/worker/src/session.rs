@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use abi::{CallState, Counter};
+use abi::Counter;
 use base::Instant;
 use sip::session_timer::Terms;
 use sip::wire::{Header, Message, Method};
@@ -10,7 +10,7 @@ use sip::wire::{Header, Message, Method};
 use crate::call::{LegRef, Phase};
 use crate::carried::Lines;
 use crate::refusal::Refusal;
-use crate::worker::{Timer, Worker};
+use crate::worker::Worker;
 
 /// When a renewal that met another request, or failed, is tried again.
 const AGAIN: Duration = Duration::from_secs(10);
@@ -22,9 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(40);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Session {
     pub terms: Option<Terms>,
-    /// When it is to be renewed, or ends; there is one timer at most, and it may come too early.
+    /// When it is to be renewed, or ends.
     due: Option<Instant>,
-    timer: Option<Instant>,
     /// What our INVITE asked for, in seconds; more than we wish for if the peer refused that (422).
     pub asked_s: u32,
     /// How often the peer refused it.
@@ -92,9 +91,10 @@ impl Worker {
     }
 
     fn renewed(&mut self, now: Instant, leg: LegRef, terms: Terms) {
-        let Some(entry) = self.calls.leg_mut(leg) else { return };
-        entry.ext.session.terms = Some(terms);
-        self.look_after(leg, now + terms.due_after());
+        if let Some(entry) = self.calls.leg_mut(leg) {
+            entry.ext.session.terms = Some(terms);
+            entry.ext.session.due = Some(now + terms.due_after());
+        }
     }
 
     /// A leg was taken over. How long ago its session was renewed is not known; we did so at half the interval
@@ -107,35 +107,21 @@ impl Worker {
             true => Duration::from_secs(self.rng.below(u64::from(terms.interval_s / 4).max(1))),
             false => terms.due_after(),
         };
-        self.look_after(leg, now + wait);
+        self.look_again(leg, now + wait);
     }
 
-    /// Looks after the session at `due`, by a timer that is there already if it comes earlier.
-    fn look_after(&mut self, leg: LegRef, due: Instant) {
-        let Some(entry) = self.calls.leg_mut(leg) else { return };
-        let session = &mut entry.ext.session;
-        session.due = Some(due);
-        if session.timer.is_none_or(|timer| due < timer) {
-            session.timer = Some(due);
-            self.timers.set(due, Timer::Session(leg));
+    fn look_again(&mut self, leg: LegRef, due: Instant) {
+        if let Some(entry) = self.calls.leg_unchanged(leg) {
+            entry.ext.session.due = Some(due);
         }
     }
 
-    pub(crate) fn on_session_due(&mut self, now: Instant, leg: LegRef) {
-        let Some(entry) = self.calls.leg_unchanged(leg) else { return };
-        let session = &mut entry.ext.session;
-        // A timer that an earlier one overtook changes nothing.
-        if session.timer.is_none_or(|timer| timer > now) {
-            return;
-        }
-        session.timer = None;
-        let (Some(due), Some(terms)) = (session.due, session.terms) else { return };
-        if due > now {
-            return self.look_after(leg, due);
-        }
-        let is_standing = entry.phase == Phase::Established
-            && self.calls.find(leg.call).is_some_and(|call| call.state == CallState::Answered);
-        if !is_standing {
+    /// Looks at one leg of a standing call, as often as its counts are published: no session has a timer, for
+    /// those of short calls would outlive them by far.
+    pub(crate) fn tend_session(&mut self, now: Instant, leg: LegRef) {
+        let Some(entry) = self.calls.leg(leg) else { return };
+        let Session { due: Some(due), terms: Some(terms), .. } = entry.ext.session else { return };
+        if due > now || entry.phase != Phase::Established {
             return;
         }
         if terms.we_refresh {
@@ -170,7 +156,7 @@ impl Worker {
         if sent.is_some() {
             self.count(Counter::SessionsRenewed);
         }
-        self.look_after(leg, now + if sent.is_some() { PATIENCE } else { AGAIN });
+        self.look_again(leg, now + if sent.is_some() { PATIENCE } else { AGAIN });
     }
 
     /// No request that could change the leg's session is under way.

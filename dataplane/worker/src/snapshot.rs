@@ -160,6 +160,7 @@ impl Worker {
                 self.try_bypass(leg);
             }
             self.probe(now, leg);
+            self.tend_session(now, leg);
         }
     }
 

@@ -87,11 +87,11 @@ impl Worker {
         let sdp = self.sdp_for(peer, offer).ok_or_else(|| Refusal::status(488))?;
         self.transactions.set_user(arrival.key, leg.to_word());
         if let Some(entry) = self.calls.leg_mut(leg) {
-            entry.ext.asked = Some(Invited {
+            entry.ext.asked = Some(Box::new(Invited {
                 key: arrival.key,
                 bytes: arrival.message.bytes().into(),
                 from: arrival.from,
-            });
+            }));
         }
         if self.send_within(now, peer, method, Some(&sdp)).is_none() {
             self.refuse_asked(now, leg, &Refusal::status(503));
@@ -184,7 +184,7 @@ impl Worker {
     pub(crate) fn settle(&mut self, now: Instant, leg: LegRef, message: &Message<'_>) {
         let Some(peer) = self.peer_of(leg) else { return };
         let Some(entry) = self.calls.leg(peer) else { return };
-        let offer = entry.invited.as_ref().or(entry.ext.asked.as_ref());
+        let offer = entry.invited.as_ref().or(entry.ext.asked.as_deref());
         let offer = offer.map(|asked| asked.bytes.clone());
         let answer = sip::body::session(message).unwrap_or_default();
         if let Some(offer) = offer.as_deref().and_then(|bytes| wire::lex(bytes).ok()) {
@@ -212,7 +212,7 @@ impl Worker {
 
     fn answer_asked(&mut self, now: Instant, leg: LegRef, sdp: &[u8]) {
         let asked = self.calls.leg_mut(leg).and_then(|leg| leg.ext.asked.take());
-        let Some(Invited { key, bytes, from }) = asked else { return };
+        let Some(Invited { key, bytes, from }) = asked.map(|asked| *asked) else { return };
         let Ok(message) = wire::lex(&bytes) else { return };
         let lines = self.update_lines(now, leg, &message);
         if let Some(entry) = self.calls.leg_mut(leg) {
@@ -224,7 +224,7 @@ impl Worker {
     /// Refuses the PRACK or UPDATE of a leg that waits for an answer.
     pub(crate) fn refuse_asked(&mut self, now: Instant, leg: LegRef, refusal: &Refusal) {
         let asked = self.calls.leg_mut(leg).and_then(|leg| leg.ext.asked.take());
-        let Some(Invited { key, bytes, from }) = asked else { return };
+        let Some(Invited { key, bytes, from }) = asked.map(|asked| *asked) else { return };
         let Ok(message) = wire::lex(&bytes) else { return };
         let answer = refusal.response(&message, None, from);
         self.transactions.respond(now, key, refusal.status, answer, &mut self.sent);

@@ -57,8 +57,6 @@ pub(crate) enum Timer {
     Spare(LegRef),
     /// A reliable response has no PRACK yet (RFC 3262).
     Reliable(LegRef, u32),
-    /// A session is to be renewed, or is over (RFC 4028).
-    Session(LegRef),
     /// A re-INVITE that met another is sent again.
     Glare(LegRef),
     /// The next packet of a digit is due.
@@ -346,7 +344,6 @@ impl Worker {
                 Timer::Transfer(call, number) => self.on_transfer_limit(now, call, number),
                 Timer::Spare(leg) => self.on_spare(now, leg),
                 Timer::Reliable(leg, number) => self.on_reliable_due(now, leg, number),
-                Timer::Session(leg) => self.on_session_due(now, leg),
                 Timer::Glare(leg) => self.on_glare_due(now, leg),
                 Timer::Tone(leg) => self.on_tone_due(now, leg),
                 Timer::Trunk(index) => self.on_trunk_due(now, index),
