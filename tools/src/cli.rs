@@ -104,7 +104,7 @@ pub struct Where {
 }
 
 /// `status`, `agents`, `calls`
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct View {
     /// Where it runs.
     #[command(flatten)]
