@@ -124,6 +124,7 @@ fn agent_row(n: u64) -> AgentRow {
         cti_state: 1,
         agent_type: byte.into(),
         cti_since: !n,
+        ..AgentRow::default()
     }
 }
 
