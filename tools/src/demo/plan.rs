@@ -32,19 +32,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
         .chain(more)
         .map(|(name, ip)| Location { name, ip, sip_port: options.sip, streams: streams.clone() })
         .collect();
-    let mut ips = HashSet::new();
-    let mut names = HashSet::new();
-    for location in &locations {
-        if !names.insert(&location.name) {
-            return Err(format!("--location {}: that name is taken already", location.name));
-        }
-        if !ips.insert(location.ip) {
-            return Err(format!(
-                "--location {}={}: that address is another location's already",
-                location.name, location.ip
-            ));
-        }
-    }
+    check_locations(&locations)?;
     check_lists(options)?;
     let (low, high) = options.rtp_ports;
     if (low..=high).contains(&options.sip) {
@@ -93,6 +81,24 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
     };
     // The flags are checked one by one; this checks them against each other.
     Config::parse("demo", &config.to_toml()).map_err(|faults| faults.to_string())
+}
+
+/// Each location has a name and an address of its own.
+fn check_locations(locations: &[Location]) -> Result<(), String> {
+    let mut ips = HashSet::new();
+    let mut names = HashSet::new();
+    for location in locations {
+        if !names.insert(&location.name) {
+            return Err(format!("--location {}: that name is taken already", location.name));
+        }
+        if !ips.insert(location.ip) {
+            return Err(format!(
+                "--location {}={}: that address is another location's already",
+                location.name, location.ip
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// By what the demo speaks SIP besides UDP. Where TLS is a part of it, it has a certificate of its own.
