@@ -124,6 +124,8 @@ fn agent_row(n: u64) -> AgentRow {
         cti_state: 1,
         agent_type: byte.into(),
         cti_since: !n,
+        forwards: n as u32,
+        no_answer_s: n as u32,
     }
 }
 
