@@ -41,10 +41,14 @@ impl Station {
             let mut stream = TcpStream::connect(address).expect("baresip listens");
             write!(stream, "{}:{text},", text.len()).expect("sent");
             stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
-            let mut answer = [0; 512];
-            let read = stream.read(&mut answer).expect("baresip answers");
-            let answer = String::from_utf8_lossy(&answer[..read]).into_owned();
-            assert!(answer.contains("\"ok\":true"), "{answer}");
+            let (mut heard, mut part) = (String::new(), [0; 2048]);
+            // Events come between.
+            while !heard.contains("\"response\":true") {
+                let read = stream.read(&mut part).expect("baresip answers");
+                assert_ne!(read, 0, "baresip closed: {heard}");
+                heard.push_str(&String::from_utf8_lossy(&part[..read]));
+            }
+            assert!(heard.contains("\"ok\":true"), "{heard}");
         });
     }
 }

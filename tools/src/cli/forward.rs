@@ -16,7 +16,7 @@ pub enum ForwardCommand {
 }
 
 /// Whose rules.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Args)]
 pub struct Tenant {
     /// The tenant; needed where there are several
     #[arg(long = "tenant", value_name = "NAME", default_value = "-", hide_default_value = true)]

@@ -1,0 +1,100 @@
+//! Agents as control tells them to the data plane.
+
+use super::*;
+
+row! {
+    /// An agent (S1-032); its writer is the control process.
+    #[derive(Debug)]
+    pub struct AgentRow: AgentSlot {
+        /// An [`AgentState`].
+        pub state: u32,
+        /// Grows with each login of this row (G-24).
+        pub login_epoch: u32,
+        /// The tenant (S1-031).
+        pub tenant: u32,
+        /// The location that the agent logged in from, as a [`LocationId`].
+        pub location: u32,
+        /// The row of the directory.
+        pub agent_id: u64,
+        /// The directory number, unique in the tenant; zeros behind it.
+        pub number: [u8; 24],
+        /// The SIP user, unique in the region; zeros behind it.
+        pub user: [u8; 48],
+        /// The display name; zeros behind it.
+        pub name: [u8; 64],
+        /// When the login was granted, ns of the clock.
+        pub granted_at: u64,
+        /// A [`CtiState`].
+        pub cti_state: u32,
+        /// The directory's number for voice, chat, universal or supervisor (G-26).
+        pub agent_type: u32,
+        /// Since when `cti_state` holds, ns of the clock.
+        pub cti_since: u64,
+        /// When control is to be asked where a call to the agent goes instead: [`Self::ALWAYS`] and what follows
+        /// it.
+        pub forwards: u32,
+        /// How long the phone rings before that, in seconds, where [`Self::NO_ANSWER`] is among them.
+        pub no_answer_s: u32,
+    }
+}
+
+impl AgentRow {
+    /// In `forwards`: before the phone rings.
+    pub const ALWAYS: u32 = 1;
+    /// In `forwards`: when the agent is in a call, or the phone says so.
+    pub const BUSY: u32 = 2;
+    /// In `forwards`: when the phone was not answered.
+    pub const NO_ANSWER: u32 = 4;
+    /// In `forwards`: when no phone can be reached.
+    pub const UNAVAILABLE: u32 = 8;
+
+    /// What the row is; [`AgentState::Empty`] when the number means nothing.
+    pub fn state(&self) -> AgentState {
+        AgentState::of(self.state).unwrap_or_default()
+    }
+
+    /// What is known of the CTI session.
+    pub fn cti_state(&self) -> CtiState {
+        CtiState::of(self.cti_state).unwrap_or_default()
+    }
+
+    /// The tenant.
+    pub fn tenant(&self) -> TenantId {
+        TenantId(self.tenant)
+    }
+
+    /// The location; None when no location has that number.
+    pub fn location(&self) -> Option<LocationId> {
+        u8::try_from(self.location).ok().map(LocationId)
+    }
+
+    /// The directory number.
+    pub fn number(&self) -> Text<24> {
+        text(&self.number)
+    }
+
+    /// Sets the directory number.
+    pub fn set_number(&mut self, number: Text<24>) {
+        self.number = field(number);
+    }
+
+    /// The SIP user.
+    pub fn user(&self) -> Text<48> {
+        text(&self.user)
+    }
+
+    /// Sets the SIP user.
+    pub fn set_user(&mut self, user: Text<48>) {
+        self.user = field(user);
+    }
+
+    /// The display name.
+    pub fn name(&self) -> Text<64> {
+        text(&self.name)
+    }
+
+    /// Sets the display name.
+    pub fn set_name(&mut self, name: Text<64>) {
+        self.name = field(name);
+    }
+}
