@@ -24,27 +24,7 @@ const LOCAL: &str = "local";
 
 /// The configuration of both processes.
 pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
-    let streams = streams(options, dir)?;
-    let first = (LOCAL.to_owned(), options.bind);
-    let more = options.location.iter().map(|more| (more.name.clone(), more.ip));
-    let locations: Vec<Location> = [first]
-        .into_iter()
-        .chain(more)
-        .map(|(name, ip)| Location { name, ip, sip_port: options.sip, streams: streams.clone() })
-        .collect();
-    let mut ips = HashSet::new();
-    let mut names = HashSet::new();
-    for location in &locations {
-        if !names.insert(&location.name) {
-            return Err(format!("--location {}: that name is taken already", location.name));
-        }
-        if !ips.insert(location.ip) {
-            return Err(format!(
-                "--location {}={}: that address is another location's already",
-                location.name, location.ip
-            ));
-        }
-    }
+    let locations = locations(options, dir)?;
     check_lists(options)?;
     let (low, high) = options.rtp_ports;
     if (low..=high).contains(&options.sip) {
@@ -93,6 +73,32 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
     };
     // The flags are checked one by one; this checks them against each other.
     Config::parse("demo", &config.to_toml()).map_err(|faults| faults.to_string())
+}
+
+/// The location at `--bind` and those of `--location`, each with a name and an address of its own.
+fn locations(options: &cli::Demo, dir: &DemoDir) -> Result<Vec<Location>, String> {
+    let streams = streams(options, dir)?;
+    let first = (LOCAL.to_owned(), options.bind);
+    let more = options.location.iter().map(|more| (more.name.clone(), more.ip));
+    let locations: Vec<Location> = [first]
+        .into_iter()
+        .chain(more)
+        .map(|(name, ip)| Location { name, ip, sip_port: options.sip, streams: streams.clone() })
+        .collect();
+    let mut ips = HashSet::new();
+    let mut names = HashSet::new();
+    for location in &locations {
+        if !names.insert(&location.name) {
+            return Err(format!("--location {}: that name is taken already", location.name));
+        }
+        if !ips.insert(location.ip) {
+            return Err(format!(
+                "--location {}={}: that address is another location's already",
+                location.name, location.ip
+            ));
+        }
+    }
+    Ok(locations)
 }
 
 /// By what the demo speaks SIP besides UDP. Where TLS is a part of it, it has a certificate of its own.
