@@ -24,15 +24,7 @@ const LOCAL: &str = "local";
 
 /// The configuration of both processes.
 pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
-    let streams = streams(options, dir)?;
-    let first = (LOCAL.to_owned(), options.bind);
-    let more = options.location.iter().map(|more| (more.name.clone(), more.ip));
-    let locations: Vec<Location> = [first]
-        .into_iter()
-        .chain(more)
-        .map(|(name, ip)| Location { name, ip, sip_port: options.sip, streams: streams.clone() })
-        .collect();
-    check_locations(&locations)?;
+    let locations = locations(options, dir)?;
     check_lists(options)?;
     let (low, high) = options.rtp_ports;
     if (low..=high).contains(&options.sip) {
@@ -83,11 +75,19 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
     Config::parse("demo", &config.to_toml()).map_err(|faults| faults.to_string())
 }
 
-/// Each location has a name and an address of its own.
-fn check_locations(locations: &[Location]) -> Result<(), String> {
+/// The location at `--bind` and those of `--location`, each with a name and an address of its own.
+fn locations(options: &cli::Demo, dir: &DemoDir) -> Result<Vec<Location>, String> {
+    let streams = streams(options, dir)?;
+    let first = (LOCAL.to_owned(), options.bind);
+    let more = options.location.iter().map(|more| (more.name.clone(), more.ip));
+    let locations: Vec<Location> = [first]
+        .into_iter()
+        .chain(more)
+        .map(|(name, ip)| Location { name, ip, sip_port: options.sip, streams: streams.clone() })
+        .collect();
     let mut ips = HashSet::new();
     let mut names = HashSet::new();
-    for location in locations {
+    for location in &locations {
         if !names.insert(&location.name) {
             return Err(format!("--location {}: that name is taken already", location.name));
         }
@@ -98,7 +98,7 @@ fn check_locations(locations: &[Location]) -> Result<(), String> {
             ));
         }
     }
-    Ok(())
+    Ok(locations)
 }
 
 /// By what the demo speaks SIP besides UDP. Where TLS is a part of it, it has a certificate of its own.
