@@ -158,6 +158,7 @@ fn write_all(
     }
 }
 
+#[expect(clippy::vec_box, reason = "records come boxed, and are not moved about again")]
 fn fill(batch: &mut Vec<Box<CallRecord>>, records: &Receiver<Box<CallRecord>>) {
     while batch.len() < BATCH {
         match records.try_recv() {
