@@ -1,9 +1,10 @@
-//! Calls side by side: Kamailio with rtpengine and ours, between the same two SIPps, with media ports taken and
-//! given back for each call.
+//! Calls side by side: Kamailio with rtpengine, a record-routing proxy between two SIPps, and ours, a B2BUA between
+//! agents who prove themselves by digest; media ports are taken and given back for each call.
 //!
 //! `cargo build --release --bin jackfield && cargo run --release -p house-bench --bin calls`; see
 //! bench/README.md.
 
+mod agents;
 mod peers;
 mod sipp;
 
@@ -55,7 +56,7 @@ struct Row {
     rate: u32,
     /// CPU time of the peer a call, in milliseconds; none where no call went through.
     cpu_ms: Option<f64>,
-    /// Of a core, what SIPp took on both sides.
+    /// Of a core, what the generator took.
     generator_percent: f64,
     outcome: Outcome,
 }
@@ -70,14 +71,17 @@ fn run(options: &Options) -> Result<(), String> {
         for &rate in &options.rates {
             let plan = Plan { rate, seconds: options.seconds, hold_ms: options.hold };
             let started = peers::start(&lab, peer)?;
-            let row = measure(&lab, &started, peer, &plan)?;
+            let row = match peer {
+                Peer::Kamailio => measure(&lab, &started, &plan)?,
+                Peer::Jackfield => measure_ours(&lab, &started, &plan)?,
+            };
             eprintln!("  {}", line(&row, &rows));
             rows.push(row);
         }
     }
     let mut text = format!(
-        "### Calls, {}\n\n{} s a run, each call stands {} ms; the peer on core 0, SIPp on core 1.\n\n\
-         | peer | calls/s | CPU a call | of Kamailio's | INVITE to 200, p50 / p99 | sent again | failed | SIPp's share \
+        "### Calls, {}\n\n{} s a run, each call stands {} ms; the peer on core 0, the callers and called on core 1.\n\n\
+         | peer | calls/s | CPU a call | of Kamailio's | INVITE to 200, p50 / p99 | sent again | failed | generator's share \
          of its core |\n|---|---|---|---|---|---|---|---|\n",
         origin(),
         options.seconds,
@@ -91,7 +95,7 @@ fn run(options: &Options) -> Result<(), String> {
     if options.append { append(&text) } else { Ok(()) }
 }
 
-fn measure(lab: &Lab, started: &Started, peer: Peer, plan: &Plan) -> Result<Row, String> {
+fn measure(lab: &Lab, started: &Started, plan: &Plan) -> Result<Row, String> {
     let callee = sipp::callee(lab)?;
     // A few calls first: what is made once is made by then.
     sipp::caller(lab, &Plan { rate: 50, seconds: 1, ..*plan }, "warm-up")?;
@@ -103,7 +107,25 @@ fn measure(lab: &Lab, started: &Started, peer: Peer, plan: &Plan) -> Result<Row,
     let cpu_ms =
         (outcome.completed > 0).then(|| spent.as_secs_f64() * 1e3 / outcome.completed as f64);
     let generator_percent = generator.as_secs_f64() * 100.0 / elapsed.as_secs_f64();
-    Ok(Row { peer, rate: plan.rate, cpu_ms, generator_percent, outcome })
+    Ok(Row { peer: Peer::Kamailio, rate: plan.rate, cpu_ms, generator_percent, outcome })
+}
+
+/// The same agents log in twice; what the few calls of the first time cost with that is taken off.
+fn measure_ours(lab: &Lab, started: &Started, plan: &Plan) -> Result<Row, String> {
+    let program = peers::jackfield()?;
+    let spent = |calls| {
+        let before = cpu(&started.pids());
+        let outcome = agents::call(lab, &program, plan, calls)?;
+        Ok::<_, String>((cpu(&started.pids()).saturating_sub(before), outcome))
+    };
+    let (few, first) = spent(agents::FEW)?;
+    let (all, outcome) = spent(agents::FEW + plan.rate * plan.seconds)?;
+    let calls = outcome.completed.saturating_sub(first.completed);
+    let cpu = all.saturating_sub(few).as_secs_f64();
+    let cpu_ms = (calls > 0).then(|| cpu * 1e3 / calls as f64);
+    let generator = outcome.cpu.saturating_sub(first.cpu).as_secs_f64();
+    let generator_percent = generator * 100.0 / f64::from(plan.seconds);
+    Ok(Row { peer: Peer::Jackfield, rate: plan.rate, cpu_ms, generator_percent, outcome })
 }
 
 fn line(row: &Row, rows: &[Row]) -> String {

@@ -1,22 +1,27 @@
 //! What is compared, all of it on core 0 of the SBC.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use house_bench::lab::{Lab, PHONES, Running, SBC, TRUNK};
+use house_bench::lab::{Lab, PHONES, Running, SBC};
 
 use crate::sipp::CALLEE_PORT;
 
+/// Agents that call each other.
+pub const AGENTS: u32 = 4_000;
+/// The port of the AgentProxy.
+pub const HTTP_PORT: u16 = 8080;
 /// rtpengine's control port.
 const NG_PORT: u16 = 2223;
-const START_LIMIT: Duration = Duration::from_secs(60);
+/// A demo hashes a password for each agent.
+const START_LIMIT: Duration = Duration::from_secs(120);
 
 /// Who stands between the two SIPps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// A record-routing proxy, with ports by rtpengine (user space).
     Kamailio,
-    /// Ours: a B2BUA; control says where each call goes.
+    /// Ours: a B2BUA between agents, who prove themselves by digest.
     Jackfield,
 }
 
@@ -82,18 +87,9 @@ fn start_kamailio(lab: &Lab) -> Result<Started, String> {
 }
 
 fn start_jackfield(lab: &Lab) -> Result<Started, String> {
-    let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let program = own.with_file_name("jackfield");
-    if !program.exists() {
-        return Err(format!(
-            "{} is missing: cargo build --release --bin jackfield",
-            program.display()
-        ));
-    }
-    let mut command = lab.on_sbc(&program);
+    let mut command = lab.on_sbc(&jackfield()?);
     command.args(["demo", "--bind", SBC, "--cores", "1", "--rtp-ports", "10000-65000"]);
-    command.args(["--trunk", &format!("{TRUNK}/32"), "--trunk", &format!("{PHONES}/32")]);
-    command.args(["--route", &format!("9={PHONES}:{CALLEE_PORT}"), "--agents", "2"]);
+    command.args(["--agents", &AGENTS.to_string(), "--http", &HTTP_PORT.to_string()]);
     command.arg("--dir").arg(lab.folder.join("demo"));
     let mut process = lab.start(&mut command, "jackfield")?;
     process.wait_for(START_LIMIT, |process| {
@@ -109,4 +105,14 @@ fn listens(process: &mut Running, port: u16) -> Result<(), String> {
         let text = std::fs::read_to_string(format!("/proc/{pid}/net/udp")).ok()?;
         text.contains(&format!(":{port:04X} ")).then_some(())
     })
+}
+
+/// The program under test, beside this one.
+pub fn jackfield() -> Result<PathBuf, String> {
+    let own = std::env::current_exe().map_err(|error| error.to_string())?;
+    let program = own.with_file_name("jackfield");
+    if program.exists() {
+        return Ok(program);
+    }
+    Err(format!("{} is missing: cargo build --release --bin jackfield", program.display()))
 }

@@ -1,6 +1,6 @@
-//! SIPp on both sides: its own scenarios, so that everybody can run the same.
+//! SIPp on both sides of Kamailio.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,8 @@ fn command(lab: &Lab) -> Command {
 /// Answers calls until it is dropped.
 pub fn callee(lab: &Lab) -> Result<Running, String> {
     let mut command = command(lab);
-    command.args(["-sn", "uas", "-i", PHONES, "-p", &CALLEE_PORT.to_string(), "-nostdin"]);
+    command.arg("-sf").arg(scenario(lab, "callee", include_str!("callee.xml"))?);
+    command.args(["-i", PHONES, "-p", &CALLEE_PORT.to_string(), "-nostdin"]);
     let mut callee = lab.start(&mut command, "callee")?;
     let pid = callee.pid();
     callee.wait_for(START_LIMIT, move |_| {
@@ -61,7 +62,9 @@ pub fn caller(lab: &Lab, plan: &Plan, name: &str) -> Result<Outcome, String> {
     let calls = plan.rate * plan.seconds;
     let (stats, delays) = (lab.folder.join(format!("{name}.csv")), lab.folder.clone());
     let mut command = command(lab);
-    command.args([&format!("{SBC}:5060"), "-sn", "uac", "-s", "9000", "-i", TRUNK, "-nostdin"]);
+    command.arg(format!("{SBC}:5060")).arg("-sf");
+    command.arg(scenario(lab, "caller", include_str!("caller.xml"))?);
+    command.args(["-s", "9000", "-i", TRUNK, "-nostdin"]);
     command.args(["-p", &CALLER_PORT.to_string(), "-r", &plan.rate.to_string()]);
     command.args(["-m", &calls.to_string(), "-d", &plan.hold_ms.to_string(), "-l", "100000"]);
     command.args(["-timeout", &(plan.seconds + 60).to_string(), "-recv_timeout", "20000"]);
@@ -89,9 +92,15 @@ pub fn caller(lab: &Lab, plan: &Plan, name: &str) -> Result<Outcome, String> {
     }
     let mut outcome = read_stats(&stats)?;
     outcome.cpu = cpu;
-    let file = lab.folder.join(format!("uac_{pid}_rtt.csv"));
+    let file = lab.folder.join(format!("caller_{pid}_rtt.csv"));
     outcome.delay_ms = read_delays(&std::fs::read_to_string(file).unwrap_or_default());
     Ok(outcome)
+}
+
+fn scenario(lab: &Lab, name: &str, text: &str) -> Result<PathBuf, String> {
+    let file = lab.folder.join(format!("{name}.xml"));
+    std::fs::write(&file, text).map_err(|error| format!("{}: {error}", file.display()))?;
+    Ok(file)
 }
 
 fn schedstat(pid: u32) -> Option<Duration> {

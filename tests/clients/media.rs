@@ -664,7 +664,13 @@ fn a_conference_of_a_hundred_is_paced() {
     phones.iter().for_each(Softphone::hang_up);
     for file in recordings(recorded.path(), 3) {
         let [said, heard] = channels(&file);
-        let share = |samples: &[i16], tone| media::tone::share(&samples[8_000..24_000], tone);
+        // The middle of ten parts of 200 ms: where a phone's packet came late, the tone may go on out of step.
+        let share = |samples: &[i16], tone| {
+            let parts = samples[8_000..24_000].chunks(1_600);
+            let mut shares: Vec<f32> = parts.map(|part| media::tone::share(part, tone)).collect();
+            shares.sort_by(f32::total_cmp);
+            shares[shares.len() / 2]
+        };
         let mine = *tones.iter().find(|tone| share(&said, **tone) > 0.9).expect("its own tone");
         for tone in tones {
             let expected = if tone == mine { 0.0 } else { 0.5 };
