@@ -114,17 +114,17 @@ fn measure(lab: &Lab, started: &Started, plan: &Plan) -> Result<Row, String> {
 fn measure_ours(lab: &Lab, started: &Started, plan: &Plan) -> Result<Row, String> {
     let program = peers::jackfield()?;
     let spent = |calls| {
-        let before = cpu(&started.pids());
+        let (before, begun) = (cpu(&started.pids()), Instant::now());
         let outcome = agents::call(lab, &program, plan, calls)?;
-        Ok::<_, String>((cpu(&started.pids()).saturating_sub(before), outcome))
+        let spent = cpu(&started.pids()).saturating_sub(before);
+        Ok::<_, String>((spent, outcome, begun.elapsed()))
     };
-    let (few, first) = spent(agents::FEW)?;
-    let (all, outcome) = spent(agents::FEW + plan.rate * plan.seconds)?;
+    let (few, first, _) = spent(agents::FEW)?;
+    let (all, outcome, elapsed) = spent(agents::FEW + plan.rate * plan.seconds)?;
     let calls = outcome.completed.saturating_sub(first.completed);
     let cpu = all.saturating_sub(few).as_secs_f64();
     let cpu_ms = (calls > 0).then(|| cpu * 1e3 / calls as f64);
-    let generator = outcome.cpu.saturating_sub(first.cpu).as_secs_f64();
-    let generator_percent = generator * 100.0 / f64::from(plan.seconds);
+    let generator_percent = outcome.cpu.as_secs_f64() * 100.0 / elapsed.as_secs_f64();
     Ok(Row { peer: Peer::Jackfield, rate: plan.rate, cpu_ms, generator_percent, outcome })
 }
 

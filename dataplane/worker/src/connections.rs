@@ -13,6 +13,7 @@ use crate::Effect;
 use crate::call::{Flow, LegRef, Phase};
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
+use crate::trunks::WATCHER;
 use crate::worker::Worker;
 
 /// The longest request that goes in a datagram to a trunk, in bytes.
@@ -153,6 +154,9 @@ impl Worker {
         // A phone that lost its connection is away, and others may still be called.
         let is_agent = self.calls.leg(leg).is_some_and(|entry| entry.agent().is_some());
         let status = if is_agent { 480 } else { 503 };
+        if leg.call == WATCHER {
+            return self.on_trunk_answered(key, leg.leg, status);
+        }
         if request.method() == Some(Method::Options) {
             // Whether the peer lives was the question.
             return self.lose_leg(now, leg, &Refusal::status(status));

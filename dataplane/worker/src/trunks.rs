@@ -184,10 +184,8 @@ impl Worker {
         let branch = self.fresh_branch();
         let change = Change { uri: Some(&uri), via: &self.via(flow, &branch), interval_s: None };
         let Some(bytes) = changed(&invite, &change) else { return false };
-        let (word, sent) = (leg.to_word(), &mut self.sent);
-        let (branch, method) = (branch.as_bytes(), Method::Invite);
-        let key = self.transactions.request(now, method, bytes, branch, flow, word, sent);
-        let (Ok(key), Some(entry)) = (key, self.calls.leg_mut(leg)) else { return false };
+        let key = self.send_request(now, Method::Invite, bytes, &branch, flow, leg);
+        let (Some(key), Some(entry)) = (key, self.calls.leg_mut(leg)) else { return false };
         entry.inviting = Some(Inviting { key, offered, renews: false });
         (entry.flow, entry.party) = (flow, Party::Trunk(trunk));
         if let Some(pair) = pair {

@@ -284,6 +284,16 @@ impl House {
         });
     }
 
+    /// A message could not be sent over a stream.
+    pub fn unsent(&mut self, to: &str, transport: base::Transport, text: &str) {
+        self.input(Input::Unsent {
+            location: LocationId(0),
+            to: to.parse().expect("an address"),
+            channel: base::Channel::any(transport),
+            datagram: text.as_bytes(),
+        });
+    }
+
     /// So busy it was, in thousandths of its time, so often.
     pub fn load(&mut self, busy: u32, times: u32) {
         (0..times).for_each(|_| self.input(Input::Load(busy)));

@@ -39,6 +39,25 @@ fn trunk_events(house: &mut House) -> Vec<bool> {
 }
 
 #[test]
+fn a_trunk_that_takes_no_connection_is_down_at_the_second_try() {
+    let mut house = House::new();
+    let address = CARRIER.parse().expect("an address");
+    let (location, transport) = (LocationId(0), Transport::Tcp);
+    house.command(Command::Watch { op: 1, address, location, transport, every_s: 30 }, b"");
+    house.events();
+    for told in [None, Some(false), None] {
+        let options = asked(&mut house, 31);
+        assert!(header(&options, "Via: ").starts_with("SIP/2.0/TCP "), "{options}");
+        house.unsent(CARRIER, transport, &options);
+        assert_eq!(
+            trunk_events(&mut house),
+            Vec::from_iter(told),
+            "at once, not at the next question"
+        );
+    }
+}
+
+#[test]
 fn a_trunk_goes_down_after_two_failures_and_comes_up_with_one_answer() {
     let mut house = House::new();
     watch(&mut house, 1, 30);
