@@ -112,7 +112,7 @@ fn measure(lab: &Lab, started: &Started, plan: &Plan) -> Result<Row, String> {
 
 /// The same agents log in twice; what the few calls of the first time cost with that is taken off.
 fn measure_ours(lab: &Lab, started: &Started, plan: &Plan) -> Result<Row, String> {
-    let program = peers::jackfield()?;
+    let program = house_bench::programs::jackfield()?;
     let spent = |calls| {
         let (before, begun) = (cpu(&started.pids()), Instant::now());
         let outcome = agents::call(lab, &program, plan, calls)?;

@@ -1,9 +1,10 @@
 //! What is compared, all of it on core 0 of the SBC.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use house_bench::lab::{Lab, PHONES, Running, SBC};
+use house_bench::programs::{jackfield, listens, rtpengine};
 
 use crate::sipp::CALLEE_PORT;
 
@@ -11,8 +12,6 @@ use crate::sipp::CALLEE_PORT;
 pub const AGENTS: u32 = 4_000;
 /// The port of the AgentProxy.
 pub const HTTP_PORT: u16 = 8080;
-/// rtpengine's control port.
-const NG_PORT: u16 = 2223;
 /// A demo hashes a password for each agent.
 const START_LIMIT: Duration = Duration::from_secs(120);
 
@@ -56,19 +55,7 @@ pub fn start(lab: &Lab, peer: Peer) -> Result<Started, String> {
 }
 
 fn start_kamailio(lab: &Lab) -> Result<Started, String> {
-    let ng = format!("{SBC}:{NG_PORT}");
-    let mut command = lab.on_sbc(Path::new("rtpengine"));
-    command.args([
-        "--config-file=none",
-        "--foreground",
-        "--table=-1",
-        "--num-threads=1",
-        "--log-stderr",
-    ]);
-    command.args(["--log-level=3", "--port-min=10000", "--port-max=65000", "--delete-delay=0"]);
-    command.arg(format!("--interface={SBC}")).arg(format!("--listen-ng={ng}"));
-    let mut engine = lab.start(&mut command, "rtpengine")?;
-    listens(&mut engine, NG_PORT)?;
+    let (engine, ng) = rtpengine(lab)?;
     let template = include_str!("kamailio.cfg");
     let text = template
         .replace("ADDRESS", SBC)
@@ -96,23 +83,4 @@ fn start_jackfield(lab: &Lab) -> Result<Started, String> {
         process.output().contains("Jackfield runs").then_some(())
     })?;
     Ok(Started { processes: vec![process] })
-}
-
-/// Waits until somebody listens at a UDP port of that process' network.
-fn listens(process: &mut Running, port: u16) -> Result<(), String> {
-    let pid = process.pid();
-    process.wait_for(START_LIMIT, move |_| {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/net/udp")).ok()?;
-        text.contains(&format!(":{port:04X} ")).then_some(())
-    })
-}
-
-/// The program under test, beside this one.
-pub fn jackfield() -> Result<PathBuf, String> {
-    let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let program = own.with_file_name("jackfield");
-    if program.exists() {
-        return Ok(program);
-    }
-    Err(format!("{} is missing: cargo build --release --bin jackfield", program.display()))
 }

@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), String> {
-    let program = relays::jackfield()?;
+    let program = house_bench::programs::jackfield()?;
     let ours = relays::ours(&program);
     for name in ["recvmmsg", "io_uring", "xdp"] {
         if !ours.iter().any(|relay| relay.name() == name) {

@@ -8,9 +8,8 @@ use rustix::process::Pid;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use house_bench::lab::{Lab, Running, SBC, TRUNK};
+use house_bench::programs::{jackfield, rtpengine};
 
-/// rtpengine's control port.
-const NG_PORT: u16 = 2223;
 /// The port of the AgentProxy.
 const HTTP_PORT: u16 = 8080;
 /// How long a relay may take until it serves: a demo hashes a password for each agent.
@@ -58,16 +57,6 @@ pub struct Started {
     _process: Option<Running>,
 }
 
-/// The program under test, beside this one.
-pub fn jackfield() -> Result<PathBuf, String> {
-    let own = std::env::current_exe().map_err(|error| error.to_string())?;
-    let program = own.with_file_name("jackfield");
-    if program.exists() {
-        return Ok(program);
-    }
-    Err(format!("{} is missing: cargo build --release --bin jackfield", program.display()))
-}
-
 /// Which of ours this build has: the names of `--media`, or none when it does not know the flag.
 pub fn ours(program: &Path) -> Vec<Relay> {
     let help = Command::new(program).args(["demo", "--help"]).output();
@@ -96,27 +85,9 @@ pub fn start(lab: &Lab, relay: Relay, agents: u32) -> Result<Started, String> {
 }
 
 fn start_rtpengine(lab: &Lab) -> Result<Started, String> {
-    let ng = format!("{SBC}:{NG_PORT}");
-    let mut command = lab.on_sbc(Path::new("rtpengine"));
-    // Not what the machine's own rtpengine is configured with.
-    command.args([
-        "--config-file=none",
-        "--foreground",
-        "--table=-1",
-        "--num-threads=1",
-        "--log-stderr",
-    ]);
-    command.args(["--log-level=3", "--port-min=10000", "--port-max=65000", "--delete-delay=0"]);
-    command.arg(format!("--interface={SBC}")).arg(format!("--listen-ng={ng}"));
-    let mut process = lab.start(&mut command, "rtpengine")?;
-    let pid = process.pid();
-    let listens = move |_: &Running| {
-        let text = std::fs::read_to_string(format!("/proc/{pid}/net/udp")).ok()?;
-        text.contains(&format!(":{NG_PORT:04X} ")).then_some(())
-    };
-    process.wait_for(START_LIMIT, listens)?;
+    let (process, ng) = rtpengine(lab)?;
     let flags = vec!["--ng".into(), ng];
-    Ok(Started { pid: Some(pid), flags, _process: Some(process), ..Started::default() })
+    Ok(Started { pid: Some(process.pid()), flags, _process: Some(process), ..Started::default() })
 }
 
 fn start_jackfield(lab: &Lab, media: &str, agents: u32) -> Result<Started, String> {
