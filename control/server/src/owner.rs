@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use abi::{Process, Region, SpoolState};
 use base::{CallRef, CcbId, Instant, WorkerId};
+use control_core::cluster::{BladeName, Heard, Say};
 use control_core::{
     Blade, CcbStatus, CloseReason, Collected, DeskMessage, End, Granted, Input, LoginKey,
     LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision, Trace, spool_name,
@@ -58,6 +59,8 @@ pub enum Ask {
     Trace { ccb: CcbId, worker: WorkerId, trace: Box<Trace>, done: oneshot::Sender<Ended> },
     /// A call's record is written.
     Recorded { ccb: CcbId, call: CallRef },
+    /// The bus says something.
+    Bus(Heard),
     /// Somebody reads.
     Look(Look),
 }
@@ -172,6 +175,8 @@ impl BladeHandle {
 pub struct Owner {
     blade: Blade,
     asks: Asks,
+    /// None when this blade is alone.
+    bus: Option<mpsc::UnboundedSender<Say>>,
     /// None when no records are kept.
     records: Option<RecordSender>,
     doorbells: HashMap<CcbId, Vec<OwnedFd>>,
@@ -192,6 +197,7 @@ impl Owner {
         Owner {
             blade: Blade::new(clock::now(), Process::current(), ccbs),
             asks,
+            bus: None,
             records,
             doorbells: HashMap::new(),
             desks: HashMap::new(),
@@ -202,6 +208,13 @@ impl Owner {
             next_reply: 0,
             out: Vec::new(),
         }
+    }
+
+    /// Makes this blade one of several; what it says to the others goes to `bus`, what they say comes as
+    /// [`Ask::Bus`].
+    pub fn join(&mut self, name: BladeName, incarnation: u64, bus: mpsc::UnboundedSender<Say>) {
+        self.blade.join(name, incarnation);
+        self.bus = Some(bus);
     }
 
     /// Serves until every handle is gone.
@@ -287,6 +300,7 @@ impl Owner {
                 self.give(Input::Trace { reply, ccb, worker, trace });
             }
             Ask::Recorded { ccb, call } => self.give(Input::Recorded { ccb, call }),
+            Ask::Bus(heard) => self.give(Input::Bus(heard)),
             Ask::Look(look) => look(&self.blade, clock::now()),
         }
     }
@@ -326,6 +340,11 @@ impl Owner {
             Output::Done { reply, result, digits } => {
                 if let Some(done) = self.commands.remove(&reply) {
                     let _ = done.send((result, digits));
+                }
+            }
+            Output::Bus(say) => {
+                if let Some(bus) = &self.bus {
+                    let _ = bus.send(say);
                 }
             }
             other => log(&other),
