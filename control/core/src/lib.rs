@@ -11,6 +11,7 @@ pub mod cluster;
 mod login;
 mod message;
 mod path;
+mod pool;
 mod routes;
 
 pub use blade::{BEAT_MS, Blade, CcbView, Counts, LoginView, SWEEP_MS, SpoolView};
@@ -23,6 +24,7 @@ pub use message::{
     Input, LegRecord, LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision,
     TenantRecord, Trace, TrunkRecord,
 };
+pub use pool::{DRAIN_S, Marks, PoolRefusal, Scaler, Seen, SlotOrder, SlotState, Slots, Wish};
 pub use path::{path_name, reason_name, spool_name};
 pub use routes::{
     Cidr, Destination, Forward, Forwards, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service,
