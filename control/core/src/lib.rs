@@ -24,8 +24,10 @@ pub use message::{
     Input, LegRecord, LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision,
     TenantRecord, Trace, TrunkRecord,
 };
-pub use pool::{DRAIN_S, Marks, PoolRefusal, Scaler, Seen, SlotOrder, SlotState, Slots, Wish};
 pub use path::{path_name, reason_name, spool_name};
+pub use pool::{
+    DRAIN_S, Marks, PoolOrder, PoolRefusal, Scaler, Seen, SlotOrder, SlotState, Slots, Wish,
+};
 pub use routes::{
     Cidr, Destination, Forward, Forwards, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service,
     When, is_prompt_name, mix_number, nearest,

@@ -86,6 +86,26 @@ impl PoolRefusal {
     }
 }
 
+/// What the administrator or the CDM orders of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PoolOrder {
+    /// Take a slot into use: that CCB's, or any free one.
+    Apply {
+        /// The CCB.
+        #[serde(with = "crate::cluster::wire::maybe_ccb")]
+        ccb: Option<CcbId>,
+    },
+    /// Give a CCB back; it drains first.
+    Release {
+        /// The CCB.
+        #[serde(with = "crate::cluster::wire::ccb")]
+        ccb: CcbId,
+        /// How long calls may take to end, in seconds; [`DRAIN_S`] when it is not said.
+        within_s: Option<u32>,
+    },
+}
+
 /// What is to be done with a slot's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SlotOrder {
@@ -283,7 +303,10 @@ impl Scaler {
     /// Looks at the CCBs of all blades; call it about once a second.
     pub fn look(&mut self, now: Instant, marks: &Marks, ccbs: &[Seen]) -> Option<Wish> {
         let moves = |seen: &&Seen| {
-            matches!(seen.slot, Some(SlotState::Starting | SlotState::Draining | SlotState::Stopping))
+            matches!(
+                seen.slot,
+                Some(SlotState::Starting | SlotState::Draining | SlotState::Stopping)
+            )
         };
         let normal = || ccbs.iter().filter(|seen| seen.status == CcbStatus::Normal);
         let (load, capacity) = normal().fold((0_u64, 0_u64), |(load, capacity), seen| {
