@@ -5,7 +5,7 @@ use std::time::Duration;
 use base::CcbId;
 use control_core::Cidr;
 
-use crate::recordings;
+use crate::{pool, recordings};
 
 /// How often trunks are asked whether they are there, in seconds.
 pub const OPTIONS_S: u32 = 30;
@@ -48,6 +48,8 @@ pub struct Config {
     pub recordings: Option<recordings::Config>,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
     pub options_s: u32,
+    /// The CCBs that are started and stopped with the load or by order; none without.
+    pub pool: Option<pool::Config>,
 }
 
 /// One CCB of this blade: a data plane process and the region it made.
@@ -101,6 +103,7 @@ impl Config {
             trace_to: Vec::new(),
             recordings: None,
             options_s: OPTIONS_S,
+            pool: None,
             state,
         }
     }

@@ -32,6 +32,7 @@ mod error;
 mod forwards;
 mod login;
 mod orders;
+mod pool;
 pub mod serve;
 mod traces;
 

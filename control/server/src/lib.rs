@@ -8,6 +8,7 @@ mod http;
 mod link;
 mod owner;
 mod password;
+pub mod pool;
 pub mod recordings;
 mod records;
 mod secret;
@@ -23,13 +24,13 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use config::{CcbConfig, Config, HashCost, OPTIONS_S};
 pub use control_core::{
-    Cidr, Destination, MIX_RULE, MIXES, PROMPT_RULE, Route, Service, is_prompt_name, path_name,
-    reason_name, spool_name,
+    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, Route, Service, is_prompt_name,
+    path_name, reason_name, spool_name,
 };
 pub use directory::{
     Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError, Identity,
@@ -52,6 +53,8 @@ pub struct Server {
     admin: UnixListener,
     app: http::App,
     owner: owner::Owner,
+    /// What the pool's drivers are told.
+    slots: Option<mpsc::UnboundedReceiver<pool::Tell>>,
     directory: Directory,
 }
 
@@ -94,7 +97,13 @@ impl Server {
             records::start(folder, state, recorded).map_err(named(folder))
         });
         let ccbs: Vec<_> = config.ccbs.iter().map(|ccb| ccb.id).collect();
-        let owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
+        let mut owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
+        let mut slots = None;
+        if let Some(pool) = &config.pool {
+            let (tell, told) = mpsc::unbounded_channel();
+            owner.keep_slots(pool::remembered(state, &pool.slots), pool.marks, tell);
+            slots = Some(told);
+        }
         let mut http = Vec::new();
         for address in &config.http {
             let bound = TcpListener::bind(address).await;
@@ -125,7 +134,7 @@ impl Server {
             records: config.records.is_some().then_some(record_state),
             started_at: clock::now(),
         });
-        Ok(Server { config, http, admin, app, owner, directory })
+        Ok(Server { config, http, admin, app, owner, slots, directory })
     }
 
     /// The addresses that serve HTTP, with the ports that were chosen.
@@ -149,6 +158,9 @@ impl Server {
             if let Err(error) = link::start(ccb.clone(), blade.clone()) {
                 tracing::error!(ccb = ccb.id.0, %error, "no thread for the link to a data plane");
             }
+        }
+        if let Some((pool, told)) = self.config.pool.zip(self.slots) {
+            background.spawn(pool::serve(pool, self.config.state, told, blade.clone()));
         }
         let mut serving = JoinSet::new();
         let limits = http::serve::Limits::of_listeners(self.http.len());
