@@ -1,6 +1,7 @@
 //! A blade's control process: the AgentProxy and the CTI over HTTP, the directory, the links to the
 //! data planes, the admin socket. What it decides is decided by `control_core`; this crate carries.
 
+mod bus;
 mod clock;
 mod config;
 mod directory;
@@ -27,7 +28,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-pub use config::{CcbConfig, Config, HashCost, OPTIONS_S};
+pub use bus::{BusConfig, LocalBus, NatsConfig};
+pub use config::{CLUSTER, CcbConfig, Config, HashCost, OPTIONS_S, host_name};
 pub use control_core::{
     Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, Route, Service, is_prompt_name,
     path_name, reason_name, spool_name,
@@ -55,6 +57,7 @@ pub struct Server {
     owner: owner::Owner,
     /// What the pool's drivers are told.
     slots: Option<mpsc::UnboundedReceiver<pool::Tell>>,
+    bus: Option<bus::Bus>,
     directory: Directory,
 }
 
@@ -104,6 +107,13 @@ impl Server {
             owner.keep_slots(pool::remembered(state, &pool.slots), pool.marks, tell);
             slots = Some(told);
         }
+        let place =
+            bus::Place { blade: config.blade.as_str().into(), cluster: config.cluster.clone() };
+        let bus = bus::open(config.bus.clone(), place, blade.clone()).map(|(mouth, bus)| {
+            // The clock only goes on over the control processes of a blade, unless somebody sets it back.
+            owner.join(config.blade.as_str().into(), clock::unix_ms(clock::now()), mouth);
+            bus
+        });
         let mut http = Vec::new();
         for address in &config.http {
             let bound = TcpListener::bind(address).await;
@@ -132,9 +142,10 @@ impl Server {
             next_trace: AtomicU32::new(clock::unix_ms(clock::now()) as u32),
             trace_to: config.trace_to.clone(),
             records: config.records.is_some().then_some(record_state),
+            bus: bus.as_ref().map(bus::Bus::state),
             started_at: clock::now(),
         });
-        Ok(Server { config, http, admin, app, owner, slots, directory })
+        Ok(Server { config, http, admin, app, owner, slots, bus, directory })
     }
 
     /// The addresses that serve HTTP, with the ports that were chosen.
@@ -147,6 +158,9 @@ impl Server {
         let blade = self.app.blade.clone();
         let mut background = JoinSet::new();
         background.spawn(self.owner.run());
+        if let Some(bus) = self.bus {
+            background.spawn(bus.run());
+        }
         match self.directory.provision().await {
             Ok(mut provision) => {
                 provision.options_s = self.config.options_s;
