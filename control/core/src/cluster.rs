@@ -193,6 +193,8 @@ pub struct Place {
 pub struct LeaseRequest {
     /// Names the request among those of its blade's incarnation.
     pub id: u64,
+    /// The incarnation of the asking blade's control process.
+    pub incarnation: u64,
     /// The CCB that is to hold the agent.
     #[serde(with = "wire::ccb")]
     pub holder: CcbId,
