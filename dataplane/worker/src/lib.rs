@@ -22,6 +22,7 @@ mod functions;
 mod glare;
 mod goodbye;
 mod guard;
+mod hosting;
 mod identify;
 mod info;
 mod intake;
