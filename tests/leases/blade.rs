@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use abi::Purpose;
+use abi::{Fence, Purpose};
 use abi::sync::AtomicU64;
-use base::{AgentSlot, CcbId, Fence, Instant, TenantId};
+use base::{AgentSlot, CcbId, Instant, TenantId};
 use control_core::cluster::{
     BladeName, Denial, Grant, HeldLease, LeaseRequest, REPORT_LIFE_MS, Token,
 };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use base::Fence;
+use abi::Fence;
 
 use crate::world::AGENTS;
 

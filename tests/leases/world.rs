@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use abi::LeaseState;
+use abi::{Fence, LeaseState};
 use abi::lease::word;
-use base::{AgentSlot, CcbId, Fence, Instant, Rng};
+use base::{AgentSlot, CcbId, Instant, Rng};
 use control_core::cluster::HeldLease;
 use control_core::hosting::{Act, HomeBug, Next, Presence, WANTED_MS};
 
@@ -373,7 +373,7 @@ impl World {
             self.outcome.denied += 1;
             return;
         };
-        let fence = Fence { epoch, incarnation: here.incarnation as u32, counter };
+        let fence = Fence { epoch, incarnation: here.incarnation, counter };
         let is_bound = word::bind(word, ccb, counter);
         self.watch.expect(is_bound, || "a word that was just reserved is not bound".into());
         self.watch.grants += 1;
@@ -552,7 +552,7 @@ impl World {
             _ => ccb(holder),
         };
         let is_right =
-            !checks || login == Some(fence.epoch) && fence.incarnation == here.incarnation as u32;
+            !checks || login == Some(fence.epoch) && fence.incarnation == here.incarnation;
         if !is_right || !word::bind(word, has, counter) {
             self.outcome.stale += 1;
             return self.sip(home, holder, Sip::Refused { call });

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use abi::Purpose;
-use base::{CcbId, Fence, Instant, TenantId};
+use abi::{Fence, Purpose};
+use base::{CcbId, Instant, TenantId};
 
 use super::WANTED_MS;
 use crate::cluster::{BladeName, Denial, Grant, HeldLease, LeaseRequest};

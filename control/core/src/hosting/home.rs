@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use abi::LeaseState;
+use abi::{Fence, LeaseState};
 use abi::lease::word;
 use abi::sync::AtomicU64;
-use base::{AgentSlot, CcbId, Fence, Instant, TenantId};
+use base::{AgentSlot, CcbId, Instant, TenantId};
 
 use super::{ANSWERS, ASK_HOLDS_MS, CONFIRMED, LISTENS, PROBE_AFTER_MS, PROBED_MS, SILENT_MS};
 use crate::cluster::{BladeName, Denial, Grant, HeldLease, LeaseRequest};
@@ -194,7 +194,7 @@ impl Home {
         let (holder, purpose) = (request.holder, request.purpose);
         let counter =
             word::reserve(desk.word, holder, purpose, now).map_err(|state| self.denial(state))?;
-        let fence = Fence { epoch: desk.epoch, incarnation: desk.incarnation as u32, counter };
+        let fence = Fence { epoch: desk.epoch, incarnation: desk.incarnation, counter };
         let hosted = Hosted {
             fence,
             tenant: request.tenant,
@@ -268,7 +268,7 @@ impl Home {
         if holder == self.ccb || is_known {
             return;
         }
-        let fence = Fence { epoch: desk.epoch, incarnation: desk.incarnation as u32, counter };
+        let fence = Fence { epoch: desk.epoch, incarnation: desk.incarnation, counter };
         let hosted = Hosted {
             fence,
             tenant,
