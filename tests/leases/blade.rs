@@ -113,6 +113,8 @@ pub struct Blade {
     // The region.
     pub words: Vec<AtomicU64>,
     pub logins: Vec<Option<u32>>,
+    /// The epochs that the rows say, also of those who left.
+    pub rows: Vec<u32>,
     pub dialogs: BTreeMap<usize, Dialog>,
     pub calls: BTreeMap<u64, Call>,
 }
@@ -131,6 +133,7 @@ impl Blade {
             incarnation: 0,
             words: (0..AGENTS).map(|_| AtomicU64::new(0)).collect(),
             logins: vec![None; AGENTS],
+            rows: vec![0; AGENTS],
             dialogs: BTreeMap::new(),
             calls: BTreeMap::new(),
         }
@@ -164,8 +167,7 @@ impl Blade {
     /// Control finds what the region says.
     pub fn rebuild(&mut self, clock: Instant) {
         let Some(control) = &mut self.control else { return };
-        for (agent, epoch) in self.logins.iter().enumerate() {
-            let Some(epoch) = *epoch else { continue };
+        for (agent, epoch) in self.rows.iter().copied().enumerate() {
             let slot = AgentSlot(agent as u32);
             let desk =
                 Desk { slot, word: &self.words[agent], epoch, incarnation: self.incarnation };

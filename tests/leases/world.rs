@@ -803,6 +803,7 @@ impl World {
         self.watch.epochs[agent] += 1;
         let epoch = self.watch.epochs[agent];
         self.blades[to].logins[agent] = Some(epoch);
+        self.blades[to].rows[agent] = epoch;
         self.homes[agent] = Some(to);
         (0..BLADES).filter(|other| *other != to).for_each(|other| {
             self.bus(to, other, Bus::Moved(agent, epoch));
