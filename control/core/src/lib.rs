@@ -8,6 +8,7 @@ mod blade;
 mod calls;
 mod cdm;
 pub mod cluster;
+pub mod hosting;
 mod login;
 mod message;
 mod path;
