@@ -1,5 +1,6 @@
 //! The configuration file: one for the control process and for every CCB of a blade.
 
+mod cluster;
 mod media;
 mod pool;
 mod read;
@@ -17,6 +18,7 @@ use control_server::Cidr;
 use driver::Sizes;
 use toml::de::DeTable;
 
+pub use cluster::Cluster;
 pub use media::{Media, MediaConfig, XdpMode};
 pub use pool::Pool;
 pub use read::Faults;
@@ -69,6 +71,8 @@ pub struct Control {
     pub records: Option<PathBuf>,
     /// Where traces of signalling may be sent besides this machine's loopback addresses.
     pub trace_to: Vec<Cidr>,
+    /// Other blades.
+    pub cluster: Cluster,
 }
 
 /// `[[ccb]]`
@@ -169,6 +173,9 @@ impl Config {
             },
             self.control.admin.display(),
         );
+        if let Some(cluster) = self.control.cluster.summary() {
+            let _ = write!(text, "\n{cluster}");
+        }
         if let Some(pool) = &self.pool {
             let _ = write!(text, "\n{}", pool.summary());
         }
@@ -214,6 +221,7 @@ impl Config {
         if let Some(folder) = &self.control.records {
             let _ = writeln!(text, "records = {}", quote(folder));
         }
+        text += &self.control.cluster.to_toml();
         let nets: Vec<_> = self.control.trace_to.iter().map(Cidr::to_string).collect();
         if !nets.is_empty() {
             let _ = writeln!(text, "trace_to = {nets:?}");
@@ -332,8 +340,10 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     };
     table.allow("trace_to");
     let trace_to = table.or("trace_to", trace_to, Vec::new());
+    let cluster = Cluster::read(table);
     table.finish();
     Some(Control {
+        cluster: cluster?,
         http: http?.value,
         admin: admin?.value,
         directory: directory?.value,
