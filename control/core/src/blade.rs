@@ -17,6 +17,7 @@ use crate::login::{Login, LoginKey};
 use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision, Trace};
 use crate::routes::{Destination, Forwards, Routes};
 
+mod cluster;
 mod desk;
 mod forward;
 mod grant;
@@ -47,6 +48,8 @@ pub struct Blade {
     provision: Provision,
     routes: Routes,
     forwards: Forwards,
+    /// None while it is the only blade.
+    cluster: Option<cluster::Cluster>,
     beat_at: Instant,
     sweep_at: Instant,
 }
@@ -152,6 +155,7 @@ impl Blade {
             provision: Provision::default(),
             routes: Routes::default(),
             forwards: Forwards::default(),
+            cluster: None,
             beat_at: now,
             sweep_at: now,
         }
@@ -184,6 +188,7 @@ impl Blade {
                 self.trace(now, reply, (ccb, worker), *trace, out);
             }
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
+            Input::Bus(heard) => self.heard(now, heard, out),
             Input::Timeout => {}
         }
         if now >= self.beat_at {

@@ -7,6 +7,7 @@
 mod blade;
 mod calls;
 mod cdm;
+pub mod cluster;
 mod login;
 mod message;
 mod path;

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use abi::{Process, Region, SpoolState};
 use base::{CallRef, CcbId, Instant, WorkerId};
+use control_core::cluster::{BladeName, Heard};
 use control_core::{
     Blade, CcbStatus, CloseReason, Collected, DeskMessage, End, Granted, Input, LoginKey,
     LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision, Trace, spool_name,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::bus::Mouth;
 use crate::clock;
 use crate::records::RecordSender;
 
@@ -58,6 +60,8 @@ pub enum Ask {
     Trace { ccb: CcbId, worker: WorkerId, trace: Box<Trace>, done: oneshot::Sender<Ended> },
     /// A call's record is written.
     Recorded { ccb: CcbId, call: CallRef },
+    /// The bus says something.
+    Bus(Heard),
     /// Somebody reads.
     Look(Look),
 }
@@ -172,6 +176,8 @@ impl BladeHandle {
 pub struct Owner {
     blade: Blade,
     asks: Asks,
+    /// None when this blade is alone.
+    bus: Option<Mouth>,
     /// None when no records are kept.
     records: Option<RecordSender>,
     doorbells: HashMap<CcbId, Vec<OwnedFd>>,
@@ -182,6 +188,8 @@ pub struct Owner {
     lost: Vec<u64>,
     /// Calls of which no record is kept, which the core is to be told of.
     unrecorded: Vec<(CcbId, CallRef)>,
+    /// What the bus had no room for, which the core is to be told of.
+    refused: Vec<Heard>,
     next_reply: u64,
     out: Vec<Output>,
 }
@@ -192,6 +200,7 @@ impl Owner {
         Owner {
             blade: Blade::new(clock::now(), Process::current(), ccbs),
             asks,
+            bus: None,
             records,
             doorbells: HashMap::new(),
             desks: HashMap::new(),
@@ -199,9 +208,17 @@ impl Owner {
             commands: HashMap::new(),
             lost: Vec::new(),
             unrecorded: Vec::new(),
+            refused: Vec::new(),
             next_reply: 0,
             out: Vec::new(),
         }
+    }
+
+    /// Makes this blade one of several; what it says to the others goes to `bus`, what they say comes as
+    /// [`Ask::Bus`].
+    pub fn join(&mut self, name: BladeName, incarnation: u64, bus: Mouth) {
+        self.blade.join(name, incarnation);
+        self.bus = Some(bus);
     }
 
     /// Serves until every handle is gone.
@@ -287,6 +304,7 @@ impl Owner {
                 self.give(Input::Trace { reply, ccb, worker, trace });
             }
             Ask::Recorded { ccb, call } => self.give(Input::Recorded { ccb, call }),
+            Ask::Bus(heard) => self.give(Input::Bus(heard)),
             Ask::Look(look) => look(&self.blade, clock::now()),
         }
     }
@@ -301,7 +319,9 @@ impl Owner {
             }
             let lost = self.lost.pop().map(|socket| Input::DeskLost { socket });
             let recorded = |(ccb, call)| Input::Recorded { ccb, call };
-            next = lost.or_else(|| self.unrecorded.pop().map(recorded));
+            next = lost
+                .or_else(|| self.unrecorded.pop().map(recorded))
+                .or_else(|| self.refused.pop().map(Input::Bus));
         }
         self.out = out;
     }
@@ -326,6 +346,11 @@ impl Owner {
             Output::Done { reply, result, digits } => {
                 if let Some(done) = self.commands.remove(&reply) {
                     let _ = done.send((result, digits));
+                }
+            }
+            Output::Bus(say) => {
+                if let Some(heard) = self.bus.as_ref().and_then(|bus| bus.say(say)) {
+                    self.refused.push(heard);
                 }
             }
             other => log(&other),

@@ -21,8 +21,10 @@ impl Blade {
         out: &mut Vec<Output>,
     ) -> Result<Granted, LoginRefusal> {
         let mut record = request.agent;
-        Text::<24>::new(record.number.as_bytes()).map_err(|_| LoginRefusal::TooLong("number"))?;
-        Text::<48>::new(record.user.as_bytes()).map_err(|_| LoginRefusal::TooLong("user"))?;
+        Text::<24>::new(record.number.as_bytes())
+            .map_err(|_| LoginRefusal::TooLong("number".into()))?;
+        Text::<48>::new(record.user.as_bytes())
+            .map_err(|_| LoginRefusal::TooLong("user".into()))?;
         while record.name.len() > NAME_BYTES {
             record.name.pop();
         }
