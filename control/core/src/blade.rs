@@ -22,6 +22,7 @@ mod desk;
 mod forward;
 mod grant;
 mod order;
+mod pool;
 mod side;
 mod trunks;
 
@@ -50,6 +51,7 @@ pub struct Blade {
     forwards: Forwards,
     /// None while it is the only blade.
     cluster: Option<cluster::Cluster>,
+    pool: pool::Pool,
     beat_at: Instant,
     sweep_at: Instant,
 }
@@ -66,6 +68,8 @@ struct Entry {
     phone_at: Option<SocketAddr>,
     /// What the row says of the rules of its number: when calls go elsewhere, and after how many seconds.
     forwards: (u32, u32),
+    /// True while its CCB drains.
+    draining: bool,
 }
 
 /// A login as status tools show it.
@@ -156,6 +160,7 @@ impl Blade {
             routes: Routes::default(),
             forwards: Forwards::default(),
             cluster: None,
+            pool: pool::Pool::default(),
             beat_at: now,
             sweep_at: now,
         }
@@ -188,6 +193,11 @@ impl Blade {
                 self.trace(now, reply, (ccb, worker), *trace, out);
             }
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
+            Input::Pool { reply, order } => {
+                let result = self.pool_order(now, order, out);
+                out.push(Output::Pool { reply, result });
+            }
+            Input::SlotStopped { ccb } => self.slot_stopped(now, ccb, out),
             Input::Bus(heard) => self.heard(now, heard, out),
             Input::Timeout => {}
         }
@@ -365,6 +375,9 @@ impl Blade {
         if is_new {
             self.settle_rows(now, ccb, &region, out);
         }
+        if self.is_draining(ccb) {
+            self.tell_workers(now, ccb, true, out);
+        }
         self.resync(now, ccb, out);
         self.watch_trunks(now, ccb, out);
         self.pump(now, ccb, out);
@@ -413,6 +426,7 @@ impl Blade {
             self.resume_services(now, ccb, out);
             self.watch_trunks(now, ccb, out);
         }
+        self.sweep_pool(now, out);
         let due = |entry: &Entry| entry.login.deadline().filter(|(at, _)| *at <= now);
         let over: Vec<_> = self
             .logins
@@ -428,7 +442,10 @@ impl Blade {
         let Some(side) = self.sides.get(&ccb) else {
             return;
         };
-        let is = side.status(now);
+        let is = match side.status(now) {
+            CcbStatus::Normal if self.is_draining(ccb) => CcbStatus::Draining,
+            is => is,
+        };
         let was = self.cdm.set_status(ccb, is);
         self.report(ccb);
         if was != is {
