@@ -307,7 +307,9 @@ impl Blade {
     ) -> Answer {
         match question {
             Question::Place(place) => self.place_for_other(now, &place),
-            Question::Login { ccb, request } => self.login_for_other(now, ccb, *request, out),
+            Question::Login { ccb, request, turn } => {
+                self.login_for_other(now, (ccb, turn), *request, out)
+            }
             Question::Leave { login, force } => {
                 Answer::Left(self.leave_older(now, login, force, out))
             }

@@ -142,7 +142,7 @@ fn number(text: &str) -> Key {
 }
 
 fn home(blade: &str, epoch: u32) -> Fact {
-    Fact::Home(Home { blade: blade.into(), ccb: CcbId(1), agent: 5, epoch })
+    Fact::Home(Home { blade: blade.into(), ccb: CcbId(1), agent: 5, epoch, turn: 0 })
 }
 
 #[tokio::test]
