@@ -25,6 +25,7 @@ mod grant;
 mod homes;
 mod leader;
 mod order;
+mod pool;
 mod side;
 mod trunks;
 
@@ -54,6 +55,7 @@ pub struct Blade {
     forwards: Forwards,
     /// None while it is the only blade.
     cluster: Option<cluster::Cluster>,
+    pool: pool::Pool,
     beat_at: Instant,
     sweep_at: Instant,
     /// When the last input came.
@@ -74,6 +76,8 @@ struct Entry {
     phone_at: Option<SocketAddr>,
     /// What the row says of the rules of its number: when calls go elsewhere, and after how many seconds.
     forwards: (u32, u32),
+    /// True while its CCB drains.
+    draining: bool,
 }
 
 /// A login as status tools show it.
@@ -164,6 +168,7 @@ impl Blade {
             routes: Routes::default(),
             forwards: Forwards::default(),
             cluster: None,
+            pool: pool::Pool::default(),
             beat_at: now,
             sweep_at: now,
             handled_at: now,
@@ -197,6 +202,11 @@ impl Blade {
                 self.trace(now, reply, (ccb, worker), *trace, out);
             }
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
+            Input::Pool { reply, order } => {
+                let result = self.pool_order(now, order, out);
+                out.push(Output::Pool { reply, result });
+            }
+            Input::SlotStopped { ccb } => self.slot_stopped(now, ccb, out),
             Input::Bus(heard) => self.heard(now, heard, out),
             Input::Farewell => self.farewell(out),
             Input::Timeout => self.paused_until = None,
@@ -383,6 +393,9 @@ impl Blade {
             self.settle_rows(now, ccb, &region, out);
         }
         self.check_homes_soon();
+        if self.is_draining(ccb) {
+            self.tell_workers(now, ccb, true, out);
+        }
         self.resync(now, ccb, out);
         self.watch_trunks(now, ccb, out);
         self.pump(now, ccb, out);
@@ -431,6 +444,7 @@ impl Blade {
             self.resume_services(now, ccb, out);
             self.watch_trunks(now, ccb, out);
         }
+        self.sweep_pool(now, out);
         let due = |entry: &Entry| entry.login.deadline().filter(|(at, _)| *at <= now);
         let over: Vec<_> = self
             .logins
@@ -447,7 +461,10 @@ impl Blade {
         let Some(side) = self.sides.get(&ccb) else {
             return;
         };
-        let is = side.status(now);
+        let is = match side.status(now) {
+            CcbStatus::Normal if self.is_draining(ccb) => CcbStatus::Draining,
+            is => is,
+        };
         let was = self.cdm.set_status(ccb, is);
         self.report(ccb);
         if was != is {
@@ -624,9 +641,11 @@ impl Blade {
             (_, Some(Destination::Service(service))) => {
                 return self.serve(now, ccb, worker, &asked, service, out);
             }
-            (Party::Agent(..), Some(Destination::Trunk { addresses, transport, location })) => {
-                Some((addresses, transport, location))
-            }
+            // An agent whose call another blade has asks by that blade (S2-013).
+            (
+                Party::Agent(..) | Party::Peer(_),
+                Some(Destination::Trunk { addresses, transport, location }),
+            ) => Some((addresses, transport, location)),
             // It is the tenant who forwards a call, and its rule that says where to.
             (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location }))
                 if asked.why == Why::Forwarded =>

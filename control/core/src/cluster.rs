@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use abi::Purpose;
-use base::{CcbId, Fence, TenantId};
+use abi::{Fence, Purpose};
+use base::{CcbId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::cdm::CcbStatus;
@@ -210,6 +210,8 @@ pub struct Place {
 pub struct LeaseRequest {
     /// Names the request among those of its blade's incarnation.
     pub id: u64,
+    /// The incarnation of the asking blade's control process.
+    pub incarnation: u64,
     /// The CCB that is to hold the agent.
     #[serde(with = "wire::ccb")]
     pub holder: CcbId,
@@ -466,8 +468,26 @@ pub(crate) mod wire {
         }
     }
 
+    pub(crate) mod maybe_ccb {
+        use base::CcbId;
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+        pub(crate) fn serialize<S: Serializer>(
+            it: &Option<CcbId>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            it.map(|ccb| ccb.0).serialize(to)
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<CcbId>, D::Error> {
+            Ok(Option::<u16>::deserialize(from)?.map(CcbId))
+        }
+    }
+
     pub(crate) mod fence {
-        use base::Fence;
+        use abi::Fence;
         use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
         pub(crate) fn serialize<S: Serializer>(fence: &Fence, to: S) -> Result<S::Ok, S::Error> {

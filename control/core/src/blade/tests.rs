@@ -13,6 +13,7 @@ use abi::{
 mod cluster;
 mod forwards;
 mod orders;
+mod pool;
 
 const WORKERS: u8 = 2;
 const TENANT: TenantId = TenantId(1);
