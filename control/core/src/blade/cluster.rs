@@ -247,6 +247,13 @@ impl Blade {
         })
     }
 
+    /// True when a CCB of ours, or of a blade that we hear, runs normally.
+    pub fn serves(&self) -> bool {
+        let all = self.cluster.iter().filter(|cluster| cluster.connected);
+        let mut ccbs = self.cdm.iter().chain(all.flat_map(|cluster| cluster.cdm.iter()));
+        ccbs.any(|(_, ccb)| ccb.status == CcbStatus::Normal)
+    }
+
     /// Takes what the bus says.
     pub(super) fn heard(&mut self, now: Instant, heard: Heard, out: &mut Vec<Output>) {
         let Some(cluster) = self.cluster.as_mut() else { return };

@@ -71,7 +71,7 @@ impl End {
         let (mouth, bus): (Mouth, Bus) = open(config, place, blade).expect("it is not alone");
         let state = bus.state();
         let mut task = tokio::task::JoinSet::new();
-        task.spawn(bus.run());
+        bus.spawn(&mut task);
         End { name: name.into(), mouth, asks, state, _task: task }
     }
 
