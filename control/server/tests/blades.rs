@@ -330,12 +330,15 @@ async fn a_leader_that_is_paused_for_three_seconds_does_no_harm() {
     let others = [(leader + 1) % 3, (leader + 2) % 3];
     site.blades[leader].signal(Signal::STOP);
     let stopped_at = Instant::now();
-    let mut agent = 1001;
+    let mut logins = 0;
     while stopped_at.elapsed() < Duration::from_secs(3) {
-        ccb(&site.blades[others[agent as usize % 2]].login(agent).await);
-        agent += 1;
+        // Agents log in again and again, at this blade and at that.
+        let answer = site.blades[others[logins % 2]].login(1001 + logins as u32 % 59).await;
+        assert_ne!(ccb(&answer), leader as u64 + 1, "who is paused is given to nobody");
+        logins += 1;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert!(agent > 1003, "logins went on");
+    assert!(logins > 3, "logins went on");
     site.blades[leader].signal(Signal::CONT);
     let mut led = 0;
     for _ in 0..40 {
@@ -348,8 +351,7 @@ async fn a_leader_that_is_paused_for_three_seconds_does_no_harm() {
     assert!(led > 0, "one leads");
     site.settled().await;
     until("logins at the one that was paused", async || {
-        let answer = site.blades[leader].login(agent).await;
-        answer.status == 200
+        site.blades[leader].login(1070).await.status == 200
     })
     .await;
     // Every agent is at one blade only.
