@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use abi::{Fence, Purpose};
 use abi::sync::AtomicU64;
+use abi::{Fence, Purpose};
 use base::{AgentSlot, CcbId, Instant, TenantId};
 use control_core::cluster::{
     BladeName, Denial, Grant, HeldLease, LeaseRequest, REPORT_LIFE_MS, Token,

@@ -55,6 +55,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Demo(options) => demo::run(&options),
         Command::Status(options) => show::status(&options),
         Command::Agents(options) => show::agents(&options),
+        Command::Leases(options) => show::leases(&options),
         Command::Calls(options) => show::calls(&options),
         Command::Call(command) => order::run(&command),
         Command::Forward(command) => forward::run(&command),

@@ -21,10 +21,13 @@ mod cluster;
 mod desk;
 mod forward;
 mod grant;
+mod hosting;
+mod leases;
 mod order;
 mod side;
 mod trunks;
 
+pub use leases::LeaseView;
 pub use side::Counts;
 use side::{Purpose, Side};
 
@@ -50,6 +53,7 @@ pub struct Blade {
     forwards: Forwards,
     /// None while it is the only blade.
     cluster: Option<cluster::Cluster>,
+    hosting: hosting::Hosting,
     beat_at: Instant,
     sweep_at: Instant,
 }
@@ -88,7 +92,7 @@ pub struct LoginView {
     pub phone: Option<SocketAddr>,
     /// When it was granted.
     pub since: Instant,
-    /// The lease word for calls.
+    /// The lease word for calls; held by another CCB, the agent is hosted there.
     pub lease: LeaseState,
 }
 
@@ -156,6 +160,7 @@ impl Blade {
             routes: Routes::default(),
             forwards: Forwards::default(),
             cluster: None,
+            hosting: hosting::Hosting::new(now, ccbs),
             beat_at: now,
             sweep_at: now,
         }
@@ -191,8 +196,11 @@ impl Blade {
             Input::Bus(heard) => self.heard(now, heard, out),
             Input::Timeout => {}
         }
+        self.look_at_waits(now, out);
         if now >= self.beat_at {
             self.beat(now, out);
+            self.check_leases(now, out);
+            self.check_sessions(now, out);
             self.beat_at = now + Duration::from_millis(BEAT_MS);
         }
         if now >= self.sweep_at {
@@ -203,7 +211,8 @@ impl Blade {
 
     /// When [`Input::Timeout`] is due.
     pub fn deadline(&self) -> Instant {
-        self.beat_at.min(self.sweep_at)
+        let waits = (!self.hosting.waits.is_empty()).then_some(self.hosting.look_at);
+        waits.into_iter().fold(self.beat_at.min(self.sweep_at), Instant::min)
     }
 
     /// Says in every attached region that control sleeps and takes its last look at the rings. False
@@ -364,6 +373,7 @@ impl Blade {
         self.write_provision(&region);
         if is_new {
             self.settle_rows(now, ccb, &region, out);
+            self.rebuild_leases(now, ccb);
         }
         self.resync(now, ccb, out);
         self.watch_trunks(now, ccb, out);
@@ -544,14 +554,14 @@ impl Blade {
                 side.calls.refresh(&region, call.slot, &mut changed);
                 self.calls_changed(now, ccb, changed, out);
             }
-            Event::Done { op, result } => {
-                if let Some(Purpose::Serve { call, service, is_answer }) =
-                    side.complete(op, result, out)
-                {
+            Event::Done { op, result } => match side.complete(op, result, out) {
+                Some(Purpose::Serve { call, service, is_answer }) => {
                     let step = (call, service, is_answer);
                     self.service_done(now, ccb, worker, step, result, out);
                 }
-            }
+                Some(Purpose::Hosted { id }) => self.host_done(now, id, result, out),
+                _ => {}
+            },
             Event::SourceRefused { call, leg, addr: address } => {
                 side.counts.sources_refused += 1;
                 if let Some(left_out) = side.refusals.admit(now) {
@@ -595,7 +605,9 @@ impl Blade {
         asked: Asked<'_>,
         out: &mut Vec<Output>,
     ) {
-        if self.forwarded(now, ccb, worker, &asked, out) {
+        if self.wanted_elsewhere(now, ccb, worker, &asked, out)
+            || self.forwarded(now, ccb, worker, &asked, out)
+        {
             return;
         }
         let is_way = matches!(asked.why, Why::Called | Why::Transferred | Why::Forwarded);
@@ -713,6 +725,7 @@ impl Blade {
         changed: Vec<Changed>,
         out: &mut Vec<Output>,
     ) {
+        self.note_peers(now, ccb, &changed);
         for changed in changed {
             self.tell_desks(ccb, &changed, out);
             if changed.call.row.state() == abi::CallState::Ended {
@@ -723,6 +736,7 @@ impl Blade {
                 if record.ended_at == Instant::ZERO {
                     record.ended_at = now;
                 }
+                record.peer_serial = self.hosting.serials.remove(&(ccb, changed.call.call));
                 side.calls.set_recording(changed.call.call);
                 side.forget_call(changed.call.call);
                 out.push(Output::Record(Box::new(record)));

@@ -6,8 +6,8 @@ use base::{CcbId, Instant, TenantId};
 
 use super::Blade;
 use crate::cluster::{
-    ASK_MS, Answer, BladeName, CcbReport, Fact, Heard, Home, Key, Question, REPORT_LIFE_MS, Report,
-    Say, To,
+    ASK_MS, Answer, BladeName, CcbReport, Fact, Heard, HeldLease, Home, Key, Question,
+    REPORT_LIFE_MS, Report, Say, To,
 };
 use crate::message::Output;
 
@@ -31,7 +31,14 @@ pub(super) struct Cluster {
 
 /// What goes on with an answer.
 #[derive(Debug)]
-pub(super) enum Waiting {}
+pub(super) enum Waiting {
+    /// Nothing.
+    Nothing,
+    /// A lease, for that session.
+    Lease { id: u64, blade: BladeName, tenant: TenantId },
+    /// Whether a holder holds a lease of a CCB of ours.
+    Holds { ccb: CcbId, holder: CcbId, lease: HeldLease },
+}
 
 impl Cluster {
     /// The report that stands of a CCB and its blade's name; none that is too old.
@@ -63,6 +70,7 @@ impl Blade {
     /// Makes this blade one of several that meet on a bus. `incarnation` is a number that no earlier control process
     /// of that blade had.
     pub fn join(&mut self, name: BladeName, incarnation: u64) {
+        self.hosting.join(incarnation);
         self.cluster = Some(Cluster {
             name,
             incarnation,
@@ -78,10 +86,16 @@ impl Blade {
     pub(super) fn heard(&mut self, now: Instant, heard: Heard, out: &mut Vec<Output>) {
         let Some(cluster) = self.cluster.as_mut() else { return };
         match heard {
-            Heard::Connected(is) => cluster.connected = is,
+            Heard::Connected(is) => {
+                if cluster.connected != is {
+                    self.hosting.heard_since = is.then_some(now);
+                }
+                cluster.connected = is;
+            }
             Heard::Asked { reply, from, question } => {
-                let answer = self.answer_question(now, &from, *question, out);
-                out.push(Output::Bus(Say::Reply { reply, answer: Box::new(answer) }));
+                if let Some(answer) = self.answer_question(now, &from, reply, *question, out) {
+                    out.push(Output::Bus(Say::Reply { reply, answer: Box::new(answer) }));
+                }
             }
             Heard::Answered { ask, answer } => {
                 if let Some(waiting) = cluster.asked.remove(&ask) {
@@ -90,6 +104,9 @@ impl Blade {
             }
             Heard::Fact { key: Key::Blade(blade), fact } => match fact {
                 Some(Fact::Blade(report)) => {
+                    if blade == cluster.name && report.incarnation == cluster.incarnation {
+                        self.hosting.reported(now, report.sequence);
+                    }
                     cluster.reports.insert(blade, (now, report));
                 }
                 _ => {
@@ -108,32 +125,51 @@ impl Blade {
         }
     }
 
-    /// What we say to a question.
+    /// What we say to a question; none when it is said later.
     fn answer_question(
         &mut self,
-        _now: Instant,
-        _from: &BladeName,
+        now: Instant,
+        from: &BladeName,
+        reply: u64,
         question: Question,
-        _out: &mut Vec<Output>,
-    ) -> Answer {
+        out: &mut Vec<Output>,
+    ) -> Option<Answer> {
         match question {
-            Question::Place(_)
-            | Question::Login { .. }
-            | Question::Leave { .. }
-            | Question::Lease(_)
-            | Question::GiveBack { .. }
-            | Question::Holds { .. } => Answer::NotHere,
+            Question::Lease(request) => {
+                self.lease_asked(now, from.clone(), request, Some(reply), out);
+                None
+            }
+            Question::GiveBack { fence, tenant, number } => {
+                self.lease_given_back(fence, tenant, &number);
+                Some(Answer::GivenBack)
+            }
+            Question::Holds { ccb, leases } => Some(self.say_holds(ccb, &leases)),
+            Question::Place(_) | Question::Login { .. } | Question::Leave { .. } => {
+                Some(Answer::NotHere)
+            }
         }
     }
 
     /// Goes on with the answer to a question of ours.
     fn answered(
         &mut self,
-        _now: Instant,
+        now: Instant,
         waiting: Waiting,
-        _answer: Option<Answer>,
-        _out: &mut Vec<Output>,
+        answer: Option<Answer>,
+        out: &mut Vec<Output>,
     ) {
-        match waiting {}
+        match waiting {
+            Waiting::Nothing => {}
+            Waiting::Lease { id, blade, tenant } => {
+                let answer = match answer {
+                    Some(Answer::Lease(answer)) => Some(answer),
+                    _ => None,
+                };
+                self.lease_answered(now, id, (blade, tenant), answer, out);
+            }
+            Waiting::Holds { ccb, holder, lease } => {
+                self.holder_says(now, ccb, (holder, &lease), answer);
+            }
+        }
     }
 }

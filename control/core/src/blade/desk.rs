@@ -306,6 +306,10 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
             Some(Party::Peer(_)) => "peer",
             None => "none",
         },
+        peer: match leg.party() {
+            Some(Party::Peer(ccb)) => Some(ccb),
+            _ => None,
+        },
         trunk: match leg.party() {
             Some(Party::Trunk(row)) => side.trunk_name(row),
             _ => None,
@@ -344,6 +348,7 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
         started_at: Instant::from_nanos(row.started_at),
         answered_at: at(row.answered_at),
         ended_at: Instant::from_nanos(row.ended_at),
+        peer_serial: None,
         legs: legs.collect(),
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use abi::{Fence, LeaseState};
 use abi::lease::word;
 use abi::sync::AtomicU64;
+use abi::{Fence, LeaseState};
 use base::{AgentSlot, CcbId, Instant, TenantId};
 
 use super::{ANSWERS, ASK_HOLDS_MS, CONFIRMED, LISTENS, PROBE_AFTER_MS, PROBED_MS, SILENT_MS};
