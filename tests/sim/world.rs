@@ -516,7 +516,9 @@ impl World {
         let process = Process { pid: 2 + control as u32, start_time: 2 };
         let ccbs = self.ccbs_of(control);
         let ids: Vec<CcbId> = ccbs.iter().map(|ccb| CcbId(*ccb as u16 + 1)).collect();
-        self.blades[control] = Some(Blade::new(self.now, process, &ids));
+        let mut blade = Blade::new(self.now, process, &ids);
+        blade.seed(Rng::from_number(self.rng.next_u64()));
+        self.blades[control] = Some(blade);
         self.control(control, ControlInput::Provision(provision()));
         for ccb in ccbs {
             self.after_ms(5, Act::Link(ccb));
