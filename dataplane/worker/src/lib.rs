@@ -37,6 +37,7 @@ mod probe;
 mod recording;
 mod recover;
 mod refer;
+mod referral;
 mod refusal;
 mod register;
 mod reinvite;

@@ -211,7 +211,8 @@ impl Worker {
     }
 }
 
-fn replaces_value(named: &Replaces) -> Vec<u8> {
+/// The value of Replaces.
+pub(crate) fn replaces_value(named: &Replaces) -> Vec<u8> {
     let (to, from) = (&named.to_tag, &named.from_tag);
     [&named.call_id, &b";to-tag="[..], to, b";from-tag=", from].concat()
 }
