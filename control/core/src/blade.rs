@@ -19,14 +19,18 @@ use crate::routes::{Destination, Forwards, Routes};
 
 mod cluster;
 mod desk;
+mod enter;
 mod forward;
 mod grant;
+mod homes;
 mod hosting;
+mod leader;
 mod leases;
 mod order;
 mod side;
 mod trunks;
 
+pub use cluster::{BladeView, ClusterView};
 pub use leases::LeaseView;
 pub use side::Counts;
 use side::{Purpose, Side};
@@ -56,6 +60,10 @@ pub struct Blade {
     hosting: hosting::Hosting,
     beat_at: Instant,
     sweep_at: Instant,
+    /// When the last input came.
+    handled_at: Instant,
+    /// Until when timers wait, after a pause, for what came meanwhile.
+    paused_until: Option<Instant>,
 }
 
 /// A login that stands, and where it is.
@@ -163,20 +171,21 @@ impl Blade {
             hosting: hosting::Hosting::new(now, ccbs),
             beat_at: now,
             sweep_at: now,
+            handled_at: now,
+            paused_until: None,
         }
     }
 
     /// Takes one input; what is to be done about it is added to `out`.
     pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
+        self.notice_pause(now, out);
         match input {
             Input::Provision(provision) => self.provision(now, provision, out),
             Input::Attached { ccb, region } => self.attach(now, ccb, region, out),
             Input::Gone { ccb } => self.detach(now, ccb, out),
             Input::Pump => self.pump_all(now, out),
-            Input::Login { reply, request } => {
-                let result = self.grant(now, *request, out);
-                out.push(Output::Login { reply, result });
-            }
+            Input::Login { reply, request } => self.enter(now, reply, request, out),
+            Input::Leave { reply, login, end } => self.leave(now, reply, login, end, out),
             Input::DeskAttached { socket, login } => self.desk_attached(now, socket, login, out),
             Input::DeskLost { socket } => self.desk_lost(now, socket, out),
             Input::DeskExit { socket } => self.desk_exit(now, socket, out),
@@ -194,8 +203,14 @@ impl Blade {
             }
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
             Input::Bus(heard) => self.heard(now, heard, out),
-            Input::Timeout => {}
+            Input::Farewell => self.farewell(out),
+            Input::Timeout => self.paused_until = None,
         }
+        // Who was away for a while first takes what waits for it: it may say why a time has not run out.
+        if self.paused_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.paused_until = None;
         self.look_at_waits(now, out);
         if now >= self.beat_at {
             self.beat(now, out);
@@ -207,12 +222,14 @@ impl Blade {
             self.sweep(now, out);
             self.sweep_at = now + Duration::from_millis(SWEEP_MS);
         }
+        self.tick_cluster(now, out);
     }
 
     /// When [`Input::Timeout`] is due.
     pub fn deadline(&self) -> Instant {
         let waits = (!self.hosting.waits.is_empty()).then_some(self.hosting.look_at);
-        waits.into_iter().fold(self.beat_at.min(self.sweep_at), Instant::min)
+        let cluster = self.cluster.as_ref().map(|cluster| cluster.deadline());
+        waits.into_iter().chain(cluster).fold(self.beat_at.min(self.sweep_at), Instant::min)
     }
 
     /// Says in every attached region that control sleeps and takes its last look at the rings. False
@@ -375,6 +392,7 @@ impl Blade {
             self.settle_rows(now, ccb, &region, out);
             self.rebuild_leases(now, ccb);
         }
+        self.check_homes_soon();
         self.resync(now, ccb, out);
         self.watch_trunks(now, ccb, out);
         self.pump(now, ccb, out);
@@ -432,6 +450,7 @@ impl Blade {
         for (key, end) in over {
             self.end(now, key, end, out);
         }
+        self.check_homes(out);
     }
 
     fn check_status(&mut self, now: Instant, ccb: CcbId, out: &mut Vec<Output>) {
@@ -442,6 +461,7 @@ impl Blade {
         let was = self.cdm.set_status(ccb, is);
         self.report(ccb);
         if was != is {
+            self.report_soon();
             out.push(Output::Ccb { ccb, was, is });
         }
     }

@@ -16,8 +16,10 @@ use base::{CcbId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::cdm::CcbStatus;
-use crate::login::LoginKey;
+use crate::login::{End, LoginKey};
 use crate::message::{Granted, LoginRefusal, LoginRequest};
+
+pub mod hub;
 
 /// The name of a blade, unique on its bus: 1 to 64 letters, digits, dashes or underscores.
 pub type BladeName = Arc<str>;
@@ -26,8 +28,9 @@ pub type BladeName = Arc<str>;
 pub const REPORT_MS: u64 = 500;
 /// A report that is older than this says nothing any more: three were missed (G-11).
 pub const REPORT_LIFE_MS: u64 = 1_500;
-/// How long a claim (of leadership, of a queue) lives that is not renewed, in milliseconds.
-pub const CLAIM_LIFE_MS: u64 = 2_000;
+/// How long a claim (of leadership, of a queue) lives that is not renewed, in milliseconds: three renewals were
+/// missed, and who stands by has it within two seconds.
+pub const CLAIM_LIFE_MS: u64 = 1_500;
 /// How long an answer is waited for, in milliseconds.
 pub const ASK_MS: u64 = 1_000;
 
@@ -150,6 +153,13 @@ pub enum Question {
         /// Although the agent is in a call.
         force: bool,
     },
+    /// Of a login's blade: it is to end.
+    Logout {
+        /// The login.
+        login: LoginKey,
+        /// Why.
+        end: End,
+    },
     /// Of an agent's home: the agent's lease word for a call (S2-006, S2-007, S3-006).
     Lease(LeaseRequest),
     /// Of an agent's home: a grant is not used after all.
@@ -240,7 +250,7 @@ pub enum Answer {
     Placed(Option<Placed>),
     /// To [`Question::Login`].
     Login(Result<Granted, LoginRefusal>),
-    /// To [`Question::Leave`]: false when the agent is in a call.
+    /// To [`Question::Leave`]: false when the agent is in a call. To [`Question::Logout`]: whether it stood.
     Left(bool),
     /// To [`Question::Lease`].
     Lease(Result<Grant, Denial>),

@@ -122,8 +122,19 @@ pub enum Input {
         /// The call.
         call: CallRef,
     },
+    /// That login is to end, wherever it stands.
+    Leave {
+        /// Comes back with the answer.
+        reply: u64,
+        /// The login.
+        login: LoginKey,
+        /// Why.
+        end: End,
+    },
     /// The bus says something.
     Bus(Heard),
+    /// This process stops: others need not wait until its reports are old.
+    Farewell,
     /// The deadline has come.
     Timeout,
 }
@@ -239,6 +250,24 @@ pub enum Output {
         address: SocketAddr,
         /// Whether it answers.
         up: bool,
+    },
+    /// The answer to [`Input::Leave`].
+    Left {
+        /// As it was given.
+        reply: u64,
+        /// Whether the login stood.
+        stood: bool,
+    },
+    /// This blade leads the CDM from now on, in that term, or does not any more.
+    Leads {
+        /// None when it does not.
+        term: Option<u64>,
+    },
+    /// This process was paused for longer than others wait for its signs of life: it grants nothing until one of
+    /// them came back from the bus.
+    Paused {
+        /// For how long, in milliseconds.
+        paused_ms: u64,
     },
     /// Something for the bus; without one it is dropped.
     Bus(Say),
@@ -436,6 +465,8 @@ pub enum CloseReason {
     NoLogin,
     /// Another WebSocket took the session.
     Taken,
+    /// The login stands at another blade, whose addresses the login's answer has.
+    Elsewhere,
 }
 
 /// What a desk is told; events are named after CSTA's (ECMA-269).

@@ -18,7 +18,11 @@ impl Blade {
         out: &mut Vec<Output>,
     ) {
         if !self.logins.contains_key(&login) {
-            out.push(Output::DeskClosed { socket, reason: CloseReason::NoLogin });
+            let reason = match self.is_elsewhere(login) {
+                true => CloseReason::Elsewhere,
+                false => CloseReason::NoLogin,
+            };
+            out.push(Output::DeskClosed { socket, reason });
             return;
         }
         self.sockets.insert(socket, login);

@@ -22,7 +22,7 @@ const RETRY_AFTER_S: u32 = 2;
 /// How long a session may stand whose call is not seen, in milliseconds: until its events have come.
 const UNSEEN_MS: u64 = 2_000;
 /// Reports of ours that may be under way.
-const REPORTS: usize = 16;
+const REPORTS: usize = 32;
 
 /// What a blade knows of leases that cross its borders.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ impl Blade {
     }
 
     /// The home of a number that is not that CCB's: its blade, when that is another one, and its CCB.
-    fn home_of(
+    fn elsewhere(
         &self,
         ccb: CcbId,
         tenant: TenantId,
@@ -171,7 +171,7 @@ impl Blade {
         if !is_way || self.forwards.find(tenant, number, Why::Always).is_some() {
             return false;
         }
-        let Some(home) = self.home_of(ccb, tenant, number) else { return false };
+        let Some(home) = self.elsewhere(ccb, tenant, number) else { return false };
         let (ask, call) = (asked.op, asked.call);
         let number = number.to_vec();
         let wants = Wants { ccb, worker, ask, call, tenant, number, again: false };
@@ -321,7 +321,7 @@ impl Blade {
     ) {
         if matches!(denial, Some(Denial::Draining | Denial::Moved)) && !wants.again {
             wants.again = true;
-            let found = self.home_of(wants.ccb, wants.tenant, &wants.number);
+            let found = self.elsewhere(wants.ccb, wants.tenant, &wants.number);
             let caller = self.caller_of(&wants);
             if let (Some(home), Some(caller)) = (found, caller) {
                 return self.want(now, home, wants, (caller, abi::Purpose::Call), out);
