@@ -2,6 +2,7 @@
 //!
 //! `SIM_SEED=N cargo test --release -p house-tests --test sim` runs that one seed.
 
+mod bus;
 mod ccb;
 mod network;
 mod rules;

@@ -10,12 +10,13 @@ use abi::{CallState, Counter, Process};
 use base::{CcbId, Instant, Medium, Rng, TenantId, WorkerId};
 use control_core::{
     AgentRecord, Blade, CcbStatus, Destination, Ha1, Input as ControlInput, LoginKey, LoginRequest,
-    Output as ControlOutput, Provision, Route, TenantRecord, TrunkRecord,
+    Output as ControlOutput, Provision, Route, Strategy, TenantRecord, TrunkRecord,
 };
 use sip::digest::{Algorithm, ha1};
 use softphone::{Input as PhoneInput, Order, Output as PhoneOutput, Phone, PhoneConfig};
 use worker::{Input, Passed, Worker};
 
+use crate::bus::{self, Bus, Due};
 use crate::ccb::{Ccb, Out, SIP_PORT, WORKERS};
 use crate::network::Network;
 use crate::rules::Watch;
@@ -79,6 +80,9 @@ enum Act {
     Pump(usize),
     Recorded(u16, u32, u32),
     Mesh(usize, u8, u64),
+    Bus(u64),
+    CutBus(usize),
+    HealBus(usize),
     Garbage,
     Steal,
     Rest,
@@ -104,6 +108,10 @@ pub struct World {
     ccbs: Vec<Ccb>,
     /// One for both CCBs, or one for each; none where it is dead.
     blades: Vec<Option<Blade>>,
+    /// Of two controls.
+    bus: Option<Bus>,
+    /// How often a control process began.
+    controls: u64,
     desks: Vec<Desk>,
     /// Serial numbers of the calls that control has a record of, and how often it wrote one.
     records: BTreeMap<u64, u32>,
@@ -130,7 +138,8 @@ impl World {
         let fork = |rng: &mut Rng| Rng::from_number(rng.next_u64());
         let network = Network::new(fork(&mut rng));
         let ccbs = (1..=2).map(|id| Ccb::new(CcbId(id), fork(&mut rng))).collect();
-        let blades = (0..1 + rng.below(2)).map(|_| None).collect();
+        let blades: Vec<_> = (0..1 + rng.below(2)).map(|_| None).collect();
+        let bus = (blades.len() > 1).then(|| Bus::new(fork(&mut rng)));
         let desks = (0..=PHONES).map(|index| desk(index, fork(&mut rng))).collect();
         let mut world = World {
             now: Instant::from_nanos(1_000_000_000_000),
@@ -139,6 +148,8 @@ impl World {
             network,
             ccbs,
             blades,
+            bus,
+            controls: 0,
             desks,
             records: BTreeMap::new(),
             watch: Watch::default(),
@@ -178,6 +189,10 @@ impl World {
         for _ in 0..self.rng.below(3) {
             let (at, control) = (within(self), self.rng.below(self.blades.len() as u64));
             self.after_ms(at, Act::KillControl(control as usize));
+        }
+        for _ in 0..self.rng.below(3) {
+            let (at, control) = (within(self), self.rng.below(self.blades.len() as u64));
+            self.after_ms(at, Act::CutBus(control as usize));
         }
         for _ in 0..self.rng.below(3) {
             let (at, host) = (within(self), self.rng.below(PHONES as u64) as usize);
@@ -274,6 +289,7 @@ impl World {
                     (0..WORKERS)
                         .for_each(|id| ccb.region.header().beat_worker(WorkerId(id), self.now));
                 }
+                self.on_bus(|bus, now| bus.expire(now));
                 self.after_ms(100, Act::Beat);
             }
             Act::Commands(ccb, worker) => self.worker(ccb, WorkerId(worker), Input::Commands),
@@ -287,6 +303,23 @@ impl World {
                 let passed = self.passed.remove(&number).expect("scheduled once");
                 self.worker(ccb, WorkerId(worker), Input::Mesh(passed));
             }
+            Act::Bus(number) => {
+                let heard = self.bus.as_mut().and_then(|bus| bus.take(number));
+                if let Some((control, heard)) = heard {
+                    self.control(control, ControlInput::Bus(heard));
+                }
+            }
+            Act::CutBus(control) => {
+                self.on_bus(|bus, _| bus.leave(control));
+                let ms = 200 + self.rng.below(5_000);
+                self.after_ms(ms, Act::HealBus(control));
+            }
+            Act::HealBus(control) if self.blades[control].is_some() => {
+                self.on_bus(
+                    |bus, now| if bus.has(control) { Vec::new() } else { bus.join(now, control) },
+                );
+            }
+            Act::HealBus(_) => {}
             Act::Garbage => self.throw_garbage(),
             Act::Steal => {
                 let leases = self.ccbs[0].region.leases();
@@ -300,6 +333,13 @@ impl World {
                 }
             }
             Act::Rest => self.resting = true,
+        }
+    }
+
+    fn on_bus(&mut self, act: impl FnOnce(&mut Bus, Instant) -> Vec<Due>) {
+        let now = self.now;
+        for (number, ms) in self.bus.as_mut().map(|bus| act(bus, now)).unwrap_or_default() {
+            self.after_ms(ms, Act::Bus(number));
         }
     }
 
@@ -502,6 +542,7 @@ impl World {
             return;
         }
         self.outcome.deaths += 1;
+        self.on_bus(|bus, _| bus.leave(control));
         for ccb in self.ccbs_of(control) {
             for desk in self.desks.iter_mut().filter(|desk| desk.ccb == ccb) {
                 desk.socket = None;
@@ -518,7 +559,12 @@ impl World {
         let ids: Vec<CcbId> = ccbs.iter().map(|ccb| CcbId(*ccb as u16 + 1)).collect();
         let mut blade = Blade::new(self.now, process, &ids);
         blade.seed(Rng::from_number(self.rng.next_u64()));
+        self.controls += 1;
+        if self.bus.is_some() {
+            blade.join(bus::name(control), self.controls, Strategy::default());
+        }
         self.blades[control] = Some(blade);
+        self.on_bus(|bus, now| bus.join(now, control));
         self.control(control, ControlInput::Provision(provision()));
         for ccb in ccbs {
             self.after_ms(5, Act::Link(ccb));
@@ -554,7 +600,10 @@ impl World {
         }
         for output in out {
             self.trace(format!("{output:?}").as_bytes(), &[]);
-            self.on_control(output);
+            match output {
+                ControlOutput::Bus(say) => self.on_bus(|bus, now| bus.say(now, control, say)),
+                output => self.on_control(output),
+            }
         }
     }
 
