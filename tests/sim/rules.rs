@@ -102,6 +102,10 @@ impl Watch {
             }
             let streams: Vec<StreamRow> =
                 legs.iter().filter_map(|(place, _)| region.streams().read(*place)).collect();
+            // Who holds the other may say that nothing flows either way.
+            if streams.iter().any(|row| row.flags & StreamRow::HELD != 0) {
+                continue;
+            }
             for (from, to) in [(0, 1), (1, 0)] {
                 if streams[to].flags & StreamRow::MUTED != 0 {
                     continue;

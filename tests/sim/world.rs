@@ -58,6 +58,12 @@ pub struct Outcome {
     pub kept_ended_well: u64,
     /// How often media passed in such a call.
     pub heard: u64,
+    /// Legs to agents of other CCBs, those that were let in there, and those whose lease was over.
+    pub hosted: u64,
+    pub fenced: u64,
+    pub stale: u64,
+    /// Calls that came from another CCB and were answered.
+    pub between: u64,
     /// How many calls ended with which cause.
     pub causes: BTreeMap<u32, u64>,
 }
@@ -65,6 +71,8 @@ pub struct Outcome {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
     Login(usize),
+    /// Nobody answered that login.
+    LoginAgain(usize, u32),
     Attach(usize),
     Person(usize),
     KillDataPlane(usize),
@@ -95,6 +103,8 @@ struct Desk {
     secret: String,
     epoch: u32,
     login: Option<LoginKey>,
+    /// True until its last login was answered.
+    asks: bool,
     socket: Option<u64>,
     phone: Phone,
     ip: IpAddr,
@@ -267,6 +277,12 @@ impl World {
     fn act(&mut self, act: Act) {
         match act {
             Act::Login(desk) => self.log_in(desk),
+            Act::LoginAgain(desk, epoch) => {
+                let entry = &self.desks[desk];
+                if entry.asks && entry.epoch == epoch {
+                    self.log_in(desk);
+                }
+            }
             Act::Attach(desk) => self.attach(desk),
             Act::Person(desk) => self.person(desk),
             Act::KillDataPlane(ccb) if self.rng.chance(50) => {
@@ -423,6 +439,9 @@ impl World {
         if self.blades[control].is_none() {
             return self.after_ms(500, Act::Login(desk));
         }
+        self.desks[desk].asks = true;
+        let epoch = self.desks[desk].epoch;
+        self.after_ms(5_000, Act::LoginAgain(desk, epoch));
         self.control(
             control,
             ControlInput::Login { reply: desk as u64, request: Box::new(request) },
@@ -631,6 +650,8 @@ impl World {
                 let times = self.records.entry(record.serial).or_default();
                 *times += 1;
                 if *times == 1 {
+                    let is_other = record.legs.first().is_some_and(|leg| leg.peer.is_some());
+                    self.outcome.between += u64::from(is_other && record.answered_at.is_some());
                     *self.outcome.causes.entry(record.cause).or_default() += 1;
                     let kept = self.watch.kept.contains(&record.serial);
                     self.outcome.kept_ended_well += u64::from(kept && record.cause == 0);
@@ -647,6 +668,7 @@ impl World {
     }
 
     fn on_login(&mut self, desk: usize, login: Option<LoginKey>) {
+        self.desks[desk].asks = false;
         if login.is_none() {
             return self.after_ms(500, Act::Login(desk));
         }
@@ -732,6 +754,9 @@ impl World {
         let (started, evicted) = (total(Counter::CallsStarted), total(Counter::RecordsEvicted));
         self.outcome.calls = started;
         self.outcome.answered = total(Counter::CallsAnswered);
+        self.outcome.hosted = total(Counter::CallsHosted);
+        self.outcome.fenced = total(Counter::CallsFenced);
+        self.outcome.stale = total(Counter::LeaseStale) + total(Counter::LeaseForged);
         let records = self.records.len() as u64;
         expect(records + evicted == started, || {
             format!("{started} calls began, {records} have a record and {evicted} lost theirs")
@@ -792,6 +817,7 @@ fn desk(index: usize, rng: Rng) -> Desk {
         secret: String::new(),
         epoch: 0,
         login: None,
+        asks: false,
         socket: None,
         phone: Phone::new(config, rng),
         ip,
