@@ -240,14 +240,11 @@ impl Blade {
         let rng = hosting.rng.as_mut().ok_or_else(away)?;
         let home = hosting.homes.get_mut(&ccb).ok_or_else(away)?;
         let place = region.locations().read(entry.location).ok_or_else(away)?;
-        if !is_here && !home.is_confirmed(now) {
-            return Err(Denial::OwnerAway);
-        }
         let leases = region.leases();
         let word = leases.word(slot, Medium::Voice).ok_or_else(away)?;
         let incarnation = region.header().data_plane().incarnation;
         let desk = Desk { slot, word, epoch: login.epoch, incarnation };
-        let fence = home.win(now, from, request, desk)?;
+        let fence = home.win(now, (!is_here).then_some(from), request, desk)?;
         let mut token = [0; 16];
         rng.fill(&mut token);
         let secret = region.secrets().read(slot).unwrap_or_default();
