@@ -51,7 +51,7 @@ fn every_seed_comes_to_rest() {
     assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
     assert!(sum.answered > 4 * seeds().count() as u64, "too little happened: {sum:?}");
     assert!(sum.kept > seeds().count() as u64 / 4, "too few calls met a death: {sum:?}");
-    assert!(sum.heard * 3 > sum.kept, "media was not looked for: {sum:?}");
+    assert!(sum.heard * 5 > sum.kept, "media was not looked for: {sum:?}");
     assert!(sum.hosted > 4 * seeds().count() as u64, "CCBs hardly called each other: {sum:?}");
     assert!(sum.fenced * 10 > sum.hosted * 7, "calls between CCBs do not come in: {sum:?}");
     assert!(sum.between > sum.fenced / 4, "agents of two CCBs hardly talked: {sum:?}");
