@@ -2,6 +2,7 @@
 
 mod call;
 mod forward;
+mod pool;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use control_server::{Cidr, Destination};
 use crate::config::{self, Media, XdpMode};
 pub use call::{CallCommand, Leg, To, Transfer};
 pub use forward::{ForwardCommand, HoldMusic, Set, Tenant};
+pub use pool::PoolCommand;
 
 /// Jackfield, a cloud contact centre.
 #[derive(Debug, Parser)]
@@ -47,6 +49,9 @@ pub enum Command {
     /// Show and set where calls go that are not taken
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Show the pool's slots, and order CCBs from it and back
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// Set what held parties hear
     HoldMusic(HoldMusic),
     /// Watch it live

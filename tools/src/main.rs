@@ -16,6 +16,7 @@ mod load;
 mod log;
 mod order;
 mod place;
+mod pool;
 mod process;
 mod show;
 mod supervise;
@@ -60,6 +61,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Call(command) => order::run(&command),
         Command::Forward(command) => forward::run(&command),
         Command::HoldMusic(options) => forward::hold_music(&options),
+        Command::Pool(command) => pool::run(&command),
         Command::Trace(options) => trace::run(&options),
         Command::Top(options) => top::run(&options),
         Command::Config(ConfigCommand::Check { file }) => check(&file),

@@ -27,6 +27,7 @@ mod hosting;
 mod leader;
 mod leases;
 mod order;
+mod pool;
 mod side;
 mod trunks;
 
@@ -58,6 +59,7 @@ pub struct Blade {
     /// None while it is the only blade.
     cluster: Option<cluster::Cluster>,
     hosting: hosting::Hosting,
+    pool: pool::Pool,
     beat_at: Instant,
     sweep_at: Instant,
     /// When the last input came.
@@ -78,6 +80,8 @@ struct Entry {
     phone_at: Option<SocketAddr>,
     /// What the row says of the rules of its number: when calls go elsewhere, and after how many seconds.
     forwards: (u32, u32),
+    /// True while its CCB drains.
+    draining: bool,
 }
 
 /// A login as status tools show it.
@@ -169,6 +173,7 @@ impl Blade {
             forwards: Forwards::default(),
             cluster: None,
             hosting: hosting::Hosting::new(now, ccbs),
+            pool: pool::Pool::default(),
             beat_at: now,
             sweep_at: now,
             handled_at: now,
@@ -202,6 +207,11 @@ impl Blade {
                 self.trace(now, reply, (ccb, worker), *trace, out);
             }
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
+            Input::Pool { reply, order } => {
+                let result = self.pool_order(now, order, out);
+                out.push(Output::Pool { reply, result });
+            }
+            Input::SlotStopped { ccb } => self.slot_stopped(now, ccb, out),
             Input::Bus(heard) => self.heard(now, heard, out),
             Input::Farewell => self.farewell(out),
             Input::Timeout => self.paused_until = None,
@@ -393,6 +403,9 @@ impl Blade {
             self.rebuild_leases(now, ccb);
         }
         self.check_homes_soon();
+        if self.is_draining(ccb) {
+            self.tell_workers(now, ccb, true, out);
+        }
         self.resync(now, ccb, out);
         self.watch_trunks(now, ccb, out);
         self.pump(now, ccb, out);
@@ -441,6 +454,7 @@ impl Blade {
             self.resume_services(now, ccb, out);
             self.watch_trunks(now, ccb, out);
         }
+        self.sweep_pool(now, out);
         let due = |entry: &Entry| entry.login.deadline().filter(|(at, _)| *at <= now);
         let over: Vec<_> = self
             .logins
@@ -457,7 +471,10 @@ impl Blade {
         let Some(side) = self.sides.get(&ccb) else {
             return;
         };
-        let is = side.status(now);
+        let is = match side.status(now) {
+            CcbStatus::Normal if self.is_draining(ccb) => CcbStatus::Draining,
+            is => is,
+        };
         let was = self.cdm.set_status(ccb, is);
         self.report(ccb);
         if was != is {
@@ -598,7 +615,7 @@ impl Blade {
             }
             Event::Digit { call, leg, digit, duration_ms } => {
                 side.counts.digits += 1;
-                if let Some(digit) = digit_name(digit) {
+                if let Some(digit) = desk::digit_name(digit) {
                     self.tell_digit(ccb, (call, leg), digit, duration_ms, out);
                 }
             }
@@ -763,11 +780,6 @@ impl Blade {
             }
         }
     }
-}
-
-/// The digit as a desk is told it, by its number in RFC 4733, 3.2; 16 is a hook flash.
-fn digit_name(event: u8) -> Option<char> {
-    "0123456789*#ABCD!".chars().nth(usize::from(event))
 }
 
 /// What the data plane asked.

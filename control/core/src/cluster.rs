@@ -461,6 +461,24 @@ pub(crate) mod wire {
         }
     }
 
+    pub(crate) mod maybe_ccb {
+        use base::CcbId;
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+        pub(crate) fn serialize<S: Serializer>(
+            it: &Option<CcbId>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            it.map(|ccb| ccb.0).serialize(to)
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<CcbId>, D::Error> {
+            Ok(Option::<u16>::deserialize(from)?.map(CcbId))
+        }
+    }
+
     pub(crate) mod fence {
         use abi::Fence;
         use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -12,6 +12,7 @@ use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 use crate::cdm::CcbStatus;
 use crate::cluster::{Heard, Say};
 use crate::login::{End, LoginKey};
+use crate::pool::{PoolOrder, PoolRefusal, SlotOrder, SlotState, Wish};
 use crate::routes::{Cidr, Forward, Route};
 
 /// What a blade's core is told.
@@ -130,6 +131,18 @@ pub enum Input {
         login: LoginKey,
         /// Why.
         end: End,
+    },
+    /// An order for the pool's slots of this blade.
+    Pool {
+        /// Comes back with the result.
+        reply: u64,
+        /// The order.
+        order: PoolOrder,
+    },
+    /// The process of that slot is there no more, and its driver does not start it again.
+    SlotStopped {
+        /// The CCB.
+        ccb: CcbId,
     },
     /// The bus says something.
     Bus(Heard),
@@ -269,6 +282,29 @@ pub enum Output {
         /// For how long, in milliseconds.
         paused_ms: u64,
     },
+    /// The result of [`Input::Pool`].
+    Pool {
+        /// As it was given.
+        reply: u64,
+        /// The slot, or why not.
+        result: Result<CcbId, PoolRefusal>,
+    },
+    /// The process of a slot is to be started or stopped.
+    Slot {
+        /// The CCB.
+        ccb: CcbId,
+        /// Which of the two.
+        order: SlotOrder,
+    },
+    /// The CDM wanted a CCB more or fewer, and what became of it.
+    Scaled {
+        /// What it wanted.
+        wish: Wish,
+        /// The slot, or why not.
+        result: Result<CcbId, PoolRefusal>,
+    },
+    /// The slots of this blade, to be remembered over a restart.
+    Slots(Vec<(CcbId, SlotState)>),
     /// Something for the bus; without one it is dropped.
     Bus(Say),
     /// A source of SIP is banned for a while; for the security log.
@@ -486,6 +522,11 @@ pub enum DeskMessage {
     PhoneLost,
     /// A newer login of the same agent took over (G-24).
     Replaced,
+    /// The CCB is given back to the pool: log in again, with the token, for another one (G-09).
+    LogInAgain {
+        /// The login ends after these milliseconds.
+        within_ms: u32,
+    },
     /// The login is over.
     LoggedOut {
         /// Why.

@@ -233,8 +233,12 @@ impl Entry {
             Desk::Attached(_) => abi::CtiState::Connected,
             Desk::Away(_) => abi::CtiState::Lost,
         };
+        let state = match self.draining {
+            true => abi::AgentState::Draining,
+            false => abi::AgentState::LoggedIn,
+        };
         let mut row = abi::AgentRow {
-            state: abi::AgentState::LoggedIn.into(),
+            state: state.into(),
             login_epoch: login.epoch,
             tenant: login.tenant.0,
             location: u32::from(self.location.0),
@@ -355,4 +359,9 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
         peer_serial: None,
         legs: legs.collect(),
     }
+}
+
+/// The digit as a desk is told it, by its number in RFC 4733, 3.2; 16 is a hook flash.
+pub(super) fn digit_name(event: u8) -> Option<char> {
+    "0123456789*#ABCD!".chars().nth(usize::from(event))
 }

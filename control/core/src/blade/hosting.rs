@@ -114,6 +114,11 @@ impl Hosting {
         self.holder = Holder::new(incarnation);
     }
 
+    /// That CCB's; one that the pool began later has its own from now on.
+    pub(super) fn home(&mut self, ccb: CcbId) -> &mut Home {
+        self.homes.entry(ccb).or_insert_with(|| Home::new(ccb))
+    }
+
     /// A report of our blade is sent.
     pub(super) fn reports(&mut self, now: Instant, sequence: u64) {
         self.sent.push_back((sequence, now));

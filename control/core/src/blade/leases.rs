@@ -139,8 +139,7 @@ impl Blade {
             });
             return Some(Err(if moved { Denial::Moved } else { Denial::LoggedOut }));
         };
-        let answered = self.hosting.homes.get(&ccb)?.answered(from, request);
-        if let Some(answer) = answered {
+        if let Some(answer) = self.hosting.home(ccb).answered(from, request) {
             return Some(answer.clone());
         }
         let answer = match self.refusal(ccb, login) {
@@ -150,8 +149,7 @@ impl Blade {
                 None => self.win(now, (ccb, slot), login, from, request),
             },
         };
-        let home = self.hosting.homes.get_mut(&ccb)?;
-        home.remember(from, request, answer.clone());
+        self.hosting.home(ccb).remember(from, request, answer.clone());
         Some(answer)
     }
 
@@ -237,16 +235,15 @@ impl Blade {
         let entry = self.logins.get(&login).ok_or(Denial::LoggedOut)?;
         let is_here = self.cluster.as_ref().is_none_or(|cluster| cluster.name == *from);
         let hosting = &mut self.hosting;
-        let rng = hosting.rng.as_mut().ok_or_else(away)?;
-        let home = hosting.homes.get_mut(&ccb).ok_or_else(away)?;
+        let mut token = [0; 16];
+        hosting.rng.as_mut().ok_or_else(away)?.fill(&mut token);
+        let home = hosting.home(ccb);
         let place = region.locations().read(entry.location).ok_or_else(away)?;
         let leases = region.leases();
         let word = leases.word(slot, Medium::Voice).ok_or_else(away)?;
         let incarnation = region.header().data_plane().incarnation;
         let desk = Desk { slot, word, epoch: login.epoch, incarnation };
         let fence = home.win(now, (!is_here).then_some(from), request, desk)?;
-        let mut token = [0; 16];
-        rng.fill(&mut token);
         let secret = region.secrets().read(slot).unwrap_or_default();
         let secret = SecretRow { lease_counter: fence.counter, lease_token: token, ..secret };
         region.secrets().write(slot, &secret);
@@ -286,7 +283,8 @@ impl Blade {
     /// Finds out from the words who has agents of a CCB whose region we did not know.
     pub(super) fn rebuild_leases(&mut self, now: Instant, ccb: CcbId) {
         let region = self.sides.get(&ccb).and_then(Side::region);
-        let Some((home, region)) = self.hosting.homes.get_mut(&ccb).zip(region) else { return };
+        let Some(region) = region else { return };
+        let home = self.hosting.home(ccb);
         home.clear();
         let incarnation = region.header().data_plane().incarnation;
         for (slot, row) in region.agents().iter() {

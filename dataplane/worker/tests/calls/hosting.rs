@@ -977,3 +977,90 @@ fn only_a_question_gives_way() {
     blades.hang_up(&ok, "c1", 2);
     blades.expect_nothing_left();
 }
+
+#[test]
+fn an_agent_whose_phone_went_away_meanwhile_is_free() {
+    for forwards in [0, AgentRow::UNAVAILABLE] {
+        let mut blades = Blades::new();
+        let agents = blades.two.region().agents();
+        let row = agents.read(AGENT).expect("a row");
+        agents.write(AGENT, &AgentRow { forwards, ..row });
+        let question = blades.ask("c1");
+        let ticket = blades.grant(AGENT, Purpose::Call);
+        blades.two.region().registrations().write(AGENT, &Default::default());
+        blades.two.events();
+        assert_eq!(blades.host(question, "2001", &ticket.to_value()), OpResult::Ok);
+        assert!(matches!(blades.word(), LeaseState::Free { .. }), "{:?}", blades.word());
+        let asked = blades.two.events().into_iter().find_map(|event| match event {
+            Event::Asked { op, call, why: Why::Unavailable, .. } => Some((op, call)),
+            _ => None,
+        });
+        assert_eq!(asked.is_some(), forwards != 0);
+        if let Some((ask, call)) = asked {
+            let reject = Command::Reject { op: 1, ask, call, status: 480, retry_after_s: 0 };
+            blades.two.command(reject, b"");
+            blades.pump();
+        }
+        assert!(blades.one.next_to(TRUNK).starts_with("SIP/2.0 480 "));
+        blades.expect_nothing_left();
+    }
+}
+
+#[test]
+fn a_longer_session_is_asked_for_before_the_word_is_bound() {
+    let mut blades = Blades::new();
+    let question = blades.ask("c1");
+    let ticket = blades.grant(AGENT, Purpose::Call);
+    assert_eq!(
+        host_at(&mut blades.one, CcbId(2), TWO, question, "2001", &ticket.to_value()),
+        OpResult::Ok
+    );
+    let invite = blades.one.drain_to(TWO).pop().expect("an INVITE");
+    let interval = header(&invite, "Session-Expires: ").to_owned();
+    let brief = invite.replace(&format!("Session-Expires: {interval}"), "Session-Expires: 60");
+    blades.two.send(ONE, &brief);
+    let heard = blades.two.next_to(ONE);
+    assert!(heard.starts_with("SIP/2.0 422 "), "{heard}");
+    assert!(matches!(blades.word(), LeaseState::Reserved { .. }));
+    // The holder comes again with the same ticket, were the interval longer that the home wants.
+    let least = header(&heard, "Min-SE: ").to_owned();
+    let heard = heard.replace(&format!("Min-SE: {least}"), "Min-SE: 3600");
+    blades.one.send(TWO, &heard);
+    blades.pump();
+    let again = blades.seen.iter().find(|text| text.starts_with("INVITE ")).expect("an INVITE");
+    assert_eq!(header(again, "Jackfield-Lease: "), ticket.to_value());
+    let invite = blades.two.next_to(AGENT_A);
+    assert!(matches!(blades.word(), LeaseState::Bound { .. }));
+    blades.two.reply(AGENT_A, &invite, 486, "t1", None);
+    blades.pump();
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn what_a_blade_asserts_of_a_caller_is_believed() {
+    for (line, from) in [
+        ("P-Asserted-Identity: <sip:+4930@10.9.0.1>", "<sip:+4930@10.1.0.2:5060>"),
+        (
+            "Privacy: id\r\nP-Asserted-Identity: <sip:+4930@10.9.0.1>",
+            "\"Anonymous\" <sip:anonymous@",
+        ),
+    ] {
+        let mut blades = Blades::new();
+        let text = blades.one.invite("2001", "c1", Some(OFFER));
+        let lines = format!("User-to-User: 00c8;encoding=hex\r\n{line}");
+        blades.one.send(TRUNK, &with(&text, &lines));
+        assert!(blades.one.next_to(TRUNK).starts_with("SIP/2.0 100 "));
+        let question = blades.one.asked("2001");
+        let ticket = blades.grant(AGENT, Purpose::Call);
+        assert_eq!(blades.host(question, "2001", &ticket.to_value()), OpResult::Ok);
+        let sent = &blades.seen[0];
+        assert_eq!(header(sent, "P-Asserted-Identity: "), "<sip:+4930@10.1.0.1:5060>");
+        let invite = blades.two.next_to(AGENT_A);
+        assert!(header(&invite, "From: ").starts_with(from), "{invite}");
+        assert_eq!(header(&invite, "User-to-User: "), "00c8;encoding=hex");
+        assert!(!invite.contains("Asserted"), "a phone hears no identity: {invite}");
+        blades.two.reply(AGENT_A, &invite, 486, "t1", None);
+        blades.pump();
+        blades.expect_nothing_left();
+    }
+}
