@@ -290,6 +290,8 @@ impl World {
             }
             Act::KillDataPlane(ccb) => self.kill_data_plane(ccb),
             Act::StartDataPlane(ccb) => self.start_data_plane(ccb),
+            // It may have died once more meanwhile.
+            Act::Listen(ccb) if !self.ccbs[ccb].is_up() => {}
             Act::Listen(ccb) => self.watch.listen(self.now, ccb, &mut self.ccbs[ccb]),
             Act::KillControl(control) => self.kill_control(control),
             Act::StartControl(control) => self.start_control(control),
