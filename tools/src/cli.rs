@@ -39,6 +39,8 @@ pub enum Command {
     Blades(View),
     /// Show who is logged in
     Agents(View),
+    /// Show which agents are hosted where: by which CCB, what for, since when
+    Leases(View),
     /// Show the calls in progress
     Calls(View),
     /// Play, record, mix, collect digits in a call that stands; transfer it, or begin one

@@ -58,6 +58,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Status(options) => show::status(&options),
         Command::Blades(options) => blades::run(&options),
         Command::Agents(options) => show::agents(&options),
+        Command::Leases(options) => show::leases(&options),
         Command::Calls(options) => show::calls(&options),
         Command::Call(command) => order::run(&command),
         Command::Forward(command) => forward::run(&command),

@@ -76,6 +76,15 @@ pub fn agents(options: &cli::View) -> Result<ExitCode, String> {
     .map(|_| ExitCode::SUCCESS)
 }
 
+/// `leases`: from control; without it nobody knows what is asked for, and the words say who is held.
+pub fn leases(options: &cli::View) -> Result<ExitCode, String> {
+    look(options, "/v1/leases", leases_text, view::read, |views| {
+        let held = views.iter().map(|view| format!("CCB {}: {} held", view.ccb, view.leases_held));
+        held.collect::<Vec<_>>().join("\n")
+    })
+    .map(|_| ExitCode::SUCCESS)
+}
+
 /// `calls`: from control, else from the regions.
 pub fn calls(options: &cli::View) -> Result<ExitCode, String> {
     look(options, "/v1/calls", calls_text, view::read, |views| {
@@ -287,6 +296,19 @@ fn agents_text(answer: &Value) -> String {
     }
     let count = table.len() - 1;
     format!("{}{count} logged in", columns(&table))
+}
+
+fn leases_text(answer: &Value) -> String {
+    let mut table =
+        vec![header(&["TENANT", "NUMBER", "OWNER", "HOLDER", "PURPOSE", "STATE", "FENCE", "AGE"])];
+    for lease in rows(&answer["leases"]) {
+        let cells = ["tenant", "number", "owner", "holder", "purpose", "state", "fence"];
+        let mut row: Vec<String> = cells.iter().map(|name| text(&lease[*name])).collect();
+        row.push(format!("{:.1} s", lease["age_ms"].as_f64().unwrap_or(0.0) / 1e3));
+        table.push(row);
+    }
+    let count = table.len() - 1;
+    format!("{}{count} hosted over CCBs", columns(&table))
 }
 
 /// A line for each leg, and what they have in common.

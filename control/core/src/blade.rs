@@ -23,13 +23,16 @@ mod enter;
 mod forward;
 mod grant;
 mod homes;
+mod hosting;
 mod leader;
+mod leases;
 mod order;
 mod pool;
 mod side;
 mod trunks;
 
 pub use cluster::{BladeView, ClusterView};
+pub use leases::LeaseView;
 pub use side::Counts;
 use side::{Purpose, Side};
 
@@ -55,6 +58,7 @@ pub struct Blade {
     forwards: Forwards,
     /// None while it is the only blade.
     cluster: Option<cluster::Cluster>,
+    hosting: hosting::Hosting,
     pool: pool::Pool,
     beat_at: Instant,
     sweep_at: Instant,
@@ -100,7 +104,7 @@ pub struct LoginView {
     pub phone: Option<SocketAddr>,
     /// When it was granted.
     pub since: Instant,
-    /// The lease word for calls.
+    /// The lease word for calls; held by another CCB, the agent is hosted there.
     pub lease: LeaseState,
 }
 
@@ -168,6 +172,7 @@ impl Blade {
             routes: Routes::default(),
             forwards: Forwards::default(),
             cluster: None,
+            hosting: hosting::Hosting::new(now, ccbs),
             pool: pool::Pool::default(),
             beat_at: now,
             sweep_at: now,
@@ -216,8 +221,11 @@ impl Blade {
             return;
         }
         self.paused_until = None;
+        self.look_at_waits(now, out);
         if now >= self.beat_at {
             self.beat(now, out);
+            self.check_leases(now, out);
+            self.check_sessions(now, out);
             self.beat_at = now + Duration::from_millis(BEAT_MS);
         }
         if now >= self.sweep_at {
@@ -229,8 +237,9 @@ impl Blade {
 
     /// When [`Input::Timeout`] is due.
     pub fn deadline(&self) -> Instant {
-        let own = self.beat_at.min(self.sweep_at);
-        self.cluster.as_ref().map_or(own, |cluster| cluster.deadline().min(own))
+        let waits = (!self.hosting.waits.is_empty()).then_some(self.hosting.look_at);
+        let cluster = self.cluster.as_ref().map(|cluster| cluster.deadline());
+        waits.into_iter().chain(cluster).fold(self.beat_at.min(self.sweep_at), Instant::min)
     }
 
     /// Says in every attached region that control sleeps and takes its last look at the rings. False
@@ -391,6 +400,7 @@ impl Blade {
         self.write_provision(&region);
         if is_new {
             self.settle_rows(now, ccb, &region, out);
+            self.rebuild_leases(now, ccb);
         }
         self.check_homes_soon();
         if self.is_draining(ccb) {
@@ -581,14 +591,14 @@ impl Blade {
                 side.calls.refresh(&region, call.slot, &mut changed);
                 self.calls_changed(now, ccb, changed, out);
             }
-            Event::Done { op, result } => {
-                if let Some(Purpose::Serve { call, service, is_answer }) =
-                    side.complete(op, result, out)
-                {
+            Event::Done { op, result } => match side.complete(op, result, out) {
+                Some(Purpose::Serve { call, service, is_answer }) => {
                     let step = (call, service, is_answer);
                     self.service_done(now, ccb, worker, step, result, out);
                 }
-            }
+                Some(Purpose::Hosted { id }) => self.host_done(now, id, result, out),
+                _ => {}
+            },
             Event::SourceRefused { call, leg, addr: address } => {
                 side.counts.sources_refused += 1;
                 if let Some(left_out) = side.refusals.admit(now) {
@@ -605,7 +615,7 @@ impl Blade {
             }
             Event::Digit { call, leg, digit, duration_ms } => {
                 side.counts.digits += 1;
-                if let Some(digit) = digit_name(digit) {
+                if let Some(digit) = desk::digit_name(digit) {
                     self.tell_digit(ccb, (call, leg), digit, duration_ms, out);
                 }
             }
@@ -632,7 +642,9 @@ impl Blade {
         asked: Asked<'_>,
         out: &mut Vec<Output>,
     ) {
-        if self.forwarded(now, ccb, worker, &asked, out) {
+        if self.wanted_elsewhere(now, ccb, worker, &asked, out)
+            || self.forwarded(now, ccb, worker, &asked, out)
+        {
             return;
         }
         let is_way = matches!(asked.why, Why::Called | Why::Transferred | Why::Forwarded);
@@ -750,6 +762,7 @@ impl Blade {
         changed: Vec<Changed>,
         out: &mut Vec<Output>,
     ) {
+        self.note_peers(now, ccb, &changed);
         for changed in changed {
             self.tell_desks(ccb, &changed, out);
             if changed.call.row.state() == abi::CallState::Ended {
@@ -760,17 +773,13 @@ impl Blade {
                 if record.ended_at == Instant::ZERO {
                     record.ended_at = now;
                 }
+                record.peer_serial = self.hosting.serials.remove(&(ccb, changed.call.call));
                 side.calls.set_recording(changed.call.call);
                 side.forget_call(changed.call.call);
                 out.push(Output::Record(Box::new(record)));
             }
         }
     }
-}
-
-/// The digit as a desk is told it, by its number in RFC 4733, 3.2; 16 is a hook flash.
-fn digit_name(event: u8) -> Option<char> {
-    "0123456789*#ABCD!".chars().nth(usize::from(event))
 }
 
 /// What the data plane asked.

@@ -16,7 +16,8 @@ mod pool;
 mod routes;
 
 pub use blade::{
-    BEAT_MS, Blade, BladeView, CcbView, ClusterView, Counts, LoginView, SWEEP_MS, SpoolView,
+    BEAT_MS, Blade, BladeView, CcbView, ClusterView, Counts, LeaseView, LoginView, SWEEP_MS,
+    SpoolView,
 };
 pub use cdm::{Ccb, CcbStatus, Cdm, Strategy};
 pub use login::{

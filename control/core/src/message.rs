@@ -612,6 +612,8 @@ pub struct CallRecord {
     pub answered_at: Option<Instant>,
     /// When it ended.
     pub ended_at: Instant,
+    /// The serial number that the call has at the CCB that called an agent of ours (see [`LegRecord::peer`]).
+    pub peer_serial: Option<u64>,
     /// Its legs in order.
     pub legs: Vec<LegRecord>,
 }
@@ -671,8 +673,10 @@ pub struct LegRecord {
     pub number: String,
     /// The agent's login when the party is an agent that is known.
     pub login: Option<LoginKey>,
-    /// `agent`, `trunk` or `none`.
+    /// `agent`, `trunk`, `peer` or `none`.
     pub party: &'static str,
+    /// The other CCB: the home of an agent that we hosted, or who hosted an agent of ours.
+    pub peer: Option<CcbId>,
     /// The trunk's name when the party is one that is known.
     pub trunk: Option<String>,
     /// The Call-ID of its dialog, at most its first 128 bytes.

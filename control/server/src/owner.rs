@@ -217,8 +217,15 @@ pub struct Owner {
 impl Owner {
     /// An owner of a fresh core for these CCBs; without `records` none are kept.
     pub fn new(ccbs: &[CcbId], asks: Asks, records: Option<RecordSender>) -> Self {
+        let mut blade = Blade::new(clock::now(), Process::current(), ccbs);
+        let mut seed = [0; 32];
+        match getrandom::fill(&mut seed) {
+            Ok(()) => blade.seed(base::Rng::from_seed(seed)),
+            // Without secrets no agent is lent to another CCB.
+            Err(error) => tracing::error!(%error, "the kernel gives no random numbers"),
+        }
         Owner {
-            blade: Blade::new(clock::now(), Process::current(), ccbs),
+            blade,
             asks,
             pooled: HashMap::new(),
             slots: None,

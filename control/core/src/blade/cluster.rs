@@ -11,8 +11,8 @@ use super::leader::Leadership;
 use super::{BEAT_MS, Blade, Side};
 use crate::cdm::{CcbStatus, Cdm, Strategy};
 use crate::cluster::{
-    ASK_MS, Answer, BladeName, CcbReport, Claim, Fact, Heard, Home, Key, Placed, Question,
-    REPORT_LIFE_MS, REPORT_MS, Report, Say, To,
+    ASK_MS, Answer, BladeName, CcbReport, Claim, Fact, Heard, HeldLease, Home, Key, Placed,
+    Question, REPORT_LIFE_MS, REPORT_MS, Report, Say, To,
 };
 use crate::login::LoginKey;
 use crate::message::Output;
@@ -74,6 +74,10 @@ pub(super) enum Waiting {
     },
     /// Nobody.
     Nothing,
+    /// The session of a call that asks for an agent of that blade.
+    Lease { id: u64, blade: BladeName, tenant: TenantId },
+    /// A lease of a CCB of ours, which its holder is asked about.
+    Holds { ccb: CcbId, holder: CcbId, lease: HeldLease },
 }
 
 /// The other blades as status tools show them.
@@ -222,6 +226,7 @@ impl Blade {
     /// Makes this blade one of several that meet on a bus. `incarnation` is a number that no earlier control process
     /// of that blade had; `strategy` is how it chooses when it leads.
     pub fn join(&mut self, name: BladeName, incarnation: u64, strategy: Strategy) {
+        self.hosting.join(incarnation);
         self.cluster = Some(Cluster::new(self.handled_at, name, incarnation, strategy));
     }
 
@@ -260,8 +265,9 @@ impl Blade {
         match heard {
             Heard::Connected(is) => self.connected(now, is, out),
             Heard::Asked { reply, from, question } => {
-                let answer = self.answer_question(now, &from, *question, out);
-                out.push(Output::Bus(Say::Reply { reply, answer: Box::new(answer) }));
+                if let Some(answer) = self.answer_question(now, &from, reply, *question, out) {
+                    out.push(Output::Bus(Say::Reply { reply, answer: Box::new(answer) }));
+                }
             }
             Heard::Answered { ask, answer } => {
                 if let Some(waiting) = cluster.asked.remove(&ask) {
@@ -269,7 +275,12 @@ impl Blade {
                 }
             }
             Heard::Fact { key: Key::Blade(blade), fact } => match fact {
-                Some(Fact::Blade(report)) => cluster.take_report(now, blade, report),
+                Some(Fact::Blade(report)) => {
+                    if blade == cluster.name && report.incarnation == cluster.incarnation {
+                        self.hosting.reported(now, report.sequence);
+                    }
+                    cluster.take_report(now, blade, report);
+                }
                 _ => cluster.drop_report(&blade),
             },
             Heard::Fact { key: Key::Number(tenant, number), fact } => {
@@ -294,6 +305,9 @@ impl Blade {
     /// The bus is there, or is gone. With it, all is told again; without it, we go on alone.
     fn connected(&mut self, now: Instant, is: bool, out: &mut Vec<Output>) {
         let Some(cluster) = self.cluster.as_mut() else { return };
+        if cluster.connected != is {
+            self.hosting.heard_since = is.then_some(now);
+        }
         cluster.connected = is;
         // What is asked and never answered is answered by the bus; what nobody may confirm needs no confirming.
         cluster.unconfirmed = None;
@@ -304,15 +318,16 @@ impl Blade {
         }
     }
 
-    /// What we say to a question.
+    /// What we say to a question; none when it is said later.
     fn answer_question(
         &mut self,
         now: Instant,
-        _from: &BladeName,
+        from: &BladeName,
+        reply: u64,
         question: Question,
         out: &mut Vec<Output>,
-    ) -> Answer {
-        match question {
+    ) -> Option<Answer> {
+        Some(match question {
             Question::Place(place) => self.place_for_other(now, &place),
             Question::Login { ccb, request, turn } => {
                 self.login_for_other(now, (ccb, turn), *request, out)
@@ -325,10 +340,16 @@ impl Blade {
                 self.end(now, login, end, out);
                 Answer::Left(stood)
             }
-            Question::Lease(_) | Question::GiveBack { .. } | Question::Holds { .. } => {
-                Answer::NotHere
+            Question::Lease(request) => {
+                self.lease_asked(now, from.clone(), request, Some(reply), out);
+                return None;
             }
-        }
+            Question::GiveBack { fence, tenant, number } => {
+                self.lease_given_back(fence, tenant, &number);
+                Answer::GivenBack
+            }
+            Question::Holds { ccb, leases } => self.say_holds(ccb, &leases),
+        })
     }
 
     /// Goes on with the answer to a question of ours.
@@ -352,6 +373,16 @@ impl Blade {
             Waiting::Logout { reply } => {
                 let stood = matches!(answer, Some(Answer::Left(true)));
                 out.push(Output::Left { reply, stood });
+            }
+            Waiting::Lease { id, blade, tenant } => {
+                let answer = match answer {
+                    Some(Answer::Lease(answer)) => Some(answer),
+                    _ => None,
+                };
+                self.lease_answered(now, id, (blade, tenant), answer, out);
+            }
+            Waiting::Holds { ccb, holder, lease } => {
+                self.holder_says(now, ccb, (holder, &lease), answer);
             }
             Waiting::Nothing => {}
         }
@@ -397,6 +428,7 @@ impl Blade {
             ccbs,
             is_agent_proxy: true,
         };
+        let report_number = report.sequence;
         let unconfirmed = cluster.unconfirmed;
         cluster.take_report(now, cluster.name.clone(), report.clone());
         // Only what came back over the bus confirms.
@@ -404,6 +436,7 @@ impl Blade {
         if cluster.connected {
             let (key, fact) = (Key::Blade(cluster.name.clone()), Some(Fact::Blade(report)));
             out.push(Output::Bus(Say::Put { key, fact }));
+            self.hosting.reports(now, report_number);
         }
         self.put_homes(out);
     }

@@ -245,11 +245,13 @@ impl Blade {
 
 /// Writes what a phone needs to log in: the secret, the row, and last the keys that find it.
 fn write_login(region: &Region, login: LoginKey, entry: &Entry) -> bool {
+    // A lease of this login that was granted stays so.
+    let held = region.secrets().read(entry.slot).filter(|held| held.epoch == login.epoch);
     let secret = SecretRow {
         epoch: login.epoch,
         ha1_md5: entry.ha1.md5,
         ha1_sha256: entry.ha1.sha256,
-        ..SecretRow::default()
+        ..held.unwrap_or_default()
     };
     let agents = region.agents();
     let (number, user) = keys(login, entry);

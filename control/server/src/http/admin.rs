@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use base::{CallRef, CcbId, Instant, WorkerId};
-use control_core::{CcbView, Counts, End, LoginView, OpOutcome, spool_name};
+use control_core::{CcbView, Counts, End, LeaseView, LoginView, OpOutcome, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/blades", get(blades::blades))
         .route("/v1/agents", get(agents))
+        .route("/v1/leases", get(leases))
         .route("/v1/agents/{tenant}/{agent}/logout", post(logout))
         .route("/v1/calls", get(calls).post(forwards::dial))
         .route("/v1/calls/{call}/legs/{leg}/transfer", post(forwards::transfer))
@@ -127,6 +128,7 @@ fn counts_json(counts: &Counts) -> Value {
         "asked_forwarded": counts.asked_forwarded,
         "digits": counts.digits,
         "spool_changes": counts.spool_changes,
+        "asked_hosted": counts.asked_hosted,
         "leases_expired": counts.leases_expired,
     })
 }
@@ -182,9 +184,11 @@ fn agent_json(view: &LoginView, names: &HashMap<u64, (String, String)>, now: Ins
         LeaseState::Bound { .. } => "bound",
         LeaseState::NoSuchSlot => "unknown",
     };
+    let hosted_by = view.lease.holder().filter(|holder| *holder != view.ccb);
     json!({
         "tenant": tenant,
         "agent": agent,
+        "hosted_by": hosted_by.map(|ccb| ccb.0),
         "number": view.record.number,
         "user": view.record.user,
         "name": view.record.name,
@@ -198,6 +202,26 @@ fn agent_json(view: &LoginView, names: &HashMap<u64, (String, String)>, now: Ins
         "epoch": view.login.epoch,
         "lease": lease,
     })
+}
+
+/// What is hosted where: our agents that other CCBs have, and theirs that ours have.
+async fn leases(State(app): State<App>) -> Answer {
+    let read = app.blade.look(|blade, now| (blade.leases(), now));
+    let (leases, now) = read.await.ok_or_else(stopping)?;
+    let lease_json = |lease: &LeaseView| {
+        json!({
+            "tenant": lease.tenant.0,
+            "number": lease.number,
+            "owner": lease.owner.0,
+            "holder": lease.holder.0,
+            "purpose": lease.purpose.name(),
+            "fence": lease.fence.map(|fence| fence.to_string()),
+            "state": lease.state,
+            "since_unix_ms": clock::unix_ms(lease.since),
+            "age_ms": now.since(lease.since).as_millis() as u64,
+        })
+    };
+    Ok(Json(json!({ "leases": leases.iter().map(lease_json).collect::<Vec<_>>() })))
 }
 
 async fn logout(
