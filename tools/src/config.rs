@@ -1,6 +1,6 @@
 //! The configuration file: one for the control process and for every CCB of a blade.
 
-mod cluster;
+mod bus;
 mod media;
 mod pool;
 mod read;
@@ -18,7 +18,7 @@ use control_server::Cidr;
 use driver::Sizes;
 use toml::de::DeTable;
 
-pub use cluster::Cluster;
+pub use bus::Bus;
 pub use media::{Media, MediaConfig, XdpMode};
 pub use pool::Pool;
 pub use read::Faults;
@@ -72,7 +72,7 @@ pub struct Control {
     /// Where traces of signalling may be sent besides this machine's loopback addresses.
     pub trace_to: Vec<Cidr>,
     /// Other blades.
-    pub cluster: Cluster,
+    pub bus: Bus,
 }
 
 /// `[[ccb]]`
@@ -173,9 +173,7 @@ impl Config {
             },
             self.control.admin.display(),
         );
-        if let Some(cluster) = self.control.cluster.summary() {
-            let _ = write!(text, "\n{cluster}");
-        }
+        let _ = write!(text, "; {}", self.control.bus.summary());
         if let Some(pool) = &self.pool {
             let _ = write!(text, "\n{}", pool.summary());
         }
@@ -221,11 +219,11 @@ impl Config {
         if let Some(folder) = &self.control.records {
             let _ = writeln!(text, "records = {}", quote(folder));
         }
-        text += &self.control.cluster.to_toml();
         let nets: Vec<_> = self.control.trace_to.iter().map(Cidr::to_string).collect();
         if !nets.is_empty() {
             let _ = writeln!(text, "trace_to = {nets:?}");
         }
+        text += &self.control.bus.to_toml();
         for ccb in &self.ccbs {
             let sizes = &ccb.sizes;
             let _ = write!(
@@ -340,10 +338,9 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     };
     table.allow("trace_to");
     let trace_to = table.or("trace_to", trace_to, Vec::new());
-    let cluster = Cluster::read(table);
+    let bus = Bus::read(table);
     table.finish();
     Some(Control {
-        cluster: cluster?,
         http: http?.value,
         admin: admin?.value,
         directory: directory?.value,
@@ -352,6 +349,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         options_s: u32::try_from(options_s?).ok()?,
         records: records?,
         trace_to: trace_to?,
+        bus: bus?,
     })
 }
 

@@ -60,20 +60,19 @@ fn server_config(config: &Config, file: &Path) -> Result<control_server::Config,
         spool: ccb.media.spool.clone(),
     });
     let control = &config.control;
-    let base =
-        control_server::Config::new(control.state.clone(), control.http.clone(), ccbs.collect());
     Ok(control_server::Config {
         pool,
-        bus: control.cluster.bus()?,
-        blade: control.cluster.blade.clone().unwrap_or_else(|| base.blade.clone()),
-        cluster: control.cluster.cluster.clone().unwrap_or_else(|| base.cluster.clone()),
-        token_key: control.cluster.token_key.clone(),
         admin: control.admin.clone(),
         directory: control.directory.display().to_string(),
         recordings: recordings(config),
         options_s: control.options_s,
         records: control.records.clone(),
         trace_to: control.trace_to.clone(),
-        ..base
+        bus: control.bus.server_config()?,
+        token_key: control.bus.token_key.clone(),
+        blade: control.bus.blade.clone(),
+        cluster: control.bus.cluster.clone(),
+        strategy: control.bus.strategy,
+        ..control_server::Config::new(control.state.clone(), control.http.clone(), ccbs.collect())
     })
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use base::{CcbId, Transport};
 
 use crate::cli;
-use crate::config::{self, Ccb, Cluster, Config, Control, Location, MediaConfig, Streams};
+use crate::config::{self, Bus, Ccb, Config, Control, Location, MediaConfig, Streams};
 use crate::place::{DemoDir, demo_dir};
 
 /// The demo's tenant; its passwords begin with it.
@@ -111,7 +111,7 @@ fn config(
             options_s: options.options_s,
             records: Some(absolute(&options.records, "records")?),
             trace_to: Vec::new(),
-            cluster: cluster(main, blade, shared),
+            bus: bus(main, blade, shared)?,
         },
         ccbs: vec![Ccb {
             number: CcbId(number),
@@ -130,14 +130,15 @@ fn config(
     Config::parse("demo", &config.to_toml()).map_err(|faults| faults.to_string())
 }
 
-fn cluster(main: &DemoDir, blade: u16, shared: Option<&Shared>) -> Cluster {
-    let Some(Shared { bus }) = shared else { return Cluster::default() };
-    Cluster {
-        blade: Some(format!("blade-{}", blade + 1)),
-        bus: Some(format!("nats://{bus}")),
+fn bus(main: &DemoDir, blade: u16, shared: Option<&Shared>) -> Result<Bus, String> {
+    let Some(Shared { bus }) = shared else { return Ok(Bus::default()) };
+    let server = control_server::NatsConfig::parse(&format!("nats://{bus}"))?;
+    Ok(Bus {
+        server: Some(server),
+        blade: format!("blade-{}", blade + 1),
         token_key: Some(main.file("token.key")),
-        ..Cluster::default()
-    }
+        ..Bus::default()
+    })
 }
 
 /// The location at `--bind` and those of `--location`, each with a name and an address of its own.

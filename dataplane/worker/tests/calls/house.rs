@@ -213,7 +213,7 @@ impl House {
             ..RegistrationRow::default()
         };
         row.set_addr(phone.parse().expect("an address"));
-        row.set_contact(Text::new(format!("sip:phone@{phone}").as_bytes()).expect("fits"));
+        row.set_contact(Text::new(format!("sip:phone@{phone}").as_bytes()).expect("fits"), b"");
         self.region.registrations().write(slot, &row);
     }
 
@@ -411,6 +411,19 @@ impl House {
             let mut receiver = self.region.event_receiver(WorkerId(worker));
             while let Some(event) = receiver.pop(&mut blob) {
                 events.push(event.expect("sane").value);
+            }
+        }
+        events
+    }
+
+    /// The same with the text of each.
+    pub fn events_and_blobs(&mut self) -> Vec<(Event, String)> {
+        let (mut blob, mut events) = (Vec::new(), Vec::new());
+        for worker in 0..self.config.workers {
+            let mut receiver = self.region.event_receiver(WorkerId(worker));
+            while let Some(event) = receiver.pop(&mut blob) {
+                let text = String::from_utf8_lossy(&blob).into_owned();
+                events.push((event.expect("sane").value, text));
             }
         }
         events
