@@ -256,6 +256,10 @@ pub struct Demo {
         value_parser = parse_rtp_ports,
     )]
     pub rtp_ports: (u16, u16),
+    /// How many blades, which meet on a NATS server that the demo starts; the ports of each lie 100 above those of the
+    /// one before, and --rtp-ports are shared out
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+    pub blades: u16,
     /// The folder of the demo's state [default: in $XDG_RUNTIME_DIR or the system's folder for
     /// temporary files]
     #[arg(long, value_name = "DIR")]

@@ -196,17 +196,14 @@ impl Site {
             sip: vec![(Transport::Udp, 5060)],
             http_port: 8080,
         };
-        for ccb in 1..=BLADES {
-            let spec = DemoSpec {
-                tenant: "demo".into(),
-                ccb: CcbId(ccb),
-                agents: AGENTS,
-                locations: vec![location.clone()],
-                trunks: Vec::new(),
-                routes: Vec::new(),
-            };
-            directory.create_demo(&spec).await.expect("it is created");
-        }
+        let spec = DemoSpec {
+            tenant: "demo".into(),
+            agents: AGENTS,
+            ccbs: (1..=BLADES).map(|ccb| (CcbId(ccb), vec![location.clone()])).collect(),
+            trunks: Vec::new(),
+            routes: Vec::new(),
+        };
+        directory.create_demo(&spec).await.expect("it is created");
         directory.close().await;
     }
 

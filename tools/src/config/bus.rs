@@ -27,6 +27,8 @@ pub struct Bus {
     pub cluster: String,
     /// How the CDM chooses a CCB.
     pub strategy: Strategy,
+    /// The file with the key that signs tokens, which blades share; `token.key` in the state folder without.
+    pub token_key: Option<PathBuf>,
 }
 
 impl Default for Bus {
@@ -37,6 +39,7 @@ impl Default for Bus {
             blade: host_name(),
             cluster: CLUSTER.to_owned(),
             strategy: Strategy::default(),
+            token_key: None,
         }
     }
 }
@@ -66,7 +69,10 @@ impl Bus {
             Strategy::ALL.into_iter().find(|one| one.name() == text)
         });
         let strategy = table.or("cdm_strategy", strategy, Strategy::default());
+        let file = table.parsed("token_key", ABSOLUTE_RULE, |text| parse_absolute(text).map(Some));
+        let token_key = table.or("token_key", file, None);
         Some(Bus {
+            token_key: token_key?,
             server: server?,
             credentials: credentials?,
             blade: blade?,
@@ -103,6 +109,9 @@ impl Bus {
         }
         if let Some(file) = &self.credentials {
             let _ = writeln!(text, "bus_credentials = {}", quote(file.display().to_string()));
+        }
+        if let Some(file) = &self.token_key {
+            let _ = writeln!(text, "token_key = {}", quote(file.display().to_string()));
         }
         text
     }

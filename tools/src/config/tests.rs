@@ -68,6 +68,7 @@ fn what_is_written_reads_back_the_same() {
         blade: "b-7".into(),
         cluster: "north".into(),
         strategy: control_server::Strategy::LeastLoaded,
+        token_key: Some("/k \"e\"".into()),
     };
     config.control.http.push("[::1]:80".parse().unwrap());
     assert_eq!(Config::parse("again.toml", &config.to_toml()), Ok(config));

@@ -63,9 +63,11 @@ impl World {
         };
         let spec = DemoSpec {
             tenant: "demo".into(),
-            ccb: CcbId(1),
             agents: 10,
-            locations: vec![location("local", "127.0.0.1", 5060), location("east", "::1", 5061)],
+            ccbs: vec![(
+                CcbId(1),
+                vec![location("local", "127.0.0.1", 5060), location("east", "::1", 5061)],
+            )],
             trunks: Vec::new(),
             routes: [("9", "127.0.0.1:5080"), ("70", "play:hi.wav")]
                 .map(|(prefix, to)| (prefix.into(), to.parse().expect("a destination")))
