@@ -19,6 +19,7 @@ use serde::Deserialize;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::directory::Directory;
+use crate::keeper::Keeper;
 use crate::owner::BladeHandle;
 use crate::password::PasswordCheck;
 use crate::records::RecordState;
@@ -48,6 +49,8 @@ pub type App = Arc<Parts>;
 pub struct Parts {
     /// The directory.
     pub directory: Directory,
+    /// Keeps the core equal to the directory.
+    pub keeper: Arc<Keeper>,
     /// Checks passwords.
     pub passwords: PasswordCheck,
     /// Counts logins and keeps those out who guess.
@@ -146,12 +149,12 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(Api::openapi())
 }
 
-/// Whether a login would find a CCB.
+/// Whether a login would find the directory and a CCB.
 #[utoipa::path(
     get, path = "/healthz",
     responses(
-        (status = 200, description = "A CCB runs normally"),
-        (status = 503, description = "No CCB runs normally"),
+        (status = 200, description = "A CCB runs normally, the directory answers"),
+        (status = 503, description = "No CCB runs normally, or the directory is away"),
     )
 )]
 async fn health(State(app): State<App>) -> (StatusCode, &'static str) {
@@ -159,6 +162,9 @@ async fn health(State(app): State<App>) -> (StatusCode, &'static str) {
         blade.cdm().iter().any(|(_, ccb)| ccb.status == control_core::CcbStatus::Normal)
     });
     match normal.await {
+        Some(true) if app.directory.is_away() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the directory is away\n")
+        }
         Some(true) => (StatusCode::OK, "ok\n"),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "no CCB is running normally\n"),
     }

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 use super::{ApiError, App, forwards, orders, traces};
-use crate::directory::Identity;
+use crate::directory::{DirectoryError, Identity};
 use crate::records::RecordState;
 use crate::{clock, records};
 
@@ -50,6 +50,11 @@ async fn status(State(app): State<App>) -> Answer {
     let started_at = app.started_at;
     let logins = app.door.counts();
     let records = app.records.as_deref().map(records_json);
+    let directory = json!({
+        "place": app.directory.place().to_string(),
+        "kind": app.directory.place().kind(),
+        "state": if app.directory.is_away() { "away" } else { "there" },
+    });
     let read = app.blade.look(move |blade, now| {
         let ccbs: Vec<Value> = blade.ccbs().map(|view| ccb_json(&view, now)).collect();
         json!({
@@ -61,6 +66,7 @@ async fn status(State(app): State<App>) -> Answer {
             "logins_refused": logins.refused,
             "logins_throttled": logins.throttled,
             "records": records,
+            "directory": directory,
             "ccbs": ccbs,
         })
     });
@@ -161,7 +167,11 @@ fn region_json(region: &Arc<Region>, now: Instant) -> Map<String, Value> {
 async fn agents(State(app): State<App>) -> Answer {
     let read = app.blade.look(|blade, now| (blade.logins().collect::<Vec<_>>(), now));
     let (logins, now) = read.await.ok_or_else(stopping)?;
-    let names = app.directory.agent_names().await.map_err(|why| ApiError::internal(&why))?;
+    let names = match app.directory.agent_names().await {
+        // Who is logged in is known without it.
+        Err(DirectoryError::Away(_)) => HashMap::new(),
+        names => names?,
+    };
     let agents: Vec<Value> = logins.iter().map(|view| agent_json(view, &names, now)).collect();
     Ok(Json(json!({ "agents": agents })))
 }
@@ -196,10 +206,9 @@ async fn logout(
     State(app): State<App>,
     Path((tenant, agent)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
-    let internal = |why| ApiError::internal(&why);
-    let tenant = app.directory.tenant(&tenant).await.map_err(internal)?;
+    let tenant = app.directory.tenant(&tenant).await?;
     let tenant = tenant.ok_or_else(|| ApiError::not_found("tenant"))?.id;
-    let agent = app.directory.agent(tenant, Identity::Agent(&agent)).await.map_err(internal)?;
+    let agent = app.directory.agent(tenant, Identity::Agent(&agent)).await?;
     let agent = agent.ok_or_else(|| ApiError::not_found("agent"))?.id;
     let login = app.blade.look(move |blade, _| blade.login_of(tenant, agent)).await;
     let login = login.flatten().ok_or_else(|| ApiError::not_found("login"))?;
