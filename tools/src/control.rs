@@ -51,7 +51,7 @@ fn server_config(config: &Config) -> control_server::Config {
     let control = &config.control;
     control_server::Config {
         admin: control.admin.clone(),
-        directory: control.directory.display().to_string(),
+        directory: control.directory.clone(),
         recordings: recordings(config),
         options_s: control.options_s,
         records: control.records.clone(),

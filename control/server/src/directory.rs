@@ -11,14 +11,22 @@ use database::{Database, Writer};
 
 mod database;
 mod demo;
+mod file;
 mod forwards;
+mod import;
 mod place;
 
 pub use demo::{DemoLocation, DemoSpec};
+pub use file::{Format, SourceFile};
+pub use forwards::{LONGEST_RING_S, NUMBER_RULE, is_number};
+pub use import::{ImportError, ImportOptions};
 pub use place::Place;
 
-/// Rows of one INSERT: below SQLite's bound of 32,766 parameters.
-const ROWS_AN_INSERT: usize = 500;
+/// Rows of one INSERT: SQLite looks each parameter up among all of the statement, so that few rows at a time
+/// are ten times as fast as many.
+const ROWS_AN_INSERT: usize = 32;
+/// Keys that one statement names.
+const KEYS_A_STATEMENT: usize = 500;
 /// The columns of an agent that are read and written, in this order.
 const AGENT_COLUMNS: [&str; 19] = [
     "id",
@@ -78,7 +86,7 @@ pub struct Tenant {
 }
 
 /// An agent with its operator and its parameters (S1-032).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agent {
     /// The key of its row, over all tenants.
     pub id: u64,

@@ -18,6 +18,7 @@ use control_core::{Cidr, End};
 use serde::Deserialize;
 use utoipa::{OpenApi, ToSchema};
 
+use crate::config::HashCost;
 use crate::directory::Directory;
 use crate::keeper::Keeper;
 use crate::owner::BladeHandle;
@@ -28,6 +29,7 @@ use crate::token::Tokens;
 
 pub mod admin;
 mod cti;
+mod directory;
 pub mod door;
 mod error;
 mod forwards;
@@ -53,6 +55,8 @@ pub struct Parts {
     pub keeper: Arc<Keeper>,
     /// Checks passwords.
     pub passwords: PasswordCheck,
+    /// What hashes of passwords cost that this process makes.
+    pub hash_cost: HashCost,
     /// Counts logins and keeps those out who guess.
     pub door: door::Door,
     /// Signs and reads tokens.

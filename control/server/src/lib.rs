@@ -33,8 +33,9 @@ pub use control_core::{
     reason_name, spool_name,
 };
 pub use directory::{
-    Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError, Identity,
-    Parameters, Place as DirectoryPlace, Tenant,
+    Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError,
+    Format as DirectoryFormat, Identity, ImportError, ImportOptions, Parameters,
+    Place as DirectoryPlace, SourceFile, Tenant,
 };
 pub use password::hash as hash_password;
 pub use records::rfc3339;
@@ -115,6 +116,7 @@ impl Server {
             directory: directory.clone(),
             passwords,
             keeper: Arc::new(keeper),
+            hash_cost: config.hash_cost,
             door: http::door::Door::default(),
             tokens,
             blade,

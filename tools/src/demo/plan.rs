@@ -51,7 +51,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             // Each location's agents reach the CTI at their own address (S1-018).
             http: locations.iter().map(|at| SocketAddr::new(at.ip, options.http)).collect(),
             admin: dir.file(ADMIN_SOCKET),
-            directory: dir.file("directory.sqlite"),
+            directory: control_server::DirectoryPlace::Sqlite(dir.file("directory.sqlite")),
             state: dir.path().to_owned(),
             recordings: absolute(&options.recordings, "recordings")?,
             options_s: options.options_s,
@@ -191,9 +191,9 @@ pub async fn create_tenant(options: &cli::Demo, config: &Config) -> Result<(), S
         trunks: options.trunk.clone(),
         routes: options.route.iter().map(|r| (r.prefix.clone(), r.to.clone())).collect(),
     };
-    let file = config.control.directory.display().to_string();
-    let failed = |error: control_server::DirectoryError| format!("{file}: {error}");
-    let directory = control_server::Directory::open(&file).await.map_err(failed)?;
+    let place = &config.control.directory;
+    let failed = |error: control_server::DirectoryError| format!("{place}: {error}");
+    let directory = control_server::Directory::open(place).await.map_err(failed)?;
     directory.create_demo(&spec).await.map_err(failed)?;
     directory.close().await;
     Ok(())

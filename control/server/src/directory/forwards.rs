@@ -6,6 +6,19 @@ use sqlx::{Row, query};
 
 use super::{Directory, DirectoryError, tenant_id};
 
+/// The longest time that a phone rings before its calls go elsewhere, in seconds.
+pub const LONGEST_RING_S: u32 = 180;
+/// The longest number, as the data plane's tables hold it.
+const NUMBER_BYTES: usize = 24;
+/// The rule of [`is_number`].
+pub const NUMBER_RULE: &str = "must be 1 to 24 of the letters, digits and + * # . _ -";
+
+/// True for a number as the data plane takes it.
+pub fn is_number(text: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+*#._-".contains(&byte);
+    (1..=NUMBER_BYTES).contains(&text.len()) && text.bytes().all(is_digit)
+}
+
 impl Directory {
     /// Sets a rule; one that the number has for the same case is replaced.
     pub async fn put_forward(&self, rule: &Forward) -> Result<(), DirectoryError> {

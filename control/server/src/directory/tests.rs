@@ -25,6 +25,7 @@ fn spec(agents: u32) -> DemoSpec {
 }
 
 #[path = "../../tests/postgres/mod.rs"]
+#[allow(dead_code, reason = "tests of the process kill clusters")]
 mod postgres;
 
 /// An empty directory, and what it lives in.
@@ -69,6 +70,8 @@ macro_rules! on_both {
         })*
     };
 }
+
+mod import;
 
 on_both! {
 async fn the_demo_holds_what_its_spec_says(directory: Directory) {

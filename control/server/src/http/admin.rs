@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{CallState, Counter, LeaseState, Region};
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
@@ -14,7 +14,7 @@ use control_core::{CcbView, Counts, End, LoginView, OpOutcome, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, forwards, orders, traces};
+use super::{ApiError, App, directory, forwards, orders, traces};
 use crate::directory::{DirectoryError, Identity};
 use crate::records::RecordState;
 use crate::{clock, records};
@@ -34,6 +34,12 @@ pub fn router(app: App) -> Router {
         .route("/v1/calls/{call}/release", post(release))
         .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
         .route("/v1/ccbs/{ccb}/calls/{call}/release", post(release_on))
+        .route(
+            "/v1/directory",
+            get(directory::export)
+                .put(directory::import)
+                .layer(DefaultBodyLimit::max(directory::IMPORT_BYTES)),
+        )
         .route("/v1/traces", post(traces::start))
         .route("/v1/traces/{trace}", delete(traces::stop))
         .with_state(app)

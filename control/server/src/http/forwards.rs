@@ -11,13 +11,7 @@ use serde_json::{Value, json};
 use super::admin::call_ref;
 use super::orders::{self, OnCcb};
 use super::{ApiError, App};
-use crate::directory::Tenant;
-
-/// A phone rings no longer than this before its call is forwarded, in seconds: after three minutes the call
-/// ends in any case.
-const LONGEST_RING_S: u32 = 180;
-/// Numbers are at most this long (DESIGN.md).
-const NUMBER_BYTES: usize = 24;
+use crate::directory::{LONGEST_RING_S, NUMBER_RULE, Tenant, is_number};
 
 type Answer = Result<Json<Value>, ApiError>;
 
@@ -200,8 +194,5 @@ fn parsed<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
 
 /// A number as the data plane takes it.
 fn number_of(number: String, field: &'static str) -> Result<String, ApiError> {
-    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+*#._-".contains(&byte);
-    let fits = (1..=NUMBER_BYTES).contains(&number.len()) && number.bytes().all(is_digit);
-    let rule = "must be 1 to 24 of the letters, digits and + * # . _ -";
-    if fits { Ok(number) } else { Err(ApiError::malformed(Some(field), rule)) }
+    if is_number(&number) { Ok(number) } else { Err(ApiError::malformed(Some(field), NUMBER_RULE)) }
 }
