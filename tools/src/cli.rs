@@ -3,6 +3,7 @@
 mod call;
 mod directory;
 mod forward;
+mod pool;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::config::{self, Media, XdpMode};
 pub use call::{CallCommand, Leg, To, Transfer};
 pub use directory::{DirectoryCommand, Export, Format, Import};
 pub use forward::{ForwardCommand, HoldMusic, Set, Tenant};
+pub use pool::PoolCommand;
 
 /// Jackfield, a cloud contact centre.
 #[derive(Debug, Parser)]
@@ -47,6 +49,9 @@ pub enum Command {
     /// Show and set where calls go that are not taken
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Show the pool's slots, and order CCBs from it and back
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// Set what held parties hear
     HoldMusic(HoldMusic),
     /// Write tenants, agents, locations and mappings to files, or read them from files

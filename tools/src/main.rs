@@ -17,6 +17,7 @@ mod load;
 mod log;
 mod order;
 mod place;
+mod pool;
 mod process;
 mod show;
 mod supervise;
@@ -61,6 +62,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Forward(command) => forward::run(&command),
         Command::HoldMusic(options) => forward::hold_music(&options),
         Command::Directory(command) => directory::run(&command),
+        Command::Pool(command) => pool::run(&command),
         Command::Trace(options) => trace::run(&options),
         Command::Top(options) => top::run(&options),
         Command::Config(ConfigCommand::Check { file }) => check(&file),

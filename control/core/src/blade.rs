@@ -17,10 +17,12 @@ use crate::login::{Login, LoginKey};
 use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision, Trace};
 use crate::routes::{Destination, Forwards, Routes};
 
+mod cluster;
 mod desk;
 mod forward;
 mod grant;
 mod order;
+mod pool;
 mod side;
 mod trunks;
 
@@ -47,6 +49,9 @@ pub struct Blade {
     provision: Provision,
     routes: Routes,
     forwards: Forwards,
+    /// None while it is the only blade.
+    cluster: Option<cluster::Cluster>,
+    pool: pool::Pool,
     beat_at: Instant,
     sweep_at: Instant,
 }
@@ -63,6 +68,8 @@ struct Entry {
     phone_at: Option<SocketAddr>,
     /// What the row says of the rules of its number: when calls go elsewhere, and after how many seconds.
     forwards: (u32, u32),
+    /// True while its CCB drains.
+    draining: bool,
 }
 
 /// A login as status tools show it.
@@ -152,6 +159,8 @@ impl Blade {
             provision: Provision::default(),
             routes: Routes::default(),
             forwards: Forwards::default(),
+            cluster: None,
+            pool: pool::Pool::default(),
             beat_at: now,
             sweep_at: now,
         }
@@ -184,6 +193,12 @@ impl Blade {
                 self.trace(now, reply, (ccb, worker), *trace, out);
             }
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
+            Input::Pool { reply, order } => {
+                let result = self.pool_order(now, order, out);
+                out.push(Output::Pool { reply, result });
+            }
+            Input::SlotStopped { ccb } => self.slot_stopped(now, ccb, out),
+            Input::Bus(heard) => self.heard(now, heard, out),
             Input::Timeout => {}
         }
         if now >= self.beat_at {
@@ -360,6 +375,9 @@ impl Blade {
         if is_new {
             self.settle_rows(now, ccb, &region, out);
         }
+        if self.is_draining(ccb) {
+            self.tell_workers(now, ccb, true, out);
+        }
         self.resync(now, ccb, out);
         self.watch_trunks(now, ccb, out);
         self.pump(now, ccb, out);
@@ -408,6 +426,7 @@ impl Blade {
             self.resume_services(now, ccb, out);
             self.watch_trunks(now, ccb, out);
         }
+        self.sweep_pool(now, out);
         let due = |entry: &Entry| entry.login.deadline().filter(|(at, _)| *at <= now);
         let over: Vec<_> = self
             .logins
@@ -423,7 +442,10 @@ impl Blade {
         let Some(side) = self.sides.get(&ccb) else {
             return;
         };
-        let is = side.status(now);
+        let is = match side.status(now) {
+            CcbStatus::Normal if self.is_draining(ccb) => CcbStatus::Draining,
+            is => is,
+        };
         let was = self.cdm.set_status(ccb, is);
         self.report(ccb);
         if was != is {
@@ -599,9 +621,11 @@ impl Blade {
             (_, Some(Destination::Service(service))) => {
                 return self.serve(now, ccb, worker, &asked, service, out);
             }
-            (Party::Agent(..), Some(Destination::Trunk { addresses, transport, location })) => {
-                Some((addresses, transport, location))
-            }
+            // An agent whose call another blade has asks by that blade (S2-013).
+            (
+                Party::Agent(..) | Party::Peer(_),
+                Some(Destination::Trunk { addresses, transport, location }),
+            ) => Some((addresses, transport, location)),
             // It is the tenant who forwards a call, and its rule that says where to.
             (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location }))
                 if asked.why == Why::Forwarded =>

@@ -7,7 +7,8 @@ use base::{CcbId, Instant};
 use crate::login::LoginKey;
 
 /// How a CCB does (S1-037); only [`CcbStatus::Normal`] is given out (S1-057, S1-081).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum CcbStatus {
     /// Its data plane is up and not ready yet.
     Starting,

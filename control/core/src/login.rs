@@ -24,9 +24,22 @@ pub const GRANT_MS: u64 = 5 * 60_000;
 pub const PHONE_AWAY_MS: u64 = 30_000;
 
 /// Names one login over all tenants and times.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
 pub struct LoginKey {
     /// The agent's tenant.
+    #[serde(with = "crate::cluster::wire::tenant")]
     pub tenant: TenantId,
     /// The agent's key in the directory.
     pub agent: u64,
@@ -104,6 +117,8 @@ pub enum End {
     Replaced,
     /// The administrator said so.
     Ordered,
+    /// Its CCB is given back to the pool (G-09).
+    Drained,
 }
 
 impl End {
@@ -115,6 +130,7 @@ impl End {
             End::Lapsed => "lapsed",
             End::Replaced => "replaced",
             End::Ordered => "ordered",
+            End::Drained => "drained",
         }
     }
 }

@@ -10,7 +10,9 @@ use abi::{
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
 use crate::cdm::CcbStatus;
+use crate::cluster::{Heard, Say};
 use crate::login::{End, LoginKey};
+use crate::pool::{PoolOrder, PoolRefusal, SlotOrder, SlotState, Wish};
 use crate::routes::{Cidr, Forward, Route};
 
 /// What a blade's core is told.
@@ -121,6 +123,20 @@ pub enum Input {
         /// The call.
         call: CallRef,
     },
+    /// An order for the pool's slots of this blade.
+    Pool {
+        /// Comes back with the result.
+        reply: u64,
+        /// The order.
+        order: PoolOrder,
+    },
+    /// The process of that slot is there no more, and its driver does not start it again.
+    SlotStopped {
+        /// The CCB.
+        ccb: CcbId,
+    },
+    /// The bus says something.
+    Bus(Heard),
     /// The deadline has come.
     Timeout,
 }
@@ -237,6 +253,31 @@ pub enum Output {
         /// Whether it answers.
         up: bool,
     },
+    /// The result of [`Input::Pool`].
+    Pool {
+        /// As it was given.
+        reply: u64,
+        /// The slot, or why not.
+        result: Result<CcbId, PoolRefusal>,
+    },
+    /// The process of a slot is to be started or stopped.
+    Slot {
+        /// The CCB.
+        ccb: CcbId,
+        /// Which of the two.
+        order: SlotOrder,
+    },
+    /// The CDM wanted a CCB more or fewer, and what became of it.
+    Scaled {
+        /// What it wanted.
+        wish: Wish,
+        /// The slot, or why not.
+        result: Result<CcbId, PoolRefusal>,
+    },
+    /// The slots of this blade, to be remembered over a restart.
+    Slots(Vec<(CcbId, SlotState)>),
+    /// Something for the bus; without one it is dropped.
+    Bus(Say),
     /// A source of SIP is banned for a while; for the security log.
     SourceBanned {
         /// The CCB.
@@ -348,9 +389,10 @@ pub struct TrunkRecord {
 }
 
 /// What a region's tables hold of an agent.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct AgentRecord {
     /// The tenant.
+    #[serde(with = "crate::cluster::wire::tenant")]
     pub tenant: TenantId,
     /// The agent's key in the directory.
     pub agent: u64,
@@ -365,7 +407,7 @@ pub struct AgentRecord {
 }
 
 /// The hashes that prove a phone (RFC 7616, 3.4.2); never shown.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Ha1 {
     /// By MD5.
     pub md5: [u8; 16],
@@ -380,13 +422,14 @@ impl fmt::Debug for Ha1 {
 }
 
 /// A login that was authenticated (S1-053).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct LoginRequest {
     /// The agent.
     pub agent: AgentRecord,
     /// A login epoch that was never used for this agent.
     pub epoch: u32,
     /// The CCBs that the mapping list has addresses of for this location (S1-058).
+    #[serde(with = "crate::cluster::wire::ccbs")]
     pub eligible: Vec<CcbId>,
     /// The location's name.
     pub location: String,
@@ -397,16 +440,18 @@ pub struct LoginRequest {
 }
 
 /// A login that was granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Granted {
     /// The login.
     pub login: LoginKey,
     /// The CCB that serves it.
+    #[serde(with = "crate::cluster::wire::ccb")]
     pub ccb: CcbId,
 }
 
 /// Why a login was not granted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LoginRefusal {
     /// No CCB runs normally, serves the location and has room (S1-081).
     NoCcb,
@@ -415,7 +460,7 @@ pub enum LoginRefusal {
     /// A login of the same agent with a later epoch stands: draw a later one (G-24).
     Overtaken,
     /// A field of the agent does not fit its row.
-    TooLong(&'static str),
+    TooLong(String),
 }
 
 /// Why a WebSocket is closed.
@@ -446,6 +491,11 @@ pub enum DeskMessage {
     PhoneLost,
     /// A newer login of the same agent took over (G-24).
     Replaced,
+    /// The CCB is given back to the pool: log in again, with the token, for another one (G-09).
+    LogInAgain {
+        /// The login ends after these milliseconds.
+        within_ms: u32,
+    },
     /// The login is over.
     LoggedOut {
         /// Why.

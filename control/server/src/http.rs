@@ -18,6 +18,7 @@ use control_core::{Cidr, End};
 use serde::Deserialize;
 use utoipa::{OpenApi, ToSchema};
 
+use crate::bus::BusState;
 use crate::config::HashCost;
 use crate::directory::Directory;
 use crate::keeper::Keeper;
@@ -35,6 +36,7 @@ mod error;
 mod forwards;
 mod login;
 mod orders;
+mod pool;
 pub mod serve;
 mod traces;
 
@@ -73,6 +75,8 @@ pub struct Parts {
     pub spoolers: HashSet<CcbId>,
     /// How the writing of call records goes; none when none are kept.
     pub records: Option<Arc<RecordState>>,
+    /// How it goes with the bus; none when the blade is alone.
+    pub bus: Option<Arc<BusState>>,
     /// The number that the next trace gets.
     pub next_trace: AtomicU32,
     /// Where traces may be sent besides this machine.

@@ -1,6 +1,7 @@
 //! A blade's control process: the AgentProxy and the CTI over HTTP, the directory, the links to the
 //! data planes, the admin socket. What it decides is decided by `control_core`; this crate carries.
 
+mod bus;
 mod clock;
 mod config;
 mod directory;
@@ -9,6 +10,7 @@ mod keeper;
 mod link;
 mod owner;
 mod password;
+pub mod pool;
 pub mod recordings;
 mod records;
 mod secret;
@@ -24,13 +26,14 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-pub use config::{CcbConfig, Config, HashCost, OPTIONS_S};
+pub use bus::{BusConfig, LocalBus, NatsConfig};
+pub use config::{CLUSTER, CcbConfig, Config, HashCost, OPTIONS_S, host_name};
 pub use control_core::{
-    Cidr, Destination, MIX_RULE, MIXES, PROMPT_RULE, Route, Service, is_prompt_name, path_name,
-    reason_name, spool_name,
+    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, Route, Service, is_prompt_name,
+    path_name, reason_name, spool_name,
 };
 pub use directory::{
     Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError,
@@ -54,6 +57,9 @@ pub struct Server {
     admin: UnixListener,
     app: http::App,
     owner: owner::Owner,
+    /// What the pool's drivers are told.
+    slots: Option<mpsc::UnboundedReceiver<pool::Tell>>,
+    bus: Option<bus::Bus>,
     directory: Directory,
 }
 
@@ -97,7 +103,20 @@ impl Server {
             records::start(folder, state, recorded).map_err(named(folder))
         });
         let ccbs: Vec<_> = config.ccbs.iter().map(|ccb| ccb.id).collect();
-        let owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
+        let mut owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
+        let mut slots = None;
+        if let Some(pool) = &config.pool {
+            let (tell, told) = mpsc::unbounded_channel();
+            owner.keep_slots(pool::remembered(state, &pool.slots), pool.marks, tell);
+            slots = Some(told);
+        }
+        let place =
+            bus::Place { blade: config.blade.as_str().into(), cluster: config.cluster.clone() };
+        let bus = bus::open(config.bus.clone(), place, blade.clone()).map(|(mouth, bus)| {
+            // The clock only goes on over the control processes of a blade, unless somebody sets it back.
+            owner.join(config.blade.as_str().into(), clock::unix_ms(clock::now()), mouth);
+            bus
+        });
         let mut http = Vec::new();
         for address in &config.http {
             let bound = TcpListener::bind(address).await;
@@ -133,9 +152,10 @@ impl Server {
             next_trace: AtomicU32::new(clock::unix_ms(clock::now()) as u32),
             trace_to: config.trace_to.clone(),
             records: config.records.is_some().then_some(record_state),
+            bus: bus.as_ref().map(bus::Bus::state),
             started_at: clock::now(),
         });
-        Ok(Server { config, http, admin, app, owner, directory })
+        Ok(Server { config, http, admin, app, owner, slots, bus, directory })
     }
 
     /// The addresses that serve HTTP, with the ports that were chosen.
@@ -148,6 +168,9 @@ impl Server {
         let blade = self.app.blade.clone();
         let mut background = JoinSet::new();
         background.spawn(self.owner.run());
+        if let Some(bus) = self.bus {
+            background.spawn(bus.run());
+        }
         if let Err(error) = self.app.keeper.refresh().await {
             tracing::error!(%error, "tenants, trunks and routes cannot be read");
         }
@@ -156,6 +179,9 @@ impl Server {
             if let Err(error) = link::start(ccb.clone(), blade.clone()) {
                 tracing::error!(ccb = ccb.id.0, %error, "no thread for the link to a data plane");
             }
+        }
+        if let Some((pool, told)) = self.config.pool.zip(self.slots) {
+            background.spawn(pool::serve(pool, self.config.state, told, blade.clone()));
         }
         let mut serving = JoinSet::new();
         let limits = http::serve::Limits::of_listeners(self.http.len());

@@ -85,6 +85,23 @@ impl Purpose {
         Purpose::Chat,
         Purpose::Outgoing,
     ];
+
+    /// Its name, as it stands in a [`crate::LeaseTicket`].
+    pub const fn name(self) -> &'static str {
+        match self {
+            Purpose::Call => "call",
+            Purpose::Queue => "queue",
+            Purpose::Transfer => "transfer",
+            Purpose::Conference => "conference",
+            Purpose::Chat => "chat",
+            Purpose::Outgoing => "outgoing",
+        }
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Purpose> {
+        Purpose::ALL.into_iter().find(|purpose| purpose.name() == name)
+    }
 }
 
 /// When a reservation was made, in ticks of the lease clock.
@@ -333,6 +350,19 @@ pub mod word {
     pub fn expire(word: &AtomicU64, now: Instant) -> bool {
         update(word, |state| match state {
             LeaseState::Reserved { counter, since, .. } if since.is_over_age(now) => {
+                Some(u64::from(next(counter)))
+            }
+            _ => None,
+        })
+        .is_ok()
+    }
+
+    /// The reservation `counter` of `holder` is not used and becomes free; false when it is not there, or bound.
+    pub fn give_back(word: &AtomicU64, holder: CcbId, counter: u32) -> bool {
+        update(word, |state| match state {
+            LeaseState::Reserved { holder: has, counter: of, .. }
+                if (has, of) == (holder, counter) =>
+            {
                 Some(u64::from(next(counter)))
             }
             _ => None,

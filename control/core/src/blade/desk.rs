@@ -229,8 +229,12 @@ impl Entry {
             Desk::Attached(_) => abi::CtiState::Connected,
             Desk::Away(_) => abi::CtiState::Lost,
         };
+        let state = match self.draining {
+            true => abi::AgentState::Draining,
+            false => abi::AgentState::LoggedIn,
+        };
         let mut row = abi::AgentRow {
-            state: abi::AgentState::LoggedIn.into(),
+            state: state.into(),
             login_epoch: login.epoch,
             tenant: login.tenant.0,
             location: u32::from(self.location.0),
@@ -289,7 +293,7 @@ fn login_of(side: &Side, leg: &LegRow) -> Option<LoginKey> {
         Party::Agent(slot, epoch) => {
             side.by_slot.get(&slot).copied().filter(|login| login.epoch == epoch)
         }
-        Party::Trunk(_) => None,
+        Party::Trunk(_) | Party::Peer(_) => None,
     }
 }
 
@@ -303,6 +307,7 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
         party: match leg.party() {
             Some(Party::Agent(..)) => "agent",
             Some(Party::Trunk(_)) => "trunk",
+            Some(Party::Peer(_)) => "peer",
             None => "none",
         },
         trunk: match leg.party() {

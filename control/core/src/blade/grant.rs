@@ -21,8 +21,10 @@ impl Blade {
         out: &mut Vec<Output>,
     ) -> Result<Granted, LoginRefusal> {
         let mut record = request.agent;
-        Text::<24>::new(record.number.as_bytes()).map_err(|_| LoginRefusal::TooLong("number"))?;
-        Text::<48>::new(record.user.as_bytes()).map_err(|_| LoginRefusal::TooLong("user"))?;
+        Text::<24>::new(record.number.as_bytes())
+            .map_err(|_| LoginRefusal::TooLong("number".into()))?;
+        Text::<48>::new(record.user.as_bytes())
+            .map_err(|_| LoginRefusal::TooLong("user".into()))?;
         while record.name.len() > NAME_BYTES {
             record.name.pop();
         }
@@ -70,6 +72,7 @@ impl Blade {
             ha1: request.ha1,
             phone_at: None,
             forwards: (0, 0),
+            draining: false,
         };
         entry.mark(login.tenant, &self.forwards);
         if !write_login(&region, login, &entry) {
@@ -176,6 +179,7 @@ impl Blade {
         row: AgentRow,
         out: &mut Vec<Output>,
     ) {
+        let draining = self.is_draining(ccb);
         let Some(side) = self.sides.get_mut(&ccb) else {
             return;
         };
@@ -206,10 +210,11 @@ impl Blade {
             ha1: Ha1 { md5: secret.ha1_md5, sha256: secret.ha1_sha256 },
             phone_at: is_registered.then(|| phone.addr()),
             forwards: (0, 0),
+            draining,
         };
         let agent = (login.tenant, login.agent);
         let other = self.newest.get(&agent).copied();
-        let is_over = row.state() != AgentState::LoggedIn
+        let is_over = !matches!(row.state(), AgentState::LoggedIn | AgentState::Draining)
             || secret.epoch != row.login_epoch
             || other.is_some_and(|other| other.epoch >= login.epoch);
         if is_over {

@@ -138,6 +138,7 @@ pub(super) enum Purpose {
     Answer,
     Watch,
     Forget,
+    Drain,
     /// Somebody waits for its end.
     Asked {
         reply: u64,

@@ -12,6 +12,7 @@ use abi::{
 
 mod forwards;
 mod orders;
+mod pool;
 
 const WORKERS: u8 = 2;
 const TENANT: TenantId = TenantId(1);

@@ -68,6 +68,12 @@ impl Faults {
         self.faults.push(Fault { file, line, field: field.into(), rule: rule.into() });
     }
 
+    /// The faults by line; those of one line stay in their order.
+    pub fn sorted(mut self) -> Faults {
+        self.faults.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        self
+    }
+
     /// True when nothing is wrong.
     pub fn is_empty(&self) -> bool {
         self.faults.is_empty()

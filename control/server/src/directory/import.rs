@@ -133,7 +133,7 @@ impl Directory {
         let records = file::read(files, &mut faults);
         let mut wanted = Wanted::of(records, options.tenant.as_deref(), &mut faults);
         if !faults.is_empty() {
-            return Err(ImportError::Faults(faults));
+            return Err(ImportError::Faults(faults.sorted()));
         }
         self.hash_passwords(&mut wanted, options.cost.unwrap_or(HashCost::REAL)).await?;
         let mut writer = self.database.write().await?;
@@ -141,7 +141,7 @@ impl Directory {
         let (plan, imported) = plan(&held, wanted, options.prune, &mut faults);
         if !faults.is_empty() {
             writer.rollback().await?;
-            return Err(ImportError::Faults(faults));
+            return Err(ImportError::Faults(faults.sorted()));
         }
         if options.check || imported.changed() == 0 {
             writer.rollback().await?;

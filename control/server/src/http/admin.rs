@@ -14,7 +14,8 @@ use control_core::{CcbView, Counts, End, LoginView, OpOutcome, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, directory, forwards, orders, traces};
+use super::{ApiError, App, directory, forwards, orders, pool, traces};
+use crate::bus::BusState;
 use crate::directory::{DirectoryError, Identity};
 use crate::records::RecordState;
 use crate::{clock, records};
@@ -40,6 +41,9 @@ pub fn router(app: App) -> Router {
                 .put(directory::import)
                 .layer(DefaultBodyLimit::max(directory::IMPORT_BYTES)),
         )
+        .route("/v1/pool", get(pool::list))
+        .route("/v1/pool/apply", post(pool::apply))
+        .route("/v1/pool/{ccb}/release", post(pool::release))
         .route("/v1/traces", post(traces::start))
         .route("/v1/traces/{trace}", delete(traces::stop))
         .with_state(app)
@@ -61,6 +65,7 @@ async fn status(State(app): State<App>) -> Answer {
         "kind": app.directory.place().kind(),
         "state": if app.directory.is_away() { "away" } else { "there" },
     });
+    let bus = app.bus.as_deref().map(BusState::json);
     let read = app.blade.look(move |blade, now| {
         let ccbs: Vec<Value> = blade.ccbs().map(|view| ccb_json(&view, now)).collect();
         json!({
@@ -73,6 +78,7 @@ async fn status(State(app): State<App>) -> Answer {
             "logins_throttled": logins.throttled,
             "records": records,
             "directory": directory,
+            "bus": bus,
             "ccbs": ccbs,
         })
     });

@@ -86,8 +86,8 @@ row! {
         pub invited_cseq: u32,
         /// The session interval that was agreed on, in seconds (RFC 4028); 0 when there is none.
         pub session_s: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// The CCB that holds that lease, as a [`CcbId`].
+        pub lease_holder: u32,
         /// Our SIP address at the location.
         pub ours: Address,
         /// Where the peer's SIP goes.
@@ -154,9 +154,11 @@ impl DialogRow {
         Transport::from_number(u32::from(self.transport)).unwrap_or_default()
     }
 
-    /// The lease that it holds: whose, and its counter.
-    pub fn lease(&self) -> Option<(AgentSlot, u32)> {
-        self.has(Self::HAS_LEASE).then_some((AgentSlot(self.lease_agent), self.lease_counter))
+    /// The lease that it holds: whose, its counter, and which CCB has it.
+    pub fn lease(&self) -> Option<(AgentSlot, u32, CcbId)> {
+        let holder = CcbId(u16::try_from(self.lease_holder).ok()?);
+        let lease = (AgentSlot(self.lease_agent), self.lease_counter, holder);
+        self.has(Self::HAS_LEASE).then_some(lease)
     }
 
     /// The leg of another call that it is joined to, by a transfer.
@@ -312,6 +314,32 @@ impl StreamRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_row_knows_another_blade() {
+        let mut leg = LegRow::default();
+        assert_eq!(leg.party(), None);
+        let all = [
+            Party::Agent(AgentSlot(7), u32::MAX),
+            Party::Trunk(u32::MAX),
+            Party::Peer(CcbId(u16::MAX)),
+        ];
+        for party in all {
+            leg.set_party(party);
+            assert_eq!(leg.party(), Some(party));
+        }
+        leg.party = 1 << 16;
+        assert_eq!(leg.party(), None, "no CCB has that number");
+        let mut row = DialogRow { lease_agent: 1, lease_counter: 2, ..DialogRow::default() };
+        row.lease_holder = 3;
+        assert_eq!(row.lease(), None);
+        row.flags = DialogRow::HAS_LEASE;
+        assert_eq!(row.lease(), Some((AgentSlot(1), 2, CcbId(3))));
+        row.lease_holder = 1 << 16;
+        assert_eq!(row.lease(), None);
+        let secret = SecretRow { lease_token: [0x5a; 16], ..SecretRow::default() };
+        assert!(!format!("{secret:?}").contains("90"), "{secret:?}");
+    }
 
     #[test]
     fn texts_come_back_or_are_too_long() {

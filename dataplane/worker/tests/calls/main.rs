@@ -1,11 +1,13 @@
 //! Calls through one worker, message by message.
 
+mod blades_storm;
 mod carried;
 mod corners;
 mod deaths;
 mod extensions;
 mod flows;
 mod forwards;
+mod hosting;
 mod house;
 mod info;
 mod media;
