@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use abi::{Fence, Purpose};
 use abi::sync::AtomicU64;
+use abi::{Fence, Purpose};
 use base::{AgentSlot, CcbId, Instant, TenantId};
 use control_core::cluster::{
     BladeName, Denial, Grant, HeldLease, LeaseRequest, REPORT_LIFE_MS, Token,
@@ -195,7 +195,7 @@ impl Blade {
                 let slot = AgentSlot(agent as u32);
                 let word = &self.words[agent];
                 let desk = Desk { slot, word, epoch, incarnation: self.incarnation };
-                control.home.win(clock, from, request, desk)
+                control.home.win(clock, Some(from), request, desk)
             }
         };
         let home = ccb(self.number);

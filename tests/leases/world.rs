@@ -3,8 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use abi::{Fence, LeaseState};
 use abi::lease::word;
+use abi::{Fence, LeaseState};
 use base::{AgentSlot, CcbId, Instant, Rng};
 use control_core::cluster::HeldLease;
 use control_core::hosting::{Act, HomeBug, Next, Presence, WANTED_MS};

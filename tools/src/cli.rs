@@ -37,8 +37,12 @@ pub enum Command {
     Demo(Box<Demo>),
     /// Show the CCBs, their workers and what they count
     Status(View),
+    /// Show the blades that meet on the bus, who leads, and all their CCBs
+    Blades(View),
     /// Show who is logged in
     Agents(View),
+    /// Show which agents are hosted where: by which CCB, what for, since when
+    Leases(View),
     /// Show the calls in progress
     Calls(View),
     /// Play, record, mix, collect digits in a call that stands; transfer it, or begin one

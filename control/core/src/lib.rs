@@ -15,8 +15,11 @@ mod path;
 mod pool;
 mod routes;
 
-pub use blade::{BEAT_MS, Blade, CcbView, Counts, LoginView, SWEEP_MS, SpoolView};
-pub use cdm::{Ccb, CcbStatus, Cdm};
+pub use blade::{
+    BEAT_MS, Blade, BladeView, CcbView, ClusterView, Counts, LeaseView, LoginView, SWEEP_MS,
+    SpoolView,
+};
+pub use cdm::{Ccb, CcbStatus, Cdm, Strategy};
 pub use login::{
     Change, DESK_AWAY_MS, Desk, End, GRANT_MS, Login, LoginKey, PHONE_AWAY_MS, Phone, Step,
 };

@@ -29,6 +29,7 @@ use crate::secret::Secret;
 use crate::token::Tokens;
 
 pub mod admin;
+mod blades;
 mod cti;
 mod directory;
 pub mod door;
@@ -166,9 +167,7 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     )
 )]
 async fn health(State(app): State<App>) -> (StatusCode, &'static str) {
-    let normal = app.blade.look(|blade, _| {
-        blade.cdm().iter().any(|(_, ccb)| ccb.status == control_core::CcbStatus::Normal)
-    });
+    let normal = app.blade.look(|blade, _| blade.serves());
     match normal.await {
         Some(true) if app.directory.is_away() => {
             (StatusCode::SERVICE_UNAVAILABLE, "the directory is away\n")
