@@ -1,6 +1,7 @@
 //! The command line.
 
 mod call;
+mod directory;
 mod forward;
 mod pool;
 
@@ -12,6 +13,7 @@ use control_server::{Cidr, Destination};
 
 use crate::config::{self, Media, XdpMode};
 pub use call::{CallCommand, Leg, To, Transfer};
+pub use directory::{DirectoryCommand, Export, Format, Import};
 pub use forward::{ForwardCommand, HoldMusic, Set, Tenant};
 pub use pool::PoolCommand;
 
@@ -56,6 +58,9 @@ pub enum Command {
     Pool(PoolCommand),
     /// Set what held parties hear
     HoldMusic(HoldMusic),
+    /// Write tenants, agents, locations and mappings to files, or read them from files
+    #[command(subcommand)]
+    Directory(DirectoryCommand),
     /// Watch it live
     Top(Top),
     /// Work on configuration files

@@ -14,7 +14,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use base::{CcbId, Transport};
-use control_server::Cidr;
+use control_server::{Cidr, DirectoryPlace};
 use driver::Sizes;
 use toml::de::DeTable;
 
@@ -59,8 +59,8 @@ pub struct Control {
     pub http: Vec<SocketAddr>,
     /// The UNIX socket of the command line tools.
     pub admin: PathBuf,
-    /// The SQLite directory.
-    pub directory: PathBuf,
+    /// Where the directory is kept: an SQLite file, or a PostgreSQL database.
+    pub directory: DirectoryPlace,
     /// What must survive a restart of control, such as the key of its tokens.
     pub state: PathBuf,
     /// The folder that recordings are made in.
@@ -164,7 +164,7 @@ impl Config {
         let mut text = format!(
             "control: AgentProxy and CTI at {}, directory {}, state {}, recordings {}, call records {}, admin socket {}",
             http.join(" and "),
-            self.control.directory.display(),
+            self.control.directory,
             self.control.state.display(),
             self.control.recordings.display(),
             match &self.control.records {
@@ -211,7 +211,7 @@ impl Config {
              recordings = {}\noptions_s = {}\n",
             http,
             quote(&self.control.admin),
-            quote(&self.control.directory),
+            toml::Value::from(self.control.directory.expose()),
             quote(&self.control.state),
             quote(&self.control.recordings),
             self.control.options_s,
@@ -320,7 +320,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
             text.parse::<SocketAddr>().ok().filter(|address| address.port() != 0)
         });
     let admin = table.required_parsed("admin", SOCKET_RULE, parse_socket);
-    let directory = absolute(table, "directory");
+    let directory = read_directory(table);
     let state = absolute(table, "state");
     let recordings = table.parsed("recordings", ABSOLUTE_RULE, parse_absolute);
     let beside = state.as_ref().map(|state| state.value.join("recordings")).unwrap_or_default();
@@ -343,7 +343,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     Some(Control {
         http: http?.value,
         admin: admin?.value,
-        directory: directory?.value,
+        directory: directory?,
         state: state?.value,
         recordings: recordings?,
         options_s: u32::try_from(options_s?).ok()?,
@@ -518,11 +518,14 @@ impl Seen {
                 table.report().fault(&table.field_span(field), table.name(field), rule);
             }
         };
-        for (field, path) in [
-            ("admin", &control.admin),
-            ("directory", &control.directory),
-            ("recordings", &control.recordings),
-        ] {
+        let file = match &control.directory {
+            DirectoryPlace::Sqlite(path) => Some(("directory", path)),
+            DirectoryPlace::Postgres(_) => None,
+        };
+        let others = [("admin", &control.admin), ("recordings", &control.recordings)];
+        for (field, path) in
+            others[..1].iter().copied().chain(file).chain(others[1..].iter().copied())
+        {
             fault(self.paths.insert(path.clone()), field, path.display().to_string());
         }
         if let Some(folder) = &control.records {
@@ -595,6 +598,19 @@ pub fn is_socket_path(path: &Path) -> bool {
 
 fn parse_socket(text: &str) -> Option<PathBuf> {
     Some(PathBuf::from(text)).filter(|path| is_socket_path(path))
+}
+
+/// The directory's place. A URL may hold a password, so that none is shown.
+fn read_directory(table: &Table<'_, '_>) -> Option<DirectoryPlace> {
+    let found = table.required_parsed("directory", "", |text| Some(text.to_owned()))?;
+    let place = match found.value.parse() {
+        Ok(DirectoryPlace::Sqlite(path)) if !path.is_absolute() => {
+            let rule = "an absolute path, or a URL as in postgres://USER@HOST/DATABASE";
+            Err(format!("{:?} must be {rule}", found.value))
+        }
+        place => place,
+    };
+    place.map_err(|rule| table.report().fault(&found.span, found.field, rule)).ok()
 }
 
 fn absolute(table: &Table<'_, '_>, field: &'static str) -> Option<Found<PathBuf>> {

@@ -63,7 +63,7 @@ fn server_config(config: &Config, file: &Path) -> Result<control_server::Config,
     Ok(control_server::Config {
         pool,
         admin: control.admin.clone(),
-        directory: control.directory.display().to_string(),
+        directory: control.directory.clone(),
         recordings: recordings(config),
         options_s: control.options_s,
         records: control.records.clone(),

@@ -86,6 +86,11 @@ pub async fn get(server: &Server, path: &str) -> Result<Answer, HttpError> {
     ask(server, Method::GET, path, None, REQUEST_TIMEOUT).await
 }
 
+/// Asks `server` for `path` and waits for the answer for so long.
+pub async fn get_for(server: &Server, path: &str, limit: Duration) -> Result<Answer, HttpError> {
+    ask(server, Method::GET, path, None, limit).await
+}
+
 /// Posts JSON to `path`.
 pub async fn post(server: &Server, path: &str, body: &Value) -> Result<Answer, HttpError> {
     post_for(server, path, body, REQUEST_TIMEOUT).await
@@ -99,6 +104,16 @@ pub async fn post_for(
     limit: Duration,
 ) -> Result<Answer, HttpError> {
     ask(server, Method::POST, path, Some(body.to_string()), limit).await
+}
+
+/// Puts JSON to `path` and waits for the answer for so long.
+pub async fn put_for(
+    server: &Server,
+    path: &str,
+    body: &Value,
+    limit: Duration,
+) -> Result<Answer, HttpError> {
+    ask(server, Method::PUT, path, Some(body.to_string()), limit).await
 }
 
 /// Deletes `path`.

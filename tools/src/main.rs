@@ -10,6 +10,7 @@ mod dataplane;
 mod delays;
 mod demo;
 mod desk;
+mod directory;
 mod fleet;
 mod forward;
 mod http;
@@ -63,6 +64,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Call(command) => order::run(&command),
         Command::Forward(command) => forward::run(&command),
         Command::HoldMusic(options) => forward::hold_music(&options),
+        Command::Directory(command) => directory::run(&command),
         Command::Pool(command) => pool::run(&command),
         Command::Trace(options) => trace::run(&options),
         Command::Top(options) => top::run(&options),

@@ -77,12 +77,15 @@ pub fn ask(
 }
 
 /// What control said, or how the program ends without it.
-enum Heard {
+pub enum Heard {
+    /// It said this.
     Value(Value),
+    /// It said no, or nothing; the user was told.
     Exit(ExitCode),
 }
 
-fn heard(admin: &Server, asked: Result<Answer, HttpError>) -> Result<Heard, String> {
+/// What became of a request.
+pub fn heard(admin: &Server, asked: Result<Answer, HttpError>) -> Result<Heard, String> {
     let answer = match asked {
         Ok(answer) => answer,
         Err(HttpError::Away(error)) => {

@@ -175,6 +175,10 @@ fn status_text(status: &Value) -> String {
         status["logins_throttled"],
     );
     out += &records_line(&status["records"]);
+    if status["directory"]["state"] == "away" {
+        let place = text(&status["directory"]["place"]);
+        out += &format!("directory: AWAY, {place}; nobody can log in\n");
+    }
     out += &bus_line(&status["bus"], &status["blade"]);
     for ccb in rows(&status["ccbs"]) {
         let _ = writeln!(

@@ -251,3 +251,102 @@ fn orders_for_a_call_reach_control_and_its_word_comes_back() {
     let output = jackfield(&["call", "stop", "1.2", "--dir", path(temp.path())]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
 }
+
+/// A control process without a data plane; it dies with this.
+struct Control {
+    folder: tempfile::TempDir,
+    process: std::process::Child,
+}
+
+impl Control {
+    fn start() -> Control {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = path(folder.path());
+        let http = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let text = include_str!("../systemd/jackfield.toml")
+            .replace("127.0.0.1:8080", &http.to_string())
+            .replace("/run/jackfield/", &format!("{dir}/"))
+            .replace("/run/jackfield-ccb-1/", &format!("{dir}/"))
+            .replace("/var/lib/jackfield", dir)
+            .replace("/var/spool/jackfield-ccb-1", &format!("{dir}/spool"))
+            .replace("/dev/shm/jackfield-1", &format!("{dir}/region"));
+        let file = folder.path().join("jackfield.toml");
+        std::fs::write(&file, text).unwrap();
+        let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_jackfield"));
+        command.args(["control", "--config", path(&file)]).stderr(log.try_clone().unwrap());
+        let process = command.stdout(log).spawn().unwrap();
+        let control = Control { folder, process };
+        let begun = std::time::Instant::now();
+        while !control.tool(&["status"]).status.success() {
+            let log = std::fs::read_to_string(control.folder.path().join("log")).unwrap();
+            assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{log}");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        control
+    }
+
+    fn tool(&self, arguments: &[&str]) -> Output {
+        jackfield(&[arguments, &["--dir", path(self.folder.path())]].concat())
+    }
+}
+
+impl Drop for Control {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_directory_goes_into_files_and_comes_back() {
+    let control = Control::start();
+    let files = tempfile::tempdir().unwrap();
+    let file = |name: &str| path(&files.path().join(name)).to_owned();
+    let good = file("good.toml");
+    let text = "[[tenant]]\nname = \"acme\"\nrealm = \"acme.example\"\n\n\
+                [[agent]]\ntenant = \"acme\"\nagent = \"7\"\noperator = \"op7\"\n\
+                number = \"70\"\nname = \"Grace\"\npassword = \"hunter2\"\n";
+    std::fs::write(&good, text).unwrap();
+    let said = |output: &Output| String::from_utf8_lossy(&output.stdout).into_owned();
+
+    let checked = control.tool(&["directory", "import", &good, "--check"]);
+    assert!(said(&checked).ends_with("2 would be changed\n"), "{checked:?}");
+    let done = control.tool(&["directory", "import", &good]);
+    assert!(done.status.success(), "{done:?}");
+    let expected = "added tenant acme\nadded agent acme/7\n\
+                    agent    1 added, 0 changed, 0 removed, 0 as before\n\
+                    tenant   1 added, 0 changed, 0 removed, 0 as before\n2 changed\n";
+    assert_eq!(said(&done), expected);
+
+    let printed = control.tool(&["directory", "export"]);
+    assert!(said(&printed).contains("operator = \"op7\""), "{printed:?}");
+    assert!(!said(&printed).contains("argon2"), "{printed:?}");
+    let table = control.tool(&["directory", "export", "--format", "csv", "--table", "tenants"]);
+    let tenants = "name,realm,default_location,hold_music\nacme,acme.example,,\n";
+    assert_eq!(said(&table), tenants);
+    let folder = file("csv");
+    let saved =
+        control.tool(&["directory", "export", "--format", "csv", "--with-secrets", "-o", &folder]);
+    assert!(saved.status.success(), "{saved:?}");
+    let agents = std::fs::read_to_string(Path::new(&folder).join("agents.csv")).unwrap();
+    assert!(agents.contains("$argon2id$"), "{agents}");
+    let again = control.tool(&["directory", "import", &folder, "--prune"]);
+    assert!(said(&again).ends_with("\n0 changed\n"), "{again:?}");
+
+    let wrong = file("wrong.toml");
+    std::fs::write(&wrong, text.replace("number = \"70\"", "number = \"7 0\"\nshoe = 44")).unwrap();
+    let refused = control.tool(&["directory", "import", &wrong]);
+    assert_eq!(refused.status.code(), Some(1));
+    let expected = format!("{wrong}:5: agent.number: must be 1 to 24 of the letters");
+    assert!(stderr(&refused).contains(&expected), "{refused:?}");
+    assert!(
+        stderr(&refused).contains(&format!("{wrong}:10: agent.shoe: unknown field")),
+        "{refused:?}"
+    );
+    assert!(stderr(&refused).ends_with("2 faults; nothing was changed\n"), "{refused:?}");
+    let missing = control.tool(&["directory", "export", "--tenant", "nobody"]);
+    assert_eq!(missing.status.code(), Some(4), "{missing:?}");
+    let log = std::fs::read_to_string(control.folder.path().join("log")).unwrap();
+    assert!(!log.contains("hunter2"), "{log}");
+}

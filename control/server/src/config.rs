@@ -6,6 +6,7 @@ use base::CcbId;
 use control_core::{Cidr, Strategy};
 
 use crate::bus::BusConfig;
+use crate::directory::Place;
 use crate::{pool, recordings};
 
 /// How often trunks are asked whether they are there, in seconds.
@@ -34,8 +35,8 @@ pub struct Config {
     pub admin: PathBuf,
     /// The folder for what control keeps: `token.key`, unless `token_key` says otherwise. Created with mode 0700 when it is missing.
     pub state: PathBuf,
-    /// The directory: a path of an SQLite file, or a `sqlite:` URL. Created when it is missing.
-    pub directory: String,
+    /// Where the directory is kept. Blades that share one keep it in PostgreSQL.
+    pub directory: Place,
     /// The CCBs of this blade.
     pub ccbs: Vec<CcbConfig>,
     /// The file with the key that signs tokens (32 bytes, mode 0600, created when it is missing);
@@ -113,7 +114,7 @@ impl Config {
         Config {
             http,
             admin: state.join("control.sock"),
-            directory: state.join("directory.sqlite").display().to_string(),
+            directory: Place::Sqlite(state.join("directory.sqlite")),
             ccbs,
             token_key: None,
             token_life: Duration::from_secs(12 * 3600),

@@ -19,7 +19,9 @@ use serde::Deserialize;
 use utoipa::{OpenApi, ToSchema};
 
 use crate::bus::BusState;
+use crate::config::HashCost;
 use crate::directory::Directory;
+use crate::keeper::Keeper;
 use crate::owner::BladeHandle;
 use crate::password::PasswordCheck;
 use crate::records::RecordState;
@@ -29,6 +31,7 @@ use crate::token::Tokens;
 pub mod admin;
 mod blades;
 mod cti;
+mod directory;
 pub mod door;
 mod error;
 mod forwards;
@@ -51,8 +54,12 @@ pub type App = Arc<Parts>;
 pub struct Parts {
     /// The directory.
     pub directory: Directory,
+    /// Keeps the core equal to the directory.
+    pub keeper: Arc<Keeper>,
     /// Checks passwords.
     pub passwords: PasswordCheck,
+    /// What hashes of passwords cost that this process makes.
+    pub hash_cost: HashCost,
     /// Counts logins and keeps those out who guess.
     pub door: door::Door,
     /// Signs and reads tokens.
@@ -151,17 +158,20 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     Json(Api::openapi())
 }
 
-/// Whether a login would find a CCB.
+/// Whether a login would find the directory and a CCB.
 #[utoipa::path(
     get, path = "/healthz",
     responses(
-        (status = 200, description = "A CCB runs normally"),
-        (status = 503, description = "No CCB runs normally"),
+        (status = 200, description = "A CCB runs normally, the directory answers"),
+        (status = 503, description = "No CCB runs normally, or the directory is away"),
     )
 )]
 async fn health(State(app): State<App>) -> (StatusCode, &'static str) {
     let normal = app.blade.look(|blade, _| blade.serves());
     match normal.await {
+        Some(true) if app.directory.is_away() => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the directory is away\n")
+        }
         Some(true) => (StatusCode::OK, "ok\n"),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "no CCB is running normally\n"),
     }

@@ -6,6 +6,7 @@ mod clock;
 mod config;
 mod directory;
 mod http;
+mod keeper;
 mod link;
 mod owner;
 mod password;
@@ -35,8 +36,9 @@ pub use control_core::{
     is_prompt_name, path_name, reason_name, spool_name,
 };
 pub use directory::{
-    Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError, Identity,
-    Parameters, Tenant,
+    Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError,
+    Format as DirectoryFormat, Identity, ImportError, ImportOptions, Parameters,
+    Place as DirectoryPlace, SourceFile, Tenant,
 };
 pub use password::hash as hash_password;
 pub use records::rfc3339;
@@ -87,6 +89,7 @@ impl Server {
         };
         let mut folder = std::fs::DirBuilder::new();
         folder.recursive(true).mode(0o700).create(state).map_err(named(state))?;
+        // Calls and phones need control, not the directory: it starts without one that is away.
         let directory = Directory::open(&config.directory).await?;
         let key = config.token_key.clone().unwrap_or_else(|| state.join("token.key"));
         let tokens = token::Tokens::open(&key, config.token_life).map_err(named(&key))?;
@@ -121,12 +124,19 @@ impl Server {
             http.push(bound.map_err(|why| StartError::Io(format!("http {address}"), why))?);
         }
         let admin = bind_admin(&config.admin).map_err(named(&config.admin))?;
-        let sample = directory.sample_hash().await?;
         let passwords =
-            password::PasswordCheck::new(config.parallel_password_checks, sample, config.hash_cost);
+            password::PasswordCheck::new(config.parallel_password_checks, config.hash_cost);
+        let keeper = keeper::Keeper::new(
+            directory.clone(),
+            blade.clone(),
+            passwords.clone(),
+            config.options_s,
+        );
         let app = Arc::new(http::Parts {
             directory: directory.clone(),
             passwords,
+            keeper: Arc::new(keeper),
+            hash_cost: config.hash_cost,
             door: http::door::Door::default(),
             tokens,
             blade,
@@ -160,13 +170,10 @@ impl Server {
         let mut background = JoinSet::new();
         let owner = background.spawn(self.owner.run());
         let carried = self.bus.map(|bus| bus.spawn(&mut background));
-        match self.directory.provision().await {
-            Ok(mut provision) => {
-                provision.options_s = self.config.options_s;
-                blade.tell(owner::Ask::Provision(provision)).await;
-            }
-            Err(error) => tracing::error!(%error, "tenants, trunks and routes cannot be read"),
+        if let Err(error) = self.app.keeper.refresh().await {
+            tracing::error!(%error, "tenants, trunks and routes cannot be read");
         }
+        background.spawn(self.app.keeper.clone().keep());
         for ccb in &self.config.ccbs {
             if let Err(error) = link::start(ccb.clone(), blade.clone()) {
                 tracing::error!(ccb = ccb.id.0, %error, "no thread for the link to a data plane");

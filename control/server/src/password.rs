@@ -1,4 +1,4 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher, PasswordVerifier};
@@ -41,18 +41,22 @@ pub struct PasswordCheck {
     /// Places for those who have a turn or wait for one.
     places: Arc<Semaphore>,
     /// What an unknown agent's password is compared with, so that its 401 costs the same time.
-    nobody: Secret,
+    nobody: Arc<Mutex<Secret>>,
 }
 
 impl PasswordCheck {
-    /// A check with `parallel` turns. `sample` is a hash as the directory's hashes are; without one a
-    /// hash of `cost` takes its place.
-    pub fn new(parallel: usize, sample: Option<Secret>, cost: HashCost) -> Self {
+    /// A check with `parallel` turns; unknown agents cost what a hash of `cost` does.
+    pub fn new(parallel: usize, cost: HashCost) -> Self {
         let parallel = parallel.max(1);
         let turns = Arc::new(Semaphore::new(parallel));
         let places = Arc::new(Semaphore::new(parallel + WAITING));
-        let nobody = sample.unwrap_or_else(|| hash("no agent has this password", cost));
+        let nobody = Arc::new(Mutex::new(hash("no agent has this password", cost)));
         PasswordCheck { turns, places, nobody }
+    }
+
+    /// Unknown agents cost what `sample` does from now on, a hash as the directory's hashes are.
+    pub fn set_sample(&self, sample: Secret) {
+        *self.nobody.lock().unwrap_or_else(PoisonError::into_inner) = sample;
     }
 
     /// True when `password` is that of `hash`; without a hash it takes as long and is false.
@@ -61,7 +65,8 @@ impl PasswordCheck {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Busy)?;
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| Busy)?;
         let known = hash.is_some();
-        let hash = hash.unwrap_or_else(|| self.nobody.clone());
+        let nobody = || self.nobody.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let hash = hash.unwrap_or_else(nobody);
         let checked = tokio::task::spawn_blocking(move || {
             let matches = verify(password.expose(), &hash);
             drop((turn, place));
@@ -77,7 +82,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_right_password_of_a_known_agent_matches() {
-        let check = PasswordCheck::new(1, None, HashCost::DEMO);
+        let check = PasswordCheck::new(1, HashCost::DEMO);
         let right = hash("right", HashCost::DEMO);
         assert!(right.expose().starts_with("$argon2id$v=19$m=8,t=1,p=1$"));
         let matches = async |password, hash| check.matches(Secret::new(password), hash).await;
@@ -89,7 +94,7 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_wait_than_there_are_places() {
-        let check = PasswordCheck::new(1, None, HashCost::DEMO);
+        let check = PasswordCheck::new(1, HashCost::DEMO);
         let held = check.turns.clone().acquire_owned().await.expect("a turn");
         let tries = (0..=WAITING).map(|_| {
             let check = check.clone();

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use base::{CcbId, Transport};
 use control_server::{
-    BusConfig, CcbConfig, Config, DemoLocation, DemoSpec, Directory, HashCost, LocalBus,
-    NatsConfig, Server,
+    BusConfig, CcbConfig, Config, DemoLocation, DemoSpec, Directory, DirectoryPlace, HashCost,
+    LocalBus, NatsConfig, Server,
 };
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -48,7 +48,7 @@ fn config(state: &Path, number: u16, bus: BusConfig) -> Config {
     };
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut config = Config::new(state.to_owned(), vec![any], vec![ccb]);
-    config.directory = all.join("directory.sqlite").display().to_string();
+    config.directory = DirectoryPlace::Sqlite(all.join("directory.sqlite"));
     config.token_key = Some(all.join("token.key"));
     config.hash_cost = HashCost::DEMO;
     config.notify = false;
@@ -188,7 +188,7 @@ impl Site {
 
     /// The directory that all share.
     async fn fill(folder: &tempfile::TempDir) {
-        let place = folder.path().join("directory.sqlite").display().to_string();
+        let place = DirectoryPlace::Sqlite(folder.path().join("directory.sqlite"));
         let directory = Directory::open(&place).await.expect("it opens");
         let location = DemoLocation {
             name: "local".into(),

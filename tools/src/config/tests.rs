@@ -313,3 +313,23 @@ fn a_capture_server_is_a_host_and_a_port_and_faults_of_records_are_named() {
     ];
     assert_eq!(faults(&text), expected);
 }
+
+#[test]
+fn a_directory_may_be_in_postgresql_and_its_password_shows_nowhere() {
+    let with = |place: &str| GOOD.replace("/var/lib/jackfield/directory.sqlite", place);
+    let url = "postgres://jack:hunter2@db.example/jackfield?sslmode=require";
+    let config = Config::parse("jackfield.toml", &with(url)).unwrap();
+    assert_eq!(config.control.directory.expose(), url);
+    let summary = config.summary();
+    assert!(summary.contains("directory postgres://jack@db.example/jackfield,"), "{summary}");
+    assert!(!format!("{summary} {config:?}").contains("hunter2"));
+    assert_eq!(Config::parse("again", &config.to_toml()).unwrap(), config);
+    for wrong in ["postgres://jack:hunter2@db/x?sslmod=on", "postgres://jack:hunter2@db:port/x"] {
+        let faults = faults(&with(wrong));
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        assert!(faults[0].starts_with("jackfield.toml:5: control.directory: "), "{faults:?}");
+        assert!(!faults[0].contains("hunter2"), "{faults:?}");
+    }
+    let relative = faults(&with("directory.sqlite"));
+    assert!(relative[0].contains("must be an absolute path, or a URL"), "{relative:?}");
+}

@@ -105,7 +105,7 @@ fn config(
             // Each location's agents reach the CTI at their own address (S1-018).
             http: locations.iter().map(|at| SocketAddr::new(at.ip, options.http)).collect(),
             admin: dir.file(ADMIN_SOCKET),
-            directory: main.file("directory.sqlite"),
+            directory: control_server::DirectoryPlace::Sqlite(main.file("directory.sqlite")),
             state: dir.path().to_owned(),
             recordings: absolute(&options.recordings, "recordings")?,
             options_s: options.options_s,
@@ -265,9 +265,9 @@ pub async fn create_tenant(options: &cli::Demo, configs: &[Config]) -> Result<()
         trunks: options.trunk.clone(),
         routes: options.route.iter().map(|r| (r.prefix.clone(), r.to.clone())).collect(),
     };
-    let file = config.control.directory.display().to_string();
-    let failed = |error: control_server::DirectoryError| format!("{file}: {error}");
-    let directory = control_server::Directory::open(&file).await.map_err(failed)?;
+    let place = &config.control.directory;
+    let failed = |error: control_server::DirectoryError| format!("{place}: {error}");
+    let directory = control_server::Directory::open(place).await.map_err(failed)?;
     directory.create_demo(&spec).await.map_err(failed)?;
     directory.close().await;
     Ok(())

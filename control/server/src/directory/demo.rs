@@ -2,6 +2,7 @@ use std::net::IpAddr;
 
 use base::{CcbId, TenantId, Transport};
 use control_core::{Cidr, Destination, Route};
+use sqlx::query;
 
 use super::{Address, AddressKind, Agent, Directory, DirectoryError, Parameters};
 use crate::config::HashCost;
@@ -71,11 +72,12 @@ impl Directory {
                 .await
                 .map_err(|_| DirectoryError::Field("the hashes of the demo's passwords".into()))?;
         self.put_agents(tenant, &agents).await?;
-        sqlx::query("DELETE FROM agents WHERE tenant_id = ? AND id >= ?")
+        let beyond = query("DELETE FROM agents WHERE tenant_id = $1 AND id >= $2")
             .bind(i64::from(tenant.0))
-            .bind(i64::try_from(key_of(tenant, spec.agents)).unwrap_or(i64::MAX))
-            .execute(&self.pool)
-            .await?;
+            .bind(i64::try_from(key_of(tenant, spec.agents)).unwrap_or(i64::MAX));
+        let mut writer = self.database.write().await?;
+        writer.execute(beyond).await?;
+        writer.commit().await?;
         let trunks: Vec<(String, Cidr)> =
             spec.trunks.iter().map(|net| (net.to_string(), *net)).collect();
         let routes: Vec<Route> = spec

@@ -2,27 +2,37 @@
 
 use base::TenantId;
 use control_core::{Forward, When};
-use sqlx::Row;
+use sqlx::{Row, query};
 
 use super::{Directory, DirectoryError, tenant_id};
+
+/// The longest time that a phone rings before its calls go elsewhere, in seconds.
+pub const LONGEST_RING_S: u32 = 180;
+/// The longest number, as the data plane's tables hold it.
+const NUMBER_BYTES: usize = 24;
+/// The rule of [`is_number`].
+pub const NUMBER_RULE: &str = "must be 1 to 24 of the letters, digits and + * # . _ -";
+
+/// True for a number as the data plane takes it.
+pub fn is_number(text: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+*#._-".contains(&byte);
+    (1..=NUMBER_BYTES).contains(&text.len()) && text.bytes().all(is_digit)
+}
 
 impl Directory {
     /// Sets a rule; one that the number has for the same case is replaced.
     pub async fn put_forward(&self, rule: &Forward) -> Result<(), DirectoryError> {
         let after_s = if let When::NoAnswer(after_s) = rule.when { after_s } else { 0 };
-        sqlx::query(
+        let put = query(
             "INSERT INTO forwards (tenant_id, number, condition, after_s, destination) \
-             VALUES (?, ?, ?, ?, ?) ON CONFLICT (tenant_id, number, condition) DO UPDATE SET \
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT (tenant_id, number, condition) DO UPDATE SET \
              after_s = excluded.after_s, destination = excluded.destination",
-        )
-        .bind(i64::from(rule.tenant.0))
-        .bind(&rule.number)
-        .bind(rule.when.name())
-        .bind(after_s)
-        .bind(&rule.to)
-        .execute(&self.pool)
-        .await?;
-        Ok(())
+        );
+        let put = put.bind(i64::from(rule.tenant.0)).bind(rule.number.as_str());
+        let put = put.bind(rule.when.name()).bind(i64::from(after_s)).bind(rule.to.as_str());
+        let mut writer = self.database.write().await?;
+        writer.execute(put).await?;
+        writer.commit().await
     }
 
     /// Removes the rules of a number, or the one for that case; how many there were.
@@ -32,25 +42,23 @@ impl Directory {
         number: &str,
         condition: Option<&str>,
     ) -> Result<u64, DirectoryError> {
-        let removed = sqlx::query(
-            "DELETE FROM forwards WHERE tenant_id = ? AND number = ? AND condition LIKE ?",
-        )
-        .bind(i64::from(tenant.0))
-        .bind(number)
-        .bind(condition.unwrap_or("%"))
-        .execute(&self.pool)
-        .await?;
-        Ok(removed.rows_affected())
+        let remove = query(
+            "DELETE FROM forwards WHERE tenant_id = $1 AND number = $2 AND condition LIKE $3",
+        );
+        let remove = remove.bind(i64::from(tenant.0)).bind(number).bind(condition.unwrap_or("%"));
+        let mut writer = self.database.write().await?;
+        let removed = writer.execute(remove).await?;
+        writer.commit().await?;
+        Ok(removed)
     }
 
     /// All rules, in order of tenants and numbers.
     pub async fn forwards(&self) -> Result<Vec<Forward>, DirectoryError> {
-        let rows = sqlx::query(
+        let rules = query(
             "SELECT tenant_id, number, condition, after_s, destination FROM forwards \
              ORDER BY tenant_id, number, condition",
-        )
-        .fetch_all(&self.pool)
-        .await?;
+        );
+        let rows = self.database.all(rules).await?;
         let field = |name: &str| DirectoryError::Field(format!("forwards.{name}"));
         rows.iter()
             .map(|row| {
@@ -73,11 +81,9 @@ impl Directory {
         tenant: TenantId,
         prompt: Option<&str>,
     ) -> Result<(), DirectoryError> {
-        sqlx::query("UPDATE tenants SET hold_music = ? WHERE id = ?")
-            .bind(prompt)
-            .bind(i64::from(tenant.0))
-            .execute(&self.pool)
-            .await?;
-        Ok(())
+        let set = query("UPDATE tenants SET hold_music = $1 WHERE id = $2");
+        let mut writer = self.database.write().await?;
+        writer.execute(set.bind(prompt).bind(i64::from(tenant.0))).await?;
+        writer.commit().await
     }
 }

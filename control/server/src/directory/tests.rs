@@ -26,16 +26,57 @@ fn spec(agents: u32) -> DemoSpec {
     }
 }
 
-async fn directory() -> (tempfile::TempDir, Directory) {
-    let folder = tempfile::tempdir().expect("a folder");
-    let place = folder.path().join("directory.sqlite");
-    let directory = Directory::open(&place.display().to_string()).await.expect("it opens");
-    (folder, directory)
+#[path = "../../tests/postgres/mod.rs"]
+#[allow(dead_code, reason = "tests of the process kill clusters")]
+mod postgres;
+
+/// An empty directory, and what it lives in.
+struct Fresh {
+    directory: Directory,
+    _folder: tempfile::TempDir,
+    _cluster: Option<std::sync::Arc<postgres::Postgres>>,
 }
 
-#[tokio::test]
-async fn the_demo_holds_what_its_spec_says() {
-    let (_folder, directory) = directory().await;
+async fn sqlite() -> Fresh {
+    let folder = tempfile::tempdir().expect("a folder");
+    let place = Place::Sqlite(folder.path().join("a directory?100%.sqlite"));
+    let directory = Directory::open(&place).await.expect("it opens");
+    Fresh { directory, _folder: folder, _cluster: None }
+}
+
+async fn postgres() -> Fresh {
+    let cluster = tokio::task::spawn_blocking(postgres::Postgres::shared).await.expect("it starts");
+    let place = cluster.database().parse().expect("a place");
+    let directory = Directory::open(&place).await.expect("it opens");
+    let folder = tempfile::tempdir().expect("a folder");
+    Fresh { directory, _folder: folder, _cluster: Some(cluster) }
+}
+
+/// Each test runs over both databases.
+macro_rules! on_both {
+    ($($(#[$attribute:meta])* async fn $name:ident($directory:ident: Directory) $body:block)*) => {
+        $(mod $name {
+            use super::*;
+            $(#[$attribute])*
+            async fn holds($directory: Directory) $body
+            #[tokio::test]
+            async fn on_sqlite() {
+                let fresh = sqlite().await;
+                holds(fresh.directory.clone()).await;
+            }
+            #[tokio::test]
+            async fn on_postgres() {
+                let fresh = postgres().await;
+                holds(fresh.directory.clone()).await;
+            }
+        })*
+    };
+}
+
+mod import;
+
+on_both! {
+async fn the_demo_holds_what_its_spec_says(directory: Directory) {
     let id = directory.create_demo(&spec(3)).await.expect("it is created");
     let tenant = directory.tenant("demo").await.expect("an answer").expect("it is there");
     assert_eq!(tenant.id, id);
@@ -62,9 +103,7 @@ async fn the_demo_holds_what_its_spec_says() {
     assert_eq!(provision.routes[0].prefix, "9");
 }
 
-#[tokio::test]
-async fn a_second_demo_keeps_epochs_and_drops_agents_beyond_its_count() {
-    let (_folder, directory) = directory().await;
+async fn a_second_demo_keeps_epochs_and_drops_agents_beyond_its_count(directory: Directory) {
     let id = directory.create_demo(&spec(3)).await.expect("it is created");
     let agent = directory.agent(id, Identity::Agent("1001")).await.expect("an answer");
     let key = agent.expect("it is there").id;
@@ -74,17 +113,13 @@ async fn a_second_demo_keeps_epochs_and_drops_agents_beyond_its_count() {
     assert!(directory.agent(id, Identity::Agent("1003")).await.expect("an answer").is_none());
 }
 
-#[tokio::test]
-async fn a_demo_of_twenty_thousand_agents_takes_seconds() {
-    let (_folder, directory) = directory().await;
+async fn a_demo_of_twenty_thousand_agents_takes_seconds(directory: Directory) {
     let id = directory.create_demo(&spec(20_000)).await.expect("it is created");
     let agent = directory.agent(id, Identity::Agent("21000")).await.expect("an answer");
     assert!(crate::password::verify("demo-21000", &agent.expect("it is there").password));
 }
 
-#[tokio::test]
-async fn an_address_list_keeps_its_order() {
-    let (_folder, directory) = directory().await;
+async fn an_address_list_keeps_its_order(directory: Directory) {
     let list: Vec<Address> = ["b", "a", "c"]
         .iter()
         .map(|host| Address { host: (*host).into(), port: 1, transport: "udp".into() })
@@ -94,4 +129,5 @@ async fn an_address_list_keeps_its_order() {
     }
     let read = directory.addresses(CcbId(7), "x", AddressKind::Sbc).await.expect("an answer");
     assert_eq!(read, list);
+}
 }

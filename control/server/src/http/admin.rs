@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{CallState, Counter, LeaseState, Region};
-use axum::extract::{Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
@@ -14,9 +14,9 @@ use control_core::{CcbView, Counts, End, LeaseView, LoginView, OpOutcome, spool_
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, blades, forwards, orders, pool, traces};
+use super::{ApiError, App, blades, directory, forwards, orders, pool, traces};
 use crate::bus::BusState;
-use crate::directory::Identity;
+use crate::directory::{DirectoryError, Identity};
 use crate::records::RecordState;
 use crate::{clock, records};
 
@@ -37,6 +37,12 @@ pub fn router(app: App) -> Router {
         .route("/v1/calls/{call}/release", post(release))
         .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
         .route("/v1/ccbs/{ccb}/calls/{call}/release", post(release_on))
+        .route(
+            "/v1/directory",
+            get(directory::export)
+                .put(directory::import)
+                .layer(DefaultBodyLimit::max(directory::IMPORT_BYTES)),
+        )
         .route("/v1/pool", get(pool::list))
         .route("/v1/pool/apply", post(pool::apply))
         .route("/v1/pool/{ccb}/release", post(pool::release))
@@ -56,6 +62,11 @@ async fn status(State(app): State<App>) -> Answer {
     let started_at = app.started_at;
     let logins = app.door.counts();
     let records = app.records.as_deref().map(records_json);
+    let directory = json!({
+        "place": app.directory.place().to_string(),
+        "kind": app.directory.place().kind(),
+        "state": if app.directory.is_away() { "away" } else { "there" },
+    });
     let bus = app.bus.as_deref().map(BusState::json);
     let read = app.blade.look(move |blade, now| {
         let ccbs: Vec<Value> = blade.ccbs().map(|view| ccb_json(&view, now)).collect();
@@ -68,6 +79,7 @@ async fn status(State(app): State<App>) -> Answer {
             "logins_refused": logins.refused,
             "logins_throttled": logins.throttled,
             "records": records,
+            "directory": directory,
             "bus": bus,
             "blade": blade.cluster(now).map(|view| blades::summary(&view)),
             "ccbs": ccbs,
@@ -171,7 +183,11 @@ fn region_json(region: &Arc<Region>, now: Instant) -> Map<String, Value> {
 async fn agents(State(app): State<App>) -> Answer {
     let read = app.blade.look(|blade, now| (blade.logins().collect::<Vec<_>>(), now));
     let (logins, now) = read.await.ok_or_else(stopping)?;
-    let names = app.directory.agent_names().await.map_err(|why| ApiError::internal(&why))?;
+    let names = match app.directory.agent_names().await {
+        // Who is logged in is known without it.
+        Err(DirectoryError::Away(_)) => HashMap::new(),
+        names => names?,
+    };
     let agents: Vec<Value> = logins.iter().map(|view| agent_json(view, &names, now)).collect();
     Ok(Json(json!({ "agents": agents })))
 }
@@ -228,10 +244,9 @@ async fn logout(
     State(app): State<App>,
     Path((tenant, agent)): Path<(String, String)>,
 ) -> Result<StatusCode, ApiError> {
-    let internal = |why| ApiError::internal(&why);
-    let tenant = app.directory.tenant(&tenant).await.map_err(internal)?;
+    let tenant = app.directory.tenant(&tenant).await?;
     let tenant = tenant.ok_or_else(|| ApiError::not_found("tenant"))?.id;
-    let agent = app.directory.agent(tenant, Identity::Agent(&agent)).await.map_err(internal)?;
+    let agent = app.directory.agent(tenant, Identity::Agent(&agent)).await?;
     let agent = agent.ok_or_else(|| ApiError::not_found("agent"))?;
     let (key, number) = (agent.id, agent.number);
     let login = app.blade.look(move |blade, _| blade.login_anywhere(tenant, key, &number)).await;

@@ -5,10 +5,14 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::directory::DirectoryError;
+
 /// The code of each 401.
 pub const UNAUTHORIZED: &str = "unauthorized";
 /// The code of a login that is to come later.
 pub const BUSY: &str = "busy";
+/// When to ask again while the directory is away.
+const DIRECTORY_AWAY_S: u32 = 2;
 
 /// An answer that is not a success.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -120,11 +124,30 @@ impl ApiError {
         Self::new(StatusCode::BAD_GATEWAY, "refused", format!("the data plane says: {why}"))
     }
 
+    /// 503: nobody can be looked up now.
+    fn directory_away() -> Self {
+        let message = "the directory is away; try again later";
+        ApiError {
+            retry_after_s: Some(DIRECTORY_AWAY_S),
+            ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "directory_away", message)
+        }
+    }
+
     /// 500; the reason goes to the log only.
     pub fn internal(why: &dyn std::fmt::Display) -> Self {
         tracing::error!(%why, "a request failed");
         let message = "the server could not do this; its log says why";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", message)
+    }
+}
+
+impl From<DirectoryError> for ApiError {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            // The log was told when it went.
+            DirectoryError::Away(_) => ApiError::directory_away(),
+            error => ApiError::internal(&error),
+        }
     }
 }
 

@@ -8,17 +8,10 @@ use control_core::{Forward, Input, OpOutcome, PROMPT_RULE, When, is_prompt_name}
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::admin::{call_ref, stopping};
+use super::admin::call_ref;
 use super::orders::{self, OnCcb};
 use super::{ApiError, App};
-use crate::directory::Tenant;
-use crate::owner::Ask;
-
-/// A phone rings no longer than this before its call is forwarded, in seconds: after three minutes the call
-/// ends in any case.
-const LONGEST_RING_S: u32 = 180;
-/// Numbers are at most this long (DESIGN.md).
-const NUMBER_BYTES: usize = 24;
+use crate::directory::{LONGEST_RING_S, NUMBER_RULE, Tenant, is_number};
 
 type Answer = Result<Json<Value>, ApiError>;
 
@@ -43,7 +36,7 @@ struct Which {
 /// All rules of a tenant.
 pub async fn list(State(app): State<App>, Path(tenant): Path<String>) -> Answer {
     let tenant = tenant_of(&app, &tenant).await?;
-    let rules = app.directory.forwards().await.map_err(|error| ApiError::internal(&error))?;
+    let rules = app.directory.forwards().await?;
     let rules = rules.iter().filter(|rule| rule.tenant == tenant.id).map(|rule| {
         let mut value = json!({ "number": rule.number, "when": rule.when.name(), "to": rule.to });
         if let When::NoAnswer(after_s) = rule.when {
@@ -77,7 +70,7 @@ pub async fn set(
         return Err(ApiError::malformed(Some("to"), "a number is not forwarded to itself"));
     }
     let rule = Forward { tenant: tenant.id, number, when, to };
-    app.directory.put_forward(&rule).await.map_err(|error| ApiError::internal(&error))?;
+    app.directory.put_forward(&rule).await?;
     tell(&app).await?;
     Ok(Json(json!({ "number": rule.number, "when": when.name(), "to": rule.to })))
 }
@@ -90,8 +83,7 @@ pub async fn remove(
 ) -> Answer {
     let tenant = tenant_of(&app, &tenant).await?;
     let which: Which = parsed(&body)?;
-    let removed = app.directory.remove_forwards(tenant.id, &number, which.when.as_deref()).await;
-    let removed = removed.map_err(|error| ApiError::internal(&error))?;
+    let removed = app.directory.remove_forwards(tenant.id, &number, which.when.as_deref()).await?;
     if removed == 0 {
         return Err(ApiError::not_found("rule"));
     }
@@ -112,8 +104,7 @@ pub async fn hold_music(State(app): State<App>, Path(tenant): Path<String>, body
     if music.prompt.as_deref().is_some_and(|name| !is_prompt_name(name)) {
         return Err(ApiError::malformed(Some("prompt"), PROMPT_RULE));
     }
-    let set = app.directory.set_hold_music(tenant.id, music.prompt.as_deref()).await;
-    set.map_err(|error| ApiError::internal(&error))?;
+    app.directory.set_hold_music(tenant.id, music.prompt.as_deref()).await?;
     tell(&app).await?;
     Ok(Json(json!({ "hold_music": music.prompt })))
 }
@@ -182,22 +173,19 @@ fn begun(outcome: OpOutcome, refused: &str) -> Result<(), ApiError> {
 async fn tenant_of(app: &App, name: &str) -> Result<Tenant, ApiError> {
     let mut name = name.to_owned();
     if name == "-" {
-        let known = app.directory.provision().await.map_err(|error| ApiError::internal(&error))?;
+        let known = app.directory.provision().await?;
         let [tenant] = &known.tenants[..] else {
             return Err(ApiError::malformed(Some("tenant"), "there are several, say which"));
         };
         name.clone_from(&tenant.name);
     }
-    let found = app.directory.tenant(&name).await.map_err(|error| ApiError::internal(&error))?;
-    found.ok_or_else(|| ApiError::not_found("tenant"))
+    app.directory.tenant(&name).await?.ok_or_else(|| ApiError::not_found("tenant"))
 }
 
 /// The core takes what the directory holds now.
 async fn tell(app: &App) -> Result<(), ApiError> {
-    let provision = app.directory.provision().await.map_err(|error| ApiError::internal(&error))?;
-    app.blade.tell(Ask::Provision(provision)).await;
-    // What is asked of the core after this finds it there.
-    app.blade.look(|_, _| ()).await.ok_or_else(stopping)
+    app.keeper.refresh().await?;
+    Ok(())
 }
 
 fn parsed<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
@@ -206,8 +194,5 @@ fn parsed<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
 
 /// A number as the data plane takes it.
 fn number_of(number: String, field: &'static str) -> Result<String, ApiError> {
-    let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+*#._-".contains(&byte);
-    let fits = (1..=NUMBER_BYTES).contains(&number.len()) && number.bytes().all(is_digit);
-    let rule = "must be 1 to 24 of the letters, digits and + * # . _ -";
-    if fits { Ok(number) } else { Err(ApiError::malformed(Some(field), rule)) }
+    if is_number(&number) { Ok(number) } else { Err(ApiError::malformed(Some(field), NUMBER_RULE)) }
 }

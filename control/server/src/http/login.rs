@@ -158,7 +158,8 @@ pub struct PhoneAnswer {
         (status = 422, body = super::ErrorBody, description = "Not a location of the tenant"),
         (status = 408, body = super::ErrorBody, description = "The request took too long"),
         (status = 503, body = super::ErrorBody,
-            description = "No CCB runs normally (no_ccb), or too many logins (busy); Retry-After"),
+            description = "No CCB runs normally (no_ccb), too many logins (busy), or the directory is away \
+                (directory_away); Retry-After"),
     )
 )]
 pub async fn login(
@@ -231,7 +232,7 @@ async fn grant(app: &App, peer: IpAddr, body: &[u8]) -> Result<LoginAnswer, ApiE
         return Err(ApiError::unknown_location(tenant.locations));
     };
     let directory = &app.directory;
-    let eligible = directory.reachable(&location).await.map_err(|why| ApiError::internal(&why))?;
+    let eligible = directory.reachable(&location).await?;
     let secret = mint_secret().map_err(|why| ApiError::internal(&why))?;
     let user = format!("{}.{}", agent.number, tenant.name);
     let request = LoginRequest {
@@ -250,8 +251,7 @@ async fn grant(app: &App, peer: IpAddr, body: &[u8]) -> Result<LoginAnswer, ApiE
 /// drew a later one draws again: the login that stands has the highest (G-24).
 async fn place(app: &App, mut request: LoginRequest) -> Result<Granted, ApiError> {
     for _ in 0..EPOCHS_A_LOGIN {
-        let epoch = app.directory.next_epoch(request.agent.agent).await;
-        request.epoch = epoch.map_err(|why| ApiError::internal(&why))?;
+        request.epoch = app.directory.next_epoch(request.agent.agent).await?;
         return match app.blade.login(request.clone()).await {
             Ok(granted) => Ok(granted),
             Err(LoginRefusal::Overtaken) => continue,
@@ -342,16 +342,15 @@ async fn by_password(
     is_operator: bool,
     password: Secret,
 ) -> Result<(Tenant, Agent), ApiError> {
-    let internal = |why| ApiError::internal(&why);
     let tried = app.door.name(peer, tenant, name, is_operator);
     if let Some(wait_s) = app.door.must_wait_s(clock::now(), tried) {
         return Err(ApiError::busy(wait_s));
     }
-    let tenant = app.directory.tenant(tenant).await.map_err(internal)?;
+    let tenant = app.directory.tenant(tenant).await?;
     let identity = if is_operator { Identity::Operator(name) } else { Identity::Agent(name) };
     // An unknown tenant asks for an agent too, so that its 401 takes the same way.
     let key = tenant.as_ref().map_or(TenantId(0), |tenant| tenant.id);
-    let agent = app.directory.agent(key, identity).await.map_err(internal)?;
+    let agent = app.directory.agent(key, identity).await?;
     let hash = agent.as_ref().map(|agent| agent.password.clone());
     match app.passwords.matches(password, hash).await {
         Err(Busy) => return Err(ApiError::busy(spread(RETRY_AFTER_S))),
@@ -365,12 +364,11 @@ async fn by_password(
 }
 
 async fn by_token(app: &App, token: &Secret) -> Result<(Tenant, Agent), ApiError> {
-    let internal = |why| ApiError::internal(&why);
     let claims = app.tokens.read(token).ok_or_else(ApiError::unauthorized)?;
-    let tenant = app.directory.tenant(&claims.tenant).await.map_err(internal)?;
+    let tenant = app.directory.tenant(&claims.tenant).await?;
     let tenant = tenant.filter(|tenant| tenant.id.0 == claims.tid);
-    let agent = app.directory.agent(TenantId(claims.tid), Identity::Key(claims.agent)).await;
-    let found = tenant.zip(agent.map_err(internal)?).ok_or_else(ApiError::unauthorized)?;
+    let agent = app.directory.agent(TenantId(claims.tid), Identity::Key(claims.agent)).await?;
+    let found = tenant.zip(agent).ok_or_else(ApiError::unauthorized)?;
     match app.blade.knows(claims.login(), found.1.number.clone()).await {
         true => Ok(found),
         false => Err(ApiError::unauthorized()),
@@ -404,10 +402,8 @@ async fn answer(
     user: String,
 ) -> Result<LoginAnswer, ApiError> {
     let ccb = granted.ccb;
-    let addresses = async |kind| {
-        let list = app.directory.addresses(ccb, &location, kind).await;
-        list.map_err(|why| ApiError::internal(&why))
-    };
+    let addresses =
+        async |kind| app.directory.addresses(ccb, &location, kind).await.map_err(ApiError::from);
     let cti = addresses(AddressKind::Cti).await?;
     let url = cti.first().map(|first| match first.host.contains(':') {
         true => format!("ws://[{}]:{}/v1/cti", first.host, first.port),

@@ -18,7 +18,7 @@ use abi::{
 };
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, TenantId, Text, WorkerId};
 use control_server::{
-    CcbConfig, Cidr, Config, DemoLocation, DemoSpec, Directory, HashCost, Server,
+    CcbConfig, Cidr, Config, DemoLocation, DemoSpec, Directory, DirectoryPlace, HashCost, Server,
 };
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::net::{
@@ -42,6 +42,8 @@ pub struct World {
     pub folder: tempfile::TempDir,
     pub http: SocketAddr,
     stop: watch::Sender<bool>,
+    /// Where the directory is.
+    pub place: DirectoryPlace,
     server: Option<Task<()>>,
     /// False for a CCB that cannot record, from the next start on.
     pub has_spool: bool,
@@ -53,7 +55,12 @@ impl World {
     /// Control without any data plane.
     pub async fn start() -> World {
         let folder = tempfile::tempdir().expect("a folder");
-        let place = folder.path().join("directory.sqlite").display().to_string();
+        let place = DirectoryPlace::Sqlite(folder.path().join("directory.sqlite"));
+        World::start_at(folder, place).await
+    }
+
+    /// The same with the directory there.
+    pub async fn start_at(folder: tempfile::TempDir, place: DirectoryPlace) -> World {
         let directory = Directory::open(&place).await.expect("it opens");
         let location = |name: &str, ip: &str, port| DemoLocation {
             name: name.into(),
@@ -79,8 +86,15 @@ impl World {
         directory.close().await;
         let (stop, _) = watch::channel(false);
         let http = SocketAddr::from(([127, 0, 0, 1], 0));
-        let mut world =
-            World { folder, http, stop, server: None, has_spool: true, trace_to: Vec::new() };
+        let mut world = World {
+            folder,
+            http,
+            stop,
+            place,
+            server: None,
+            has_spool: true,
+            trace_to: Vec::new(),
+        };
         world.start_control().await;
         world
     }
@@ -100,6 +114,7 @@ impl World {
         let mut config = Config::new(self.folder.path().to_owned(), vec![any], vec![ccb]);
         config.hash_cost = HashCost::DEMO;
         config.notify = false;
+        config.directory = self.place.clone();
         config.trace_to = self.trace_to.clone();
         config.records = Some(self.path("records"));
         let server = Server::bind(config).await.expect("it binds");
