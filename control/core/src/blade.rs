@@ -582,6 +582,7 @@ impl Blade {
                 let asked = Asked { op, call, tenant, caller, why, number: blob };
                 self.asked(now, ccb, worker, asked, out);
             }
+            Event::Alive { call, leg } => self.leg_lives(now, ccb, call, leg),
             Event::Held { call, leg, on } => {
                 self.held(now, ccb, worker, (call, leg), on, out);
             }
