@@ -35,6 +35,8 @@ pub enum Command {
     Demo(Box<Demo>),
     /// Show the CCBs, their workers and what they count
     Status(View),
+    /// Show the blades that meet on the bus, who leads, and all their CCBs
+    Blades(View),
     /// Show who is logged in
     Agents(View),
     /// Show which agents are hosted where: by which CCB, what for, since when

@@ -175,6 +175,7 @@ fn status_text(status: &Value) -> String {
         status["logins_throttled"],
     );
     out += &records_line(&status["records"]);
+    out += &bus_line(&status["bus"], &status["blade"]);
     for ccb in rows(&status["ccbs"]) {
         let _ = writeln!(
             out,
@@ -199,6 +200,32 @@ fn status_text(status: &Value) -> String {
         out += &counters_text(&workers);
     }
     out
+}
+
+/// How it goes with other blades; nothing when there are none to be.
+fn bus_line(bus: &Value, blade: &Value) -> String {
+    if bus.is_null() {
+        return String::new();
+    }
+    let state = match (bus["connected"] == true, blade["confirmed"] == true) {
+        (false, _) => "gone, this blade works alone",
+        (true, true) => "there",
+        (true, false) => "there, not heard since a pause",
+    };
+    let leader = blade["leader"].as_str().unwrap_or("none");
+    format!(
+        "bus: {state}; blade {}, leader {leader}, {} blades, {} homes; {} losses, {} unanswered, \
+         {} dropped\n",
+        text(&blade["name"]),
+        blade["blades_seen"],
+        blade["homes"],
+        bus["losses"],
+        bus["unanswered"],
+        ["drop_garbled", "drop_full", "drop_away"]
+            .iter()
+            .filter_map(|name| bus[name].as_u64())
+            .sum::<u64>(),
+    )
 }
 
 fn view_text(view: &View) -> String {

@@ -114,6 +114,10 @@ pub struct Home {
     pub agent: u64,
     /// The login epoch; of two homes the one with the higher epoch is right (G-24).
     pub epoch: u32,
+    /// The how manieth place of that login it is, from 0: of two that were granted since the answer of one was
+    /// lost, the later one is right.
+    #[serde(default)]
+    pub turn: u32,
 }
 
 /// Somebody does what only one may do at a time.
@@ -145,6 +149,9 @@ pub enum Question {
         ccb: CcbId,
         /// The login, which the asker has authenticated.
         request: Box<LoginRequest>,
+        /// As in [`Home`].
+        #[serde(default)]
+        turn: u32,
     },
     /// Of the blade of an older login: it is over, a newer one begins (G-24).
     Leave {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use base::{CcbId, Transport};
 
 use crate::cli;
-use crate::config::{self, Ccb, Config, Control, Location, MediaConfig, Streams};
+use crate::config::{self, Bus, Ccb, Config, Control, Location, MediaConfig, Streams};
 use crate::place::{DemoDir, demo_dir};
 
 /// The demo's tenant; its passwords begin with it.
@@ -58,6 +58,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             options_s: options.options_s,
             records: Some(absolute(&options.records, "records")?),
             trace_to: Vec::new(),
+            bus: Bus::default(),
         },
         ccbs: vec![Ccb {
             number: CCB,

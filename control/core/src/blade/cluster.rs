@@ -252,6 +252,13 @@ impl Blade {
         })
     }
 
+    /// True when a CCB of ours, or of a blade that we hear, runs normally.
+    pub fn serves(&self) -> bool {
+        let all = self.cluster.iter().filter(|cluster| cluster.connected);
+        let mut ccbs = self.cdm.iter().chain(all.flat_map(|cluster| cluster.cdm.iter()));
+        ccbs.any(|(_, ccb)| ccb.status == CcbStatus::Normal)
+    }
+
     /// Takes what the bus says.
     pub(super) fn heard(&mut self, now: Instant, heard: Heard, out: &mut Vec<Output>) {
         let Some(cluster) = self.cluster.as_mut() else { return };
@@ -322,7 +329,9 @@ impl Blade {
     ) -> Option<Answer> {
         Some(match question {
             Question::Place(place) => self.place_for_other(now, &place),
-            Question::Login { ccb, request } => self.login_for_other(now, ccb, *request, out),
+            Question::Login { ccb, request, turn } => {
+                self.login_for_other(now, (ccb, turn), *request, out)
+            }
             Question::Leave { login, force } => {
                 Answer::Left(self.leave_older(now, login, force, out))
             }

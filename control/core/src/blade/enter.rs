@@ -169,12 +169,14 @@ impl Blade {
     ) {
         let Some(cluster) = self.cluster.as_mut() else { return };
         let request = LoginRequest { eligible: vec![placed.ccb], ..entering.request.clone() };
+        let turn = entering.refused.len() as u32;
         if placed.blade == cluster.name {
             let result = self.grant(now, request, out);
+            self.home_turns(result.as_ref().ok().map(|granted| granted.login), turn, out);
             let answer = Some(Answer::Login(result));
             return self.entered(now, entering, placed, answer, out);
         }
-        let question = Question::Login { ccb: placed.ccb, request: Box::new(request) };
+        let question = Question::Login { ccb: placed.ccb, request: Box::new(request), turn };
         let to = placed.blade.clone();
         cluster.ask(to, question, Waiting::Entered(entering, placed), out);
     }
@@ -219,7 +221,7 @@ impl Blade {
     pub(super) fn login_for_other(
         &mut self,
         now: Instant,
-        ccb: CcbId,
+        (ccb, turn): (CcbId, u32),
         request: LoginRequest,
         out: &mut Vec<Output>,
     ) -> Answer {
@@ -227,7 +229,9 @@ impl Blade {
         match is_confirmed {
             true => {
                 let request = LoginRequest { eligible: vec![ccb], ..request };
-                Answer::Login(self.grant(now, request, out))
+                let result = self.grant(now, request, out);
+                self.home_turns(result.as_ref().ok().map(|granted| granted.login), turn, out);
+                Answer::Login(result)
             }
             false => Answer::NotHere,
         }

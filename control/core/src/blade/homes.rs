@@ -19,10 +19,24 @@ const HOMES_A_REPORT: usize = 2_048;
 /// Our own agents' numbers.
 #[derive(Debug, Default)]
 pub(super) struct Homes {
-    logins: BTreeMap<(TenantId, String), LoginKey>,
+    logins: BTreeMap<(TenantId, String), Own>,
     to_put: Numbers,
     /// True when homes may name us that we do not have.
     to_check: bool,
+}
+
+/// True when that home stands rather than ours: its login is later, or a later turn of the same. Of two that are the
+/// same in that, one must go.
+fn is_better(home: &Home, ours: Own, name: &BladeName) -> bool {
+    let (theirs, ours) = ((home.epoch, home.turn), (ours.login.epoch, ours.turn));
+    theirs > ours || (theirs == ours && home.blade < *name)
+}
+
+/// A login of ours, and the how manieth place of it this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Own {
+    login: LoginKey,
+    turn: u32,
 }
 
 impl Homes {
@@ -54,16 +68,31 @@ impl Blade {
         let (blade, ccb) = (cluster.name.clone(), entry.ccb);
         let number = (login.tenant, entry.record.number.clone());
         cluster.took(ccb, login);
-        cluster.own.logins.insert(number.clone(), login);
-        let home = Home { blade, ccb, agent: login.agent, epoch: login.epoch };
+        cluster.own.logins.insert(number.clone(), Own { login, turn: 0 });
+        let home = Home { blade, ccb, agent: login.agent, epoch: login.epoch, turn: 0 };
         cluster.put_home(&number, Some(home), out);
+    }
+
+    /// A login that was just granted is at its how manieth place.
+    pub(super) fn home_turns(&mut self, login: Option<LoginKey>, turn: u32, out: &mut Vec<Output>) {
+        let Some(cluster) = self.cluster.as_mut().filter(|_| turn > 0) else { return };
+        let Some(login) = login else { return };
+        let Some(entry) = self.logins.get(&login) else { return };
+        let number = (login.tenant, entry.record.number.clone());
+        if let (Some(own), Some(home)) =
+            (cluster.own.logins.get_mut(&number), cluster.homes.get(&number))
+        {
+            own.turn = turn;
+            let home = Home { turn, ..home.clone() };
+            cluster.put_home(&number, Some(home), out);
+        }
     }
 
     /// A login of ours is over: its home goes, if it is what stands.
     pub(super) fn home_ends(&mut self, login: LoginKey, number: &str, out: &mut Vec<Output>) {
         let Some(cluster) = self.cluster.as_mut() else { return };
         let number = (login.tenant, number.to_owned());
-        if cluster.own.logins.get(&number) == Some(&login) {
+        if cluster.own.logins.get(&number).is_some_and(|own| own.login == login) {
             cluster.own.logins.remove(&number);
             cluster.own.to_put.remove(&number);
         }
@@ -99,16 +128,21 @@ impl Blade {
             // An earlier word of ours that comes back, or one of an earlier process of ours.
             (Some(home), None) if home.blade == name => self.check_homes_soon(),
             (Some(_), None) => {}
-            (Some(home), Some(ours)) if home.agent != ours.agent => {}
-            (Some(home), Some(ours)) if home.epoch > ours.epoch => {
-                self.end(now, ours, End::Replaced, out);
-            }
-            (Some(home), Some(ours)) => {
-                let is_right = home.epoch == ours.epoch && home.blade <= name;
-                if !is_right && home.blade != name {
-                    cluster.own.to_put.insert(number);
-                    self.report_soon();
+            (Some(home), Some(ours)) if home.agent != ours.login.agent => {}
+            // Ours comes back; an earlier one is followed by that which we put later. An earlier process of ours
+            // knew which turn it was.
+            (Some(home), Some(ours)) if home.blade == name => {
+                let own = cluster.own.logins.get_mut(&number);
+                if let Some(own) = own.filter(|_| home.epoch == ours.login.epoch) {
+                    own.turn = own.turn.max(home.turn);
                 }
+            }
+            (Some(home), Some(ours)) if is_better(&home, ours, &name) => {
+                self.end(now, ours.login, End::Replaced, out);
+            }
+            (Some(_), Some(_)) => {
+                cluster.own.to_put.insert(number);
+                self.report_soon();
             }
         }
     }
@@ -120,10 +154,12 @@ impl Blade {
         };
         for _ in 0..HOMES_A_REPORT {
             let Some(number) = cluster.own.to_put.pop_first() else { return };
-            let Some(login) = cluster.own.logins.get(&number) else { continue };
-            let Some(entry) = self.logins.get(login) else { continue };
-            let blade = cluster.name.clone();
-            let home = Home { blade, ccb: entry.ccb, agent: login.agent, epoch: login.epoch };
+            let Some(Own { login, turn }) = cluster.own.logins.get(&number).copied() else {
+                continue;
+            };
+            let Some(entry) = self.logins.get(&login) else { continue };
+            let (blade, ccb) = (cluster.name.clone(), entry.ccb);
+            let home = Home { blade, ccb, agent: login.agent, epoch: login.epoch, turn };
             cluster.put_home(&number, Some(home), out);
         }
         self.report_soon();

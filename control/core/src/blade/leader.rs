@@ -17,7 +17,7 @@ use crate::message::Output;
 
 /// How often who stands by looks whether the leader is silent, in milliseconds.
 const LOOK_MS: u64 = 100;
-/// A new leader does not know what the one before it granted; for so long it picks the better of two at random.
+/// Who leads after another does not know what that one granted; for so long it picks the better of two at random.
 const NEW_LEADER_MS: u64 = 30_000;
 /// A grant that its CCB does not report counts for so long, in milliseconds.
 const PLACED_MS: u64 = 5_000;
@@ -34,6 +34,8 @@ pub(super) struct Leadership {
     /// When we said a claim whose outcome we do not know.
     open: Option<Instant>,
     claim_at: Instant,
+    /// When another blade was last heard to lead.
+    followed: Option<Instant>,
     /// What we placed, until its CCB reports it or it is too old.
     placed: VecDeque<(Instant, CcbId, LoginKey)>,
 }
@@ -47,7 +49,14 @@ struct Held {
 
 impl Leadership {
     pub(super) fn new(now: Instant) -> Self {
-        Leadership { seen: None, held: None, open: None, claim_at: now, placed: VecDeque::new() }
+        Leadership {
+            seen: None,
+            held: None,
+            open: None,
+            claim_at: now,
+            followed: None,
+            placed: VecDeque::new(),
+        }
     }
 
     pub(super) fn deadline(&self) -> Instant {
@@ -85,6 +94,7 @@ impl Cluster {
             Some(claim) => {
                 self.step_down(out);
                 self.leadership.seen = Some((now, claim));
+                self.leadership.followed = Some(now);
             }
             None => {
                 self.leadership.seen = None;
@@ -174,12 +184,16 @@ impl Cluster {
             }
         };
         let young = Duration::from_millis(NEW_LEADER_MS);
-        let is_new = self.leadership.held.is_some_and(|held| now < held.since + young);
+        let is_new =
+            self.leadership.held.zip(self.leadership.followed).is_some_and(|(held, other_at)| {
+                now < held.since + young && held.since < other_at + young
+            });
         let ccb = match is_new {
             true => self.cdm.allocate_at_random(eligible, &place.location, &mut self.rng)?,
             false => self.cdm.allocate(eligible, &place.location)?,
         };
-        let blade = self.blades.get(&ccb)?.clone();
+        // Who has been silent for three heartbeats is not given out, even if nobody took note yet (S1-081).
+        let blade = self.ccb(now, ccb)?.0.clone();
         self.cdm.grant(ccb, place.login);
         self.leadership.placed.push_back((now, ccb, place.login));
         Some(Placed { blade, ccb })

@@ -10,6 +10,7 @@ use abi::{
     EventSender, Layout, LegRow, LegState, LocationRow, OpResult, RegistrationRow, UnregisterCause,
 };
 
+mod cluster;
 mod forwards;
 mod orders;
 mod pool;

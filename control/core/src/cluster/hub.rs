@@ -15,6 +15,8 @@ pub type Told = (BladeName, Heard);
 #[derive(Debug, Default)]
 pub struct Hub {
     members: Vec<BladeName>,
+    /// The homes that stood when a blade left: those that are gone when it is back, it is told of.
+    left: BTreeMap<BladeName, Vec<Key>>,
     facts: BTreeMap<Key, Stands>,
     /// Questions that are not answered yet, by the number that their reply bears.
     open: BTreeMap<u64, Open>,
@@ -47,8 +49,11 @@ impl Hub {
         self.facts.retain(|key, it| !matches!(key, Key::Blade(_)) || now < it.at + life);
         let facts = self.facts.iter();
         let facts = facts.map(|(key, it)| (key.clone(), Some(it.fact.clone())));
+        let known = self.left.remove(blade).unwrap_or_default();
+        let gone = known.into_iter().filter(|key| !self.facts.contains_key(key));
+        let all = facts.chain(gone.map(|key| (key, None)));
         let mut told: Vec<Told> =
-            facts.map(|(key, fact)| (blade.clone(), Heard::Fact { key, fact })).collect();
+            all.map(|(key, fact)| (blade.clone(), Heard::Fact { key, fact })).collect();
         told.push((blade.clone(), Heard::Connected(true)));
         told
     }
@@ -56,6 +61,8 @@ impl Hub {
     /// A blade cannot be reached any more; it hears so.
     pub fn leave(&mut self, blade: &BladeName) -> Vec<Told> {
         self.members.retain(|member| member != blade);
+        let homes = self.facts.keys().filter(|key| matches!(key, Key::Number(..)));
+        self.left.insert(blade.clone(), homes.cloned().collect());
         vec![(blade.clone(), Heard::Connected(false))]
     }
 

@@ -14,7 +14,7 @@ use control_core::{CcbView, Counts, End, LeaseView, LoginView, OpOutcome, spool_
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, forwards, orders, pool, traces};
+use super::{ApiError, App, blades, forwards, orders, pool, traces};
 use crate::bus::BusState;
 use crate::directory::Identity;
 use crate::records::RecordState;
@@ -24,6 +24,7 @@ use crate::{clock, records};
 pub fn router(app: App) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/blades", get(blades::blades))
         .route("/v1/agents", get(agents))
         .route("/v1/leases", get(leases))
         .route("/v1/agents/{tenant}/{agent}/logout", post(logout))
@@ -68,6 +69,7 @@ async fn status(State(app): State<App>) -> Answer {
             "logins_throttled": logins.throttled,
             "records": records,
             "bus": bus,
+            "blade": blade.cluster(now).map(|view| blades::summary(&view)),
             "ccbs": ccbs,
         })
     });
@@ -230,8 +232,9 @@ async fn logout(
     let tenant = app.directory.tenant(&tenant).await.map_err(internal)?;
     let tenant = tenant.ok_or_else(|| ApiError::not_found("tenant"))?.id;
     let agent = app.directory.agent(tenant, Identity::Agent(&agent)).await.map_err(internal)?;
-    let agent = agent.ok_or_else(|| ApiError::not_found("agent"))?.id;
-    let login = app.blade.look(move |blade, _| blade.login_of(tenant, agent)).await;
+    let agent = agent.ok_or_else(|| ApiError::not_found("agent"))?;
+    let (key, number) = (agent.id, agent.number);
+    let login = app.blade.look(move |blade, _| blade.login_anywhere(tenant, key, &number)).await;
     let login = login.flatten().ok_or_else(|| ApiError::not_found("login"))?;
     match app.blade.logout(login, End::Ordered).await {
         true => Ok(StatusCode::NO_CONTENT),
