@@ -86,7 +86,7 @@ fn who_is_not_seen_grants_nothing() {
     let (mut home, mut holder) = (Home::new(OURS), Holder::new(1));
     let (word, from) = (AtomicU64::new(0), BladeName::from("b2"));
     let request = request(&mut holder, 0);
-    let mut wins = |home: &mut Home, ms| home.win(at(ms), Some(&from), &request, desk(&word));
+    let wins = |home: &mut Home, ms| home.win(at(ms), Some(&from), &request, desk(&word));
     assert_eq!(wins(&mut home, 0), Err(Denial::OwnerAway), "nobody has heard of us");
     home.confirm(at(10), at(5));
     assert_eq!(wins(&mut home, 20), Err(Denial::OwnerAway), "it has not listened yet");
