@@ -189,7 +189,7 @@ impl Blade {
             Input::Attached { ccb, region } => self.attach(now, ccb, region, out),
             Input::Gone { ccb } => self.detach(now, ccb, out),
             Input::Pump => self.pump_all(now, out),
-            Input::Login { reply, request } => self.enter(now, reply, request, out),
+            Input::Login { reply, request } => self.enter(now, reply, *request, out),
             Input::Leave { reply, login, end } => self.leave(now, reply, login, end, out),
             Input::DeskAttached { socket, login } => self.desk_attached(now, socket, login, out),
             Input::DeskLost { socket } => self.desk_lost(now, socket, out),
