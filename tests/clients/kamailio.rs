@@ -86,7 +86,7 @@ fn calls_go_both_ways_by(transport: &'static str) {
         "carrier-callee",
         peer,
         17_070,
-        &[one.clone()],
+        std::slice::from_ref(&one),
         &flags,
         &folder,
     );

@@ -115,7 +115,7 @@ impl Worker {
     ) -> Result<(), Refusal> {
         let message = arrival.message;
         let Some((agent, row)) = self.fenced(message, ticket) else {
-            return self.refuse_forged(now, arrival);
+            return self.refuse_forged(now, arrival, ticket);
         };
         self.watch_connection(arrival.channel);
         self.screen_session(message)?;
@@ -206,11 +206,21 @@ impl Worker {
         }
     }
 
-    /// A token that is not the agent's is a guess, and takes no memory.
-    fn refuse_forged(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
+    /// A token that is not the agent's is a guess, and takes no memory. One for a login that is over can win nothing:
+    /// another blade may not have heard of its end, and is not banned for that.
+    fn refuse_forged(
+        &mut self,
+        now: Instant,
+        arrival: Arrival<'_>,
+        ticket: &LeaseTicket,
+    ) -> Result<(), Refusal> {
         self.count(Counter::LeaseForged);
         let from = arrival.from;
-        if self.trunk_of(from.ip()).is_none()
+        let user = arrival.message.request_uri().and_then(|uri| Uri::parse(uri).ok());
+        let row = user.and_then(|uri| self.region.agents().find_user(uri.user));
+        let is_guess = row.is_some_and(|(_, row)| row.login_epoch == ticket.fence.epoch);
+        if is_guess
+            && self.trunk_of(from.ip()).is_none()
             && let Some(ban) = self.guard.wrong(now, from.ip())
         {
             self.ban(from, ban);

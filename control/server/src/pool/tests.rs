@@ -36,7 +36,12 @@ async fn a_process_is_started_restarted_and_stopped() {
     let keeper = Keeper::new(CCB, &sleeper(), None, done);
     keeper.order(SlotOrder::Start);
     let (first, _) = next_pid(&mut events).await;
-    let line = std::fs::read(format!("/proc/{first}/cmdline")).expect("it runs");
+    // A process is there a moment before its arguments are.
+    let mut line = Vec::new();
+    while line.is_empty() {
+        line = std::fs::read(format!("/proc/{first}/cmdline")).expect("it runs");
+        tokio::task::yield_now().await;
+    }
     assert!(line.ends_with(b"10007\0"), "the number stands for %i");
     kill(first);
     let (second, _) = next_pid(&mut events).await;
