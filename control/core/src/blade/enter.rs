@@ -1,6 +1,6 @@
 //! A login over blades: a place of the leader, the end of an older login, the grant where the place is.
 //!
-//! Each step is a question that may find nobody. Without a leader a blade chooses among its own CCBs; a CCB whose
+//! Each step is a question that may find nobody. Without a leader a blade chooses for itself; a CCB whose
 //! blade does not answer is one that refused, and the next one is tried.
 
 use std::time::Duration;
@@ -109,15 +109,11 @@ impl Blade {
         }
     }
 
-    /// Nobody leads: one of our own CCBs, else any that reports.
+    /// Nobody leads: each blade chooses for itself by what is reported, the better of two at random, so that a storm of
+    /// logins at one AgentProxy does not end on one CCB (G-10).
     fn place_ourselves(&mut self, now: Instant, entering: Box<Entering>, out: &mut Vec<Output>) {
         let Some(cluster) = self.cluster.as_mut() else { return };
-        let place = entering.place();
-        let name = &cluster.name;
-        let is_ours = |ccb: &CcbId| cluster.blades.get(ccb) == Some(name);
-        let ours: Vec<CcbId> = place.eligible.iter().copied().filter(is_ours).collect();
-        let ours = Place { eligible: ours, ..place.clone() };
-        match cluster.choose(now, &ours).or_else(|| cluster.choose(now, &place)) {
+        match cluster.choose(now, &entering.place()) {
             Some(placed) => self.take_place(now, entering, placed, out),
             None => entering.end(Err(LoginRefusal::NoCcb), out),
         }

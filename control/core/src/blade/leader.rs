@@ -184,11 +184,15 @@ impl Cluster {
             }
         };
         let young = Duration::from_millis(NEW_LEADER_MS);
-        let is_new =
-            self.leadership.held.zip(self.leadership.followed).is_some_and(|(held, other_at)| {
+        let by_chance = match (self.leadership.held, self.leadership.followed) {
+            // Others may choose at the same time.
+            (None, _) => true,
+            (Some(held), Some(other_at)) => {
                 now < held.since + young && held.since < other_at + young
-            });
-        let ccb = match is_new {
+            }
+            (Some(_), None) => false,
+        };
+        let ccb = match by_chance {
             true => self.cdm.allocate_at_random(eligible, &place.location, &mut self.rng)?,
             false => self.cdm.allocate(eligible, &place.location)?,
         };
