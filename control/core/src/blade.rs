@@ -3,7 +3,7 @@
 //! It is driven by [`Blade::handle`] and [`Blade::deadline`]; the regions that it reads and writes are
 //! memory, so a simulation drives it with regions that no file backs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,16 @@ use crate::calls::Changed;
 use crate::cdm::{CcbStatus, Cdm};
 use crate::login::{Login, LoginKey};
 use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision, Trace};
-use crate::routes::{Destination, Forwards, Routes};
+use crate::routes::{Destination, Forwards, Routes, Service};
+use crate::seat::{Seat, SeatState};
 
 mod cluster;
+mod commands;
 mod desk;
 mod forward;
 mod grant;
 mod order;
+mod queueing;
 mod side;
 mod trunks;
 
@@ -48,6 +51,7 @@ pub struct Blade {
     provision: Provision,
     routes: Routes,
     forwards: Forwards,
+    queueing: queueing::Queueing,
     /// None while it is the only blade.
     cluster: Option<cluster::Cluster>,
     beat_at: Instant,
@@ -66,6 +70,16 @@ struct Entry {
     phone_at: Option<SocketAddr>,
     /// What the row says of the rules of its number: when calls go elsewhere, and after how many seconds.
     forwards: (u32, u32),
+    /// What the agent wants and is in.
+    seat: Seat,
+    /// The calls that the agent has a leg in.
+    calls: BTreeSet<CallRef>,
+    /// A caller of a queue is on the way.
+    offered: bool,
+    /// Something that the seat does not show denied the agent to a queue; until then none chooses the agent.
+    denied_until: Instant,
+    /// How long the agent works after the call that stands.
+    after: Duration,
 }
 
 /// A login as status tools show it.
@@ -86,6 +100,10 @@ pub struct LoginView {
     pub location: String,
     /// Where the phone is, while it is registered.
     pub phone: Option<SocketAddr>,
+    /// What the agent does.
+    pub seat: SeatState,
+    /// The other CCB that has the agent.
+    pub hosted: Option<CcbId>,
     /// When it was granted.
     pub since: Instant,
     /// The lease word for calls.
@@ -155,6 +173,7 @@ impl Blade {
             provision: Provision::default(),
             routes: Routes::default(),
             forwards: Forwards::default(),
+            queueing: queueing::Queueing::new(now),
             cluster: None,
             beat_at: now,
             sweep_at: now,
@@ -183,6 +202,9 @@ impl Blade {
             }
             Input::Dial { reply, tenant, from, to } => {
                 self.dial(now, reply, (tenant, &from), &to, out);
+            }
+            Input::DeskCommand { reply, socket, command } => {
+                self.desk_command(now, reply, socket, command, out);
             }
             Input::Trace { reply, ccb, worker, trace } => {
                 self.trace(now, reply, (ccb, worker), *trace, out);
@@ -255,6 +277,8 @@ impl Blade {
                 ccb: entry.ccb,
                 location: side.map_or(String::new(), |s| s.location_name(Some(entry.location))),
                 phone: entry.phone_at,
+                seat: entry.seat.state(),
+                hosted: entry.seat.hosted,
                 since: entry.login.granted_at,
                 lease: region.map_or(LeaseState::NoSuchSlot, |region| {
                     region.leases().read(entry.slot, Medium::Voice)
@@ -321,6 +345,7 @@ impl Blade {
             self.write_provision(&region);
         }
         self.watch_trunks_of_all(now, out);
+        self.provision_queues(now, out);
     }
 
     /// Writes tenants and trunks; rows that hold what they should are left alone.
@@ -413,6 +438,7 @@ impl Blade {
             self.resume_services(now, ccb, out);
             self.watch_trunks(now, ccb, out);
         }
+        self.tend_queues(now, out);
         let due = |entry: &Entry| entry.login.deadline().filter(|(at, _)| *at <= now);
         let over: Vec<_> = self
             .logins
@@ -433,6 +459,7 @@ impl Blade {
         self.report(ccb);
         if was != is {
             out.push(Output::Ccb { ccb, was, is });
+            self.seat_all(now, out);
         }
     }
 
@@ -536,6 +563,8 @@ impl Blade {
                 self.asked(now, ccb, worker, asked, out);
             }
             Event::Held { call, leg, on } => {
+                side.hold(call, leg, on);
+                self.tell_hold(now, ccb, (call, leg), on, out);
                 self.held(now, ccb, worker, (call, leg), on, out);
             }
             Event::CallChanged { call, .. } => {
@@ -544,14 +573,21 @@ impl Blade {
                 side.calls.refresh(&region, call.slot, &mut changed);
                 self.calls_changed(now, ccb, changed, out);
             }
-            Event::Done { op, result } => {
-                if let Some(Purpose::Serve { call, service, is_answer }) =
-                    side.complete(op, result, out)
-                {
+            Event::Done { op, result } => match side.complete(op, result, out) {
+                Some(Purpose::Serve { call, service, is_answer }) => {
                     let step = (call, service, is_answer);
                     self.service_done(now, ccb, worker, step, result, out);
                 }
-            }
+                Some(Purpose::Offer { caller, agent }) => {
+                    self.offered(now, (caller, agent), result, out);
+                }
+                Some(Purpose::Overflow { call }) => self.overflowed(now, ccb, call, result, out),
+                Some(Purpose::Music { call, name }) if result == abi::OpResult::NoSuchPrompt => {
+                    let service = Service::Queue(name).to_string();
+                    out.push(Output::ServiceFailed { ccb, call, service, result });
+                }
+                _ => {}
+            },
             Event::SourceRefused { call, leg, addr: address } => {
                 side.counts.sources_refused += 1;
                 if let Some(left_out) = side.refusals.admit(now) {
@@ -601,6 +637,11 @@ impl Blade {
         let is_way = matches!(asked.why, Why::Called | Why::Transferred | Why::Forwarded);
         let route = self.routes.find(asked.tenant, asked.number).filter(|_| is_way);
         let way = match (asked.caller, route.map(|route| route.to.clone())) {
+            (_, Some(Destination::Service(Service::Queue(name))))
+                if !self.admit(now, (ccb, worker), &asked, &name, out) =>
+            {
+                return;
+            }
             (_, Some(Destination::Service(service))) => {
                 return self.serve(now, ccb, worker, &asked, service, out);
             }
@@ -712,7 +753,8 @@ impl Blade {
         out: &mut Vec<Output>,
     ) {
         for changed in changed {
-            self.tell_desks(ccb, &changed, out);
+            self.tell_desks(now, ccb, &changed, out);
+            self.seats_of(now, ccb, &changed, out);
             if changed.call.row.state() == abi::CallState::Ended {
                 let Some(side) = self.sides.get_mut(&ccb) else {
                     return;

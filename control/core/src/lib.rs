@@ -4,6 +4,7 @@
 //! Pure: time, bytes and randomness come in as arguments, effects go out as data; no socket, no
 //! clock, no thread. The regions that it shares with the data planes are memory.
 
+mod acd;
 mod blade;
 mod calls;
 mod cdm;
@@ -12,14 +13,19 @@ mod login;
 mod message;
 mod path;
 mod routes;
+mod seat;
 
+pub use acd::{
+    Acd, CallerId, Ending, MAX_QUEUES, Match, Place, QUEUE_NAME_BYTES, QUEUE_RULE, QueueSpec,
+    QueueView, Tally, is_queue_name, place, waited_ns,
+};
 pub use blade::{BEAT_MS, Blade, CcbView, Counts, LoginView, SWEEP_MS, SpoolView};
 pub use cdm::{Ccb, CcbStatus, Cdm};
 pub use login::{
     Change, DESK_AWAY_MS, Desk, End, GRANT_MS, Login, LoginKey, PHONE_AWAY_MS, Phone, Step,
 };
 pub use message::{
-    AgentRecord, CallEvent, CallRecord, CloseReason, Collected, DeskMessage, Ender, Granted, Ha1,
+    AgentRecord, CallEvent, CallRecord, CloseReason, Collected, DeskCommand, DeskMessage, Ender, Granted, Ha1,
     Input, LegRecord, LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision,
     TenantRecord, Trace, TrunkRecord,
 };
@@ -27,4 +33,8 @@ pub use path::{path_name, reason_name, spool_name};
 pub use routes::{
     Cidr, Destination, Forward, Forwards, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service,
     When, is_prompt_name, mix_number, nearest,
+};
+pub use seat::{
+    Engaged, LOGGED_ON, NO_ANSWER, Next, Reason, Seat, SeatChange, SeatEvent, SeatState, Work,
+    reason,
 };

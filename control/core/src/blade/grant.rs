@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use abi::{AgentRow, AgentState, CtiState, Key, Region, SecretRow};
 use base::{AgentSlot, CcbId, Instant, Text};
 
@@ -5,6 +8,7 @@ use super::side::{self, Side};
 use super::{Blade, Entry};
 use crate::cdm::CcbStatus;
 use crate::login::{Desk, End, Login, LoginKey};
+use crate::seat::Seat;
 use crate::message::{
     AgentRecord, CloseReason, DeskMessage, Granted, Ha1, LoginRefusal, LoginRequest, Output,
 };
@@ -72,6 +76,11 @@ impl Blade {
             ha1: request.ha1,
             phone_at: None,
             forwards: (0, 0),
+            seat: Seat::new(now),
+            calls: BTreeSet::new(),
+            offered: false,
+            denied_until: Instant::ZERO,
+            after: Duration::ZERO,
         };
         entry.mark(login.tenant, &self.forwards);
         if !write_login(&region, login, &entry) {
@@ -83,6 +92,7 @@ impl Blade {
         self.newest.insert(agent, login);
         self.logins.insert(login, entry);
         self.cdm.grant(ccb, login);
+        self.place_seat(now, login, out);
         Ok(Granted { login, ccb })
     }
 
@@ -91,6 +101,7 @@ impl Blade {
         let Some(entry) = self.logins.remove(&login) else {
             return;
         };
+        self.queueing.acd.unseat(login);
         let agent = (login.tenant, login.agent);
         if self.newest.get(&agent) == Some(&login) {
             self.newest.remove(&agent);
@@ -208,6 +219,11 @@ impl Blade {
             ha1: Ha1 { md5: secret.ha1_md5, sha256: secret.ha1_sha256 },
             phone_at: is_registered.then(|| phone.addr()),
             forwards: (0, 0),
+            seat: Seat { reachable: is_registered, ..Seat::rebuilt(&row) },
+            calls: BTreeSet::new(),
+            offered: false,
+            denied_until: Instant::ZERO,
+            after: Duration::ZERO,
         };
         let agent = (login.tenant, login.agent);
         let other = self.newest.get(&agent).copied();
