@@ -27,7 +27,8 @@ pub const MAX_QUEUES: usize = 4_096;
 /// The longest name of a queue, in bytes.
 pub const QUEUE_NAME_BYTES: usize = 48;
 /// The rule of a queue's name.
-pub const QUEUE_RULE: &str = "a queue's name is 1 to 48 letters, digits, dots, dashes or underscores";
+pub const QUEUE_RULE: &str =
+    "a queue's name is 1 to 48 letters, digits, dots, dashes or underscores";
 
 /// True for what may name a queue.
 pub fn is_queue_name(name: &str) -> bool {

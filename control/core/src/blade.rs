@@ -421,6 +421,7 @@ impl Blade {
             self.pump(now, ccb, out);
             self.check_status(now, ccb, out);
         }
+        self.look_at_words(now, out);
     }
 
     fn sweep(&mut self, now: Instant, out: &mut Vec<Output>) {

@@ -25,9 +25,9 @@ pub use login::{
     Change, DESK_AWAY_MS, Desk, End, GRANT_MS, Login, LoginKey, PHONE_AWAY_MS, Phone, Step,
 };
 pub use message::{
-    AgentRecord, CallEvent, CallRecord, CloseReason, Collected, DeskCommand, DeskMessage, Ender, Granted, Ha1,
-    Input, LegRecord, LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision,
-    TenantRecord, Trace, TrunkRecord,
+    AgentRecord, CallEvent, CallRecord, CloseReason, Collected, DeskCommand, DeskMessage, Ender,
+    Granted, Ha1, Input, LegRecord, LoginRefusal, LoginRequest, OpOutcome, Order, Output,
+    Provision, TenantRecord, Trace, TrunkRecord,
 };
 pub use path::{path_name, reason_name, spool_name};
 pub use routes::{

@@ -247,9 +247,9 @@ impl FromStr for Service {
             }
             Some(("queue", name)) if is_queue_name(name) => Ok(Service::Queue(name.into())),
             Some(("queue", _)) => Err(QUEUE_RULE.into()),
-            _ => Err(format!(
-                "{text:?} is no service: answer, play:NAME, mix:NUMBER or queue:NAME"
-            )),
+            _ => {
+                Err(format!("{text:?} is no service: answer, play:NAME, mix:NUMBER or queue:NAME"))
+            }
         }
     }
 }
@@ -288,7 +288,8 @@ impl FromStr for Destination {
                 false => Ok(Destination::Trunk { addresses, transport, location: None }),
             };
         }
-        let is_service = ["answer", "play", "mix", "queue"].contains(&text.split(':').next().unwrap_or(""));
+        let is_service =
+            ["answer", "play", "mix", "queue"].contains(&text.split(':').next().unwrap_or(""));
         match is_service {
             true => text.parse().map(Destination::Service),
             false => Err(format!(

@@ -121,6 +121,10 @@ pub enum SeatChange {
 /// What the desk is told; the names are CSTA's (ECMA-269).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SeatEvent {
+    /// Phone and desk are there.
+    AgentLoggedOn,
+    /// The login is over.
+    AgentLoggedOff,
     /// Idle, and takes calls of queues.
     AgentReady,
     /// Takes none, and why.
@@ -318,9 +322,7 @@ impl Seat {
             SeatState::Unreachable => Some(SeatEvent::AgentNotReady(reason("unreachable"))),
             SeatState::NotReady(why) => Some(SeatEvent::AgentNotReady(why)),
             SeatState::Ready(_) => Some(SeatEvent::AgentReady),
-            SeatState::AfterCall(until) => {
-                Some(SeatEvent::AgentWorkingAfterCall(until.since(now)))
-            }
+            SeatState::AfterCall(until) => Some(SeatEvent::AgentWorkingAfterCall(until.since(now))),
             _ => Some(SeatEvent::AgentBusy),
         }
     }

@@ -7,7 +7,7 @@ use crate::calls::{Call, Changed};
 use crate::login::{Change, Desk, End, LoginKey, Phone, Step};
 use crate::message::{CallEvent, CallRecord, CloseReason, DeskMessage, Ender, LegRecord, Output};
 use crate::routes::Forwards;
-use crate::seat::SeatChange;
+use crate::seat::{SeatChange, SeatEvent};
 
 impl Blade {
     /// A desk attaches to its login, first or again (S1-063).
@@ -102,6 +102,9 @@ impl Blade {
                     tell(DeskMessage::PhoneRegistered { address });
                 }
                 tell(DeskMessage::LoginProgress { complete });
+                if step == Step::Online {
+                    tell(DeskMessage::Agent(SeatEvent::AgentLoggedOn));
+                }
             }
             Step::PhoneGone => {
                 tell(DeskMessage::PhoneLost);

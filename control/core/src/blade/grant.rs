@@ -8,10 +8,10 @@ use super::side::{self, Side};
 use super::{Blade, Entry};
 use crate::cdm::CcbStatus;
 use crate::login::{Desk, End, Login, LoginKey};
-use crate::seat::Seat;
 use crate::message::{
     AgentRecord, CloseReason, DeskMessage, Granted, Ha1, LoginRefusal, LoginRequest, Output,
 };
+use crate::seat::{Seat, SeatEvent};
 
 /// Bytes of a display name that a row holds.
 const NAME_BYTES: usize = 64;
@@ -112,6 +112,8 @@ impl Blade {
                 End::Replaced => DeskMessage::Replaced,
                 _ => DeskMessage::LoggedOut { end },
             };
+            let off = DeskMessage::Agent(SeatEvent::AgentLoggedOff);
+            out.push(Output::Desk { socket, message: off });
             out.push(Output::Desk { socket, message });
             out.push(Output::DeskClosed { socket, reason: CloseReason::Ended(end) });
         }

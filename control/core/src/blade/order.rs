@@ -52,8 +52,7 @@ impl Blade {
             return;
         };
         let Asked { op: ask, call, tenant, .. } = *asked;
-        let has_queue =
-            |name: &str| self.queueing.acd.queue(tenant, name).is_some();
+        let has_queue = |name: &str| self.queueing.acd.queue(tenant, name).is_some();
         if !can_serve(tenant, &service, has_queue) {
             side.counts.asked_rejected += 1;
             out.push(failed(ccb, call, &service, OpResult::Refused));
@@ -240,11 +239,7 @@ fn is_mixed(region: &Region, call: &crate::calls::Call) -> bool {
             .is_some_and(|leg| leg.call() == call.call && leg.path_reason() == PathReason::Mix)
 }
 
-fn can_serve(
-    tenant: TenantId,
-    service: &Service,
-    has_queue: impl Fn(&str) -> bool,
-) -> bool {
+fn can_serve(tenant: TenantId, service: &Service, has_queue: impl Fn(&str) -> bool) -> bool {
     match service {
         Service::Queue(name) => has_queue(name),
         Service::Mix(number) => routes::mix_number(tenant, *number).is_some(),

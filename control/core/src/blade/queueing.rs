@@ -4,14 +4,14 @@
 //! so a control process that comes back finds who waits, and since when (`answered_at`), in the tables, and gathers all
 //! of them before it matches anybody. [`Acd`] chooses; an offer is one command, and its completion says how it went.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use abi::{CallState, Command, LegState, MediaOrder, OpResult, Party};
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
-use super::side::{CALLER, Purpose, Side};
+use super::side::{self, CALLER, Purpose, Side};
 use super::{Asked, Blade};
 use crate::acd::{Acd, CallerId, Ending, Match, Place, QueueSpec, QueueView, place, waited_ns};
 use crate::calls::{Call, Changed};
@@ -45,6 +45,8 @@ pub(super) struct Queueing {
     skills: HashMap<(TenantId, u64), Vec<String>>,
     next_caller: CallerId,
     began_at: Instant,
+    /// Idle agents whose lease word somebody still has, mostly the leg that has just ended.
+    held_words: BTreeSet<LoginKey>,
 }
 
 /// A caller who waits.
@@ -69,12 +71,7 @@ impl Queueing {
     }
 
     /// The queue that a call came by, and how long its caller waited, in milliseconds.
-    pub(super) fn of_call(
-        &self,
-        now: Instant,
-        ccb: CcbId,
-        call: CallRef,
-    ) -> Option<(String, u64)> {
+    pub(super) fn of_call(&self, now: Instant, ccb: CcbId, call: CallRef) -> Option<(String, u64)> {
         if let Some((queue, waited_ms)) = self.taken.get(&(ccb, call)) {
             return Some((queue.name.clone(), *waited_ms));
         }
@@ -120,7 +117,12 @@ impl Blade {
         };
         let runs = self.cdm.ccb(entry.ccb).is_some_and(|ccb| ccb.status == CcbStatus::Normal);
         let may = runs && !entry.offered && now >= entry.denied_until;
-        let idle = entry.seat.idle_since().filter(|_| may);
+        let mut idle = entry.seat.idle_since().filter(|_| may);
+        let region = self.sides.get(&entry.ccb).and_then(Side::region);
+        if idle.is_some() && !region.is_some_and(|it| side::is_idle(&it, entry.slot)) {
+            self.queueing.held_words.insert(login);
+            idle = None;
+        }
         let skills = self.queueing.skills.get(&(login.tenant, login.agent));
         let skills = skills.map_or(&[][..], Vec::as_slice);
         if let Some(found) = self.queueing.acd.seat(login, skills, idle) {
@@ -461,9 +463,8 @@ impl Blade {
         let mut engaged = if entry.offered { Engaged::Reserved } else { Engaged::Free };
         for call in entry.calls.iter().filter_map(|call| side.calls.find(*call)) {
             for (_, leg) in call.legs.iter().filter(|(_, leg)| leg.party() == Some(party)) {
-                let holds = |held: &(CallRef, u8)| {
-                    held.0 == call.call && u32::from(held.1) != leg.leg
-                };
+                let holds =
+                    |held: &(CallRef, u8)| held.0 == call.call && u32::from(held.1) != leg.leg;
                 let is = match leg.state() {
                     LegState::Free | LegState::Ended => Engaged::Free,
                     LegState::Answered if side.on_hold.iter().any(holds) => Engaged::Held,
@@ -539,6 +540,13 @@ impl Blade {
         }
         self.tend_seats(now, out);
         self.match_all(now, out);
+    }
+
+    /// Looks again at the lease words that kept idle agents from being chosen.
+    pub(super) fn look_at_words(&mut self, now: Instant, out: &mut Vec<Output>) {
+        for login in std::mem::take(&mut self.queueing.held_words) {
+            self.place_seat(now, login, out);
+        }
     }
 
     fn tend_seats(&mut self, now: Instant, out: &mut Vec<Output>) {

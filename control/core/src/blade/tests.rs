@@ -5,6 +5,7 @@ use crate::message::{
     TenantRecord, TrunkRecord,
 };
 use crate::routes::Route;
+use crate::seat::SeatEvent;
 use abi::{
     AgentState, CallRow, CallState, Class, Command, CommandReceiver, CtiState, DataPlaneState,
     EventSender, Layout, LegRow, LegState, LocationRow, OpResult, RegistrationRow, UnregisterCause,
@@ -12,6 +13,7 @@ use abi::{
 
 mod forwards;
 mod orders;
+mod queues;
 
 const WORKERS: u8 = 2;
 const TENANT: TenantId = TenantId(1);
@@ -118,7 +120,11 @@ impl Plane {
         for (leg, agent) in agents.iter().enumerate() {
             let held = self.region.agents().read(*agent).expect("a row");
             let mut row = LegRow {
-                state: LegState::Calling.into(),
+                state: match state {
+                    CallState::Answered => LegState::Answered.into(),
+                    CallState::Ended => LegState::Ended.into(),
+                    _ => LegState::Calling.into(),
+                },
                 leg: leg as u32,
                 packets_in: 10 + leg as u64,
                 ..LegRow::default()
@@ -269,6 +275,8 @@ fn provision() -> Provision {
             net: "10.1.0.0/16".parse().expect("a network"),
         }],
         forwards: Vec::new(),
+        queues: Vec::new(),
+        skills: Vec::new(),
         options_s: 0,
         routes: vec![Route {
             tenant: TENANT,
@@ -300,12 +308,25 @@ fn request(agent: u64, epoch: u32, force: bool) -> LoginRequest {
     }
 }
 
+/// What a desk was told, but for what its agent's seat does.
 fn desk_messages(out: &[Output], to: u64) -> Vec<DeskMessage> {
     let messages = out.iter().filter_map(|one| match one {
+        Output::Desk { message: DeskMessage::Agent(_), .. } => None,
         Output::Desk { socket, message } if *socket == to => Some(message.clone()),
         _ => None,
     });
     messages.collect()
+}
+
+/// What a desk was told of its agent's seat.
+fn seat_events(out: &[Output], to: u64) -> Vec<SeatEvent> {
+    let events = out.iter().filter_map(|one| match one {
+        Output::Desk { socket, message: DeskMessage::Agent(event) } if *socket == to => {
+            Some(*event)
+        }
+        _ => None,
+    });
+    events.collect()
 }
 
 fn call_events(out: &[Output], to: u64) -> Vec<(CallEvent, String, bool)> {
