@@ -646,9 +646,11 @@ impl Blade {
             (_, Some(Destination::Service(service))) => {
                 return self.serve(now, ccb, worker, &asked, service, out);
             }
-            (Party::Agent(..), Some(Destination::Trunk { addresses, transport, location })) => {
-                Some((addresses, transport, location))
-            }
+            // An agent whose call another blade has asks by that blade (S2-013).
+            (
+                Party::Agent(..) | Party::Peer(_),
+                Some(Destination::Trunk { addresses, transport, location }),
+            ) => Some((addresses, transport, location)),
             // It is the tenant who forwards a call, and its rule that says where to.
             (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location }))
                 if asked.why == Why::Forwarded =>

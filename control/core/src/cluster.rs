@@ -11,8 +11,8 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use abi::Purpose;
-use base::{CcbId, Fence, TenantId};
+use abi::{Fence, Purpose};
+use base::{CcbId, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::cdm::CcbStatus;
@@ -450,7 +450,7 @@ pub(crate) mod wire {
     }
 
     pub(crate) mod fence {
-        use base::Fence;
+        use abi::Fence;
         use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
         pub(crate) fn serialize<S: Serializer>(fence: &Fence, to: S) -> Result<S::Ok, S::Error> {

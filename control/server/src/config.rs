@@ -5,10 +5,24 @@ use std::time::Duration;
 use base::CcbId;
 use control_core::Cidr;
 
+use crate::bus::BusConfig;
 use crate::recordings;
 
 /// How often trunks are asked whether they are there, in seconds.
 pub const OPTIONS_S: u32 = 30;
+
+/// What a cluster is called that nobody named.
+pub const CLUSTER: &str = "jackfield";
+
+/// This machine's name as the name of a blade: up to 64 letters, digits, dashes or underscores.
+pub fn host_name() -> String {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy();
+    let name = name.split('.').next().unwrap_or_default();
+    let is_plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let name: String = name.chars().filter(is_plain).take(64).collect();
+    if name.is_empty() { "blade".to_owned() } else { name }
+}
 
 /// What a control process is started with; the `jackfield` binary builds it from TOML.
 #[derive(Clone, Debug)]
@@ -48,6 +62,12 @@ pub struct Config {
     pub recordings: Option<recordings::Config>,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
     pub options_s: u32,
+    /// The bus on which this blade meets others.
+    pub bus: BusConfig,
+    /// Its name there: 1 to 64 letters, digits, dashes or underscores.
+    pub blade: String,
+    /// Blades of one cluster meet; those of others on the same bus are not seen.
+    pub cluster: String,
 }
 
 /// One CCB of this blade: a data plane process and the region it made.
@@ -101,6 +121,9 @@ impl Config {
             trace_to: Vec::new(),
             recordings: None,
             options_s: OPTIONS_S,
+            bus: BusConfig::Alone,
+            blade: host_name(),
+            cluster: CLUSTER.to_owned(),
             state,
         }
     }

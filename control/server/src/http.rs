@@ -18,6 +18,7 @@ use control_core::{Cidr, End};
 use serde::Deserialize;
 use utoipa::{OpenApi, ToSchema};
 
+use crate::bus::BusState;
 use crate::directory::Directory;
 use crate::owner::BladeHandle;
 use crate::password::PasswordCheck;
@@ -66,6 +67,8 @@ pub struct Parts {
     pub spoolers: HashSet<CcbId>,
     /// How the writing of call records goes; none when none are kept.
     pub records: Option<Arc<RecordState>>,
+    /// How it goes with the bus; none when the blade is alone.
+    pub bus: Option<Arc<BusState>>,
     /// The number that the next trace gets.
     pub next_trace: AtomicU32,
     /// Where traces may be sent besides this machine.

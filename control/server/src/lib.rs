@@ -1,6 +1,7 @@
 //! A blade's control process: the AgentProxy and the CTI over HTTP, the directory, the links to the
 //! data planes, the admin socket. What it decides is decided by `control_core`; this crate carries.
 
+mod bus;
 mod clock;
 mod config;
 mod directory;
@@ -26,7 +27,8 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-pub use config::{CcbConfig, Config, HashCost, OPTIONS_S};
+pub use bus::{BusConfig, LocalBus, NatsConfig};
+pub use config::{CLUSTER, CcbConfig, Config, HashCost, OPTIONS_S, host_name};
 pub use control_core::{
     Cidr, Destination, MIX_RULE, MIXES, PROMPT_RULE, Route, Service, is_prompt_name, path_name,
     reason_name, spool_name,
@@ -52,6 +54,7 @@ pub struct Server {
     admin: UnixListener,
     app: http::App,
     owner: owner::Owner,
+    bus: Option<bus::Bus>,
     directory: Directory,
 }
 
@@ -94,7 +97,14 @@ impl Server {
             records::start(folder, state, recorded).map_err(named(folder))
         });
         let ccbs: Vec<_> = config.ccbs.iter().map(|ccb| ccb.id).collect();
-        let owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
+        let mut owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
+        let place =
+            bus::Place { blade: config.blade.as_str().into(), cluster: config.cluster.clone() };
+        let bus = bus::open(config.bus.clone(), place, blade.clone()).map(|(mouth, bus)| {
+            // The clock only goes on over the control processes of a blade, unless somebody sets it back.
+            owner.join(config.blade.as_str().into(), clock::unix_ms(clock::now()), mouth);
+            bus
+        });
         let mut http = Vec::new();
         for address in &config.http {
             let bound = TcpListener::bind(address).await;
@@ -123,9 +133,10 @@ impl Server {
             next_trace: AtomicU32::new(clock::unix_ms(clock::now()) as u32),
             trace_to: config.trace_to.clone(),
             records: config.records.is_some().then_some(record_state),
+            bus: bus.as_ref().map(bus::Bus::state),
             started_at: clock::now(),
         });
-        Ok(Server { config, http, admin, app, owner, directory })
+        Ok(Server { config, http, admin, app, owner, bus, directory })
     }
 
     /// The addresses that serve HTTP, with the ports that were chosen.
@@ -138,6 +149,9 @@ impl Server {
         let blade = self.app.blade.clone();
         let mut background = JoinSet::new();
         background.spawn(self.owner.run());
+        if let Some(bus) = self.bus {
+            background.spawn(bus.run());
+        }
         match self.directory.provision().await {
             Ok(mut provision) => {
                 provision.options_s = self.config.options_s;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 
 use abi::{Process, Region, SpoolState};
 use base::{CallRef, CcbId, Instant, WorkerId};
-use control_core::cluster::{BladeName, Heard, Say};
+use control_core::cluster::{BladeName, Heard};
 use control_core::{
     Blade, CcbStatus, CloseReason, Collected, DeskMessage, End, Granted, Input, LoginKey,
     LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision, Trace, spool_name,
 };
 use tokio::sync::{mpsc, oneshot};
 
+use crate::bus::Mouth;
 use crate::clock;
 use crate::records::RecordSender;
 
@@ -176,7 +177,7 @@ pub struct Owner {
     blade: Blade,
     asks: Asks,
     /// None when this blade is alone.
-    bus: Option<mpsc::UnboundedSender<Say>>,
+    bus: Option<Mouth>,
     /// None when no records are kept.
     records: Option<RecordSender>,
     doorbells: HashMap<CcbId, Vec<OwnedFd>>,
@@ -187,6 +188,8 @@ pub struct Owner {
     lost: Vec<u64>,
     /// Calls of which no record is kept, which the core is to be told of.
     unrecorded: Vec<(CcbId, CallRef)>,
+    /// What the bus had no room for, which the core is to be told of.
+    refused: Vec<Heard>,
     next_reply: u64,
     out: Vec<Output>,
 }
@@ -205,6 +208,7 @@ impl Owner {
             commands: HashMap::new(),
             lost: Vec::new(),
             unrecorded: Vec::new(),
+            refused: Vec::new(),
             next_reply: 0,
             out: Vec::new(),
         }
@@ -212,7 +216,7 @@ impl Owner {
 
     /// Makes this blade one of several; what it says to the others goes to `bus`, what they say comes as
     /// [`Ask::Bus`].
-    pub fn join(&mut self, name: BladeName, incarnation: u64, bus: mpsc::UnboundedSender<Say>) {
+    pub fn join(&mut self, name: BladeName, incarnation: u64, bus: Mouth) {
         self.blade.join(name, incarnation);
         self.bus = Some(bus);
     }
@@ -315,7 +319,9 @@ impl Owner {
             }
             let lost = self.lost.pop().map(|socket| Input::DeskLost { socket });
             let recorded = |(ccb, call)| Input::Recorded { ccb, call };
-            next = lost.or_else(|| self.unrecorded.pop().map(recorded));
+            next = lost
+                .or_else(|| self.unrecorded.pop().map(recorded))
+                .or_else(|| self.refused.pop().map(Input::Bus));
         }
         self.out = out;
     }
@@ -343,8 +349,8 @@ impl Owner {
                 }
             }
             Output::Bus(say) => {
-                if let Some(bus) = &self.bus {
-                    let _ = bus.send(say);
+                if let Some(heard) = self.bus.as_ref().and_then(|bus| bus.say(say)) {
+                    self.refused.push(heard);
                 }
             }
             other => log(&other),

@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use base::{AgentSlot, CallRef, LocationId, Transport, WorkerId};
+use base::{AgentSlot, CallRef, CcbId, LocationId, Transport, WorkerId};
 
 use crate::bell::Wake;
 use crate::order::MediaOrder;
@@ -29,6 +29,38 @@ pub enum Command {
         location: LocationId,
         /// By what.
         transport: Transport,
+    },
+    /// Answers [`crate::Event::Asked`]: a leg goes out to an agent of another CCB, which granted us the agent's
+    /// lease (S2-014). The blob is the agent's SIP user, the number that desks and records show, and the value
+    /// of a [`crate::LeaseTicket`], with a line feed between them. [`crate::OpResult::Refused`] when it is none
+    /// that this CCB holds; the call then has been refused by 404.
+    Host {
+        /// The operation.
+        op: u64,
+        /// The question that this answers.
+        ask: u64,
+        /// The call.
+        call: CallRef,
+        /// The agent's home.
+        home: CcbId,
+        /// Where its SIP is.
+        address: SocketAddr,
+        /// Through which location of ours.
+        location: LocationId,
+        /// By what.
+        transport: Transport,
+    },
+    /// Answers [`crate::Event::Asked`] of an agent's own call that meets one to that agent (G-03): it gives way.
+    /// The agent's phone hears 486 with a Reason, and the agent's word is free before the completion.
+    /// [`crate::OpResult::Refused`] when the call is more than a question: then nothing has changed, and the
+    /// question stands.
+    Yield {
+        /// The operation.
+        op: u64,
+        /// The question that this answers.
+        ask: u64,
+        /// The call.
+        call: CallRef,
     },
     /// Asks a trunk now and then whether it is there; [`crate::Event::Trunk`] tells what changes.
     Watch {
@@ -174,13 +206,17 @@ const FORWARD: u64 = 9;
 const TRANSFER: u64 = 10;
 const ORIGINATE: u64 = 11;
 const WATCH: u64 = 30;
-const OFFER: u64 = 40;
+const HOST: u64 = 40;
+const YIELD: u64 = 41;
+const OFFER: u64 = 50;
 
 impl Command {
     /// The operation, which the completion names.
     pub fn op(&self) -> u64 {
         match *self {
             Command::Dial { op, .. }
+            | Command::Host { op, .. }
+            | Command::Yield { op, .. }
             | Command::Watch { op, .. }
             | Command::Reject { op, .. }
             | Command::Answer { op, .. }
@@ -205,6 +241,15 @@ impl Command {
                 .address(address)
                 .location(location)
                 .int(transport as u32),
+            Command::Host { op, ask, call, home, address, location, transport } => Put::new(HOST)
+                .int(op)
+                .int(ask)
+                .call(call)
+                .ccb(home)
+                .address(address)
+                .location(location)
+                .int(transport as u32),
+            Command::Yield { op, ask, call } => Put::new(YIELD).int(op).int(ask).call(call),
             Command::Watch { op, address, location, transport, every_s } => Put::new(WATCH)
                 .int(op)
                 .address(address)
@@ -251,6 +296,17 @@ impl Command {
                 transport: Transport::from_number(take.int()?)
                     .ok_or(Corrupt { what: "a transport" })?,
             },
+            HOST => Command::Host {
+                op,
+                ask: take.u64()?,
+                call: take.call()?,
+                home: take.ccb()?,
+                address: take.address()?,
+                location: take.location()?,
+                transport: Transport::from_number(take.int()?)
+                    .ok_or(Corrupt { what: "a transport" })?,
+            },
+            YIELD => Command::Yield { op, ask: take.u64()?, call: take.call()? },
             WATCH => Command::Watch {
                 op,
                 address: take.address()?,

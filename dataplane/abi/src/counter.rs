@@ -217,6 +217,16 @@ counters! {
     HepDropped = "hep_dropped",
     /// Calls for which an agent's phone was called first, and answered.
     CallsDialled = "calls_dialled",
+    /// Legs to agents of other CCBs.
+    CallsHosted = "calls_hosted",
+    /// Calls that other CCBs made to agents of this one, with the right fence.
+    CallsFenced = "calls_fenced",
+    /// Refused: an INVITE of another CCB whose lease is not, or not any more, as its fence says.
+    LeaseStale = "lease_stale",
+    /// Refused: an INVITE with a lease token that is not the agent's.
+    LeaseForged = "lease_forged",
+    /// Calls of agents that gave way to one that comes to the agent (G-03).
+    CallsYielded = "calls_yielded",
 }
 
 impl Counter {

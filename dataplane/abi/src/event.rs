@@ -3,7 +3,7 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use base::{AgentSlot, CallRef, LocationId, TenantId, WorkerId};
+use base::{AgentSlot, CallRef, CcbId, LocationId, TenantId, WorkerId};
 
 use crate::bell::Wake;
 use crate::record::{MAX_BLOB_BYTES, Put, Raw, RegionRing, Take};
@@ -37,8 +37,9 @@ pub enum Event {
         /// Why.
         cause: UnregisterCause,
     },
-    /// A call needs an answer to where it goes: [`crate::Command::Dial`], [`crate::Command::Forward`],
-    /// [`crate::Command::Answer`] or [`crate::Command::Reject`] with this number as its `ask`. The blob is the
+    /// A call needs an answer to where it goes: [`crate::Command::Dial`], [`crate::Command::Host`],
+    /// [`crate::Command::Forward`], [`crate::Command::Answer`], [`crate::Command::Reject`] or
+    /// [`crate::Command::Yield`] with this number as its `ask`. The blob is the
     /// number that it is about.
     Asked {
         /// The question's number.
@@ -143,6 +144,9 @@ pub enum Party {
     Agent(AgentSlot, u32),
     /// A trunk, by its row.
     Trunk(u32),
+    /// Another CCB (S2-014): the home of an agent of its that we called, or the holder of an agent of ours that
+    /// it calls.
+    Peer(CcbId),
 }
 
 /// Why the data plane asks where a call goes.

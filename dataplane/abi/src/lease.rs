@@ -85,6 +85,23 @@ impl Purpose {
         Purpose::Chat,
         Purpose::Outgoing,
     ];
+
+    /// Its name, as it stands in a [`crate::LeaseTicket`].
+    pub const fn name(self) -> &'static str {
+        match self {
+            Purpose::Call => "call",
+            Purpose::Queue => "queue",
+            Purpose::Transfer => "transfer",
+            Purpose::Conference => "conference",
+            Purpose::Chat => "chat",
+            Purpose::Outgoing => "outgoing",
+        }
+    }
+
+    /// The one of that name.
+    pub fn named(name: &str) -> Option<Purpose> {
+        Purpose::ALL.into_iter().find(|purpose| purpose.name() == name)
+    }
 }
 
 /// When a reservation was made, in ticks of the lease clock.

@@ -48,6 +48,8 @@ mod region;
 mod row;
 #[cfg(not(loom))]
 mod table;
+#[cfg(not(loom))]
+mod ticket;
 
 pub use bell::{Bell, Wake};
 pub use lease::{LEASE_COUNTER_MASK, LeaseState, LeaseTime, Purpose, RESERVED_MS};
@@ -84,3 +86,5 @@ pub use row::{
 };
 #[cfg(not(loom))]
 pub use table::{Agents, Calls, Legs, Row, Slot, Table};
+#[cfg(not(loom))]
+pub use ticket::{BadFence, Fence, LeaseTicket, LeaseToken};

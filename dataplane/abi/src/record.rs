@@ -7,7 +7,7 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use base::{AgentSlot, CallRef, LocationId, TenantId};
+use base::{AgentSlot, CallRef, CcbId, LocationId, TenantId};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::event::Party;
@@ -78,6 +78,10 @@ impl Put {
         self.int(location.0)
     }
 
+    pub(crate) fn ccb(self, ccb: CcbId) -> Self {
+        self.int(ccb.0)
+    }
+
     pub(crate) fn tenant(self, tenant: TenantId) -> Self {
         self.int(tenant.0)
     }
@@ -100,6 +104,7 @@ impl Put {
                 self.int(1u64).int(u64::from(epoch) << 32 | u64::from(slot.0))
             }
             Party::Trunk(row) => self.int(2u64).int(row),
+            Party::Peer(ccb) => self.int(3u64).int(ccb.0),
         }
     }
 
@@ -149,6 +154,10 @@ impl<'a> Take<'a> {
         self.int().map(LocationId)
     }
 
+    pub(crate) fn ccb(&mut self) -> Result<CcbId, Corrupt> {
+        self.int().map(CcbId)
+    }
+
     pub(crate) fn tenant(&mut self) -> Result<TenantId, Corrupt> {
         self.int().map(TenantId)
     }
@@ -176,6 +185,7 @@ impl<'a> Take<'a> {
         match (kind, high) {
             (1, epoch) => Ok(Party::Agent(AgentSlot(low), epoch)),
             (2, 0) => Ok(Party::Trunk(low)),
+            (3, 0) if low <= u32::from(u16::MAX) => Ok(Party::Peer(CcbId(low as u16))),
             _ => Err(Corrupt { what: "a party" }),
         }
     }

@@ -3,7 +3,7 @@
 use core::fmt;
 use core::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
-use base::{AgentSlot, CallRef, Channel, LocationId, TenantId, Text, Transport};
+use base::{AgentSlot, CallRef, CcbId, Channel, LocationId, TenantId, Text, Transport};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::event::Party;
@@ -220,12 +220,14 @@ row! {
     pub struct SecretRow: AgentSlot {
         /// The login that it was minted for; 0 is none.
         pub epoch: u32,
-        /// For a whole number of words.
-        pub reserved: u32,
+        /// The counter of the lease that `lease_token` is for.
+        pub lease_counter: u32,
         /// By MD5.
         pub ha1_md5: [u8; 16],
         /// By SHA-256.
         pub ha1_sha256: [u8; 32],
+        /// The [`crate::LeaseToken`] of the agent's newest lease that another CCB was granted; zeros for none.
+        pub lease_token: [u8; 16],
     }
 }
 
@@ -534,9 +536,9 @@ row! {
         pub bridge: u32,
         /// A [`base::Medium`].
         pub medium: u32,
-        /// 0 none, 1 an agent, 2 a trunk.
+        /// 0 none, 1 an agent, 2 a trunk, 3 another CCB.
         pub party_kind: u32,
-        /// The agent's slot, or the trunk's row.
+        /// The agent's slot, the trunk's row, or the other CCB's device number.
         pub party: u32,
         /// The agent's login epoch.
         pub epoch: u32,
@@ -544,7 +546,7 @@ row! {
         pub location: u32,
         /// Our RTP port.
         pub rtp_port: u32,
-        /// The counter of the lease that it holds (see [`base::Fence`]).
+        /// The counter of the lease that it holds (see [`crate::Fence`]).
         pub fence_counter: u32,
         /// The party's number; zeros behind it.
         pub number: [u8; 32],
@@ -616,6 +618,7 @@ impl LegRow {
         match self.party_kind {
             1 => Some(Party::Agent(AgentSlot(self.party), self.epoch)),
             2 => Some(Party::Trunk(self.party)),
+            3 => u16::try_from(self.party).ok().map(|ccb| Party::Peer(CcbId(ccb))),
             _ => None,
         }
     }
@@ -625,6 +628,7 @@ impl LegRow {
         (self.party_kind, self.party, self.epoch) = match party {
             Party::Agent(slot, epoch) => (1, slot.0, epoch),
             Party::Trunk(row) => (2, row, 0),
+            Party::Peer(ccb) => (3, u32::from(ccb.0), 0),
         };
     }
 

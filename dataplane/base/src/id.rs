@@ -65,17 +65,6 @@ impl Medium {
     pub const COUNT: usize = 2;
 }
 
-/// What a grant of a lease names, compared for equality only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Fence {
-    /// The agent's login epoch.
-    pub epoch: u32,
-    /// The low half of the home data plane's incarnation.
-    pub incarnation: u32,
-    /// The lease word's counter.
-    pub counter: u32,
-}
-
 /// Which of `workers` workers owns what `key` names: a call by its Call-ID, a registration by the agent's
 /// SIP user. Control computes the same to send a command to the right worker.
 ///

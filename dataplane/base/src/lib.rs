@@ -11,7 +11,7 @@ mod time;
 mod timers;
 mod transport;
 
-pub use id::{AgentSlot, CallRef, CcbId, Fence, LocationId, Medium, TenantId, WorkerId, owner};
+pub use id::{AgentSlot, CallRef, CcbId, LocationId, Medium, TenantId, WorkerId, owner};
 pub use rng::Rng;
 pub use slab::{Slab, SlabFull, SlabKey};
 pub use text::{Text, TextTooLong};

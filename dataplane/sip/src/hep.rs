@@ -226,11 +226,11 @@ impl<'a> Iterator for Chunks<'a> {
     }
 }
 
-/// Parameters of credentials that prove who sent them (RFC 7616, 3.4).
-const PROOFS: [&[u8]; 3] = [b"response", b"nonce", b"cnonce"];
+/// Parameters of credentials that prove who sent them (RFC 7616, 3.4), and that of a lease.
+const PROOFS: [&[u8]; 4] = [b"response", b"nonce", b"cnonce", b"token"];
 
 /// Puts an `x` for each byte of what is secret in a SIP message: the proofs in Authorization and
-/// Proxy-Authorization, and media keys in its description (`a=crypto`, RFC 4568). Nothing else changes,
+/// Proxy-Authorization, the token of a lease between blades, and media keys in its description (`a=crypto`, RFC 4568). Nothing else changes,
 /// not even a length. Bytes that are no SIP message are borne.
 pub fn mask(message: &mut [u8]) {
     let mut at = 0;
@@ -246,7 +246,8 @@ pub fn mask(message: &mut [u8]) {
             _ => {
                 let name = line.iter().position(|b| *b == b':').unwrap_or(0);
                 let is = |one: &str| line[..name].trim_ascii().eq_ignore_ascii_case(one.as_bytes());
-                in_credentials = is("authorization") || is("proxy-authorization");
+                in_credentials =
+                    is("authorization") || is("proxy-authorization") || is("jackfield-lease");
                 if in_credentials {
                     mask_credentials(&mut line[name + 1..]);
                 }
@@ -275,7 +276,7 @@ fn mask_credentials(text: &mut [u8]) {
         let range = if text.get(value) == Some(&b'"') {
             value + 1..closing(text, value)
         } else {
-            let ends = |b: &u8| *b == b',' || b.is_ascii_whitespace();
+            let ends = |b: &u8| matches!(b, b',' | b';') || b.is_ascii_whitespace();
             value..value + text[value..].iter().take_while(|b| !ends(b)).count()
         };
         at = (range.end + 1).min(text.len());

@@ -48,6 +48,7 @@ impl Worker {
                 self.on_update_answered(now, key, leg, status, message);
             }
             Method::Info if status >= 200 => self.on_info_answered(now, leg, status),
+            Method::Refer if status >= 200 => self.on_referred(now, leg, status),
             _ => {}
         }
     }

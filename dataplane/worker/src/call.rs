@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use abi::{CallState, EndedBy, Party};
-use base::{AgentSlot, CallRef, Channel, Instant, LocationId, TenantId, Text, Transport};
+use base::{AgentSlot, CallRef, CcbId, Channel, Instant, LocationId, TenantId, Text, Transport};
 use media::PairId;
 use media::codec::Codec;
 use sip::dialog::Dialog;
@@ -247,6 +247,8 @@ pub enum Phase {
 pub struct Lease {
     pub agent: AgentSlot,
     pub counter: u32,
+    /// The CCB that it was won for: ours, or the one whose fenced INVITE bound it.
+    pub holder: CcbId,
 }
 
 impl Call {
@@ -336,7 +338,7 @@ impl Leg {
     pub fn agent(&self) -> Option<AgentSlot> {
         match self.party {
             Party::Agent(agent, _) => Some(agent),
-            Party::Trunk(..) => None,
+            Party::Trunk(..) | Party::Peer(_) => None,
         }
     }
 }

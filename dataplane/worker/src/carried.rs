@@ -26,7 +26,7 @@ pub(crate) const ANONYMOUS: &str = "\"Anonymous\" <sip:anonymous@anonymous.inval
 enum Side {
     /// An agent's phone, and the agent's number.
     Agent(Number),
-    /// A trunk.
+    /// A trunk, or another CCB.
     Trunk,
 }
 
@@ -34,7 +34,8 @@ impl Side {
     fn of(leg: &Leg) -> Side {
         match leg.party {
             Party::Agent(..) => Side::Agent(leg.who),
-            Party::Trunk(..) => Side::Trunk,
+            // Another blade of ours knows who calls, and keeps what is to be kept from phones.
+            Party::Trunk(..) | Party::Peer(_) => Side::Trunk,
         }
     }
 }

@@ -23,6 +23,11 @@ impl Worker {
                 let flow = Flow::of(location, transport, address);
                 (op, self.on_dial(now, call, ask, flow, blob))
             }
+            Command::Host { op, ask, call, home, address, location, transport } => {
+                let flow = Flow::of(location, transport, address);
+                (op, self.on_host(now, call, ask, home, flow, blob))
+            }
+            Command::Yield { op, ask, call } => (op, self.on_yield(now, call, ask)),
             Command::Watch { op, address, location, transport, every_s } => {
                 (op, self.on_watch_ordered(now, Flow::of(location, transport, address), every_s))
             }
@@ -85,9 +90,9 @@ impl Worker {
             self.refuse_way(now, call, &Refusal::status(404));
             return OpResult::Refused;
         };
-        let uri = trunk_uri(&number, flow);
+        let uri = uri_at(number.as_str(), flow);
         let trunk = self.trunk_of(flow.peer.ip()).map_or(NO_ROW, |(row, _)| row);
-        let target = Target { party: Party::Trunk(trunk), number, flow, uri, lease: None };
+        let target = Target::new(Party::Trunk(trunk), number, flow, uri);
         match self.dial_or_invite(now, call, target) {
             Ok(()) => {
                 let legs = self.calls.find(call).map_or(0, |call| call.legs.len());
@@ -179,11 +184,11 @@ impl Worker {
     }
 }
 
-/// The Request-URI of a number at a trunk.
-pub(crate) fn trunk_uri(number: &Number, flow: Flow) -> Vec<u8> {
+/// The Request-URI of a number at a trunk, or of a user at another CCB.
+pub(crate) fn uri_at(user: &str, flow: Flow) -> Vec<u8> {
     match flow.channel.transport {
-        Transport::Udp => format!("sip:{number}@{}", flow.peer),
-        other => format!("sip:{number}@{};transport={other}", flow.peer),
+        Transport::Udp => format!("sip:{user}@{}", flow.peer),
+        other => format!("sip:{user}@{};transport={other}", flow.peer),
     }
     .into_bytes()
 }

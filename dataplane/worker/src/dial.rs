@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use abi::{AgentRow, CallState, Counter, Party, Why};
+use abi::{AgentRow, CallState, Counter, LeaseTicket, Party, Why};
 use base::{AgentSlot, CallRef, Instant, Transport, owner};
 use sip::wire::{self, Header, Method, RequestWriter};
 
@@ -29,14 +29,21 @@ pub(crate) struct Target {
     pub uri: Vec<u8>,
     /// The called agent's word, won for this leg.
     pub lease: Option<Lease>,
+    /// What another CCB is shown, whose agent is called.
+    pub ticket: Option<LeaseTicket>,
 }
 
 impl Target {
+    /// Somebody without a lease.
+    pub fn new(party: Party, number: Number, flow: Flow, uri: Vec<u8>) -> Target {
+        Target { party, number, flow, uri, lease: None, ticket: None }
+    }
+
     /// The agent to call, when it is one.
     pub fn agent(&self) -> Option<AgentSlot> {
         match self.party {
             Party::Agent(agent, _) => Some(agent),
-            Party::Trunk(_) => None,
+            Party::Trunk(_) | Party::Peer(_) => None,
         }
     }
 }
@@ -140,6 +147,9 @@ impl Worker {
         }
         for (name, value) in extra {
             writer = writer.header(name, value);
+        }
+        if let Some(ticket) = target.ticket {
+            writer = writer.header(LeaseTicket::HEADER, ticket.to_value());
         }
         let bytes = writer.finish(offer.as_deref().map(|sdp| ("application/sdp", sdp)));
         let sent = self.send_request(now, Method::Invite, bytes, &branch, target.flow, leg);

@@ -55,6 +55,8 @@ pub struct Extensions {
     pub tones: Option<Box<Tones>>,
     /// An INFO that is passed on to the peer leg, and waits for its answer.
     pub passed: Option<Box<Invited>>,
+    /// The leg whose REFER went on by this one, and that hears how it goes.
+    pub referring: Option<LegRef>,
 }
 
 /// An early dialog of an INVITE of ours (RFC 3261, 12.1.2).

@@ -66,6 +66,13 @@ impl Worker {
         true
     }
 
+    /// Nobody else is to take the call.
+    pub(crate) fn forbid_forwards(&mut self, call: CallRef) {
+        if let Some(entry) = self.calls.find_mut(call) {
+            entry.forwards = MAX_FORWARDS;
+        }
+    }
+
     /// In whose name control is asked about a call.
     pub(crate) fn asks_for(&self, call: CallRef) -> Option<LegRef> {
         let transfer = self.calls.find(call)?.transfer.as_ref();

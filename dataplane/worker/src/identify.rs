@@ -78,7 +78,7 @@ impl Worker {
     }
 
     /// True when a request is from somebody who is in: a trunk, the peer of a call, a phone that is registered
-    /// where the request comes from. It is not proved by that, only heard.
+    /// where the request comes from, another blade. It is not proved by that, only heard.
     pub(crate) fn is_known(&self, message: &Message<'_>, from: SocketAddr) -> bool {
         if message.status().is_some() || self.trunk_of(from.ip()).is_some() {
             return true;
@@ -88,7 +88,9 @@ impl Worker {
             let row = self.region.registrations().read(agent)?;
             Some(row.is_registered() && row.addr().ip() == from.ip())
         };
-        self.leg_of(message).is_some() || is_registered_there().unwrap_or(false)
+        self.leg_of(message).is_some()
+            || is_registered_there().unwrap_or(false)
+            || self.is_fenced(message)
     }
 
     /// A request that proves nothing: it is answered unless its source has asked too much already.
@@ -112,7 +114,7 @@ impl Worker {
     }
 
     /// A source is banned: control hears of it.
-    fn ban(&mut self, from: SocketAddr, ban: Duration) {
+    pub(crate) fn ban(&mut self, from: SocketAddr, ban: Duration) {
         self.count(Counter::SourcesBanned);
         let seconds = u32::try_from(ban.as_secs()).unwrap_or(u32::MAX);
         let event = Event::SourceBanned { addr: from, seconds };
@@ -121,7 +123,14 @@ impl Worker {
 
     fn trunk_at(&self, from: SocketAddr, message: &Message<'_>) -> Option<Identity> {
         let (index, row) = self.trunk_of(from.ip())?;
-        let user = message.from().ok()?.parsed_uri().ok().map_or(&b""[..], |uri| uri.user);
+        let number = self.number_of_caller(message);
+        Some(Identity { tenant: TenantId(row.tenant), party: Party::Trunk(index), number })
+    }
+
+    /// The number of a caller whom a trunk or another blade vouches for.
+    pub(crate) fn number_of_caller(&self, message: &Message<'_>) -> Number {
+        let from = message.from().ok();
+        let user = from.and_then(|from| Some(from.parsed_uri().ok()?.user)).unwrap_or_default();
         // RFC 3325, 9.1: what is asserted by who is trusted goes before what a caller says of itself.
         let said =
             Number::new(user).ok().filter(|number| !number.is_empty() && is_dialable(number));
@@ -130,8 +139,7 @@ impl Worker {
             true => None,
             false => asserted(message).or(said),
         };
-        let number = number.unwrap_or_else(|| Number::new(b"anonymous").unwrap_or_default());
-        Some(Identity { tenant: TenantId(row.tenant), party: Party::Trunk(index), number })
+        number.unwrap_or_else(|| Number::new(b"anonymous").unwrap_or_default())
     }
 
     /// The logged-in agent that the Authorization header proves (RFC 3261, 22; RFC 8760).

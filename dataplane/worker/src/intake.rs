@@ -153,6 +153,7 @@ impl Worker {
             // RFC 6665, 4.2.1.1: an event package that is not understood.
             Method::Subscribe => Err(Refusal::status(489)),
             Method::Refer => self.on_refer(now, arrival),
+            Method::Notify if is_within => self.on_notify(now, arrival),
             // RFC 3261, 21.5.2: 501 "is the appropriate response when a UAS does not recognize the
             // request method and is not capable of supporting it for any user".
             Method::Other(_) => Err(Refusal::status(501).with("Allow", ALLOW)),

@@ -27,6 +27,9 @@ impl Worker {
             // It changes a call that stands.
             return self.on_replacing(now, arrival, &named);
         }
+        if let Some(ticket) = Worker::ticket_of(arrival.message) {
+            return self.on_fenced(now, arrival, &ticket);
+        }
         if self.overload.refuses(&mut self.rng) {
             // RFC 3261, 21.5.4: "The server is temporarily unable to process the request due to a temporary
             // overloading"; who comes again is spread over some seconds.
@@ -57,6 +60,14 @@ impl Worker {
         if self.draining {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         }
+        self.screen_session(message)?;
+        let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
+        let user = uri.map_or(&b""[..], |uri| uri.user);
+        dialled(user).filter(|number| !number.is_empty()).ok_or_else(|| Refusal::status(404))
+    }
+
+    /// The same whoever is called.
+    pub(crate) fn screen_session(&self, message: &Message<'_>) -> Result<(), Refusal> {
         if message.max_forwards().ok().flatten() == Some(0) {
             return Err(Refusal::status(483));
         }
@@ -65,14 +76,11 @@ impl Worker {
             return Err(Refusal::status(482));
         }
         self.check_body(message)?;
-        check_accept(message)?;
-        let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
-        let user = uri.map_or(&b""[..], |uri| uri.user);
-        dialled(user).filter(|number| !number.is_empty()).ok_or_else(|| Refusal::status(404))
+        check_accept(message)
     }
 
     /// Makes the call with its first leg, and answers 100.
-    fn begin_call(
+    pub(crate) fn begin_call(
         &mut self,
         now: Instant,
         arrival: Arrival<'_>,
@@ -177,7 +185,7 @@ impl Worker {
         match caller.party {
             _ if arrival.channel.transport != Transport::Udp => arrival.from,
             Party::Agent(..) => way_back(arrival.message, arrival.from),
-            Party::Trunk(..) => {
+            Party::Trunk(..) | Party::Peer(_) => {
                 arrival.message.via().map_or(arrival.from, |via| via.response_address(arrival.from))
             }
         }
@@ -239,16 +247,22 @@ impl Worker {
         if row.state() != AgentState::LoggedIn {
             return Err(Refusal::status(480));
         }
+        self.reach_phone(now, agent, row)
+    }
+
+    /// The phone of an agent, also of one that takes no new calls.
+    pub(crate) fn reach_phone(
+        &mut self,
+        now: Instant,
+        agent: AgentSlot,
+        row: &AgentRow,
+    ) -> Result<Target, Refusal> {
         let Some((flow, registration)) = self.registered(now, agent, row) else {
             return Err(Refusal::status(480));
         };
-        Ok(Target {
-            party: Party::Agent(agent, row.login_epoch),
-            number: Number::new(row.number().as_bytes()).unwrap_or_default(),
-            flow,
-            uri: registration.contact().as_bytes().to_vec(),
-            lease: None,
-        })
+        let party = Party::Agent(agent, row.login_epoch);
+        let number = Number::new(row.number().as_bytes()).unwrap_or_default();
+        Ok(Target::new(party, number, flow, registration.contact().as_bytes().to_vec()))
     }
 
     fn ask(&mut self, now: Instant, call: CallRef, called: Number) {
@@ -338,17 +352,20 @@ impl Worker {
         let leases = self.region.leases();
         let won = leases.reserve(agent, medium, ccb, purpose, now);
         let won = won.ok().filter(|counter| leases.bind(agent, medium, ccb, *counter));
-        // Who talks may ask somebody else meanwhile.
-        let shared = || match purpose {
-            Purpose::Outgoing => leases.share(agent, medium, ccb).ok(),
-            _ => None,
+        let won = won.map(|counter| Lease { agent, counter, holder: ccb });
+        // Who talks may ask somebody else meanwhile, whichever blade the first call is of.
+        let shared = || {
+            let holder = leases.read(agent, medium).holder()?;
+            let counter = leases.share(agent, medium, holder).ok()?;
+            Some(Lease { agent, counter, holder })
         };
-        let Some(counter) = won.or_else(shared) else {
+        let shared = || if purpose == Purpose::Outgoing { shared() } else { None };
+        let Some(lease) = won.or_else(shared) else {
             self.count(Counter::LeaseDenied);
             return Err(Refusal::status(486));
         };
         self.leases_held += 1;
-        Ok(Lease { agent, counter })
+        Ok(lease)
     }
 
     /// Wins or shares the word of a leg's agent, if it has one, for the agent's own call.
@@ -363,15 +380,15 @@ impl Worker {
 
     pub(crate) fn let_go(&mut self, lease: Lease) {
         self.leases_held -= 1;
-        let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
-        self.region.leases().release(lease.agent, medium, ccb, lease.counter);
+        let Lease { agent, counter, holder } = lease;
+        self.region.leases().release(agent, base::Medium::Voice, holder, counter);
     }
 
     /// A leg was answered: its agent may call somebody else meanwhile.
     pub(crate) fn open_lease(&self, leg: LegRef) {
-        if let Some(lease) = self.calls.leg(leg).and_then(|leg| leg.lease) {
-            let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
-            self.region.leases().open(lease.agent, medium, ccb, lease.counter);
+        let lease = self.calls.leg(leg).and_then(|leg| leg.lease);
+        if let Some(Lease { agent, counter, holder }) = lease {
+            self.region.leases().open(agent, base::Medium::Voice, holder, counter);
         }
     }
 

@@ -35,7 +35,7 @@ use sip::transaction::Received;
 use sip::wire::{self, Message, Method, RequestWriter};
 
 use crate::bypass::Way;
-use crate::call::{Bridge, Call, Flow, Invited, Inviting, Leg, LegRef, Phase, Times};
+use crate::call::{Bridge, Call, Flow, Invited, Inviting, Lease, Leg, LegRef, Phase, Times};
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
 use crate::remember::{dialog_of, extensions_of, image_of, joined_of, lease_of, values};
@@ -59,6 +59,9 @@ pub struct Recovery {
     /// Leases of nobody, now free.
     pub leases_freed: u32,
 }
+
+/// How many legs hold a lease, by its agent and counter.
+type Held = HashMap<(AgentSlot, u32), u16>;
 
 /// A leg as the region remembers it.
 struct Memory {
@@ -85,13 +88,13 @@ pub fn recover(region: &Region, config: &Config, now: Instant) -> Recovery {
         legs.entry(leg.call_slot).or_default().push(Memory { place, leg, dialog });
     }
     let mut found = Recovery::default();
-    let mut held: HashMap<(AgentSlot, u32), u16> = HashMap::new();
+    let mut held = Held::new();
     for (slot, row) in region.calls().iter() {
         let legs = legs.remove(&slot).unwrap_or_default();
         if row.state() != CallState::Free {
             judge(region, config, now, (slot, row), &legs, &mut found);
-            for lease in legs.iter().filter_map(|leg| leg.dialog.lease()) {
-                *held.entry(lease).or_default() += 1;
+            for lease in legs.iter().filter_map(|leg| lease_of(&leg.dialog)) {
+                *held.entry((lease.agent, lease.counter)).or_default() += 1;
             }
         }
     }
@@ -151,7 +154,7 @@ fn goes_on(region: &Region, config: &Config, row: &CallRow, legs: &[Memory]) -> 
         dialog.phase() == DialogPhase::Standing
             && dialog_of(dialog).is_some()
             && is_here
-            && dialog.lease().is_none_or(|lease| is_bound(region, config, lease))
+            && lease_of(dialog).is_none_or(|lease| is_bound(region, lease))
     };
     // Who is invited for a transfer, or comes in the place of another, is not yet of the call.
     let stands = |memory: &&Memory| {
@@ -170,16 +173,17 @@ fn is_spoken(at: &Location, dialog: &DialogRow) -> bool {
     port.is_some_and(|port| SocketAddr::new(at.ip, port) == dialog.ours.get())
 }
 
-fn is_bound(region: &Region, config: &Config, (agent, of): (AgentSlot, u32)) -> bool {
+fn is_bound(region: &Region, lease: Lease) -> bool {
     matches!(
-        region.leases().read(agent, Medium::Voice),
-        LeaseState::Bound { holder, counter, .. } if (holder, counter) == (config.ccb, of)
+        region.leases().read(lease.agent, Medium::Voice),
+        LeaseState::Bound { holder, counter, .. } if (holder, counter) == (lease.holder, lease.counter)
     )
 }
 
-/// Frees the words of this CCB that none of these leases is about. Of the others, as many legs let go in the
-/// end as have written that they hold them.
-fn free_leases(region: &Region, config: &Config, held: &HashMap<(AgentSlot, u32), u16>) -> u32 {
+/// Frees the words that none of these leases is about, whichever CCB has them: a bound word lives with its
+/// dialog, and that was ours. What another CCB has reserved is left to its two seconds; its fence names our
+/// predecessor. Of the words that are held, as many legs let go in the end as have written that they hold them.
+fn free_leases(region: &Region, config: &Config, held: &Held) -> u32 {
     let mut freed = 0;
     for agent in (0..region.agents().len()).map(AgentSlot) {
         for medium in [Medium::Voice, Medium::Chat] {
@@ -189,7 +193,7 @@ fn free_leases(region: &Region, config: &Config, held: &HashMap<(AgentSlot, u32)
             };
             let is_bound = medium == Medium::Voice && matches!(state, LeaseState::Bound { .. });
             let legs = held.get(&(agent, counter)).copied().filter(|_| is_bound).unwrap_or(0);
-            if holder == config.ccb {
+            if holder == config.ccb || is_bound {
                 let settled = region.leases().settle(agent, medium, holder, counter, legs);
                 freed += u32::from(settled && legs == 0);
             }
@@ -323,8 +327,8 @@ impl Worker {
         let location = if is_here { LocationId(row.location as u8) } else { LocationId(0) };
         let flow = Flow::of(location, row.transport(), row.peer.get());
         let mut entry = Leg::new(at.leg, party, leg.number(), flow, Phase::Gone);
-        let lease = row.lease().filter(|lease| is_bound(&self.region, &self.config, *lease));
-        entry.lease = lease.and_then(|_| lease_of(row));
+        let lease = lease_of(row).filter(|lease| is_bound(&self.region, *lease));
+        entry.lease = lease;
         self.leases_held += u64::from(entry.lease.is_some());
         entry.joined = joined_of(row);
         entry.sdp_version = row.sdp_version;

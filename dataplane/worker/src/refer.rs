@@ -79,6 +79,9 @@ impl Worker {
         }
         let of = self.transferable(leg)?;
         let ReferTo { number, replaces } = refer_to;
+        if let Some(to) = self.referral(leg, of, number, replaces.as_ref())? {
+            return self.carry_refer(now, leg, of, arrival, &to);
+        }
         match replaces {
             None => {
                 self.accept_refer(now, leg, arrival);
@@ -106,7 +109,12 @@ impl Worker {
     }
 
     /// The party that `leg`'s owner talks to in the dialog that it names: another dialog of the same owner.
-    fn consulted(&self, leg: LegRef, of: LegRef, named: &Replaces) -> Result<LegRef, Refusal> {
+    pub(crate) fn consulted(
+        &self,
+        leg: LegRef,
+        of: LegRef,
+        named: &Replaces,
+    ) -> Result<LegRef, Refusal> {
         let no_dialog = || Refusal::status(481);
         let other = self.leg_named(named).filter(|other| *other != leg).ok_or_else(no_dialog)?;
         let (Some(mine), Some(theirs)) = (self.calls.leg(leg), self.calls.leg(other)) else {
@@ -138,7 +146,7 @@ impl Worker {
 
     /// RFC 3515, 2.4.2: "If the final decision is to be made later, a 202 (Accepted)". Who wants no subscription
     /// gets none (RFC 4488).
-    fn accept_refer(&mut self, now: Instant, leg: LegRef, arrival: Arrival<'_>) {
+    pub(crate) fn accept_refer(&mut self, now: Instant, leg: LegRef, arrival: Arrival<'_>) {
         let message = arrival.message;
         let wanted = message.header_named("Refer-Sub");
         let is_unwanted = wanted.is_some_and(|value| same_token(value.trim_ascii(), b"false"));

@@ -102,6 +102,7 @@ fn dialog_row(
     if let Some(lease) = leg.lease {
         row.flags |= DialogRow::HAS_LEASE;
         (row.lease_agent, row.lease_counter) = (lease.agent.0, lease.counter);
+        row.lease_holder = u32::from(lease.holder.0);
     }
     if let Some(joined) = leg.joined {
         row.flags |= DialogRow::JOINED;
@@ -267,7 +268,7 @@ pub(crate) fn joined_of(row: &DialogRow) -> Option<LegRef> {
 
 /// The lease that a row says its leg holds.
 pub(crate) fn lease_of(row: &DialogRow) -> Option<Lease> {
-    row.lease().map(|(agent, counter)| Lease { agent, counter })
+    row.lease().map(|(agent, counter, holder)| Lease { agent, counter, holder })
 }
 
 fn stream_row(of: LegRef, port: u16, image: &StreamImage) -> StreamRow {

@@ -13,7 +13,7 @@
 //! own address: N is then a leg of ours at the other end. Such an INVITE bears a ticket that only we can write.
 
 use abi::Party;
-use base::{Instant, LocationId};
+use base::{CcbId, Instant, LocationId};
 use sip::wire::{Header, Message, Replaces};
 
 use crate::call::{Flow, LegRef, Number, Phase};
@@ -81,7 +81,7 @@ impl Worker {
         let entry = call.leg(old.leg).ok_or_else(|| Refusal::status(481))?;
         let may = match (owner, entry.party) {
             (Party::Agent(..), _) => true,
-            (trunk, party) => trunk == party,
+            (owner, party) => owner == party,
         };
         if call.tenant != caller.tenant || !may {
             // RFC 3891, 4: who is not authorised to replace the dialog does not.
@@ -146,7 +146,7 @@ impl Worker {
         let (party, location) = (entry.party, entry.flow.location);
         let flow = Flow::of(location, base::Transport::Udp, self.own_address(location));
         let uri = format!("sip:{number}@{}", flow.peer).into_bytes();
-        let target = Target { party: Party::Trunk(NO_ROW), number, flow, uri, lease: None };
+        let target = Target::new(Party::Trunk(NO_ROW), number, flow, uri);
         let leg = self.add_transfer_target(now, by.call, &target)?;
         let of = self.transferred(by.call).ok_or_else(unable)?;
         let call_id = self.calls.leg(leg).ok_or_else(unable)?.call_id.clone();
@@ -211,7 +211,8 @@ impl Worker {
     }
 }
 
-fn replaces_value(named: &Replaces) -> Vec<u8> {
+/// The value of Replaces.
+pub(crate) fn replaces_value(named: &Replaces) -> Vec<u8> {
     let (to, from) = (&named.to_tag, &named.from_tag);
     [&named.call_id, &b";to-tag="[..], to, b";from-tag=", from].concat()
 }
@@ -224,6 +225,7 @@ fn party_text(party: Party) -> String {
     match party {
         Party::Agent(agent, epoch) => format!("a.{}.{epoch}", agent.0),
         Party::Trunk(row) => format!("t.{row}"),
+        Party::Peer(ccb) => format!("p.{ccb}"),
     }
 }
 
@@ -235,6 +237,7 @@ fn parse_party(text: &[u8]) -> Option<Party> {
             Party::Agent(agent, parts.next()?.parse().ok()?)
         }
         "t" => Party::Trunk(parts.next()?.parse().ok()?),
+        "p" => Party::Peer(CcbId(parts.next()?.parse().ok()?)),
         _ => return None,
     };
     parts.next().is_none().then_some(party)
@@ -246,10 +249,14 @@ mod tests {
 
     #[test]
     fn a_party_survives_its_text() {
-        for party in [Party::Agent(base::AgentSlot(7), u32::MAX), Party::Trunk(3)] {
+        for party in
+            [Party::Agent(base::AgentSlot(7), u32::MAX), Party::Trunk(3), Party::Peer(CcbId(9))]
+        {
             assert_eq!(parse_party(party_text(party).as_bytes()), Some(party));
         }
-        for wrong in [&b""[..], b"a", b"a.1", b"a.1.2.3", b"t.x", b"x.1", b"t.1.1", b"\xff"] {
+        for wrong in
+            [&b""[..], b"a", b"a.1", b"a.1.2.3", b"t.x", b"p.65536", b"x.1", b"t.1.1", b"\xff"]
+        {
             assert_eq!(parse_party(wrong), None);
         }
     }

@@ -180,7 +180,7 @@ impl Worker {
         let flow =
             Flow { peer, ..Flow::of(entry.flow.location, entry.flow.channel.transport, peer) };
         let trunk = self.trunk_of(peer.ip()).map_or(u32::MAX, |(row, _)| row);
-        let uri = crate::commands::trunk_uri(&number, flow);
+        let uri = crate::commands::uri_at(number.as_str(), flow);
         let branch = self.fresh_branch();
         let change = Change { uri: Some(&uri), via: &self.via(flow, &branch), interval_s: None };
         let Some(bytes) = changed(&invite, &change) else { return false };

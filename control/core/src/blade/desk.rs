@@ -318,7 +318,7 @@ pub(super) fn login_of(side: &Side, leg: &LegRow) -> Option<LoginKey> {
         Party::Agent(slot, epoch) => {
             side.by_slot.get(&slot).copied().filter(|login| login.epoch == epoch)
         }
-        Party::Trunk(_) => None,
+        Party::Trunk(_) | Party::Peer(_) => None,
     }
 }
 
@@ -332,6 +332,7 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
         party: match leg.party() {
             Some(Party::Agent(..)) => "agent",
             Some(Party::Trunk(_)) => "trunk",
+            Some(Party::Peer(_)) => "peer",
             None => "none",
         },
         trunk: match leg.party() {

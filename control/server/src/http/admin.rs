@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
 use super::{ApiError, App, forwards, orders, traces};
+use crate::bus::BusState;
 use crate::directory::Identity;
 use crate::records::RecordState;
 use crate::{clock, records};
@@ -50,6 +51,7 @@ async fn status(State(app): State<App>) -> Answer {
     let started_at = app.started_at;
     let logins = app.door.counts();
     let records = app.records.as_deref().map(records_json);
+    let bus = app.bus.as_deref().map(BusState::json);
     let read = app.blade.look(move |blade, now| {
         let ccbs: Vec<Value> = blade.ccbs().map(|view| ccb_json(&view, now)).collect();
         json!({
@@ -61,6 +63,7 @@ async fn status(State(app): State<App>) -> Answer {
             "logins_refused": logins.refused,
             "logins_throttled": logins.throttled,
             "records": records,
+            "bus": bus,
             "ccbs": ccbs,
         })
     });

@@ -16,6 +16,22 @@ fn command() -> impl Strategy<Value = Command> {
                 transport: Transport::from_number(transport).unwrap_or_default(),
             }
         ),
+        (any::<(u64, u64, u8, u16)>(), call(), address(), 0..5u32).prop_map(
+            |((op, ask, location, home), call, address, transport)| Command::Host {
+                op,
+                ask,
+                call,
+                home: CcbId(home),
+                address,
+                location: LocationId(location),
+                transport: Transport::from_number(transport).unwrap_or_default(),
+            }
+        ),
+        (any::<(u64, u64)>(), call()).prop_map(|((op, ask), call)| Command::Yield {
+            op,
+            ask,
+            call
+        }),
         (any::<(u64, u64, u16, u32)>(), call()).prop_map(
             |((op, ask, status, retry_after_s), call)| Command::Reject {
                 op,

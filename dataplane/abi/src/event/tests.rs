@@ -28,6 +28,7 @@ fn party() -> impl Strategy<Value = Party> {
     prop_oneof![
         any::<(u32, u32)>().prop_map(|(slot, epoch)| Party::Agent(AgentSlot(slot), epoch)),
         any::<u32>().prop_map(Party::Trunk),
+        any::<u16>().prop_map(|ccb| Party::Peer(CcbId(ccb))),
     ]
 }
 

@@ -86,8 +86,8 @@ row! {
         pub invited_cseq: u32,
         /// The session interval that was agreed on, in seconds (RFC 4028); 0 when there is none.
         pub session_s: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// The CCB that holds that lease, as a [`CcbId`].
+        pub lease_holder: u32,
         /// Our SIP address at the location.
         pub ours: Address,
         /// Where the peer's SIP goes.
@@ -156,9 +156,11 @@ impl DialogRow {
         Transport::from_number(u32::from(self.transport)).unwrap_or_default()
     }
 
-    /// The lease that it holds: whose, and its counter.
-    pub fn lease(&self) -> Option<(AgentSlot, u32)> {
-        self.has(Self::HAS_LEASE).then_some((AgentSlot(self.lease_agent), self.lease_counter))
+    /// The lease that it holds: whose, its counter, and which CCB has it.
+    pub fn lease(&self) -> Option<(AgentSlot, u32, CcbId)> {
+        let holder = CcbId(u16::try_from(self.lease_holder).ok()?);
+        let lease = (AgentSlot(self.lease_agent), self.lease_counter, holder);
+        self.has(Self::HAS_LEASE).then_some(lease)
     }
 
     /// The leg of another call that it is joined to, by a transfer.

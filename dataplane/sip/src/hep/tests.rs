@@ -137,6 +137,10 @@ fn proofs_and_keys_are_masked_and_nothing_else() {
             "INVITE sip:a SIP/2.0\r\n\r\nv=0\r\na=crypto:1 S inline:a2V5|2^31;inline:Zz09 P\r\n",
             "INVITE sip:a SIP/2.0\r\n\r\nv=0\r\na=crypto:1 S inline:xxxx|2^31;inline:xxxx P\r\n",
         ),
+        (
+            "INVITE sip:a SIP/2.0\r\njackfield-lease: 1.2.3;token=00ff;purpose=call;by=1\r\n\r\n",
+            "INVITE sip:a SIP/2.0\r\njackfield-lease: 1.2.3;token=xxxx;purpose=call;by=1\r\n\r\n",
+        ),
         ("Authorization: Digest response=\"abc", "Authorization: Digest response=\"xxx"),
         ("Authorization: Digest response=", "Authorization: Digest response="),
         ("Authorization:", "Authorization:"),

@@ -71,9 +71,19 @@ impl House {
         House::of(2, limits, MediaConfig::default())
     }
 
+    /// The CCB of that number at an address of its own.
+    pub fn blade(ccb: u16, ip: &str, workers: u8) -> House {
+        let limits = Limits::default();
+        House::at(CcbId(ccb), ip, workers, limits, MediaConfig::default())
+    }
+
     fn of(workers: u8, limits: Limits, media: MediaConfig) -> House {
+        House::at(CcbId(1), "127.0.0.1", workers, limits, media)
+    }
+
+    fn at(ccb: CcbId, ip: &str, workers: u8, limits: Limits, media: MediaConfig) -> House {
         let layout = Layout {
-            ccb: CcbId(1),
+            ccb,
             workers,
             agents: 16,
             calls_per_worker: 8,
@@ -95,10 +105,10 @@ impl House {
         let config = Config {
             id: WorkerId(0),
             workers,
-            ccb: CcbId(1),
+            ccb,
             locations: vec![Location {
                 name: "local".into(),
-                ip: "127.0.0.1".parse().expect("an address"),
+                ip: ip.parse().expect("an address"),
                 sip_port: 5060,
                 streams: worker::StreamPorts::default(),
             }],
@@ -265,6 +275,10 @@ impl House {
     pub fn command(&mut self, command: Command, blob: &[u8]) {
         let call = match command {
             Command::Dial { call, .. }
+            | Command::Host { call, .. }
+            | Command::Yield { call, .. }
+            | Command::Forward { call, .. }
+            | Command::Transfer { call, .. }
             | Command::Reject { call, .. }
             | Command::Release { call, .. } => Some(call),
             _ => None,
@@ -323,7 +337,7 @@ impl House {
     fn input_to(&mut self, worker: usize, input: Input<'_>) {
         let mut effects = Vec::new();
         self.workers[worker].handle(self.now, input, &mut effects);
-        let own = "127.0.0.1:5060".parse().expect("an address");
+        let own = SocketAddr::new(self.config.locations[0].ip, 5060);
         for effect in effects {
             match effect {
                 Effect::Sip { to, datagram, .. } => {
@@ -331,7 +345,7 @@ impl House {
                     wire::lex(text.as_bytes()).expect("we write SIP");
                     match to == own {
                         // What the kernel gives back to us.
-                        true => self.send("127.0.0.1:5060", &text),
+                        true => self.send(&own.to_string(), &text),
                         false => self.sent.push_back((to, text)),
                     }
                 }

@@ -6,6 +6,7 @@ mod deaths;
 mod extensions;
 mod flows;
 mod forwards;
+mod hosting;
 mod house;
 mod info;
 mod media;

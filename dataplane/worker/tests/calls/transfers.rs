@@ -11,13 +11,13 @@ const OFFER_B: &str = "v=0\r\no=- 2 2 IN IP4 203.0.113.20\r\ns=-\r\nc=IN IP4 203
                        m=audio 4100 RTP/AVP 8\r\na=rtpmap:8 PCMA/8000\r\na=sendrecv\r\n";
 
 /// A REFER of the phone that our `invite` made a dialog with.
-fn refer(house: &House, invite: &str, cseq: u32, to: &str) -> String {
+pub fn refer(house: &House, invite: &str, cseq: u32, to: &str) -> String {
     let line = format!("Max-Forwards: 70\r\nRefer-To: {to}\r\n");
     house.within("REFER", invite, "", cseq, None).replace("Max-Forwards: 70\r\n", &line)
 }
 
 /// The next message to a peer is a NOTIFY that tells `status`; it is answered.
-fn told(house: &mut House, peer: &str, status: &str) -> String {
+pub fn told(house: &mut House, peer: &str, status: &str) -> String {
     let notify = house.next_to(peer);
     assert!(notify.starts_with("NOTIFY "), "{notify}");
     assert!(notify.ends_with(&format!("\r\n\r\nSIP/2.0 {status}\r\n")), "{notify}");
@@ -407,7 +407,7 @@ fn plain_invite(phone: &str, agent: &str, to: &str, call_id: &str, cseq: u32) ->
 }
 
 /// The same, proved: what we answer is next.
-fn invite_from(house: &mut House, phone: &str, agent: &str, to: &str, call_id: &str) {
+pub fn invite_from(house: &mut House, phone: &str, agent: &str, to: &str, call_id: &str) {
     house.send(phone, &plain_invite(phone, agent, to, call_id, 1));
     let challenged = house.next_to(phone);
     let value = header(&challenged, "WWW-Authenticate: ").as_bytes().to_vec();
@@ -421,7 +421,7 @@ fn invite_from(house: &mut House, phone: &str, agent: &str, to: &str, call_id: &
 }
 
 /// A request of a phone within the dialog that its own INVITE made, by our 200 to it.
-fn within(method: &str, phone: &str, ok: &str, cseq: u32) -> String {
+pub fn within(method: &str, phone: &str, ok: &str, cseq: u32) -> String {
     format!(
         "{method} {} SIP/2.0\r\nVia: SIP/2.0/UDP {phone};branch=z9hG4bK{method}{cseq};rport\r\n\
          From: {}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: {cseq} {method}\r\nContact: <sip:phone@{phone}>\r\n\
@@ -451,7 +451,7 @@ fn consultation(house: &mut House) -> [String; 4] {
 }
 
 /// What the first agent's phone writes to give its peer to who it talks to in the other dialog.
-fn replacing(answered: &str, extra: &str) -> String {
+pub fn replacing(answered: &str, extra: &str) -> String {
     let tag = |name| header(answered, name).split_once(";tag=").expect("a tag").1;
     let (to, from) = (tag("To: "), tag("From: "));
     let call_id = header(answered, "Call-ID: ");
