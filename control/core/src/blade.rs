@@ -204,7 +204,11 @@ impl Blade {
                 self.dial(now, reply, (tenant, &from), &to, out);
             }
             Input::DeskCommand { reply, socket, command } => {
-                self.desk_command(now, reply, socket, command, out);
+                let login = self.sockets.get(&socket).copied();
+                self.desk_command(now, reply, login, command, out);
+            }
+            Input::SeatCommand { reply, login, command } => {
+                self.desk_command(now, reply, Some(login), command, out);
             }
             Input::Trace { reply, ccb, worker, trace } => {
                 self.trace(now, reply, (ccb, worker), *trace, out);

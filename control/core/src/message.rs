@@ -115,6 +115,15 @@ pub enum Input {
         /// What.
         command: DeskCommand,
     },
+    /// The same, of an administrator for the login.
+    SeatCommand {
+        /// Comes back with the result.
+        reply: u64,
+        /// Whose.
+        login: LoginKey,
+        /// What.
+        command: DeskCommand,
+    },
     /// A worker is to show signalling, or no longer.
     Trace {
         /// Comes back with the result.

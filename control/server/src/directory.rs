@@ -13,6 +13,7 @@ use crate::secret::Secret;
 
 mod demo;
 mod forwards;
+mod queues;
 
 pub use demo::{DemoLocation, DemoSpec};
 
@@ -481,6 +482,8 @@ impl Directory {
             });
         }
         provision.forwards = self.forwards().await?;
+        provision.queues = self.queues().await?;
+        provision.skills = self.skills().await?;
         for row in sqlx::query("SELECT tenant_id, name, net FROM trunks ORDER BY tenant_id, net")
             .fetch_all(&self.pool)
             .await?

@@ -17,11 +17,11 @@ impl Blade {
         &mut self,
         now: Instant,
         reply: u64,
-        socket: u64,
+        login: Option<LoginKey>,
         command: DeskCommand,
         out: &mut Vec<Output>,
     ) {
-        let Some(login) = self.sockets.get(&socket).copied() else {
+        let Some(login) = login.filter(|login| self.logins.contains_key(login)) else {
             return done(reply, OpOutcome::Unknown, out);
         };
         let change = match command {

@@ -179,7 +179,7 @@ fn begun(outcome: OpOutcome, refused: &str) -> Result<(), ApiError> {
 }
 
 /// The tenant of that name, or the only one for `-`.
-async fn tenant_of(app: &App, name: &str) -> Result<Tenant, ApiError> {
+pub async fn tenant_of(app: &App, name: &str) -> Result<Tenant, ApiError> {
     let mut name = name.to_owned();
     if name == "-" {
         let known = app.directory.provision().await.map_err(|error| ApiError::internal(&error))?;
@@ -193,19 +193,19 @@ async fn tenant_of(app: &App, name: &str) -> Result<Tenant, ApiError> {
 }
 
 /// The core takes what the directory holds now.
-async fn tell(app: &App) -> Result<(), ApiError> {
+pub async fn tell(app: &App) -> Result<(), ApiError> {
     let provision = app.directory.provision().await.map_err(|error| ApiError::internal(&error))?;
     app.blade.tell(Ask::Provision(provision)).await;
     // What is asked of the core after this finds it there.
     app.blade.look(|_, _| ()).await.ok_or_else(stopping)
 }
 
-fn parsed<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
+pub fn parsed<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| ApiError::malformed(None, error.to_string()))
 }
 
 /// A number as the data plane takes it.
-fn number_of(number: String, field: &'static str) -> Result<String, ApiError> {
+pub fn number_of(number: String, field: &'static str) -> Result<String, ApiError> {
     let is_digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+*#._-".contains(&byte);
     let fits = (1..=NUMBER_BYTES).contains(&number.len()) && number.bytes().all(is_digit);
     let rule = "must be 1 to 24 of the letters, digits and + * # . _ -";
