@@ -17,6 +17,7 @@ mod log;
 mod order;
 mod place;
 mod process;
+mod queue;
 mod show;
 mod supervise;
 mod top;
@@ -59,6 +60,8 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Call(command) => order::run(&command),
         Command::Forward(command) => forward::run(&command),
         Command::HoldMusic(options) => forward::hold_music(&options),
+        Command::Queues(view) => queue::list(&view),
+        Command::Queue(command) => queue::run(&command),
         Command::Trace(options) => trace::run(&options),
         Command::Top(options) => top::run(&options),
         Command::Config(ConfigCommand::Check { file }) => check(&file),

@@ -189,6 +189,7 @@ pub async fn create_tenant(options: &cli::Demo, config: &Config) -> Result<(), S
         agents: options.agents,
         locations: locations.collect(),
         trunks: options.trunk.clone(),
+        queues: options.queue.clone(),
         routes: options.route.iter().map(|r| (r.prefix.clone(), r.to.clone())).collect(),
     };
     let file = config.control.directory.display().to_string();
