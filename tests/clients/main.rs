@@ -5,6 +5,7 @@ mod baresip;
 mod capture;
 mod demo;
 mod desk;
+mod kamailio;
 mod lab;
 mod media;
 mod phone;

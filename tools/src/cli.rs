@@ -2,6 +2,7 @@
 
 mod call;
 mod forward;
+mod pool;
 mod queue;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +14,7 @@ use control_server::{Cidr, Destination, QUEUE_RULE, is_queue_name};
 use crate::config::{self, Media, XdpMode};
 pub use call::{CallCommand, Leg, To, Transfer};
 pub use forward::{ForwardCommand, HoldMusic, Set, Tenant};
+pub use pool::PoolCommand;
 pub use queue::{QueueCommand, SetQueue};
 
 /// Jackfield, a cloud contact centre.
@@ -47,6 +49,9 @@ pub enum Command {
     /// Show and set where calls go that are not taken
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Show the pool's slots, and order CCBs from it and back
+    #[command(subcommand)]
+    Pool(PoolCommand),
     /// Set what held parties hear
     HoldMusic(HoldMusic),
     /// Show the queues: who waits, how long, who could serve them

@@ -1,6 +1,7 @@
 //! The configuration file: one for the control process and for every CCB of a blade.
 
 mod media;
+mod pool;
 mod read;
 mod streams;
 #[cfg(test)]
@@ -17,6 +18,7 @@ use driver::Sizes;
 use toml::de::DeTable;
 
 pub use media::{Media, MediaConfig, XdpMode};
+pub use pool::Pool;
 pub use read::Faults;
 use read::{Found, Report, Table};
 pub use streams::Streams;
@@ -44,6 +46,8 @@ pub struct Config {
     pub control: Control,
     /// Its CCBs, at least one.
     pub ccbs: Vec<Ccb>,
+    /// Those that are started and stopped with the load or by order.
+    pub pool: Option<Pool>,
 }
 
 /// `[control]`
@@ -165,6 +169,9 @@ impl Config {
             },
             self.control.admin.display(),
         );
+        if let Some(pool) = &self.pool {
+            let _ = write!(text, "\n{}", pool.summary());
+        }
         for ccb in &self.ccbs {
             let _ = write!(
                 text,
@@ -250,6 +257,9 @@ impl Config {
                 text += &location.streams.to_toml();
             }
         }
+        if let Some(pool) = &self.pool {
+            text += &pool.to_toml();
+        }
         text
     }
 }
@@ -280,6 +290,7 @@ fn read_config(root: &Table<'_, '_>) -> Option<Config> {
     let control = root.table("control").and_then(|table| read_control(&table));
     let tables = root.tables("ccb");
     let ccbs: Vec<Option<Ccb>> = tables.iter().map(read_ccb).collect();
+    let pool = root.subtable("pool").map(|table| pool::read(&table, &ccbs));
     root.finish();
     let mut seen = Seen::default();
     if let (Some(control), Some(table)) = (&control, root.subtable("control")) {
@@ -290,7 +301,11 @@ fn read_config(root: &Table<'_, '_>) -> Option<Config> {
             seen.check(table, ccb);
         }
     }
-    Some(Config { control: control?, ccbs: ccbs.into_iter().collect::<Option<Vec<_>>>()? })
+    let pool = match pool {
+        Some(read) => Some(read?),
+        None => None,
+    };
+    Some(Config { control: control?, ccbs: ccbs.into_iter().collect::<Option<Vec<_>>>()?, pool })
 }
 
 fn read_control(table: &Table<'_, '_>) -> Option<Control> {

@@ -1,5 +1,7 @@
 //! `jackfield control`: the blade's control process.
 
+use std::path::Path;
+
 use tokio::sync::watch;
 
 use crate::cli;
@@ -28,7 +30,7 @@ pub fn run(options: &cli::Control) -> Result<(), String> {
             signals.wait().await;
             let _ = stop.send(true);
         });
-        control_server::run(server_config(&config), stopped)
+        control_server::run(server_config(&config, &options.config)?, stopped)
             .await
             .map_err(|error| error.to_string())
     })
@@ -41,7 +43,16 @@ fn recordings(config: &Config) -> Option<control_server::recordings::Config> {
     (!spools.is_empty()).then_some(control_server::recordings::Config { directory, spools })
 }
 
-fn server_config(config: &Config) -> control_server::Config {
+fn server_config(config: &Config, file: &Path) -> Result<control_server::Config, String> {
+    let pool = match &config.pool {
+        None => None,
+        Some(pool) => {
+            let program =
+                std::env::current_exe().map_err(|error| format!("this program: {error}"))?;
+            let file = std::path::absolute(file).map_err(|error| format!("--config: {error}"))?;
+            Some(pool.server_config(program, &file))
+        }
+    };
     let ccbs = config.ccbs.iter().map(|ccb| control_server::CcbConfig {
         id: ccb.number,
         region: ccb.region.clone(),
@@ -49,7 +60,8 @@ fn server_config(config: &Config) -> control_server::Config {
         spool: ccb.media.spool.clone(),
     });
     let control = &config.control;
-    control_server::Config {
+    Ok(control_server::Config {
+        pool,
         admin: control.admin.clone(),
         directory: control.directory.display().to_string(),
         recordings: recordings(config),
@@ -57,5 +69,5 @@ fn server_config(config: &Config) -> control_server::Config {
         records: control.records.clone(),
         trace_to: control.trace_to.clone(),
         ..control_server::Config::new(control.state.clone(), control.http.clone(), ccbs.collect())
-    }
+    })
 }

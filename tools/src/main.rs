@@ -16,6 +16,7 @@ mod load;
 mod log;
 mod order;
 mod place;
+mod pool;
 mod process;
 mod queue;
 mod show;
@@ -62,6 +63,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::HoldMusic(options) => forward::hold_music(&options),
         Command::Queues(view) => queue::list(&view),
         Command::Queue(command) => queue::run(&command),
+        Command::Pool(command) => pool::run(&command),
         Command::Trace(options) => trace::run(&options),
         Command::Top(options) => top::run(&options),
         Command::Config(ConfigCommand::Check { file }) => check(&file),

@@ -14,7 +14,7 @@ use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, Tex
 use crate::calls::Changed;
 use crate::cdm::{CcbStatus, Cdm};
 use crate::login::{Login, LoginKey};
-use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision, Trace};
+use crate::message::{AgentRecord, Collected, Ha1, Input, Output, Provision};
 use crate::routes::{Destination, Forwards, Routes, Service};
 use crate::seat::{Seat, SeatState};
 
@@ -24,6 +24,7 @@ mod desk;
 mod forward;
 mod grant;
 mod order;
+mod pool;
 mod queueing;
 mod side;
 mod trunks;
@@ -54,6 +55,7 @@ pub struct Blade {
     queueing: queueing::Queueing,
     /// None while it is the only blade.
     cluster: Option<cluster::Cluster>,
+    pool: pool::Pool,
     beat_at: Instant,
     sweep_at: Instant,
 }
@@ -80,6 +82,8 @@ struct Entry {
     denied_until: Instant,
     /// How long the agent works after the call that stands.
     after: Duration,
+    /// True while its CCB drains.
+    draining: bool,
 }
 
 /// A login as status tools show it.
@@ -175,6 +179,7 @@ impl Blade {
             forwards: Forwards::default(),
             queueing: queueing::Queueing::new(now),
             cluster: None,
+            pool: pool::Pool::default(),
             beat_at: now,
             sweep_at: now,
         }
@@ -214,6 +219,11 @@ impl Blade {
                 self.trace(now, reply, (ccb, worker), *trace, out);
             }
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
+            Input::Pool { reply, order } => {
+                let result = self.pool_order(now, order, out);
+                out.push(Output::Pool { reply, result });
+            }
+            Input::SlotStopped { ccb } => self.slot_stopped(now, ccb, out),
             Input::Bus(heard) => self.heard(now, heard, out),
             Input::Timeout => {}
         }
@@ -394,6 +404,9 @@ impl Blade {
         if is_new {
             self.settle_rows(now, ccb, &region, out);
         }
+        if self.is_draining(ccb) {
+            self.tell_workers(now, ccb, true, out);
+        }
         self.resync(now, ccb, out);
         self.watch_trunks(now, ccb, out);
         self.pump(now, ccb, out);
@@ -444,6 +457,7 @@ impl Blade {
             self.watch_trunks(now, ccb, out);
         }
         self.tend_queues(now, out);
+        self.sweep_pool(now, out);
         let due = |entry: &Entry| entry.login.deadline().filter(|(at, _)| *at <= now);
         let over: Vec<_> = self
             .logins
@@ -459,7 +473,10 @@ impl Blade {
         let Some(side) = self.sides.get(&ccb) else {
             return;
         };
-        let is = side.status(now);
+        let is = match side.status(now) {
+            CcbStatus::Normal if self.is_draining(ccb) => CcbStatus::Draining,
+            is => is,
+        };
         let was = self.cdm.set_status(ccb, is);
         self.report(ccb);
         if was != is {
@@ -689,54 +706,6 @@ impl Blade {
                 side.send(now, worker, Purpose::Answer, &[], command, out);
             }
         }
-    }
-
-    fn release(
-        &mut self,
-        now: Instant,
-        reply: u64,
-        ccb: CcbId,
-        call: CallRef,
-        out: &mut Vec<Output>,
-    ) {
-        let side = self.sides.get_mut(&ccb);
-        let known = side.and_then(|side| {
-            let region = side.region()?;
-            side.calls.find(call)?;
-            region.calls().owner(call.slot).map(|worker| (side, worker))
-        });
-        match known {
-            None => out.push(Output::Done { reply, result: OpOutcome::Unknown, digits: None }),
-            Some((side, _)) if !side.link => {
-                out.push(Output::Done { reply, result: OpOutcome::Gone, digits: None });
-            }
-            Some((side, worker)) => {
-                let command = |op| abi::Command::Release { op, call, cause: 0 };
-                side.send(now, worker, Purpose::Asked { reply }, &[], command, out);
-            }
-        }
-    }
-
-    /// Orders a trace of one worker, or its end. It ends with exactly one [`Output::Done`].
-    fn trace(
-        &mut self,
-        now: Instant,
-        reply: u64,
-        (ccb, worker): (CcbId, WorkerId),
-        trace: Trace,
-        out: &mut Vec<Output>,
-    ) {
-        let side = self.sides.get_mut(&ccb).filter(|side| side.link);
-        let has = |side: &&mut Side| {
-            side.region().is_some_and(|region| worker.0 < region.layout().workers)
-        };
-        let Some(side) = side.filter(has) else {
-            return out.push(Output::Done { reply, result: OpOutcome::Gone, digits: None });
-        };
-        let Trace { id, to, until, serial, number } = trace;
-        let until = until.as_nanos();
-        let command = |op| abi::Command::Trace { op, trace: id, to, until, serial };
-        side.send(now, worker, Purpose::Asked { reply }, number.as_bytes(), command, out);
     }
 
     /// The record of a call is safe. A call that is not the one we gave out is left alone: its

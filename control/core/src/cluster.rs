@@ -193,6 +193,8 @@ pub struct Place {
 pub struct LeaseRequest {
     /// Names the request among those of its blade's incarnation.
     pub id: u64,
+    /// The incarnation of the asking blade's control process.
+    pub incarnation: u64,
     /// The CCB that is to hold the agent.
     #[serde(with = "wire::ccb")]
     pub holder: CcbId,
@@ -446,6 +448,24 @@ pub(crate) mod wire {
             from: D,
         ) -> Result<Vec<CcbId>, D::Error> {
             Ok(Vec::<u16>::deserialize(from)?.into_iter().map(CcbId).collect())
+        }
+    }
+
+    pub(crate) mod maybe_ccb {
+        use base::CcbId;
+        use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+        pub(crate) fn serialize<S: Serializer>(
+            it: &Option<CcbId>,
+            to: S,
+        ) -> Result<S::Ok, S::Error> {
+            it.map(|ccb| ccb.0).serialize(to)
+        }
+
+        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
+            from: D,
+        ) -> Result<Option<CcbId>, D::Error> {
+            Ok(Option::<u16>::deserialize(from)?.map(CcbId))
         }
     }
 

@@ -9,9 +9,11 @@ mod blade;
 mod calls;
 mod cdm;
 pub mod cluster;
+pub mod hosting;
 mod login;
 mod message;
 mod path;
+mod pool;
 mod routes;
 mod seat;
 
@@ -30,6 +32,9 @@ pub use message::{
     Provision, TenantRecord, Trace, TrunkRecord,
 };
 pub use path::{path_name, reason_name, spool_name};
+pub use pool::{
+    DRAIN_S, Marks, PoolOrder, PoolRefusal, Scaler, Seen, SlotOrder, SlotState, Slots, Wish,
+};
 pub use routes::{
     Cidr, Destination, Forward, Forwards, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service,
     When, is_prompt_name, mix_number, nearest,

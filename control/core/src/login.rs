@@ -117,6 +117,8 @@ pub enum End {
     Replaced,
     /// The administrator said so.
     Ordered,
+    /// Its CCB is given back to the pool (G-09).
+    Drained,
 }
 
 impl End {
@@ -128,6 +130,7 @@ impl End {
             End::Lapsed => "lapsed",
             End::Replaced => "replaced",
             End::Ordered => "ordered",
+            End::Drained => "drained",
         }
     }
 }

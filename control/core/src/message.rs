@@ -13,6 +13,7 @@ use crate::acd::QueueSpec;
 use crate::cdm::CcbStatus;
 use crate::cluster::{Heard, Say};
 use crate::login::{End, LoginKey};
+use crate::pool::{PoolOrder, PoolRefusal, SlotOrder, SlotState, Wish};
 use crate::routes::{Cidr, Forward, Route};
 use crate::seat::{Reason, SeatEvent};
 
@@ -142,6 +143,18 @@ pub enum Input {
         /// The call.
         call: CallRef,
     },
+    /// An order for the pool's slots of this blade.
+    Pool {
+        /// Comes back with the result.
+        reply: u64,
+        /// The order.
+        order: PoolOrder,
+    },
+    /// The process of that slot is there no more, and its driver does not start it again.
+    SlotStopped {
+        /// The CCB.
+        ccb: CcbId,
+    },
     /// The bus says something.
     Bus(Heard),
     /// The deadline has come.
@@ -260,6 +273,29 @@ pub enum Output {
         /// Whether it answers.
         up: bool,
     },
+    /// The result of [`Input::Pool`].
+    Pool {
+        /// As it was given.
+        reply: u64,
+        /// The slot, or why not.
+        result: Result<CcbId, PoolRefusal>,
+    },
+    /// The process of a slot is to be started or stopped.
+    Slot {
+        /// The CCB.
+        ccb: CcbId,
+        /// Which of the two.
+        order: SlotOrder,
+    },
+    /// The CDM wanted a CCB more or fewer, and what became of it.
+    Scaled {
+        /// What it wanted.
+        wish: Wish,
+        /// The slot, or why not.
+        result: Result<CcbId, PoolRefusal>,
+    },
+    /// The slots of this blade, to be remembered over a restart.
+    Slots(Vec<(CcbId, SlotState)>),
     /// Something for the bus; without one it is dropped.
     Bus(Say),
     /// A source of SIP is banned for a while; for the security log.
@@ -496,6 +532,11 @@ pub enum DeskMessage {
     PhoneLost,
     /// A newer login of the same agent took over (G-24).
     Replaced,
+    /// The CCB is given back to the pool: log in again, with the token, for another one (G-09).
+    LogInAgain {
+        /// The login ends after these milliseconds.
+        within_ms: u32,
+    },
     /// The login is over.
     LoggedOut {
         /// Why.

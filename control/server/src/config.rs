@@ -6,7 +6,7 @@ use base::CcbId;
 use control_core::Cidr;
 
 use crate::bus::BusConfig;
-use crate::recordings;
+use crate::{pool, recordings};
 
 /// How often trunks are asked whether they are there, in seconds.
 pub const OPTIONS_S: u32 = 30;
@@ -62,6 +62,8 @@ pub struct Config {
     pub recordings: Option<recordings::Config>,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
     pub options_s: u32,
+    /// The CCBs that are started and stopped with the load or by order; none without.
+    pub pool: Option<pool::Config>,
     /// The bus on which this blade meets others.
     pub bus: BusConfig,
     /// Its name there: 1 to 64 letters, digits, dashes or underscores.
@@ -121,6 +123,7 @@ impl Config {
             trace_to: Vec::new(),
             recordings: None,
             options_s: OPTIONS_S,
+            pool: None,
             bus: BusConfig::Alone,
             blade: host_name(),
             cluster: CLUSTER.to_owned(),

@@ -33,6 +33,7 @@ mod error;
 mod forwards;
 mod login;
 mod orders;
+mod pool;
 mod queues;
 pub mod serve;
 mod traces;

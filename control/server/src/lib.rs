@@ -9,6 +9,7 @@ mod http;
 mod link;
 mod owner;
 mod password;
+pub mod pool;
 pub mod recordings;
 mod records;
 mod secret;
@@ -24,14 +25,14 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use bus::{BusConfig, LocalBus, NatsConfig};
 pub use config::{CLUSTER, CcbConfig, Config, HashCost, OPTIONS_S, host_name};
 pub use control_core::{
-    Cidr, Destination, MIX_RULE, MIXES, PROMPT_RULE, QUEUE_RULE, Route, Service, is_prompt_name,
-    is_queue_name, path_name, reason_name, spool_name,
+    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, QUEUE_RULE, Route, Service,
+    is_prompt_name, is_queue_name, path_name, reason_name, spool_name,
 };
 pub use directory::{
     Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError, Identity,
@@ -54,6 +55,8 @@ pub struct Server {
     admin: UnixListener,
     app: http::App,
     owner: owner::Owner,
+    /// What the pool's drivers are told.
+    slots: Option<mpsc::UnboundedReceiver<pool::Tell>>,
     bus: Option<bus::Bus>,
     directory: Directory,
 }
@@ -98,6 +101,12 @@ impl Server {
         });
         let ccbs: Vec<_> = config.ccbs.iter().map(|ccb| ccb.id).collect();
         let mut owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
+        let mut slots = None;
+        if let Some(pool) = &config.pool {
+            let (tell, told) = mpsc::unbounded_channel();
+            owner.keep_slots(pool::remembered(state, &pool.slots), pool.marks, tell);
+            slots = Some(told);
+        }
         let place =
             bus::Place { blade: config.blade.as_str().into(), cluster: config.cluster.clone() };
         let bus = bus::open(config.bus.clone(), place, blade.clone()).map(|(mouth, bus)| {
@@ -136,7 +145,7 @@ impl Server {
             bus: bus.as_ref().map(bus::Bus::state),
             started_at: clock::now(),
         });
-        Ok(Server { config, http, admin, app, owner, bus, directory })
+        Ok(Server { config, http, admin, app, owner, slots, bus, directory })
     }
 
     /// The addresses that serve HTTP, with the ports that were chosen.
@@ -163,6 +172,9 @@ impl Server {
             if let Err(error) = link::start(ccb.clone(), blade.clone()) {
                 tracing::error!(ccb = ccb.id.0, %error, "no thread for the link to a data plane");
             }
+        }
+        if let Some((pool, told)) = self.config.pool.zip(self.slots) {
+            background.spawn(pool::serve(pool, self.config.state, told, blade.clone()));
         }
         let mut serving = JoinSet::new();
         let limits = http::serve::Limits::of_listeners(self.http.len());

@@ -9,12 +9,14 @@ use base::{CallRef, CcbId, Instant, WorkerId};
 use control_core::cluster::{BladeName, Heard};
 use control_core::{
     Blade, CcbStatus, CloseReason, Collected, DeskMessage, End, Granted, Input, LoginKey,
-    LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision, Trace, spool_name,
+    LoginRefusal, LoginRequest, Marks, OpOutcome, Order, Output, PoolOrder, PoolRefusal, Provision,
+    SlotState, Trace, spool_name,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::bus::Mouth;
 use crate::clock;
+use crate::pool::Tell;
 use crate::records::RecordSender;
 
 /// Requests that wait for the owner; more wait at their sender.
@@ -60,6 +62,10 @@ pub enum Ask {
     Trace { ccb: CcbId, worker: WorkerId, trace: Box<Trace>, done: oneshot::Sender<Ended> },
     /// A call's record is written.
     Recorded { ccb: CcbId, call: CallRef },
+    /// An order for the pool.
+    Pool(PoolOrder, oneshot::Sender<Result<CcbId, PoolRefusal>>),
+    /// A slot's process is gone for good.
+    SlotStopped(CcbId),
     /// The bus says something.
     Bus(Heard),
     /// Somebody reads.
@@ -151,6 +157,13 @@ impl BladeHandle {
         answer
     }
 
+    /// Orders something of the pool.
+    pub async fn pool(&self, order: PoolOrder) -> Result<CcbId, PoolRefusal> {
+        let (done, answer) = oneshot::channel();
+        self.tell(Ask::Pool(order, done)).await;
+        answer.await.unwrap_or(Err(PoolRefusal::Away))
+    }
+
     /// Orders a trace of one worker, or its end.
     pub async fn trace(&self, ccb: CcbId, worker: WorkerId, trace: Trace) -> OpOutcome {
         let (done, answer) = oneshot::channel();
@@ -176,6 +189,9 @@ impl BladeHandle {
 pub struct Owner {
     blade: Blade,
     asks: Asks,
+    pooled: HashMap<u64, oneshot::Sender<Result<CcbId, PoolRefusal>>>,
+    /// None when this blade has no slots.
+    slots: Option<mpsc::UnboundedSender<Tell>>,
     /// None when this blade is alone.
     bus: Option<Mouth>,
     /// None when no records are kept.
@@ -200,6 +216,8 @@ impl Owner {
         Owner {
             blade: Blade::new(clock::now(), Process::current(), ccbs),
             asks,
+            pooled: HashMap::new(),
+            slots: None,
             bus: None,
             records,
             doorbells: HashMap::new(),
@@ -219,6 +237,17 @@ impl Owner {
     pub fn join(&mut self, name: BladeName, incarnation: u64, bus: Mouth) {
         self.blade.join(name, incarnation);
         self.bus = Some(bus);
+    }
+
+    /// Gives the blade its slots; `tell` goes to their drivers.
+    pub fn keep_slots(
+        &mut self,
+        slots: Vec<(CcbId, SlotState)>,
+        marks: Option<Marks>,
+        tell: mpsc::UnboundedSender<Tell>,
+    ) {
+        self.blade.pool(clock::now(), slots, marks);
+        self.slots = Some(tell);
     }
 
     /// Serves until every handle is gone.
@@ -304,6 +333,11 @@ impl Owner {
                 self.give(Input::Trace { reply, ccb, worker, trace });
             }
             Ask::Recorded { ccb, call } => self.give(Input::Recorded { ccb, call }),
+            Ask::Pool(order, done) => {
+                self.pooled.insert(reply, done);
+                self.give(Input::Pool { reply, order });
+            }
+            Ask::SlotStopped(ccb) => self.give(Input::SlotStopped { ccb }),
             Ask::Bus(heard) => self.give(Input::Bus(heard)),
             Ask::Look(look) => look(&self.blade, clock::now()),
         }
@@ -348,12 +382,28 @@ impl Owner {
                     let _ = done.send((result, digits));
                 }
             }
+            Output::Pool { reply, result } => {
+                if let Some(done) = self.pooled.remove(&reply) {
+                    let _ = done.send(result);
+                }
+            }
+            Output::Slot { ccb, order } => self.tell_slot(Tell::Order(ccb, order)),
+            Output::Slots(slots) => slots
+                .into_iter()
+                .for_each(|(ccb, state)| self.tell_slot(Tell::Remember(ccb, state))),
             Output::Bus(say) => {
                 if let Some(heard) = self.bus.as_ref().and_then(|bus| bus.say(say)) {
                     self.refused.push(heard);
                 }
             }
             other => log(&other),
+        }
+    }
+
+    fn tell_slot(&self, tell: Tell) {
+        if let Some(slots) = &self.slots {
+            // It ends only with the process.
+            let _ = slots.send(tell);
         }
     }
 
@@ -427,6 +477,12 @@ fn log(output: &Output) {
                 true => tracing::info!(ccb, %address, "a trunk answers again"),
                 false => tracing::warn!(ccb, %address, "a trunk does not answer"),
             }
+        }
+        Output::Scaled { wish, result: Ok(_) } => {
+            tracing::info!(?wish, "the CDM changes the pool");
+        }
+        Output::Scaled { wish, result: Err(why) } => {
+            tracing::warn!(?wish, why = why.text(), "the CDM cannot change the pool");
         }
         Output::SourceBanned { ccb, address, seconds } => {
             tracing::warn!(

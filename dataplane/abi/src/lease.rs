@@ -357,6 +357,19 @@ pub mod word {
         .is_ok()
     }
 
+    /// The reservation `counter` of `holder` is not used and becomes free; false when it is not there, or bound.
+    pub fn give_back(word: &AtomicU64, holder: CcbId, counter: u32) -> bool {
+        update(word, |state| match state {
+            LeaseState::Reserved { holder: has, counter: of, .. }
+                if (has, of) == (holder, counter) =>
+            {
+                Some(u64::from(next(counter)))
+            }
+            _ => None,
+        })
+        .is_ok()
+    }
+
     /// Whatever lease `holder` has becomes free; false when it has none.
     pub fn free_of(word: &AtomicU64, holder: CcbId) -> bool {
         update(word, |state| {

@@ -47,6 +47,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
         ..MediaConfig::of_ccb(CCB.0)
     };
     let config = Config {
+        pool: None,
         control: Control {
             // Each location's agents reach the CTI at their own address (S1-018).
             http: locations.iter().map(|at| SocketAddr::new(at.ip, options.http)).collect(),

@@ -1,14 +1,14 @@
 //! What desks order, and what they are told of their agents' seats.
 
 use abi::{OpResult, Party};
-use base::{CallRef, CcbId, Instant};
+use base::{CallRef, CcbId, Instant, WorkerId};
 
 use super::Blade;
 use super::desk;
-use super::side::Side;
+use super::side::{Purpose, Side};
 use crate::calls::Call;
 use crate::login::{Desk, LoginKey};
-use crate::message::{CallEvent, DeskCommand, DeskMessage, OpOutcome, Output};
+use crate::message::{CallEvent, DeskCommand, DeskMessage, OpOutcome, Output, Trace};
 use crate::seat::{SeatChange, SeatEvent};
 
 impl Blade {
@@ -169,6 +169,55 @@ impl Blade {
             let message = desk::message_of(event, call, leg, queue);
             out.push(Output::Desk { socket, message });
         }
+    }
+
+    /// Releases a call. It ends with exactly one [`Output::Done`].
+    pub(super) fn release(
+        &mut self,
+        now: Instant,
+        reply: u64,
+        ccb: CcbId,
+        call: CallRef,
+        out: &mut Vec<Output>,
+    ) {
+        let side = self.sides.get_mut(&ccb);
+        let known = side.and_then(|side| {
+            let region = side.region()?;
+            side.calls.find(call)?;
+            region.calls().owner(call.slot).map(|worker| (side, worker))
+        });
+        match known {
+            None => out.push(Output::Done { reply, result: OpOutcome::Unknown, digits: None }),
+            Some((side, _)) if !side.link => {
+                out.push(Output::Done { reply, result: OpOutcome::Gone, digits: None });
+            }
+            Some((side, worker)) => {
+                let command = |op| abi::Command::Release { op, call, cause: 0 };
+                side.send(now, worker, Purpose::Asked { reply }, &[], command, out);
+            }
+        }
+    }
+
+    /// Orders a trace of one worker, or its end. It ends with exactly one [`Output::Done`].
+    pub(super) fn trace(
+        &mut self,
+        now: Instant,
+        reply: u64,
+        (ccb, worker): (CcbId, WorkerId),
+        trace: Trace,
+        out: &mut Vec<Output>,
+    ) {
+        let side = self.sides.get_mut(&ccb).filter(|side| side.link);
+        let has = |side: &&mut Side| {
+            side.region().is_some_and(|region| worker.0 < region.layout().workers)
+        };
+        let Some(side) = side.filter(has) else {
+            return out.push(Output::Done { reply, result: OpOutcome::Gone, digits: None });
+        };
+        let Trace { id, to, until, serial, number } = trace;
+        let until = until.as_nanos();
+        let command = |op| abi::Command::Trace { op, trace: id, to, until, serial };
+        side.send(now, worker, Purpose::Asked { reply }, number.as_bytes(), command, out);
     }
 
     /// The phone that rings is to be answered.

@@ -251,8 +251,12 @@ impl Entry {
             Desk::Attached(_) => abi::CtiState::Connected,
             Desk::Away(_) => abi::CtiState::Lost,
         };
+        let state = match self.draining {
+            true => abi::AgentState::Draining,
+            false => abi::AgentState::LoggedIn,
+        };
         let mut row = abi::AgentRow {
-            state: abi::AgentState::LoggedIn.into(),
+            state: state.into(),
             login_epoch: login.epoch,
             tenant: login.tenant.0,
             location: u32::from(self.location.0),

@@ -81,6 +81,7 @@ impl Blade {
             offered: false,
             denied_until: Instant::ZERO,
             after: Duration::ZERO,
+            draining: false,
         };
         entry.mark(login.tenant, &self.forwards);
         if !write_login(&region, login, &entry) {
@@ -191,6 +192,7 @@ impl Blade {
         row: AgentRow,
         out: &mut Vec<Output>,
     ) {
+        let draining = self.is_draining(ccb);
         let Some(side) = self.sides.get_mut(&ccb) else {
             return;
         };
@@ -226,10 +228,11 @@ impl Blade {
             offered: false,
             denied_until: Instant::ZERO,
             after: Duration::ZERO,
+            draining,
         };
         let agent = (login.tenant, login.agent);
         let other = self.newest.get(&agent).copied();
-        let is_over = row.state() != AgentState::LoggedIn
+        let is_over = !matches!(row.state(), AgentState::LoggedIn | AgentState::Draining)
             || secret.epoch != row.login_epoch
             || other.is_some_and(|other| other.epoch >= login.epoch);
         if is_over {

@@ -116,7 +116,7 @@ impl Blade {
             return self.queueing.acd.unseat(login);
         };
         let runs = self.cdm.ccb(entry.ccb).is_some_and(|ccb| ccb.status == CcbStatus::Normal);
-        let may = runs && !entry.offered && now >= entry.denied_until;
+        let may = runs && !entry.draining && !entry.offered && now >= entry.denied_until;
         let mut idle = entry.seat.idle_since().filter(|_| may);
         let region = self.sides.get(&entry.ccb).and_then(Side::region);
         if idle.is_some() && !region.is_some_and(|it| side::is_idle(&it, entry.slot)) {

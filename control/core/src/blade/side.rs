@@ -155,6 +155,7 @@ pub(super) enum Purpose {
         call: CallRef,
         name: Arc<str>,
     },
+    Drain,
     /// Somebody waits for its end.
     Asked {
         reply: u64,

@@ -13,6 +13,7 @@ use abi::{
 
 mod forwards;
 mod orders;
+mod pool;
 mod queues;
 
 const WORKERS: u8 = 2;

@@ -14,7 +14,7 @@ use control_core::{CcbView, Counts, End, LoginView, OpOutcome, SeatState, spool_
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, forwards, orders, queues, traces};
+use super::{ApiError, App, forwards, orders, pool, queues, traces};
 use crate::bus::BusState;
 use crate::directory::Identity;
 use crate::records::RecordState;
@@ -39,6 +39,9 @@ pub fn router(app: App) -> Router {
         .route("/v1/calls/{call}/release", post(release))
         .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
         .route("/v1/ccbs/{ccb}/calls/{call}/release", post(release_on))
+        .route("/v1/pool", get(pool::list))
+        .route("/v1/pool/apply", post(pool::apply))
+        .route("/v1/pool/{ccb}/release", post(pool::release))
         .route("/v1/traces", post(traces::start))
         .route("/v1/traces/{trace}", delete(traces::stop))
         .with_state(app)

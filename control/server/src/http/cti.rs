@@ -138,6 +138,8 @@ enum DeskBody {
     PhoneLost,
     /// A newer login of the same agent took over.
     Replaced,
+    /// The CCB is given back to the pool: log in again with the token; the login ends after these milliseconds.
+    LogInAgain { within_ms: u32 },
     /// The login is over.
     LoggedOut { reason: &'static str },
     /// The agent calls.
@@ -443,6 +445,7 @@ fn body_of(message: DeskMessage) -> DeskBody {
         }
         DeskMessage::PhoneLost => DeskBody::PhoneLost,
         DeskMessage::Replaced => DeskBody::Replaced,
+        DeskMessage::LogInAgain { within_ms } => DeskBody::LogInAgain { within_ms },
         DeskMessage::LoggedOut { end } => DeskBody::LoggedOut { reason: end.name() },
         DeskMessage::Digit { serial, party, own, digit, duration_ms } => {
             let (call, by) = (records::serial_text(serial), if own { "own" } else { "other" });

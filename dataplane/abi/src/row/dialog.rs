@@ -318,6 +318,32 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_row_knows_another_blade() {
+        let mut leg = LegRow::default();
+        assert_eq!(leg.party(), None);
+        let all = [
+            Party::Agent(AgentSlot(7), u32::MAX),
+            Party::Trunk(u32::MAX),
+            Party::Peer(CcbId(u16::MAX)),
+        ];
+        for party in all {
+            leg.set_party(party);
+            assert_eq!(leg.party(), Some(party));
+        }
+        leg.party = 1 << 16;
+        assert_eq!(leg.party(), None, "no CCB has that number");
+        let mut row = DialogRow { lease_agent: 1, lease_counter: 2, ..DialogRow::default() };
+        row.lease_holder = 3;
+        assert_eq!(row.lease(), None);
+        row.flags = DialogRow::HAS_LEASE;
+        assert_eq!(row.lease(), Some((AgentSlot(1), 2, CcbId(3))));
+        row.lease_holder = 1 << 16;
+        assert_eq!(row.lease(), None);
+        let secret = SecretRow { lease_token: [0x5a; 16], ..SecretRow::default() };
+        assert!(!format!("{secret:?}").contains("90"), "{secret:?}");
+    }
+
+    #[test]
     fn texts_come_back_or_are_too_long() {
         let mut row = DialogRow::default();
         let texts: [&[u8]; 8] =

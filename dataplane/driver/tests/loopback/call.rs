@@ -48,14 +48,14 @@ pub fn write_tables(plane: &Plane) {
 }
 
 /// A phone: a SIP socket, and an RTP and an RTCP socket on a pair of ports.
-struct Phone {
+pub struct Phone {
     sip: UdpSocket,
     rtp: UdpSocket,
     rtcp: UdpSocket,
 }
 
 impl Phone {
-    fn new(ip: &str) -> Phone {
+    pub fn new(ip: &str) -> Phone {
         for _ in 0..1_000 {
             let rtp = peer(ip);
             let port = rtp.local_addr().expect("it is bound").port();
@@ -119,7 +119,7 @@ impl Phone {
         self.sip.send_to(bytes, to).expect("loopback takes it");
     }
 
-    fn register(&self, registrar: SocketAddr) {
+    pub fn register(&self, registrar: SocketAddr) {
         let address = format!("<sip:{USER}@{REALM}>");
         let uri = format!("sip:{registrar}");
         let request = |cseq: u32| {
@@ -171,21 +171,34 @@ pub fn expect_datagram(socket: &UdpSocket, bytes: &[u8], from: SocketAddr) {
 }
 
 /// A call that stands, as the caller sees it.
-struct Call {
+pub struct Call {
     answered: String,
     caller_media: SocketAddr,
     callee_media: SocketAddr,
 }
 
 fn set_up(plane: &Plane, caller: &Phone, callee: &Phone, id: &str) -> Call {
-    let (east, west) = (plane.sip(0), plane.sip(1));
-    let uri = format!("sip:1001@{east}");
+    set_up_over([plane, plane], "1001", [caller, callee], id, || {})
+}
+
+/// A call that comes in at the first data plane's first location and goes out at the second's second; control does
+/// something meanwhile.
+pub fn set_up_over(
+    planes: [&Plane; 2],
+    number: &str,
+    [caller, callee]: [&Phone; 2],
+    id: &str,
+    meanwhile: impl FnOnce(),
+) -> Call {
+    let (east, west) = (planes[0].sip(0), planes[1].sip(1));
+    let uri = format!("sip:{number}@{east}");
     let invite = caller
         .request("INVITE", &uri, id, 1, &format!("i{id}"))
         .header("From", format!("<sip:555@{}>;tag=caller", caller.addr()))
         .header("To", format!("<{uri}>"))
         .finish(Some(("application/sdp", &sip::sdp::offer(&caller.own()))));
     caller.send(&invite, east);
+    meanwhile();
     let (offered, from) = callee.expect("INVITE ");
     assert_eq!(from, west, "the callee sees its own location only");
     let callee_media = media_of(&offered);
@@ -220,20 +233,24 @@ fn set_up(plane: &Plane, caller: &Phone, callee: &Phone, id: &str) -> Call {
 }
 
 fn hang_up(plane: &Plane, caller: &Phone, callee: &Phone, call: &Call, id: &str) {
+    hang_up_over([plane, plane], [caller, callee], call, id);
+}
+
+pub fn hang_up_over(planes: [&Plane; 2], [caller, callee]: [&Phone; 2], call: &Call, id: &str) {
     let target = uri_of(&header(&call.answered, Header::Contact));
     let bye = caller
         .request("BYE", &target, id, 2, &format!("b{id}"))
         .header("From", header(&call.answered, Header::From))
         .header("To", header(&call.answered, Header::To))
         .finish(None);
-    caller.send(&bye, plane.sip(0));
+    caller.send(&bye, planes[0].sip(0));
     caller.expect("SIP/2.0 200");
     let (bye, from) = callee.expect("BYE ");
     let message = lex(bye.as_bytes()).expect("a BYE");
-    callee.send(&response(&message, 200, "OK", None, from, &[], None), plane.sip(1));
+    callee.send(&response(&message, 200, "OK", None, from, &[], None), planes[1].sip(1));
 }
 
-fn relay_both_ways(caller: &Phone, callee: &Phone, call: &Call, sequences: Range<u16>) {
+pub fn relay_both_ways(caller: &Phone, callee: &Phone, call: &Call, sequences: Range<u16>) {
     for sequence in sequences {
         let (there, back) = (rtp(sequence, 1), rtp(sequence, 2));
         caller.rtp.send_to(&there, call.caller_media).expect("loopback takes it");

@@ -1,8 +1,9 @@
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
-use abi::{Command, Event, OpResult, Wake};
+use abi::{Command, Event, OpResult, Region, Wake};
 use base::WorkerId;
 use driver::MediaChoice;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -52,6 +53,15 @@ impl Control {
         assert_eq!(fds.len(), 1 + workers as usize);
         let own_bell = fds.remove(0);
         Control { socket, own_bell, worker_bells: fds }
+    }
+
+    /// Orders something of a worker.
+    pub fn order(&self, region: &Arc<Region>, worker: WorkerId, command: Command, blob: &[u8]) {
+        let pushed = region.command_sender(worker).push(&command, blob);
+        if pushed.expect("the ring has room") == Wake::Needed {
+            let bell = &self.worker_bells[usize::from(worker.0)];
+            rustix::io::write(bell, &1u64.to_ne_bytes()).expect("an eventfd");
+        }
     }
 
     fn is_let_go(&self) -> bool {

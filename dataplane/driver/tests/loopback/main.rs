@@ -3,6 +3,7 @@
 #[macro_use]
 mod plane;
 
+mod blades;
 mod call;
 mod garbage;
 mod link;

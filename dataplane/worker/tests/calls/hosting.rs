@@ -9,7 +9,7 @@ use base::{AgentSlot, CallRef, CcbId, LocationId, Medium, Transport};
 use worker::Verdict;
 
 use crate::house::{AGENT_A, AGENT_B, House, OFFER, TRUNK, header, with};
-use crate::transfers::{invite_from, refer, told};
+use crate::transfers::{invite_from, refer, replacing, told, within};
 
 /// The blade where calls begin, and the home of the agent 2001.
 const ONE: &str = "10.1.0.1:5060";
@@ -70,34 +70,13 @@ impl Blades {
 
     /// The home's control grants the agent's lease to the first blade.
     fn grant(&mut self, agent: AgentSlot, purpose: Purpose) -> LeaseTicket {
-        let region = self.two.region();
-        let leases = region.leases();
-        let counter = leases.reserve(agent, Medium::Voice, CcbId(1), purpose, self.two.now);
-        let counter = counter.expect("the word is free");
         self.minted += 1;
-        let token = [self.minted; 16];
-        let secret = region.secrets().read(agent).expect("a row");
-        let row = SecretRow { lease_counter: counter, lease_token: token, ..secret };
-        region.secrets().write(agent, &row);
-        let incarnation = region.header().data_plane().incarnation;
-        let fence = Fence { epoch: 5, incarnation, counter };
-        LeaseTicket { fence, token: LeaseToken(token), purpose, by: CcbId(1) }
+        granted(&self.two, agent, CcbId(1), purpose, self.minted)
     }
 
     /// The first blade's control says that a call goes to an agent of the second.
-    fn host(&mut self, (ask, call): (u64, CallRef), number: &str, value: &str) -> OpResult {
-        let command = Command::Host {
-            op: 9,
-            ask,
-            call,
-            home: CcbId(2),
-            address: TWO.parse().expect("an address"),
-            location: LocationId(0),
-            transport: Transport::Udp,
-        };
-        self.one.command(command, format!("{number}.demo\n{number}\n{value}").as_bytes());
-        let done = self.one.done();
-        let result = done.iter().find(|(op, _)| *op == 9).expect("a completion").1;
+    fn host(&mut self, question: (u64, CallRef), number: &str, value: &str) -> OpResult {
+        let result = host_at(&mut self.one, CcbId(2), TWO, question, number, value);
         self.pump();
         result
     }
@@ -149,6 +128,13 @@ impl Blades {
         self.rtp(!at_one, u32::from(to.port() - 30_000) / 2, &source, sequence)
     }
 
+    /// The second blade's tag in the dialog with the first.
+    fn tag_of_two(&self, call_id: &str) -> String {
+        let of_call = |text: &&String| text.starts_with("ACK ") && text.contains(call_id);
+        let ack = self.seen.iter().find(of_call).expect("an ACK");
+        header(ack, "To: ").split_once(";tag=").expect("a tag").1.to_owned()
+    }
+
     fn word(&self) -> LeaseState {
         self.two.region().leases().read(AGENT, Medium::Voice)
     }
@@ -173,6 +159,37 @@ impl Blades {
         self.two.reply(AGENT_A, &bye, 200, "t1", None);
         self.pump();
     }
+}
+
+/// The home's control grants an agent's lease to another CCB.
+fn granted(home: &House, agent: AgentSlot, by: CcbId, purpose: Purpose, minted: u8) -> LeaseTicket {
+    let region = home.region();
+    let counter = region.leases().reserve(agent, Medium::Voice, by, purpose, home.now);
+    let counter = counter.expect("the word is free");
+    let token = [minted; 16];
+    let secret = region.secrets().read(agent).expect("a row");
+    let row = SecretRow { lease_counter: counter, lease_token: token, ..secret };
+    region.secrets().write(agent, &row);
+    let incarnation = region.header().data_plane().incarnation;
+    let fence = Fence { epoch: 5, incarnation, counter };
+    LeaseTicket { fence, token: LeaseToken(token), purpose, by }
+}
+
+/// The holder's control says that a call goes to an agent of another CCB.
+fn host_at(
+    holder: &mut House,
+    home: CcbId,
+    address: &str,
+    (ask, call): (u64, CallRef),
+    number: &str,
+    value: &str,
+) -> OpResult {
+    let address = address.parse().expect("an address");
+    let (location, transport) = (LocationId(0), Transport::Udp);
+    let command = Command::Host { op: 9, ask, call, home, address, location, transport };
+    holder.command(command, format!("{number}.demo\n{number}\n{value}").as_bytes());
+    let done = holder.done();
+    done.iter().find(|(op, _)| *op == 9).expect("a completion").1
 }
 
 #[test]
@@ -439,7 +456,7 @@ fn without_a_ticket_another_blade_is_a_stranger() {
 #[test]
 fn a_ticket_crosses_no_border() {
     let mut blades = Blades::new();
-    let mut ask = |blades: &mut Blades, value: &str| {
+    let ask = |blades: &mut Blades, value: &str| {
         let call_id = format!("c{}", value.len());
         let text = blades.one.invite("2001", &call_id, Some(OFFER));
         let line = format!("Jackfield-Lease: {value}");
@@ -645,6 +662,405 @@ fn a_hosted_agent_gives_its_caller_to_an_agent_whom_the_holder_hosts_too() {
         let bye = blades.two.next_to(AGENT_B);
         assert!(bye.starts_with("BYE "), "{bye}");
         blades.two.reply(AGENT_B, &bye, 200, "t2", None);
+        blades.expect_nothing_left();
+    }
+}
+
+/// The hosted agent talks to the caller (c1) and dials somebody else meanwhile; our INVITE to its phone, our 200
+/// to the caller, our 200 to the phone. Who is dialled is an agent of the holder's blade or of the home.
+fn consults(blades: &mut Blades, of_holder: bool) -> [String; 3] {
+    let (invite, ok) = blades.connect("c1");
+    let number = if of_holder { "1003" } else { "2002" };
+    let there = if of_holder { &mut blades.one } else { &mut blades.two };
+    there.register(number, AGENT_B);
+    invite_from(&mut blades.two, AGENT_A, "2001", number, "b1");
+    assert!(blades.two.next_to(AGENT_A).starts_with("SIP/2.0 100 "));
+    if of_holder {
+        let question = blades.two.asked(number);
+        let ticket = granted(&blades.one, AGENT, CcbId(2), Purpose::Call, 200);
+        let value = ticket.to_value();
+        let result = host_at(&mut blades.two, CcbId(1), ONE, question, number, &value);
+        assert_eq!(result, OpResult::Ok);
+        blades.pump();
+    }
+    let there = if of_holder { &mut blades.one } else { &mut blades.two };
+    let offered = there.next_to(AGENT_B);
+    there.reply(AGENT_B, &offered, 200, "t2", Some(OFFER_B));
+    assert!(there.next_to(AGENT_B).starts_with("ACK "));
+    blades.pump();
+    let answered = blades.two.next_to(AGENT_A);
+    assert!(answered.starts_with("SIP/2.0 200 "), "{answered}");
+    blades.two.send(AGENT_A, &within("ACK", AGENT_A, &answered, 2));
+    blades.pump();
+    let LeaseState::Bound { holder, legs, .. } = blades.word() else { panic!("it is bound") };
+    assert_eq!((holder, legs), (CcbId(1), 2), "both calls share the word");
+    [invite, ok, answered]
+}
+
+#[test]
+fn a_hosted_agent_joins_the_two_whom_it_talks_to() {
+    for of_holder in [true, false] {
+        let mut blades = Blades::new();
+        let [invite, ok, answered] = consults(&mut blades, of_holder);
+        let text = refer(&blades.two, &invite, 2, &replacing(&answered, ""));
+        blades.two.send(AGENT_A, &text);
+        assert!(blades.two.next_to(AGENT_A).starts_with("SIP/2.0 202 "));
+        blades.pump();
+        // The blade that has both parties asks the caller whether it can do what the other does.
+        told(&mut blades.two, AGENT_A, "100 Trying");
+        let change = blades.one.next_to(TRUNK);
+        blades.one.reply(TRUNK, &change, 200, "", Some(OFFER));
+        blades.pump();
+        blades.pass_ms(100);
+        told(&mut blades.two, AGENT_A, "200 OK");
+        let done = [&blades.one, &blades.two].map(|it| it.count(Counter::TransfersCompleted));
+        assert_eq!(done, if of_holder { [1, 0] } else { [0, 1] });
+        blades.one.drain_to(TRUNK);
+        let there = if of_holder { &mut blades.one } else { &mut blades.two };
+        let tell = there.next_to(AGENT_B);
+        there.reply(AGENT_B, &tell, 200, "t2", Some(OFFER_B));
+        assert!(there.next_to(AGENT_B).starts_with("ACK "));
+        // The second call ends by itself; the phone hangs up the first.
+        blades.pump();
+        let bye = blades.two.next_to(AGENT_A);
+        assert!(bye.starts_with("BYE "), "{bye}");
+        blades.two.reply(AGENT_A, &bye, 200, "t1", None);
+        let bye = blades.two.within("BYE", &invite, "", 3, None);
+        blades.two.send(AGENT_A, &bye);
+        blades.pump();
+        assert!(matches!(blades.word(), LeaseState::Free { .. }), "{:?}", blades.word());
+        // The two talk on, over one blade or both, until one hangs up.
+        for sequence in 1..50 {
+            assert_eq!(blades.rtp(true, 0, CALLER_RTP, sequence), PHONE_RTP);
+        }
+        let bye = blades.one.within("BYE", &ok, "c1", 2, None);
+        blades.one.send(TRUNK, &bye);
+        assert!(blades.one.next_to(TRUNK).starts_with("SIP/2.0 200 "));
+        blades.pump();
+        let there = if of_holder { &mut blades.one } else { &mut blades.two };
+        let bye = there.next_to(AGENT_B);
+        assert!(bye.starts_with("BYE "), "{bye}");
+        there.reply(AGENT_B, &bye, 200, "t2", None);
+        blades.expect_nothing_left();
+    }
+}
+
+#[test]
+fn who_rings_for_another_blade_asks_nobody() {
+    let mut blades = Blades::new();
+    let invite = blades.ring("c1");
+    invite_from(&mut blades.two, AGENT_A, "2001", "777", "b1");
+    assert!(blades.two.next_to(AGENT_A).starts_with("SIP/2.0 100 "));
+    assert!(blades.two.next_to(AGENT_A).starts_with("SIP/2.0 486 "));
+    blades.two.reply(AGENT_A, &invite, 486, "t1", None);
+    blades.pump();
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn the_holder_s_control_moves_a_hosted_agent_s_caller() {
+    let mut blades = Blades::new();
+    blades.one.register("1003", AGENT_B);
+    let (_, ok) = blades.connect("c1");
+    let call = blades.one.calls()[0];
+    let call = CallRef { slot: call.0, generation: call.1.generation };
+    blades.one.command(Command::Transfer { op: 4, call, leg: 1 }, b"1003");
+    assert!(blades.one.done().contains(&(4, OpResult::Ok)));
+    let offered = blades.one.next_to(AGENT_B);
+    blades.one.reply(AGENT_B, &offered, 200, "t2", Some(OFFER_B));
+    blades.pump();
+    let change = blades.one.next_to(TRUNK);
+    blades.one.reply(TRUNK, &change, 200, "", Some(OFFER));
+    // A blade is no phone that hangs up by itself; we do.
+    blades.pass_ms(5_100);
+    let bye = blades.two.next_to(AGENT_A);
+    assert!(bye.starts_with("BYE "), "{bye}");
+    blades.two.reply(AGENT_A, &bye, 200, "t1", None);
+    blades.pump();
+    assert!(matches!(blades.word(), LeaseState::Free { .. }));
+    blades.one.drain();
+    let bye = blades.one.within("BYE", &ok, "c1", 2, None);
+    blades.one.send(TRUNK, &bye);
+    assert!(blades.one.next_to(TRUNK).starts_with("SIP/2.0 200 "));
+    let bye = blades.one.next_to(AGENT_B);
+    blades.one.reply(AGENT_B, &bye, 200, "t2", None);
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn only_who_was_asked_is_heard_of_a_transfer() {
+    let mut blades = Blades::new();
+    let (invite, ok) = blades.connect("c1");
+    // No REFER was sent, so there is no subscription; and a phone is no holder.
+    let hello = blades.seen[0].clone();
+    let call_id = header(&hello, "Call-ID: ");
+    let tag = blades.tag_of_two(call_id);
+    let body = "SIP/2.0 200 OK\r\n";
+    let notify = format!(
+        "NOTIFY sip:x@10.1.0.2 SIP/2.0\r\nVia: SIP/2.0/UDP {ONE};branch=z9hG4bKn;rport\r\nFrom: {}\r\n\
+         To: {};tag={tag}\r\nCall-ID: {call_id}\r\nCSeq: 70 NOTIFY\r\nEvent: refer\r\n\
+         Contact: <sip:x@{ONE}>\r\nSubscription-State: active\r\nMax-Forwards: 70\r\n\
+         Content-Type: message/sipfrag\r\nContent-Length: {}\r\n\r\n{body}",
+        header(&hello, "From: "),
+        header(&hello, "To: "),
+        body.len()
+    );
+    blades.two.send(ONE, &notify);
+    assert!(blades.two.next_to(ONE).starts_with("SIP/2.0 481 "));
+    let notify = blades.two.within("NOTIFY", &invite, "", 5, None);
+    blades.two.send(AGENT_A, &notify);
+    assert!(blades.two.next_to(AGENT_A).starts_with("SIP/2.0 405 "));
+    blades.hang_up(&ok, "c1", 2);
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn a_call_outlives_the_data_planes_of_both_blades() {
+    let mut blades = Blades::new();
+    let (_, ok) = blades.connect("c1");
+    for sequence in 1..50 {
+        assert_eq!(blades.rtp(true, 0, CALLER_RTP, sequence), PHONE_RTP);
+        assert_eq!(blades.rtp(false, 1, PHONE_RTP, sequence), CALLER_RTP);
+    }
+    blades.pass_ms(1_000);
+    let word = blades.word();
+    for round in 0..3 {
+        for house in [&mut blades.one, &mut blades.two] {
+            let found = house.die();
+            assert_eq!((found.calls, found.leases_freed), (1, 0));
+            house.attach_control();
+        }
+        assert_eq!(blades.word(), word, "the word lives with its dialog");
+        let sequence = 60 + round;
+        assert_eq!(blades.rtp(true, 0, CALLER_RTP, sequence), PHONE_RTP);
+        assert_eq!(blades.rtp(false, 1, PHONE_RTP, sequence), CALLER_RTP);
+    }
+    let leg = blades.two.legs().into_iter().find(|row| row.leg == 0).expect("a row");
+    assert_eq!(leg.party(), Some(Party::Peer(CcbId(1))));
+    blades.hang_up(&ok, "c1", 2);
+    assert!(matches!(blades.word(), LeaseState::Free { .. }));
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn a_shared_word_of_another_blade_is_settled_after_a_death() {
+    let mut blades = Blades::new();
+    let [invite, _, answered] = consults(&mut blades, false);
+    blades.pass_ms(600);
+    assert_eq!(blades.two.die().calls, 2);
+    let LeaseState::Bound { holder, legs, .. } = blades.word() else { panic!("it is bound") };
+    assert_eq!((holder, legs), (CcbId(1), 2));
+    blades.two.send(AGENT_A, &within("BYE", AGENT_A, &answered, 3));
+    let bye = blades.two.next_to(AGENT_B);
+    blades.two.reply(AGENT_B, &bye, 200, "t2", None);
+    assert!(matches!(blades.word(), LeaseState::Bound { legs: 1, .. }));
+    let bye = blades.two.within("BYE", &invite, "", 3, None);
+    blades.two.send(AGENT_A, &bye);
+    blades.pump();
+    assert!(matches!(blades.word(), LeaseState::Free { .. }));
+    let bye = blades.one.next_to(TRUNK);
+    blades.one.reply(TRUNK, &bye, 200, "", None);
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn a_home_that_dies_while_it_rings_frees_the_agent() {
+    let mut blades = Blades::new();
+    let invite = blades.ring("c1");
+    blades.two.reply(AGENT_A, &invite, 180, "t1", None);
+    blades.pump();
+    assert_eq!(blades.two.die().unanswered, 1);
+    let again = blades.two.next_to(AGENT_A);
+    assert_eq!(header(&again, "Via: "), header(&invite, "Via: "));
+    assert!(!again.contains("Jackfield-Lease"), "{again}");
+    blades.two.reply(AGENT_A, &again, 180, "t1", None);
+    let cancel = blades.two.next_to(AGENT_A);
+    blades.two.reply(AGENT_A, &cancel, 200, "t1", None);
+    blades.two.reply(AGENT_A, &again, 487, "t1", None);
+    blades.pump();
+    let heard = blades.one.drain_to(TRUNK);
+    assert!(heard.last().expect("an answer").starts_with("SIP/2.0 500 "), "{heard:#?}");
+    assert!(matches!(blades.word(), LeaseState::Free { .. }));
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn a_holder_that_dies_while_it_rings_lets_the_agent_go() {
+    let mut blades = Blades::new();
+    let invite = blades.ring("c1");
+    blades.two.reply(AGENT_A, &invite, 180, "t1", None);
+    blades.pump();
+    assert_eq!(blades.one.die().unanswered, 1);
+    assert!(blades.one.next_to(TRUNK).starts_with("SIP/2.0 500 "));
+    // The same INVITE again, which the home knows; it says again that it rings, and is cancelled.
+    blades.pump();
+    let cancel = blades.two.next_to(AGENT_A);
+    assert!(cancel.starts_with("CANCEL "), "{cancel}");
+    blades.two.reply(AGENT_A, &cancel, 200, "t1", None);
+    blades.two.reply(AGENT_A, &invite, 487, "t1", None);
+    blades.pump();
+    assert!(matches!(blades.word(), LeaseState::Free { .. }));
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn a_death_frees_what_no_call_holds_and_leaves_what_is_promised() {
+    let mut blades = Blades::new();
+    blades.two.register("2002", AGENT_B);
+    let bound = blades.grant(AGENT, Purpose::Call);
+    let leases = blades.two.region().leases();
+    assert!(leases.bind(AGENT, Medium::Voice, CcbId(1), bound.fence.counter));
+    blades.grant(AgentSlot(1), Purpose::Call);
+    assert_eq!(blades.two.die().leases_freed, 1);
+    assert!(matches!(blades.word(), LeaseState::Free { .. }), "no call of ours has it");
+    let promised = blades.two.region().leases().read(AgentSlot(1), Medium::Voice);
+    assert!(matches!(promised, LeaseState::Reserved { holder: CcbId(1), .. }));
+}
+
+#[test]
+fn of_two_who_call_each_other_one_gives_way() {
+    let mut blades = Blades::new();
+    invite_from(&mut blades.two, AGENT_A, "2001", "1001", "b1");
+    assert!(blades.two.next_to(AGENT_A).starts_with("SIP/2.0 100 "));
+    let (ask, call) = blades.two.asked("1001");
+    let own = LeaseState::Bound {
+        holder: CcbId(2),
+        purpose: Purpose::Outgoing,
+        counter: 0,
+        legs: 1,
+        open: false,
+    };
+    assert_eq!(blades.word(), own);
+    blades.two.command(Command::Yield { op: 6, ask: ask + 1, call }, b"");
+    assert_eq!(blades.two.done(), [(6, OpResult::NoSuchCall)]);
+    blades.two.command(Command::Yield { op: 7, ask, call }, b"");
+    assert_eq!(blades.two.done(), [(7, OpResult::Ok)]);
+    assert!(matches!(blades.word(), LeaseState::Free { .. }), "before the completion");
+    let busy = blades.two.next_to(AGENT_A);
+    assert!(busy.starts_with("SIP/2.0 486 "), "{busy}");
+    assert!(header(&busy, "Reason: ").starts_with("SIP;cause=486;text="));
+    assert_eq!(blades.two.count(Counter::CallsYielded), 1);
+    // The other one's call comes.
+    let (_, ok) = blades.connect("c1");
+    blades.hang_up(&ok, "c1", 2);
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn only_a_question_gives_way() {
+    let mut blades = Blades::new();
+    // A trunk's call is nobody's own.
+    let (ask, call) = blades.ask("c1");
+    blades.one.command(Command::Yield { op: 7, ask, call }, b"");
+    assert_eq!(blades.one.done(), [(7, OpResult::Refused)]);
+    // The question stands, and so does the call once it was answered.
+    let ticket = blades.grant(AGENT, Purpose::Call);
+    assert_eq!(blades.host((ask, call), "2001", &ticket.to_value()), OpResult::Ok);
+    blades.one.command(Command::Yield { op: 8, ask, call }, b"");
+    assert_eq!(blades.one.done(), [(8, OpResult::NoSuchCall)]);
+    let row = blades.one.calls()[0].1;
+    assert_eq!(row.state(), CallState::Calling);
+    // An agent who talks and transfers asks, but has more than a question.
+    let invite = blades.two.next_to(AGENT_A);
+    blades.two.reply(AGENT_A, &invite, 200, "t1", Some(OFFER_B));
+    blades.pump();
+    let ok = blades.one.next_to(TRUNK);
+    blades.one.ack(TRUNK, &ok, "c1");
+    blades.pump();
+    blades.one.events();
+    let text = refer(&blades.two, &invite, 2, "<sip:777@10.1.0.2>");
+    blades.two.send(AGENT_A, &text);
+    let (ask, call) = asked_for_transfer(&mut blades, "777");
+    blades.one.command(Command::Yield { op: 9, ask, call }, b"");
+    assert_eq!(blades.one.done(), [(9, OpResult::Refused)]);
+    blades.two.drain();
+    blades.hang_up(&ok, "c1", 2);
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn an_agent_whose_phone_went_away_meanwhile_is_free() {
+    for forwards in [0, AgentRow::UNAVAILABLE] {
+        let mut blades = Blades::new();
+        let agents = blades.two.region().agents();
+        let row = agents.read(AGENT).expect("a row");
+        agents.write(AGENT, &AgentRow { forwards, ..row });
+        let question = blades.ask("c1");
+        let ticket = blades.grant(AGENT, Purpose::Call);
+        blades.two.region().registrations().write(AGENT, &Default::default());
+        blades.two.events();
+        assert_eq!(blades.host(question, "2001", &ticket.to_value()), OpResult::Ok);
+        assert!(matches!(blades.word(), LeaseState::Free { .. }), "{:?}", blades.word());
+        let asked = blades.two.events().into_iter().find_map(|event| match event {
+            Event::Asked { op, call, why: Why::Unavailable, .. } => Some((op, call)),
+            _ => None,
+        });
+        assert_eq!(asked.is_some(), forwards != 0);
+        if let Some((ask, call)) = asked {
+            let reject = Command::Reject { op: 1, ask, call, status: 480, retry_after_s: 0 };
+            blades.two.command(reject, b"");
+            blades.pump();
+        }
+        assert!(blades.one.next_to(TRUNK).starts_with("SIP/2.0 480 "));
+        blades.expect_nothing_left();
+    }
+}
+
+#[test]
+fn a_longer_session_is_asked_for_before_the_word_is_bound() {
+    let mut blades = Blades::new();
+    let question = blades.ask("c1");
+    let ticket = blades.grant(AGENT, Purpose::Call);
+    assert_eq!(
+        host_at(&mut blades.one, CcbId(2), TWO, question, "2001", &ticket.to_value()),
+        OpResult::Ok
+    );
+    let invite = blades.one.drain_to(TWO).pop().expect("an INVITE");
+    let interval = header(&invite, "Session-Expires: ").to_owned();
+    let brief = invite.replace(&format!("Session-Expires: {interval}"), "Session-Expires: 60");
+    blades.two.send(ONE, &brief);
+    let heard = blades.two.next_to(ONE);
+    assert!(heard.starts_with("SIP/2.0 422 "), "{heard}");
+    assert!(matches!(blades.word(), LeaseState::Reserved { .. }));
+    // The holder comes again with the same ticket, were the interval longer that the home wants.
+    let least = header(&heard, "Min-SE: ").to_owned();
+    let heard = heard.replace(&format!("Min-SE: {least}"), "Min-SE: 3600");
+    blades.one.send(TWO, &heard);
+    blades.pump();
+    let again = blades.seen.iter().find(|text| text.starts_with("INVITE ")).expect("an INVITE");
+    assert_eq!(header(again, "Jackfield-Lease: "), ticket.to_value());
+    let invite = blades.two.next_to(AGENT_A);
+    assert!(matches!(blades.word(), LeaseState::Bound { .. }));
+    blades.two.reply(AGENT_A, &invite, 486, "t1", None);
+    blades.pump();
+    blades.expect_nothing_left();
+}
+
+#[test]
+fn what_a_blade_asserts_of_a_caller_is_believed() {
+    for (line, from) in [
+        ("P-Asserted-Identity: <sip:+4930@10.9.0.1>", "<sip:+4930@10.1.0.2:5060>"),
+        (
+            "Privacy: id\r\nP-Asserted-Identity: <sip:+4930@10.9.0.1>",
+            "\"Anonymous\" <sip:anonymous@",
+        ),
+    ] {
+        let mut blades = Blades::new();
+        let text = blades.one.invite("2001", "c1", Some(OFFER));
+        let lines = format!("User-to-User: 00c8;encoding=hex\r\n{line}");
+        blades.one.send(TRUNK, &with(&text, &lines));
+        assert!(blades.one.next_to(TRUNK).starts_with("SIP/2.0 100 "));
+        let question = blades.one.asked("2001");
+        let ticket = blades.grant(AGENT, Purpose::Call);
+        assert_eq!(blades.host(question, "2001", &ticket.to_value()), OpResult::Ok);
+        let sent = &blades.seen[0];
+        assert_eq!(header(sent, "P-Asserted-Identity: "), "<sip:+4930@10.1.0.1:5060>");
+        let invite = blades.two.next_to(AGENT_A);
+        assert!(header(&invite, "From: ").starts_with(from), "{invite}");
+        assert_eq!(header(&invite, "User-to-User: "), "00c8;encoding=hex");
+        assert!(!invite.contains("Asserted"), "a phone hears no identity: {invite}");
+        blades.two.reply(AGENT_A, &invite, 486, "t1", None);
+        blades.pump();
         blades.expect_nothing_left();
     }
 }

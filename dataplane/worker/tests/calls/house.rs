@@ -416,6 +416,19 @@ impl House {
         events
     }
 
+    /// The same with the text of each.
+    pub fn events_and_blobs(&mut self) -> Vec<(Event, String)> {
+        let (mut blob, mut events) = (Vec::new(), Vec::new());
+        for worker in 0..self.config.workers {
+            let mut receiver = self.region.event_receiver(WorkerId(worker));
+            while let Some(event) = receiver.pop(&mut blob) {
+                let text = String::from_utf8_lossy(&blob).into_owned();
+                events.push((event.expect("sane").value, text));
+            }
+        }
+        events
+    }
+
     pub fn states(&mut self) -> Vec<CallState> {
         let of = |event| match event {
             Event::CallChanged { state, .. } => Some(state),

@@ -1,5 +1,6 @@
 //! Calls through one worker, message by message.
 
+mod blades_storm;
 mod carried;
 mod corners;
 mod deaths;
