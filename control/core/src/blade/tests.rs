@@ -2,7 +2,7 @@ use super::*;
 use crate::login::End;
 use crate::message::{
     CallEvent, CallRecord, CloseReason, DeskMessage, Granted, LoginRefusal, LoginRequest,
-    TenantRecord, TrunkRecord,
+    OpOutcome, TenantRecord, Trace, TrunkRecord,
 };
 use crate::routes::Route;
 use crate::seat::SeatEvent;
