@@ -102,6 +102,8 @@ pub enum Ending {
     Abandoned,
     /// The caller waited for too long, and went elsewhere.
     Overflowed,
+    /// The caller waits at another blade: the waiting goes on.
+    Moved,
 }
 
 /// What became of callers since control began.
@@ -390,6 +392,7 @@ impl Acd {
             Ending::Connected => queue.tally.connected += 1,
             Ending::Abandoned => queue.tally.abandoned += 1,
             Ending::Overflowed => queue.tally.overflowed += 1,
+            Ending::Moved => queue.tally.joined -= 1,
         }
         match entry.offered {
             true => queue.offered -= 1,

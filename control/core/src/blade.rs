@@ -26,6 +26,7 @@ mod grant;
 mod order;
 mod pool;
 mod queueing;
+mod sharing;
 mod side;
 mod trunks;
 
@@ -439,6 +440,7 @@ impl Blade {
             self.check_status(now, ccb, out);
         }
         self.look_at_words(now, out);
+        self.tend_shared(now, out);
     }
 
     fn sweep(&mut self, now: Instant, out: &mut Vec<Output>) {

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use base::{CcbId, Instant, TenantId};
 
 use super::Blade;
+use crate::acd::CallerId;
 use crate::cluster::{
     ASK_MS, Answer, BladeName, CcbReport, Fact, Heard, Home, Key, Question, REPORT_LIFE_MS, Report,
     Say, To,
 };
+use crate::login::LoginKey;
 use crate::message::Output;
 
 /// What a blade knows of the others.
@@ -31,7 +33,14 @@ pub(super) struct Cluster {
 
 /// What goes on with an answer.
 #[derive(Debug)]
-pub(super) enum Waiting {}
+pub(super) enum Waiting {
+    /// Nobody waits for the answer.
+    Unheard,
+    /// A caller of ours who was sent to the owner of a queue.
+    QueueJoined { caller: CallerId },
+    /// A caller of another blade who is offered to an agent.
+    QueueOffered { caller: CallerId, agent: LoginKey },
+}
 
 impl Cluster {
     /// The report that stands of a CCB and its blade's name; none that is too old.
@@ -104,6 +113,16 @@ impl Blade {
                     cluster.homes.remove(&(tenant, number));
                 }
             },
+            Heard::Fact { key: Key::Queue(tenant, name), fact } => {
+                let claim = match fact {
+                    Some(Fact::Claim(claim)) => Some(claim),
+                    _ => None,
+                };
+                self.queue_fact(now, (tenant, name), claim, out);
+            }
+            Heard::Claimed { key: Key::Queue(tenant, name), term } => {
+                self.queue_claimed(now, (tenant, name), term, out);
+            }
             Heard::Fact { .. } | Heard::Claimed { .. } => {}
         }
     }
@@ -111,12 +130,20 @@ impl Blade {
     /// What we say to a question.
     fn answer_question(
         &mut self,
-        _now: Instant,
-        _from: &BladeName,
+        now: Instant,
+        from: &BladeName,
         question: Question,
-        _out: &mut Vec<Output>,
+        out: &mut Vec<Output>,
     ) -> Answer {
         match question {
+            Question::QueueJoin { .. }
+            | Question::QueueLeave { .. }
+            | Question::QueueOffer { .. }
+            | Question::QueueOutcome { .. }
+            | Question::QueueAgents { .. }
+            | Question::QueueUnanswered { .. } => {
+                Answer::Queue(self.queue_asked(now, from, question, out))
+            }
             Question::Place(_)
             | Question::Login { .. }
             | Question::Leave { .. }
@@ -129,11 +156,17 @@ impl Blade {
     /// Goes on with the answer to a question of ours.
     fn answered(
         &mut self,
-        _now: Instant,
+        now: Instant,
         waiting: Waiting,
-        _answer: Option<Answer>,
-        _out: &mut Vec<Output>,
+        answer: Option<Answer>,
+        out: &mut Vec<Output>,
     ) {
-        match waiting {}
+        match waiting {
+            Waiting::Unheard => {}
+            Waiting::QueueJoined { caller } => self.queue_joined(now, caller, answer, out),
+            Waiting::QueueOffered { caller, agent } => {
+                self.offer_heard(now, (caller, agent), answer, out);
+            }
+        }
     }
 }

@@ -11,11 +11,13 @@ use std::time::Duration;
 use abi::{CallState, Command, LegState, MediaOrder, OpResult, Party};
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
+use super::sharing::Shared;
 use super::side::{self, CALLER, Purpose, Side};
 use super::{Asked, Blade};
 use crate::acd::{Acd, CallerId, Ending, Match, Place, QueueSpec, QueueView, place, waited_ns};
 use crate::calls::{Call, Changed};
 use crate::cdm::CcbStatus;
+use crate::cluster::BladeName;
 use crate::login::LoginKey;
 use crate::message::Output;
 use crate::routes::{Destination, Service};
@@ -38,28 +40,41 @@ const MAX_HOPS: u8 = 4;
 #[derive(Debug, Default)]
 pub(super) struct Queueing {
     pub(super) acd: Acd,
-    callers: BTreeMap<CallerId, Waiting>,
+    pub(super) callers: BTreeMap<CallerId, Waiting>,
     by_call: HashMap<(CcbId, CallRef), CallerId>,
     /// Calls that agents took: of which queue, and how long the caller had waited, in milliseconds.
     taken: HashMap<(CcbId, CallRef), (Arc<QueueSpec>, u64)>,
-    skills: HashMap<(TenantId, u64), Vec<String>>,
-    next_caller: CallerId,
+    pub(super) skills: HashMap<(TenantId, u64), Vec<String>>,
+    pub(super) next_caller: CallerId,
     began_at: Instant,
     /// Idle agents whose lease word somebody still has, mostly the leg that has just ended.
-    held_words: BTreeSet<LoginKey>,
+    pub(super) held_words: BTreeSet<LoginKey>,
+    /// What is shared with other blades.
+    pub(super) shared: Shared,
 }
 
 /// A caller who waits.
 #[derive(Clone, Debug)]
-struct Waiting {
-    ccb: CcbId,
-    call: CallRef,
-    queue: Arc<str>,
-    tenant: TenantId,
-    place: Place,
+pub(super) struct Waiting {
+    pub(super) ccb: CcbId,
+    pub(super) call: CallRef,
+    pub(super) queue: Arc<str>,
+    pub(super) tenant: TenantId,
+    pub(super) place: Place,
     hops: u8,
+    /// Where the caller stands in line.
+    pub(super) spot: Spot,
     /// The agent who is asked, and the operation.
-    offered: Option<(LoginKey, u64)>,
+    pub(super) offered: Option<(LoginKey, u64)>,
+}
+
+/// Where a caller of ours stands in line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Spot {
+    /// With us.
+    Here,
+    /// At the blade that owns the queue.
+    At(BladeName),
 }
 
 impl Queueing {
@@ -94,6 +109,7 @@ impl Blade {
         let skills = skills.map(|(tenant, agent, skills)| ((*tenant, *agent), skills.clone()));
         self.queueing.skills = skills.collect();
         for caller in gone {
+            self.queueing.shared.drop_guest(caller);
             if let Some(waiting) = self.drop_caller(caller) {
                 self.give_up(now, waiting.ccb, waiting.call, out);
             }
@@ -199,17 +215,21 @@ impl Blade {
         if self.queueing.by_call.contains_key(&(ccb, call)) {
             return;
         }
-        if !self.queueing.acd.join(caller, tenant, name, place) {
+        if self.queueing.acd.queue(tenant, name).is_none() {
             // The queue was taken away between the question and the answer.
             return self.give_up(now, ccb, call, out);
         }
         self.queueing.next_caller += 1;
-        let queue = name.clone();
-        let waiting = Waiting { ccb, call, queue, tenant, place, hops, offered: None };
+        let (queue, spot) = (name.clone(), Spot::Here);
+        let waiting = Waiting { ccb, call, queue, tenant, place, hops, spot, offered: None };
         self.queueing.callers.insert(caller, waiting);
         self.queueing.by_call.insert((ccb, call), caller);
         self.play_music(now, ccb, call, out);
         self.tell_queued(now, ccb, call, out);
+        if let Some(owner) = self.owner_of(tenant, name) {
+            return self.send_caller(now, caller, owner, out);
+        }
+        self.queueing.acd.join(caller, tenant, name, place);
         if let Some(found) = self.queueing.acd.match_of(caller) {
             self.offer(now, found, out);
         }
@@ -238,15 +258,24 @@ impl Blade {
     }
 
     /// Offers a caller to the agent who was chosen.
-    fn offer(&mut self, now: Instant, found: Match, out: &mut Vec<Output>) {
-        let Match { caller, agent, queue } = found;
+    pub(super) fn offer(&mut self, now: Instant, found: Match, out: &mut Vec<Output>) {
+        let Match { caller, agent, ref queue } = found;
         let number = self.logins.get(&agent).map(|entry| entry.record.number.clone());
+        let number = number.or_else(|| self.queueing.shared.number_of(agent));
+        self.queueing.shared.in_flight.insert(agent);
+        if self.offer_guest(now, &found, number.as_deref().unwrap_or_default(), out) {
+            if let Some(entry) = self.logins.get_mut(&agent) {
+                entry.offered = true;
+            }
+            return self.engage(now, agent, out);
+        }
         let Some(waiting) = self.queueing.callers.get_mut(&caller) else { return };
         let (ccb, call) = (waiting.ccb, waiting.call);
         let side = self.sides.get_mut(&ccb).filter(|side| side.link);
         let worker = side.as_ref().and_then(|side| side.region()?.calls().owner(call.slot));
         let (Some(number), Some(side), Some(worker)) = (number, side, worker) else {
             // Its data plane is away: the caller keeps the place, and the next sweep tries again.
+            self.queueing.shared.in_flight.remove(&agent);
             self.queueing.acd.hold();
             let _ = self.queueing.acd.put_back(caller);
             self.queueing.acd.release();
@@ -273,6 +302,7 @@ impl Blade {
     ) {
         let is_this = |waiting: &Waiting| waiting.offered.is_some_and(|(of, _)| of == agent);
         let waiting = self.queueing.callers.get(&caller).filter(|one| is_this(one)).cloned();
+        self.queueing.shared.in_flight.remove(&agent);
         if let Some(entry) = self.logins.get_mut(&agent) {
             entry.offered = false;
             match result {
@@ -287,6 +317,17 @@ impl Blade {
         if let Some(mut waiting) = waiting {
             waiting.offered = None;
             let (ccb, call) = (waiting.ccb, waiting.call);
+            let is_elsewhere = match &waiting.spot {
+                Spot::Here => false,
+                Spot::At(owner) => {
+                    self.tell_outcome(owner.clone(), caller, agent, result, out);
+                    true
+                }
+            };
+            let rang = matches!(result, OpResult::NoAnswer | OpResult::Declined);
+            if !is_elsewhere && rang && !self.logins.contains_key(&agent) {
+                self.unanswered(now, agent, None, out);
+            }
             match result {
                 OpResult::Ok => {
                     let waited_ms = waited_ns(now, waiting.place) / 1_000_000;
@@ -302,10 +343,13 @@ impl Blade {
                     self.queueing.callers.insert(caller, waiting);
                     self.overflow(now, caller, out);
                 }
-                OpResult::NoSuchCall => self.abandoned(caller),
+                OpResult::NoSuchCall => self.abandoned(caller, out),
                 _ => {
                     self.queueing.callers.insert(caller, waiting);
                     self.engage(now, agent, out);
+                    if is_elsewhere {
+                        return;
+                    }
                     if let Some(found) = self.queueing.acd.put_back(caller) {
                         self.offer(now, found, out);
                     }
@@ -316,9 +360,19 @@ impl Blade {
         self.engage(now, agent, out);
     }
 
-    fn abandoned(&mut self, caller: CallerId) {
-        self.queueing.acd.leave(caller, Ending::Abandoned);
+    fn abandoned(&mut self, caller: CallerId, out: &mut Vec<Output>) {
+        self.leave_line(caller, Ending::Abandoned, out);
         self.forget_caller(caller);
+    }
+
+    /// A caller of ours waits no more, wherever that was.
+    fn leave_line(&mut self, caller: CallerId, ending: Ending, out: &mut Vec<Output>) {
+        self.queueing.acd.leave(caller, ending);
+        let spot = self.queueing.callers.get(&caller).map(|waiting| waiting.spot.clone());
+        if let Some(Spot::At(owner)) = spot {
+            let overflowed = ending == Ending::Overflowed;
+            self.tell_leaving(owner, caller, overflowed, out);
+        }
     }
 
     fn forget_caller(&mut self, caller: CallerId) -> Option<Waiting> {
@@ -338,7 +392,7 @@ impl Blade {
 
     /// A caller has waited for too long: the overflow of the queue, or goodbye.
     fn overflow(&mut self, now: Instant, caller: CallerId, out: &mut Vec<Output>) {
-        self.queueing.acd.leave(caller, Ending::Overflowed);
+        self.leave_line(caller, Ending::Overflowed, out);
         let Some(waiting) = self.drop_caller(caller) else { return };
         let Waiting { ccb, call, tenant, hops, .. } = waiting;
         let queue = self.queueing.acd.queue(tenant, &waiting.queue);
@@ -435,7 +489,7 @@ impl Blade {
         if is_over {
             self.queueing.taken.remove(&(ccb, call.call));
             if let Some(caller) = self.queueing.by_call.get(&(ccb, call.call)).copied() {
-                self.abandoned(caller);
+                self.abandoned(caller, out);
             }
         }
     }
@@ -535,11 +589,26 @@ impl Blade {
         for (caller, agent) in lost.collect::<Vec<_>>() {
             self.offered(now, (caller, agent), OpResult::Refused, out);
         }
-        for caller in self.queueing.acd.overdue(now) {
+        let mut overdue = self.queueing.acd.overdue(now);
+        overdue.retain(|caller| self.queueing.callers.contains_key(caller));
+        overdue.extend(self.overdue_elsewhere(now));
+        for caller in overdue {
             self.overflow(now, caller, out);
         }
         self.tend_seats(now, out);
         self.match_all(now, out);
+    }
+
+    /// Callers of ours who wait for too long at other blades.
+    fn overdue_elsewhere(&self, now: Instant) -> Vec<CallerId> {
+        let is_overdue = |one: &Waiting| {
+            let queue = self.queueing.acd.queue(one.tenant, &one.queue);
+            let limit_s = queue.map_or(0, |queue| u64::from(queue.max_wait_s));
+            let is_idle = one.spot != Spot::Here && one.offered.is_none();
+            is_idle && limit_s > 0 && waited_ns(now, one.place) >= limit_s * 1_000_000_000
+        };
+        let callers = self.queueing.callers.iter();
+        callers.filter(|(_, one)| is_overdue(one)).map(|(caller, _)| *caller).collect()
     }
 
     /// Looks again at the lease words that kept idle agents from being chosen.

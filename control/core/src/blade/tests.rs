@@ -15,6 +15,7 @@ mod forwards;
 mod orders;
 mod pool;
 mod queues;
+mod sharing;
 
 const WORKERS: u8 = 2;
 const TENANT: TenantId = TenantId(1);
@@ -148,6 +149,8 @@ struct World {
     blade: Blade,
     planes: Vec<Plane>,
     sockets: u64,
+    /// What was said to the bus and not carried on yet.
+    said: Vec<Output>,
 }
 
 impl World {
@@ -159,8 +162,13 @@ impl World {
 
     fn with(now: Instant, planes: Vec<Plane>) -> World {
         let ids: Vec<CcbId> = planes.iter().map(|plane| plane.region.layout().ccb).collect();
-        let mut world =
-            World { now, blade: Blade::new(now, Process::default(), &ids), planes, sockets: 0 };
+        let mut world = World {
+            now,
+            blade: Blade::new(now, Process::default(), &ids),
+            planes,
+            sockets: 0,
+            said: Vec::new(),
+        };
         world.give(Input::Provision(provision()));
         world.attach_all();
         world
@@ -178,6 +186,8 @@ impl World {
     fn give(&mut self, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         self.blade.handle(self.now, input, &mut out);
+        let (said, out) = out.into_iter().partition(|one| matches!(one, Output::Bus(_)));
+        self.said.extend::<Vec<Output>>(said);
         out
     }
 

@@ -29,11 +29,11 @@ fn with_queues(queues: Vec<QueueSpec>) -> Provision {
     provision
 }
 
-fn usual() -> Provision {
+pub(super) fn usual() -> Provision {
     with_queues(vec![queue("support", &["german"]), queue("sales", &["sales"])])
 }
 
-fn world() -> World {
+pub(super) fn world() -> World {
     let mut world = World::new(1);
     world.give(Input::Provision(usual()));
     world.pass(1_000);
@@ -41,7 +41,7 @@ fn world() -> World {
 }
 
 /// An agent with phone and desk who says ready.
-fn ready(world: &mut World, agent: u64) -> (LoginKey, u64) {
+pub(super) fn ready(world: &mut World, agent: u64) -> (LoginKey, u64) {
     let (granted, socket) = world.online(agent, 1);
     let out = command(world, socket, DeskCommand::Ready);
     assert_eq!(seat_events(&out, socket)[0], SeatEvent::AgentReady);
@@ -56,7 +56,13 @@ fn command(world: &mut World, socket: u64, command: DeskCommand) -> Vec<Output> 
 }
 
 /// A caller's row, with legs of these states and parties behind the first.
-fn rows(world: &World, slot: u32, called: &str, since: u64, more: &[(LegState, Party)]) -> CallRef {
+pub(super) fn rows(
+    world: &World,
+    slot: u32,
+    called: &str,
+    since: u64,
+    more: &[(LegState, Party)],
+) -> CallRef {
     let call = CallRef { slot, generation: 3 };
     let region = &world.planes[0].region;
     let mut row = CallRow {
@@ -85,14 +91,14 @@ fn rows(world: &World, slot: u32, called: &str, since: u64, more: &[(LegState, P
     call
 }
 
-fn changed(world: &mut World, call: CallRef, state: CallState) -> Vec<Output> {
+pub(super) fn changed(world: &mut World, call: CallRef, state: CallState) -> Vec<Output> {
     let event = Event::CallChanged { call, serial: 100 + u64::from(call.slot), state, cause: 0 };
     world.planes[0].event(0, event, &[]);
     world.give(Input::Pump)
 }
 
 /// The caller's call is over.
-fn hang_up(world: &mut World, call: CallRef) -> Vec<Output> {
+pub(super) fn hang_up(world: &mut World, call: CallRef) -> Vec<Output> {
     let region = world.planes[0].region.clone();
     let row = region.calls().read(call.slot).expect("a row");
     let row = CallRow { state: CallState::Ended.into(), ..row };
@@ -107,7 +113,11 @@ fn hang_up(world: &mut World, call: CallRef) -> Vec<Output> {
 }
 
 /// A caller dials the queue and is answered; what the worker is told then.
-fn call(world: &mut World, slot: u32, number: &str) -> (CallRef, Vec<(Command, String)>) {
+pub(super) fn call(
+    world: &mut World,
+    slot: u32,
+    number: &str,
+) -> (CallRef, Vec<(Command, String)>) {
     let call = CallRef { slot, generation: 3 };
     let (tenant, caller, why) = (TENANT, Party::Trunk(0), abi::Why::Called);
     let asked = Event::Asked { op: 900, call, tenant, caller, location: LocationId(0), why };
@@ -120,18 +130,18 @@ fn call(world: &mut World, slot: u32, number: &str) -> (CallRef, Vec<(Command, S
     (call, commands(world))
 }
 
-fn commands(world: &mut World) -> Vec<(Command, String)> {
+pub(super) fn commands(world: &mut World) -> Vec<(Command, String)> {
     let all = world.planes[0].commands(0).into_iter();
     all.map(|(command, blob)| (command, String::from_utf8(blob).expect("text"))).collect()
 }
 
-fn done(world: &mut World, op: u64, result: OpResult) -> Vec<Output> {
+pub(super) fn done(world: &mut World, op: u64, result: OpResult) -> Vec<Output> {
     world.planes[0].event(0, Event::Done { op, result }, &[]);
     world.give(Input::Pump)
 }
 
 /// The offers among commands: of which call, and to whom.
-fn offers(all: &[(Command, String)]) -> Vec<(u64, u32, String)> {
+pub(super) fn offers(all: &[(Command, String)]) -> Vec<(u64, u32, String)> {
     let of = |(command, number): &(Command, String)| match command {
         Command::Offer { op, call, leg: 0, ring_s: 20, overflow: false } => {
             Some((*op, call.slot, number.clone()))
@@ -141,11 +151,11 @@ fn offers(all: &[(Command, String)]) -> Vec<(u64, u32, String)> {
     all.iter().filter_map(of).collect()
 }
 
-fn party(world: &World, login: LoginKey) -> Party {
+pub(super) fn party(world: &World, login: LoginKey) -> Party {
     Party::Agent(world.slot(login), login.epoch)
 }
 
-fn state(world: &World, login: LoginKey) -> SeatState {
+pub(super) fn state(world: &World, login: LoginKey) -> SeatState {
     world.view(login).seat
 }
 
