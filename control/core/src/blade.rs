@@ -597,21 +597,10 @@ impl Blade {
                 side.calls.refresh(&region, call.slot, &mut changed);
                 self.calls_changed(now, ccb, changed, out);
             }
-            Event::Done { op, result } => match side.complete(op, result, out) {
-                Some(Purpose::Serve { call, service, is_answer }) => {
-                    let step = (call, service, is_answer);
-                    self.service_done(now, ccb, worker, step, result, out);
-                }
-                Some(Purpose::Offer { caller, agent }) => {
-                    self.offered(now, (caller, agent), result, out);
-                }
-                Some(Purpose::Overflow { call }) => self.overflowed(now, ccb, call, result, out),
-                Some(Purpose::Music { call, name }) if result == abi::OpResult::NoSuchPrompt => {
-                    let service = Service::Queue(name).to_string();
-                    out.push(Output::ServiceFailed { ccb, call, service, result });
-                }
-                _ => {}
-            },
+            Event::Done { op, result } => {
+                let purpose = side.complete(op, result, out);
+                self.completed(now, (ccb, worker), purpose, result, out);
+            }
             Event::SourceRefused { call, leg, addr: address } => {
                 side.counts.sources_refused += 1;
                 if let Some(left_out) = side.refusals.admit(now) {

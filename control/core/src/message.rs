@@ -316,8 +316,6 @@ pub enum DeskCommand {
     Ready,
     /// The agent takes none, and why; a call that stands goes on.
     NotReady(Reason),
-    /// The phone that rings is to be answered.
-    Answer(Option<u64>),
     /// A call is to end.
     HangUp(Option<u64>),
     /// The agent's phone is to be called, and then that number.

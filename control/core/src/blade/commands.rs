@@ -46,12 +46,6 @@ impl Blade {
                     None => done(reply, OpOutcome::Unknown, out),
                 };
             }
-            DeskCommand::Answer(serial) => {
-                return match self.call_of(login, serial) {
-                    Some(at) => self.take_call(now, reply, at, out),
-                    None => done(reply, OpOutcome::Unknown, out),
-                };
-            }
         };
         // The desk hears that it was done before it hears what came of it.
         done(reply, OpOutcome::Done(OpResult::Ok), out);
@@ -218,17 +212,6 @@ impl Blade {
         let until = until.as_nanos();
         let command = |op| abi::Command::Trace { op, trace: id, to, until, serial };
         side.send(now, worker, Purpose::Asked { reply }, number.as_bytes(), command, out);
-    }
-
-    /// The phone that rings is to be answered.
-    fn take_call(
-        &mut self,
-        _now: Instant,
-        reply: u64,
-        _at: (CcbId, CallRef, u8),
-        out: &mut Vec<Output>,
-    ) {
-        done(reply, OpOutcome::Done(OpResult::Refused), out);
     }
 }
 

@@ -25,13 +25,7 @@ impl Blade {
         out: &mut Vec<Output>,
     ) -> Result<Granted, LoginRefusal> {
         let mut record = request.agent;
-        Text::<24>::new(record.number.as_bytes())
-            .map_err(|_| LoginRefusal::TooLong("number".into()))?;
-        Text::<48>::new(record.user.as_bytes())
-            .map_err(|_| LoginRefusal::TooLong("user".into()))?;
-        while record.name.len() > NAME_BYTES {
-            record.name.pop();
-        }
+        fit(&mut record)?;
         let agent = (record.tenant, record.agent);
         let login = LoginKey { tenant: agent.0, agent: agent.1, epoch: request.epoch };
         let older = self.newest.get(&agent).copied();
@@ -256,6 +250,17 @@ impl Blade {
             self.end(now, other, End::Replaced, out);
         }
     }
+}
+
+/// Whether the texts of an agent fit into a row; the name is cut.
+fn fit(record: &mut AgentRecord) -> Result<(), LoginRefusal> {
+    Text::<24>::new(record.number.as_bytes())
+        .map_err(|_| LoginRefusal::TooLong("number".into()))?;
+    Text::<48>::new(record.user.as_bytes()).map_err(|_| LoginRefusal::TooLong("user".into()))?;
+    while record.name.len() > NAME_BYTES {
+        record.name.pop();
+    }
+    Ok(())
 }
 
 /// Writes what a phone needs to log in: the secret, the row, and last the keys that find it.

@@ -292,6 +292,32 @@ impl Blade {
         self.engage(now, agent, out);
     }
 
+    /// Goes on with what a command was for.
+    pub(super) fn completed(
+        &mut self,
+        now: Instant,
+        (ccb, worker): (CcbId, WorkerId),
+        purpose: Option<Purpose>,
+        result: OpResult,
+        out: &mut Vec<Output>,
+    ) {
+        match purpose {
+            Some(Purpose::Serve { call, service, is_answer }) => {
+                let step = (call, service, is_answer);
+                self.service_done(now, ccb, worker, step, result, out);
+            }
+            Some(Purpose::Offer { caller, agent }) => {
+                self.offered(now, (caller, agent), result, out);
+            }
+            Some(Purpose::Overflow { call }) => self.overflowed(now, ccb, call, result, out),
+            Some(Purpose::Music { call, name }) if result == OpResult::NoSuchPrompt => {
+                let service = Service::Queue(name).to_string();
+                out.push(Output::ServiceFailed { ccb, call, service, result });
+            }
+            _ => {}
+        }
+    }
+
     /// How an offer went.
     pub(super) fn offered(
         &mut self,

@@ -74,11 +74,6 @@ pub enum FromDesk {
         #[serde(default)]
         reason: String,
     },
-    /// The phone that rings is to be answered, where the phone knows how (`Event: talk`).
-    Answer {
-        /// The call's serial number; none is the newest.
-        call: Option<String>,
-    },
     /// A call is to end.
     HangUp {
         /// The call's serial number; none is the newest.
@@ -496,7 +491,6 @@ fn command_of(body: FromDesk) -> Option<DeskCommand> {
     match body {
         FromDesk::Ready => Some(DeskCommand::Ready),
         FromDesk::NotReady { reason: why } => Some(DeskCommand::NotReady(reason(&why))),
-        FromDesk::Answer { call } => Some(DeskCommand::Answer(serial(call)?)),
         FromDesk::HangUp { call } => Some(DeskCommand::HangUp(serial(call)?)),
         FromDesk::Dial { to } => Some(DeskCommand::Dial(number(to)?)),
         FromDesk::Transfer { call, to } => Some(DeskCommand::Transfer(serial(call)?, number(to)?)),
