@@ -247,7 +247,7 @@ fn log_in(region: &Region, agent: u32) {
     };
     registration.set_addr(phone(agent));
     let contact = format!("sip:phone@{}", phone(agent));
-    registration.set_contact(Text::new(contact.as_bytes()).expect("fits"));
+    registration.set_contact(Text::new(contact.as_bytes()).expect("fits"), b"");
     region.registrations().write(slot, &registration);
 }
 

@@ -145,3 +145,41 @@ fn a_record_routing_proxy_carries_calls_over_tcp() {
 fn a_record_routing_proxy_carries_calls_over_tls() {
     calls_go_both_ways_by("tls");
 }
+
+/// RFC 3327: phones that can reach us only through a proxy register through it, call and are called.
+#[test]
+fn phones_behind_a_proxy_register_with_a_path() {
+    let _turn = turn();
+    let mut demo = Demo::start(None, &[FLAGS, &["--tls", "15061"]].concat());
+    let kamailio = proxy("tcp", &demo);
+    let start = |agent: &str, host: u8| {
+        let mut login = log_in(agent, "local");
+        // All that the phone knows is the proxy.
+        let (host_of_proxy, port) = PLAIN.split_once(':').expect("an address");
+        let address = &mut login["phone"]["addresses"][0];
+        address["host"] = host_of_proxy.into();
+        address["port"] = port.parse::<u16>().expect("a port").into();
+        Softphone::start(&login, std::net::IpAddr::from([127, 0, 0, host]), 440)
+    };
+    let (caller, callee) = (start("1001", 6), start("1002", 6));
+    caller.register();
+    callee.register();
+    caller.call("1002");
+    expect_talk(&demo, 50);
+    caller.order(Order::Hold);
+    caller.expect(LIMIT, "held", |event| matches!(event, Event::Held { by_us: true, .. }));
+    caller.order(Order::Resume);
+    caller.expect(LIMIT, "retrieved", |event| matches!(event, Event::Held { by_us: false, .. }));
+    callee.hang_up();
+    caller.expect_end();
+    demo.expect_all_free();
+    for phone in [caller, callee] {
+        let heard = phone.end();
+        assert!(heard.rtp_received > 50 && heard.rtp_lost == 0, "{heard:?}");
+    }
+    // The phones speak UDP to the proxy, which speaks TCP to us: nothing came by another way.
+    assert!(demo.counter("sip_received_tcp") > 8);
+    assert_eq!(demo.counter("sip_received"), demo.counter("sip_received_tcp"));
+    drop(kamailio);
+    demo.process.stop();
+}

@@ -195,7 +195,7 @@ impl Blade {
                 let slot = AgentSlot(agent as u32);
                 let word = &self.words[agent];
                 let desk = Desk { slot, word, epoch, incarnation: self.incarnation };
-                control.home.win(clock, from, request, desk)
+                control.home.win(clock, Some(from), request, desk)
             }
         };
         let home = ccb(self.number);

@@ -2,6 +2,7 @@
 //!
 //! `SIM_SEED=N cargo test --release -p house-tests --test sim` runs that one seed.
 
+mod bus;
 mod ccb;
 mod network;
 mod rules;
@@ -35,6 +36,10 @@ fn every_seed_comes_to_rest() {
                 sum.kept += outcome.kept;
                 sum.kept_ended_well += outcome.kept_ended_well;
                 sum.heard += outcome.heard;
+                sum.hosted += outcome.hosted;
+                sum.fenced += outcome.fenced;
+                sum.stale += outcome.stale;
+                sum.between += outcome.between;
                 for (cause, times) in outcome.causes {
                     *sum.causes.entry(cause).or_default() += times;
                 }
@@ -46,7 +51,10 @@ fn every_seed_comes_to_rest() {
     assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
     assert!(sum.answered > 4 * seeds().count() as u64, "too little happened: {sum:?}");
     assert!(sum.kept > seeds().count() as u64 / 4, "too few calls met a death: {sum:?}");
-    assert!(sum.heard > sum.kept, "media was not looked for: {sum:?}");
+    assert!(sum.heard * 5 > sum.kept, "media was not looked for: {sum:?}");
+    assert!(sum.hosted > 4 * seeds().count() as u64, "CCBs hardly called each other: {sum:?}");
+    assert!(sum.fenced * 10 > sum.hosted * 7, "calls between CCBs do not come in: {sum:?}");
+    assert!(sum.between > sum.fenced / 4, "agents of two CCBs hardly talked: {sum:?}");
     // Some phones are cut off, and the network loses up to a BYE's every repetition.
     assert!(sum.kept_ended_well * 10 > sum.kept * 8, "calls that went on do not end: {sum:?}");
     // What the network loses twice (up to 10 % each way), and what flies while a process is dead.

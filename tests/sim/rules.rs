@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use abi::{CallState, DialogPhase, LegRow, LegState, Region, StreamRow};
+use abi::{CallState, DialogPhase, LegRow, LegState, Party, Region, StreamRow};
 use base::{CallRef, Instant};
 use sip::wire::{Header, Method, lex};
 
@@ -96,8 +96,16 @@ impl Watch {
                 continue;
             }
             let legs: Vec<_> = legs_of(&region, call).collect();
+            // What the phone behind another CCB sends, that one must pass on.
+            if legs.iter().any(|(_, leg)| matches!(leg.party(), Some(Party::Peer(_)))) {
+                continue;
+            }
             let streams: Vec<StreamRow> =
                 legs.iter().filter_map(|(place, _)| region.streams().read(*place)).collect();
+            // Who holds the other may say that nothing flows either way.
+            if streams.iter().any(|row| row.flags & StreamRow::HELD != 0) {
+                continue;
+            }
             for (from, to) in [(0, 1), (1, 0)] {
                 if streams[to].flags & StreamRow::MUTED != 0 {
                     continue;

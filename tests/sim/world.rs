@@ -10,12 +10,13 @@ use abi::{CallState, Counter, Process};
 use base::{CcbId, Instant, Medium, Rng, TenantId, WorkerId};
 use control_core::{
     AgentRecord, Blade, CcbStatus, Destination, Ha1, Input as ControlInput, LoginKey, LoginRequest,
-    Output as ControlOutput, Provision, Route, TenantRecord, TrunkRecord,
+    Output as ControlOutput, Provision, Route, Strategy, TenantRecord, TrunkRecord,
 };
 use sip::digest::{Algorithm, ha1};
 use softphone::{Input as PhoneInput, Order, Output as PhoneOutput, Phone, PhoneConfig};
 use worker::{Input, Passed, Worker};
 
+use crate::bus::{self, Bus, Due};
 use crate::ccb::{Ccb, Out, SIP_PORT, WORKERS};
 use crate::network::Network;
 use crate::rules::Watch;
@@ -57,6 +58,12 @@ pub struct Outcome {
     pub kept_ended_well: u64,
     /// How often media passed in such a call.
     pub heard: u64,
+    /// Legs to agents of other CCBs, those that were let in there, and those whose lease was over.
+    pub hosted: u64,
+    pub fenced: u64,
+    pub stale: u64,
+    /// Calls that came from another CCB and were answered.
+    pub between: u64,
     /// How many calls ended with which cause.
     pub causes: BTreeMap<u32, u64>,
 }
@@ -64,6 +71,8 @@ pub struct Outcome {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Act {
     Login(usize),
+    /// Nobody answered that login.
+    LoginAgain(usize, u32),
     Attach(usize),
     Person(usize),
     KillDataPlane(usize),
@@ -79,6 +88,9 @@ enum Act {
     Pump(usize),
     Recorded(u16, u32, u32),
     Mesh(usize, u8, u64),
+    Bus(u64),
+    CutBus(usize),
+    HealBus(usize),
     Garbage,
     Steal,
     Rest,
@@ -91,6 +103,8 @@ struct Desk {
     secret: String,
     epoch: u32,
     login: Option<LoginKey>,
+    /// True until its last login was answered.
+    asks: bool,
     socket: Option<u64>,
     phone: Phone,
     ip: IpAddr,
@@ -104,6 +118,10 @@ pub struct World {
     ccbs: Vec<Ccb>,
     /// One for both CCBs, or one for each; none where it is dead.
     blades: Vec<Option<Blade>>,
+    /// Of two controls.
+    bus: Option<Bus>,
+    /// How often a control process began.
+    controls: u64,
     desks: Vec<Desk>,
     /// Serial numbers of the calls that control has a record of, and how often it wrote one.
     records: BTreeMap<u64, u32>,
@@ -130,7 +148,8 @@ impl World {
         let fork = |rng: &mut Rng| Rng::from_number(rng.next_u64());
         let network = Network::new(fork(&mut rng));
         let ccbs = (1..=2).map(|id| Ccb::new(CcbId(id), fork(&mut rng))).collect();
-        let blades = (0..1 + rng.below(2)).map(|_| None).collect();
+        let blades: Vec<_> = (0..1 + rng.below(2)).map(|_| None).collect();
+        let bus = (blades.len() > 1).then(|| Bus::new(fork(&mut rng)));
         let desks = (0..=PHONES).map(|index| desk(index, fork(&mut rng))).collect();
         let mut world = World {
             now: Instant::from_nanos(1_000_000_000_000),
@@ -139,6 +158,8 @@ impl World {
             network,
             ccbs,
             blades,
+            bus,
+            controls: 0,
             desks,
             records: BTreeMap::new(),
             watch: Watch::default(),
@@ -178,6 +199,10 @@ impl World {
         for _ in 0..self.rng.below(3) {
             let (at, control) = (within(self), self.rng.below(self.blades.len() as u64));
             self.after_ms(at, Act::KillControl(control as usize));
+        }
+        for _ in 0..self.rng.below(3) {
+            let (at, control) = (within(self), self.rng.below(self.blades.len() as u64));
+            self.after_ms(at, Act::CutBus(control as usize));
         }
         for _ in 0..self.rng.below(3) {
             let (at, host) = (within(self), self.rng.below(PHONES as u64) as usize);
@@ -252,6 +277,12 @@ impl World {
     fn act(&mut self, act: Act) {
         match act {
             Act::Login(desk) => self.log_in(desk),
+            Act::LoginAgain(desk, epoch) => {
+                let entry = &self.desks[desk];
+                if entry.asks && entry.epoch == epoch {
+                    self.log_in(desk);
+                }
+            }
             Act::Attach(desk) => self.attach(desk),
             Act::Person(desk) => self.person(desk),
             Act::KillDataPlane(ccb) if self.rng.chance(50) => {
@@ -259,6 +290,8 @@ impl World {
             }
             Act::KillDataPlane(ccb) => self.kill_data_plane(ccb),
             Act::StartDataPlane(ccb) => self.start_data_plane(ccb),
+            // It may have died once more meanwhile.
+            Act::Listen(ccb) if !self.ccbs[ccb].is_up() => {}
             Act::Listen(ccb) => self.watch.listen(self.now, ccb, &mut self.ccbs[ccb]),
             Act::KillControl(control) => self.kill_control(control),
             Act::StartControl(control) => self.start_control(control),
@@ -274,6 +307,7 @@ impl World {
                     (0..WORKERS)
                         .for_each(|id| ccb.region.header().beat_worker(WorkerId(id), self.now));
                 }
+                self.on_bus(|bus, now| bus.expire(now));
                 self.after_ms(100, Act::Beat);
             }
             Act::Commands(ccb, worker) => self.worker(ccb, WorkerId(worker), Input::Commands),
@@ -287,6 +321,23 @@ impl World {
                 let passed = self.passed.remove(&number).expect("scheduled once");
                 self.worker(ccb, WorkerId(worker), Input::Mesh(passed));
             }
+            Act::Bus(number) => {
+                let heard = self.bus.as_mut().and_then(|bus| bus.take(number));
+                if let Some((control, heard)) = heard {
+                    self.control(control, ControlInput::Bus(heard));
+                }
+            }
+            Act::CutBus(control) => {
+                self.on_bus(|bus, _| bus.leave(control));
+                let ms = 200 + self.rng.below(5_000);
+                self.after_ms(ms, Act::HealBus(control));
+            }
+            Act::HealBus(control) if self.blades[control].is_some() => {
+                self.on_bus(
+                    |bus, now| if bus.has(control) { Vec::new() } else { bus.join(now, control) },
+                );
+            }
+            Act::HealBus(_) => {}
             Act::Garbage => self.throw_garbage(),
             Act::Steal => {
                 let leases = self.ccbs[0].region.leases();
@@ -300,6 +351,13 @@ impl World {
                 }
             }
             Act::Rest => self.resting = true,
+        }
+    }
+
+    fn on_bus(&mut self, act: impl FnOnce(&mut Bus, Instant) -> Vec<Due>) {
+        let now = self.now;
+        for (number, ms) in self.bus.as_mut().map(|bus| act(bus, now)).unwrap_or_default() {
+            self.after_ms(ms, Act::Bus(number));
         }
     }
 
@@ -383,6 +441,9 @@ impl World {
         if self.blades[control].is_none() {
             return self.after_ms(500, Act::Login(desk));
         }
+        self.desks[desk].asks = true;
+        let epoch = self.desks[desk].epoch;
+        self.after_ms(5_000, Act::LoginAgain(desk, epoch));
         self.control(
             control,
             ControlInput::Login { reply: desk as u64, request: Box::new(request) },
@@ -502,6 +563,7 @@ impl World {
             return;
         }
         self.outcome.deaths += 1;
+        self.on_bus(|bus, _| bus.leave(control));
         for ccb in self.ccbs_of(control) {
             for desk in self.desks.iter_mut().filter(|desk| desk.ccb == ccb) {
                 desk.socket = None;
@@ -516,7 +578,14 @@ impl World {
         let process = Process { pid: 2 + control as u32, start_time: 2 };
         let ccbs = self.ccbs_of(control);
         let ids: Vec<CcbId> = ccbs.iter().map(|ccb| CcbId(*ccb as u16 + 1)).collect();
-        self.blades[control] = Some(Blade::new(self.now, process, &ids));
+        let mut blade = Blade::new(self.now, process, &ids);
+        blade.seed(Rng::from_number(self.rng.next_u64()));
+        self.controls += 1;
+        if self.bus.is_some() {
+            blade.join(bus::name(control), self.controls, Strategy::default());
+        }
+        self.blades[control] = Some(blade);
+        self.on_bus(|bus, now| bus.join(now, control));
         self.control(control, ControlInput::Provision(provision()));
         for ccb in ccbs {
             self.after_ms(5, Act::Link(ccb));
@@ -552,7 +621,10 @@ impl World {
         }
         for output in out {
             self.trace(format!("{output:?}").as_bytes(), &[]);
-            self.on_control(output);
+            match output {
+                ControlOutput::Bus(say) => self.on_bus(|bus, now| bus.say(now, control, say)),
+                output => self.on_control(output),
+            }
         }
     }
 
@@ -580,6 +652,8 @@ impl World {
                 let times = self.records.entry(record.serial).or_default();
                 *times += 1;
                 if *times == 1 {
+                    let is_other = record.legs.first().is_some_and(|leg| leg.peer.is_some());
+                    self.outcome.between += u64::from(is_other && record.answered_at.is_some());
                     *self.outcome.causes.entry(record.cause).or_default() += 1;
                     let kept = self.watch.kept.contains(&record.serial);
                     self.outcome.kept_ended_well += u64::from(kept && record.cause == 0);
@@ -596,6 +670,7 @@ impl World {
     }
 
     fn on_login(&mut self, desk: usize, login: Option<LoginKey>) {
+        self.desks[desk].asks = false;
         if login.is_none() {
             return self.after_ms(500, Act::Login(desk));
         }
@@ -681,6 +756,9 @@ impl World {
         let (started, evicted) = (total(Counter::CallsStarted), total(Counter::RecordsEvicted));
         self.outcome.calls = started;
         self.outcome.answered = total(Counter::CallsAnswered);
+        self.outcome.hosted = total(Counter::CallsHosted);
+        self.outcome.fenced = total(Counter::CallsFenced);
+        self.outcome.stale = total(Counter::LeaseStale) + total(Counter::LeaseForged);
         let records = self.records.len() as u64;
         expect(records + evicted == started, || {
             format!("{started} calls began, {records} have a record and {evicted} lost theirs")
@@ -741,6 +819,7 @@ fn desk(index: usize, rng: Rng) -> Desk {
         secret: String::new(),
         epoch: 0,
         login: None,
+        asks: false,
         socket: None,
         phone: Phone::new(config, rng),
         ip,

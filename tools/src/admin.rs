@@ -30,13 +30,16 @@ pub async fn not_running(server: &Server) -> Option<String> {
     Some(format!("control says that CCB {} is {}", other["ccb"], text(&other["status"])))
 }
 
-/// Waits until that many agents are online.
-pub async fn wait_online(server: &Server, agents: usize, limit: Duration) -> Result<(), String> {
+/// Waits until that many agents are online on these blades together.
+pub async fn wait_online(servers: &[Server], agents: usize, limit: Duration) -> Result<(), String> {
     let begun = Instant::now();
     loop {
-        let answer = ask(server, "/v1/agents").await.map_err(|error| error.to_string())?;
-        let rows = answer["agents"].as_array().map_or(&[][..], Vec::as_slice);
-        let online = rows.iter().filter(|agent| agent["online"] == true).count();
+        let mut online = 0;
+        for server in servers {
+            let answer = ask(server, "/v1/agents").await.map_err(|error| error.to_string())?;
+            let rows = answer["agents"].as_array().map_or(&[][..], Vec::as_slice);
+            online += rows.iter().filter(|agent| agent["online"] == true).count();
+        }
         if online >= agents {
             return Ok(());
         }

@@ -37,8 +37,12 @@ pub enum Command {
     Demo(Box<Demo>),
     /// Show the CCBs, their workers and what they count
     Status(View),
+    /// Show the blades that meet on the bus, who leads, and all their CCBs
+    Blades(View),
     /// Show who is logged in
     Agents(View),
+    /// Show which agents are hosted where: by which CCB, what for, since when
+    Leases(View),
     /// Show the calls in progress
     Calls(View),
     /// Play, record, mix, collect digits in a call that stands; transfer it, or begin one
@@ -262,6 +266,10 @@ pub struct Demo {
         value_parser = parse_rtp_ports,
     )]
     pub rtp_ports: (u16, u16),
+    /// How many blades, which meet on a NATS server that the demo starts; the ports of each lie 100 above those of the
+    /// one before, and --rtp-ports are shared out
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8))]
+    pub blades: u16,
     /// The folder of the demo's state [default: in $XDG_RUNTIME_DIR or the system's folder for
     /// temporary files]
     #[arg(long, value_name = "DIR")]

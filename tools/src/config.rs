@@ -1,5 +1,6 @@
 //! The configuration file: one for the control process and for every CCB of a blade.
 
+mod bus;
 mod media;
 mod pool;
 mod read;
@@ -17,6 +18,7 @@ use control_server::Cidr;
 use driver::Sizes;
 use toml::de::DeTable;
 
+pub use bus::Bus;
 pub use media::{Media, MediaConfig, XdpMode};
 pub use pool::Pool;
 pub use read::Faults;
@@ -69,6 +71,8 @@ pub struct Control {
     pub records: Option<PathBuf>,
     /// Where traces of signalling may be sent besides this machine's loopback addresses.
     pub trace_to: Vec<Cidr>,
+    /// Other blades.
+    pub bus: Bus,
 }
 
 /// `[[ccb]]`
@@ -169,6 +173,7 @@ impl Config {
             },
             self.control.admin.display(),
         );
+        let _ = write!(text, "; {}", self.control.bus.summary());
         if let Some(pool) = &self.pool {
             let _ = write!(text, "\n{}", pool.summary());
         }
@@ -218,6 +223,7 @@ impl Config {
         if !nets.is_empty() {
             let _ = writeln!(text, "trace_to = {nets:?}");
         }
+        text += &self.control.bus.to_toml();
         for ccb in &self.ccbs {
             let sizes = &ccb.sizes;
             let _ = write!(
@@ -332,6 +338,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     };
     table.allow("trace_to");
     let trace_to = table.or("trace_to", trace_to, Vec::new());
+    let bus = Bus::read(table);
     table.finish();
     Some(Control {
         http: http?.value,
@@ -342,6 +349,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         options_s: u32::try_from(options_s?).ok()?,
         records: records?,
         trace_to: trace_to?,
+        bus: bus?,
     })
 }
 

@@ -68,6 +68,11 @@ fn server_config(config: &Config, file: &Path) -> Result<control_server::Config,
         options_s: control.options_s,
         records: control.records.clone(),
         trace_to: control.trace_to.clone(),
+        bus: control.bus.server_config()?,
+        token_key: control.bus.token_key.clone(),
+        blade: control.bus.blade.clone(),
+        cluster: control.bus.cluster.clone(),
+        strategy: control.bus.strategy,
         ..control_server::Config::new(control.state.clone(), control.http.clone(), ccbs.collect())
     })
 }

@@ -6,7 +6,6 @@ mod tls;
 
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -49,36 +48,50 @@ async fn demo(options: &cli::Demo) -> Result<ExitCode, String> {
     let dir = options.dir.clone().unwrap_or_else(demo_dir);
     plan::check_dir(&dir)?;
     let dir = DemoDir::claim(&dir)?;
-    let config = plan::config(options, &dir)?;
-    wait_for_ports(&config).await?;
-    let file = dir.file(CONFIG_FILE);
-    std::fs::write(&file, config.to_toml())
-        .map_err(|error| format!("{}: {error}", file.display()))?;
-    plan::make_folders(&config)?;
-    tls::make(&config)?;
-    // What a demo left that was killed.
-    remove_region(&config);
+    let mut dirs = vec![dir];
+    for blade in 1..usize::from(options.blades) {
+        let folder = dirs[0].file(&plan::blade_folder(blade));
+        plan::check_dir(&folder)?;
+        dirs.push(DemoDir::claim(&folder)?);
+    }
+    let bus = match options.blades {
+        1 => None,
+        _ => Some(plan::Shared { bus: free_port()? }),
+    };
+    let configs = plan::configs(options, &dirs, bus.as_ref())?;
+    for (config, dir) in configs.iter().zip(&dirs) {
+        wait_for_ports(config).await?;
+        let file = dir.file(CONFIG_FILE);
+        std::fs::write(&file, config.to_toml())
+            .map_err(|error| format!("{}: {error}", file.display()))?;
+        plan::make_folders(config)?;
+        // What a demo left that was killed.
+        remove_region(config);
+    }
+    tls::make(&configs[0])?;
     tokio::select! {
-        made = plan::create_tenant(options, &config) => made?,
+        made = plan::create_tenant(options, &configs) => made?,
         () = signals.next() => return Ok(ExitCode::from(INTERRUPTED)),
     }
-    let processes = Processes::start(&file)?;
+    let processes = Processes::start(&dirs, bus.as_ref())?;
     let result = tokio::select! {
-        result = serve(options, &config, &dir) => result,
+        result = serve(options, &configs, &dirs[0]) => result,
         // A demo ends by Ctrl-C; a call that was to be made and was not is no success.
         () = signals.next() => Ok(if options.call { INTERRUPTED.into() } else { ExitCode::SUCCESS }),
     };
     processes.stop().await;
-    remove_region(&config);
+    configs.iter().for_each(remove_region);
     result
 }
 
-async fn serve(options: &cli::Demo, config: &Config, dir: &DemoDir) -> Result<ExitCode, String> {
-    wait_until_it_runs(config).await?;
-    if options.call {
-        return call::run(config).await;
+async fn serve(options: &cli::Demo, configs: &[Config], dir: &DemoDir) -> Result<ExitCode, String> {
+    for config in configs {
+        wait_until_it_runs(config).await?;
     }
-    show::say(&plan::guide(options, config, dir.path()))?;
+    if options.call {
+        return call::run(configs).await;
+    }
+    show::say(&plan::guide(options, configs, dir.path()))?;
     std::future::pending().await
 }
 
@@ -112,28 +125,40 @@ async fn what_is_missing(config: &Config, admin: &Server) -> Option<String> {
     crate::admin::not_running(admin).await
 }
 
-/// The two child processes.
+/// A free port for NATS; whoever takes it before NATS does is told by its log.
+fn free_port() -> Result<SocketAddr, String> {
+    let bound = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    bound.map_err(|error| format!("a port for NATS: {error}"))
+}
+
+/// The child processes: two a blade, and the bus of several blades.
 struct Processes {
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 impl Processes {
-    fn start(config: &Path) -> Result<Processes, String> {
+    fn start(dirs: &[DemoDir], bus: Option<&plan::Shared>) -> Result<Processes, String> {
         let executable = std::env::current_exe().map_err(|error| error.to_string())?;
         let (stop, stopped) = watch::channel(false);
         let mut tasks = Vec::new();
-        for name in ["dataplane", "control"] {
+        let mut start = |program| {
+            let (pids, _) = watch::channel(None);
+            tasks.push(tokio::spawn(supervise(program, stopped.clone(), pids)));
+        };
+        if let Some(shared) = bus {
+            start(nats(shared, &dirs[0]));
+        }
+        let names = ["dataplane", "control"];
+        for (name, dir) in dirs.iter().flat_map(|dir| names.map(|name| (name, dir))) {
             let arguments: Vec<OsString> = vec![
                 name.into(),
                 "--config".into(),
-                config.into(),
+                dir.file(CONFIG_FILE).into(),
                 "--die-with-parent".into(),
                 std::process::id().to_string().into(),
             ];
-            let program = Program { name, executable: executable.clone(), arguments };
-            let (pids, _) = watch::channel(None);
-            tasks.push(tokio::spawn(supervise(program, stopped.clone(), pids)));
+            start(Program { name, executable: executable.clone(), arguments });
         }
         Ok(Processes { stop, tasks })
     }
@@ -144,6 +169,19 @@ impl Processes {
         for task in self.tasks {
             let _ = task.await;
         }
+    }
+}
+
+/// Debian's nats-server, which is ended with the demo.
+fn nats(shared: &plan::Shared, dir: &DemoDir) -> Program {
+    let (ip, port) = (shared.bus.ip().to_string(), shared.bus.port().to_string());
+    let store = dir.file("nats").display().to_string();
+    let arguments =
+        ["--pdeathsig", "TERM", "nats-server", "-js", "-sd", &store, "-a", &ip, "-p", &port];
+    Program {
+        name: "nats-server",
+        executable: "setpriv".into(),
+        arguments: arguments.map(OsString::from).into(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The one `jackfield` binary: the data plane and the control process, and the tools around them.
 
 mod admin;
+mod blades;
 mod cli;
 mod clock;
 mod config;
@@ -56,7 +57,9 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Control(options) => control::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Demo(options) => demo::run(&options),
         Command::Status(options) => show::status(&options),
+        Command::Blades(options) => blades::run(&options),
         Command::Agents(options) => show::agents(&options),
+        Command::Leases(options) => show::leases(&options),
         Command::Calls(options) => show::calls(&options),
         Command::Call(command) => order::run(&command),
         Command::Forward(command) => forward::run(&command),

@@ -76,6 +76,15 @@ pub fn agents(options: &cli::View) -> Result<ExitCode, String> {
     .map(|_| ExitCode::SUCCESS)
 }
 
+/// `leases`: from control; without it nobody knows what is asked for, and the words say who is held.
+pub fn leases(options: &cli::View) -> Result<ExitCode, String> {
+    look(options, "/v1/leases", leases_text, view::read, |views| {
+        let held = views.iter().map(|view| format!("CCB {}: {} held", view.ccb, view.leases_held));
+        held.collect::<Vec<_>>().join("\n")
+    })
+    .map(|_| ExitCode::SUCCESS)
+}
+
 /// `calls`: from control, else from the regions.
 pub fn calls(options: &cli::View) -> Result<ExitCode, String> {
     look(options, "/v1/calls", calls_text, view::read, |views| {
@@ -166,6 +175,7 @@ fn status_text(status: &Value) -> String {
         status["logins_throttled"],
     );
     out += &records_line(&status["records"]);
+    out += &bus_line(&status["bus"], &status["blade"]);
     for ccb in rows(&status["ccbs"]) {
         let _ = writeln!(
             out,
@@ -190,6 +200,32 @@ fn status_text(status: &Value) -> String {
         out += &counters_text(&workers);
     }
     out
+}
+
+/// How it goes with other blades; nothing when there are none to be.
+fn bus_line(bus: &Value, blade: &Value) -> String {
+    if bus.is_null() {
+        return String::new();
+    }
+    let state = match (bus["connected"] == true, blade["confirmed"] == true) {
+        (false, _) => "gone, this blade works alone",
+        (true, true) => "there",
+        (true, false) => "there, not heard since a pause",
+    };
+    let leader = blade["leader"].as_str().unwrap_or("none");
+    format!(
+        "bus: {state}; blade {}, leader {leader}, {} blades, {} homes; {} losses, {} unanswered, \
+         {} dropped\n",
+        text(&blade["name"]),
+        blade["blades_seen"],
+        blade["homes"],
+        bus["losses"],
+        bus["unanswered"],
+        ["drop_garbled", "drop_full", "drop_away"]
+            .iter()
+            .filter_map(|name| bus[name].as_u64())
+            .sum::<u64>(),
+    )
 }
 
 fn view_text(view: &View) -> String {
@@ -261,6 +297,19 @@ fn agents_text(answer: &Value) -> String {
     }
     let count = table.len() - 1;
     format!("{}{count} logged in", columns(&table))
+}
+
+fn leases_text(answer: &Value) -> String {
+    let mut table =
+        vec![header(&["TENANT", "NUMBER", "OWNER", "HOLDER", "PURPOSE", "STATE", "FENCE", "AGE"])];
+    for lease in rows(&answer["leases"]) {
+        let cells = ["tenant", "number", "owner", "holder", "purpose", "state", "fence"];
+        let mut row: Vec<String> = cells.iter().map(|name| text(&lease[*name])).collect();
+        row.push(format!("{:.1} s", lease["age_ms"].as_f64().unwrap_or(0.0) / 1e3));
+        table.push(row);
+    }
+    let count = table.len() - 1;
+    format!("{}{count} hosted over CCBs", columns(&table))
 }
 
 /// A line for each leg, and what they have in common.

@@ -24,6 +24,8 @@ pub struct View {
     pub agents: u32,
     /// Agents whose phone is registered.
     pub registered: u32,
+    /// Lease words that somebody holds.
+    pub leases_held: u32,
     /// Its workers.
     pub workers: Vec<Worker>,
     /// Calls that stand.
@@ -170,6 +172,7 @@ pub fn read(region: &Arc<Region>) -> View {
         },
         agents: logins(region).count() as u32,
         registered: registered.count() as u32,
+        leases_held: region.leases().held(),
         workers: (0..region.layout().workers).map(|w| worker(region, WorkerId(w))).collect(),
         calls: calls(region),
         logged_in: Vec::new(),

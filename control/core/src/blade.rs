@@ -21,8 +21,13 @@ use crate::seat::{Seat, SeatState};
 mod cluster;
 mod commands;
 mod desk;
+mod enter;
 mod forward;
 mod grant;
+mod homes;
+mod hosting;
+mod leader;
+mod leases;
 mod order;
 mod pool;
 mod queueing;
@@ -30,6 +35,8 @@ mod sharing;
 mod side;
 mod trunks;
 
+pub use cluster::{BladeView, ClusterView};
+pub use leases::LeaseView;
 pub use side::Counts;
 use side::{Purpose, Side};
 
@@ -56,9 +63,14 @@ pub struct Blade {
     queueing: queueing::Queueing,
     /// None while it is the only blade.
     cluster: Option<cluster::Cluster>,
+    hosting: hosting::Hosting,
     pool: pool::Pool,
     beat_at: Instant,
     sweep_at: Instant,
+    /// When the last input came.
+    handled_at: Instant,
+    /// Until when timers wait, after a pause, for what came meanwhile.
+    paused_until: Option<Instant>,
 }
 
 /// A login that stands, and where it is.
@@ -111,7 +123,7 @@ pub struct LoginView {
     pub hosted: Option<CcbId>,
     /// When it was granted.
     pub since: Instant,
-    /// The lease word for calls.
+    /// The lease word for calls; held by another CCB, the agent is hosted there.
     pub lease: LeaseState,
 }
 
@@ -180,23 +192,25 @@ impl Blade {
             forwards: Forwards::default(),
             queueing: queueing::Queueing::new(now),
             cluster: None,
+            hosting: hosting::Hosting::new(now, ccbs),
             pool: pool::Pool::default(),
             beat_at: now,
             sweep_at: now,
+            handled_at: now,
+            paused_until: None,
         }
     }
 
     /// Takes one input; what is to be done about it is added to `out`.
     pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
+        self.notice_pause(now, out);
         match input {
             Input::Provision(provision) => self.provision(now, provision, out),
             Input::Attached { ccb, region } => self.attach(now, ccb, region, out),
             Input::Gone { ccb } => self.detach(now, ccb, out),
             Input::Pump => self.pump_all(now, out),
-            Input::Login { reply, request } => {
-                let result = self.grant(now, *request, out);
-                out.push(Output::Login { reply, result });
-            }
+            Input::Login { reply, request } => self.enter(now, reply, request, out),
+            Input::Leave { reply, login, end } => self.leave(now, reply, login, end, out),
             Input::DeskAttached { socket, login } => self.desk_attached(now, socket, login, out),
             Input::DeskLost { socket } => self.desk_lost(now, socket, out),
             Input::DeskExit { socket } => self.desk_exit(now, socket, out),
@@ -226,21 +240,33 @@ impl Blade {
             }
             Input::SlotStopped { ccb } => self.slot_stopped(now, ccb, out),
             Input::Bus(heard) => self.heard(now, heard, out),
-            Input::Timeout => {}
+            Input::Farewell => self.farewell(out),
+            Input::Timeout => self.paused_until = None,
         }
+        // Who was away for a while first takes what waits for it: it may say why a time has not run out.
+        if self.paused_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.paused_until = None;
+        self.look_at_waits(now, out);
         if now >= self.beat_at {
             self.beat(now, out);
+            self.check_leases(now, out);
+            self.check_sessions(now, out);
             self.beat_at = now + Duration::from_millis(BEAT_MS);
         }
         if now >= self.sweep_at {
             self.sweep(now, out);
             self.sweep_at = now + Duration::from_millis(SWEEP_MS);
         }
+        self.tick_cluster(now, out);
     }
 
     /// When [`Input::Timeout`] is due.
     pub fn deadline(&self) -> Instant {
-        self.beat_at.min(self.sweep_at)
+        let waits = (!self.hosting.waits.is_empty()).then_some(self.hosting.look_at);
+        let cluster = self.cluster.as_ref().map(|cluster| cluster.deadline());
+        waits.into_iter().chain(cluster).fold(self.beat_at.min(self.sweep_at), Instant::min)
     }
 
     /// Says in every attached region that control sleeps and takes its last look at the rings. False
@@ -404,7 +430,9 @@ impl Blade {
         self.write_provision(&region);
         if is_new {
             self.settle_rows(now, ccb, &region, out);
+            self.rebuild_leases(now, ccb);
         }
+        self.check_homes_soon();
         if self.is_draining(ccb) {
             self.tell_workers(now, ccb, true, out);
         }
@@ -469,6 +497,7 @@ impl Blade {
         for (key, end) in over {
             self.end(now, key, end, out);
         }
+        self.check_homes(out);
     }
 
     fn check_status(&mut self, now: Instant, ccb: CcbId, out: &mut Vec<Output>) {
@@ -482,6 +511,7 @@ impl Blade {
         let was = self.cdm.set_status(ccb, is);
         self.report(ccb);
         if was != is {
+            self.report_soon();
             out.push(Output::Ccb { ccb, was, is });
             self.seat_all(now, out);
         }
@@ -617,7 +647,7 @@ impl Blade {
             }
             Event::Digit { call, leg, digit, duration_ms } => {
                 side.counts.digits += 1;
-                if let Some(digit) = digit_name(digit) {
+                if let Some(digit) = desk::digit_name(digit) {
                     self.tell_digit(ccb, (call, leg), digit, duration_ms, out);
                 }
             }
@@ -644,7 +674,9 @@ impl Blade {
         asked: Asked<'_>,
         out: &mut Vec<Output>,
     ) {
-        if self.forwarded(now, ccb, worker, &asked, out) {
+        if self.wanted_elsewhere(now, ccb, worker, &asked, out)
+            || self.forwarded(now, ccb, worker, &asked, out)
+        {
             return;
         }
         let is_way = matches!(asked.why, Why::Called | Why::Transferred | Why::Forwarded);
@@ -719,6 +751,7 @@ impl Blade {
         changed: Vec<Changed>,
         out: &mut Vec<Output>,
     ) {
+        self.note_peers(now, ccb, &changed);
         for changed in changed {
             self.tell_desks(now, ccb, &changed, out);
             self.seats_of(now, ccb, &changed, out);
@@ -730,17 +763,13 @@ impl Blade {
                 if record.ended_at == Instant::ZERO {
                     record.ended_at = now;
                 }
+                record.peer_serial = self.hosting.serials.remove(&(ccb, changed.call.call));
                 side.calls.set_recording(changed.call.call);
                 side.forget_call(changed.call.call);
                 out.push(Output::Record(Box::new(record)));
             }
         }
     }
-}
-
-/// The digit as a desk is told it, by its number in RFC 4733, 3.2; 16 is a hook flash.
-fn digit_name(event: u8) -> Option<char> {
-    "0123456789*#ABCD!".chars().nth(usize::from(event))
 }
 
 /// What the data plane asked.

@@ -17,8 +17,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::acd::CallerId;
 use crate::cdm::CcbStatus;
-use crate::login::LoginKey;
+use crate::login::{End, LoginKey};
 use crate::message::{Granted, LoginRefusal, LoginRequest};
+
+pub mod hub;
 
 /// The name of a blade, unique on its bus: 1 to 64 letters, digits, dashes or underscores.
 pub type BladeName = Arc<str>;
@@ -27,8 +29,9 @@ pub type BladeName = Arc<str>;
 pub const REPORT_MS: u64 = 500;
 /// A report that is older than this says nothing any more: three were missed (G-11).
 pub const REPORT_LIFE_MS: u64 = 1_500;
-/// How long a claim (of leadership, of a queue) lives that is not renewed, in milliseconds.
-pub const CLAIM_LIFE_MS: u64 = 2_000;
+/// How long a claim (of leadership, of a queue) lives that is not renewed, in milliseconds: three renewals were
+/// missed, and who stands by has it within two seconds.
+pub const CLAIM_LIFE_MS: u64 = 1_500;
 /// How long an answer is waited for, in milliseconds.
 pub const ASK_MS: u64 = 1_000;
 
@@ -112,6 +115,10 @@ pub struct Home {
     pub agent: u64,
     /// The login epoch; of two homes the one with the higher epoch is right (G-24).
     pub epoch: u32,
+    /// The how manieth place of that login it is, from 0: of two that were granted since the answer of one was
+    /// lost, the later one is right.
+    #[serde(default)]
+    pub turn: u32,
 }
 
 /// Somebody does what only one may do at a time.
@@ -143,6 +150,9 @@ pub enum Question {
         ccb: CcbId,
         /// The login, which the asker has authenticated.
         request: Box<LoginRequest>,
+        /// As in [`Home`].
+        #[serde(default)]
+        turn: u32,
     },
     /// Of the blade of an older login: it is over, a newer one begins (G-24).
     Leave {
@@ -150,6 +160,13 @@ pub enum Question {
         login: LoginKey,
         /// Although the agent is in a call.
         force: bool,
+    },
+    /// Of a login's blade: it is to end.
+    Logout {
+        /// The login.
+        login: LoginKey,
+        /// Why.
+        end: End,
     },
     /// Of an agent's home: the agent's lease word for a call (S2-006, S2-007, S3-006).
     Lease(LeaseRequest),
@@ -315,7 +332,7 @@ pub enum Answer {
     Placed(Option<Placed>),
     /// To [`Question::Login`].
     Login(Result<Granted, LoginRefusal>),
-    /// To [`Question::Leave`]: false when the agent is in a call.
+    /// To [`Question::Leave`]: false when the agent is in a call. To [`Question::Logout`]: whether it stood.
     Left(bool),
     /// To [`Question::Lease`].
     Lease(Result<Grant, Denial>),

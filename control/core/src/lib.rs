@@ -21,8 +21,11 @@ pub use acd::{
     Acd, CallerId, Ending, MAX_QUEUES, Match, Place, QUEUE_NAME_BYTES, QUEUE_RULE, QueueSpec,
     QueueView, Tally, is_queue_name, place, waited_ns,
 };
-pub use blade::{BEAT_MS, Blade, CcbView, Counts, LoginView, SWEEP_MS, SpoolView};
-pub use cdm::{Ccb, CcbStatus, Cdm};
+pub use blade::{
+    BEAT_MS, Blade, BladeView, CcbView, ClusterView, Counts, LeaseView, LoginView, SWEEP_MS,
+    SpoolView,
+};
+pub use cdm::{Ccb, CcbStatus, Cdm, Strategy};
 pub use login::{
     Change, DESK_AWAY_MS, Desk, End, GRANT_MS, Login, LoginKey, PHONE_AWAY_MS, Phone, Step,
 };

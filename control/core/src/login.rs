@@ -105,7 +105,8 @@ pub enum Step {
 }
 
 /// Why a login ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum End {
     /// The agent said so.
     Exit,

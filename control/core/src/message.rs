@@ -143,6 +143,15 @@ pub enum Input {
         /// The call.
         call: CallRef,
     },
+    /// That login is to end, wherever it stands.
+    Leave {
+        /// Comes back with the answer.
+        reply: u64,
+        /// The login.
+        login: LoginKey,
+        /// Why.
+        end: End,
+    },
     /// An order for the pool's slots of this blade.
     Pool {
         /// Comes back with the result.
@@ -157,6 +166,8 @@ pub enum Input {
     },
     /// The bus says something.
     Bus(Heard),
+    /// This process stops: others need not wait until its reports are old.
+    Farewell,
     /// The deadline has come.
     Timeout,
 }
@@ -272,6 +283,24 @@ pub enum Output {
         address: SocketAddr,
         /// Whether it answers.
         up: bool,
+    },
+    /// The answer to [`Input::Leave`].
+    Left {
+        /// As it was given.
+        reply: u64,
+        /// Whether the login stood.
+        stood: bool,
+    },
+    /// This blade leads the CDM from now on, in that term, or does not any more.
+    Leads {
+        /// None when it does not.
+        term: Option<u64>,
+    },
+    /// This process was paused for longer than others wait for its signs of life: it grants nothing until one of
+    /// them came back from the bus.
+    Paused {
+        /// For how long, in milliseconds.
+        paused_ms: u64,
     },
     /// The result of [`Input::Pool`].
     Pool {
@@ -511,6 +540,8 @@ pub enum CloseReason {
     NoLogin,
     /// Another WebSocket took the session.
     Taken,
+    /// The login stands at another blade, whose addresses the login's answer has.
+    Elsewhere,
 }
 
 /// What a desk is told; events are named after CSTA's (ECMA-269).
@@ -636,6 +667,8 @@ pub struct CallRecord {
     pub answered_at: Option<Instant>,
     /// When it ended.
     pub ended_at: Instant,
+    /// The serial number that the call has at the CCB that called an agent of ours (see [`LegRecord::peer`]).
+    pub peer_serial: Option<u64>,
     /// Its legs in order.
     pub legs: Vec<LegRecord>,
 }
@@ -695,8 +728,10 @@ pub struct LegRecord {
     pub number: String,
     /// The agent's login when the party is an agent that is known.
     pub login: Option<LoginKey>,
-    /// `agent`, `trunk` or `none`.
+    /// `agent`, `trunk`, `peer` or `none`.
     pub party: &'static str,
+    /// The other CCB: the home of an agent that we hosted, or who hosted an agent of ours.
+    pub peer: Option<CcbId>,
     /// The trunk's name when the party is one that is known.
     pub trunk: Option<String>,
     /// The Call-ID of its dialog, at most its first 128 bytes.

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use control_core::cluster::{BladeName, Heard, Say};
 use serde_json::{Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::owner::{Ask, BladeHandle};
 
@@ -229,8 +230,17 @@ impl Bus {
         Arc::clone(&self.ends.state)
     }
 
-    /// Carries until the core is gone.
-    pub async fn run(self) {
+    /// Carries until the core is gone; what is returned then ends.
+    pub fn spawn(self, tasks: &mut JoinSet<()>) -> oneshot::Receiver<()> {
+        let (ended, end) = oneshot::channel();
+        tasks.spawn(async move {
+            self.run().await;
+            let _ = ended.send(());
+        });
+        end
+    }
+
+    async fn run(self) {
         match self.kind {
             BusConfig::Alone => {}
             BusConfig::Nats(config) => nats::run(config, self.ends).await,

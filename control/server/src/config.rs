@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use base::CcbId;
-use control_core::Cidr;
+use control_core::{Cidr, Strategy};
 
 use crate::bus::BusConfig;
 use crate::{pool, recordings};
@@ -70,6 +70,8 @@ pub struct Config {
     pub blade: String,
     /// Blades of one cluster meet; those of others on the same bus are not seen.
     pub cluster: String,
+    /// How the CDM chooses among the CCBs of all blades while this one leads; the blades of a cluster should agree.
+    pub strategy: Strategy,
 }
 
 /// One CCB of this blade: a data plane process and the region it made.
@@ -127,6 +129,7 @@ impl Config {
             bus: BusConfig::Alone,
             blade: host_name(),
             cluster: CLUSTER.to_owned(),
+            strategy: Strategy::default(),
             state,
         }
     }

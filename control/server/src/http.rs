@@ -27,6 +27,7 @@ use crate::secret::Secret;
 use crate::token::Tokens;
 
 pub mod admin;
+mod blades;
 mod cti;
 pub mod door;
 mod error;
@@ -160,9 +161,7 @@ async fn openapi() -> Json<utoipa::openapi::OpenApi> {
     )
 )]
 async fn health(State(app): State<App>) -> (StatusCode, &'static str) {
-    let normal = app.blade.look(|blade, _| {
-        blade.cdm().iter().any(|(_, ccb)| ccb.status == control_core::CcbStatus::Normal)
-    });
+    let normal = app.blade.look(|blade, _| blade.serves());
     match normal.await {
         Some(true) => (StatusCode::OK, "ok\n"),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "no CCB is running normally\n"),

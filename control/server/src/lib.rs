@@ -31,7 +31,7 @@ use tokio::task::JoinSet;
 pub use bus::{BusConfig, LocalBus, NatsConfig};
 pub use config::{CLUSTER, CcbConfig, Config, HashCost, OPTIONS_S, host_name};
 pub use control_core::{
-    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, QUEUE_RULE, Route, Service,
+    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, QUEUE_RULE, Route, Service, Strategy,
     is_prompt_name, is_queue_name, path_name, reason_name, spool_name,
 };
 pub use directory::{
@@ -111,7 +111,8 @@ impl Server {
             bus::Place { blade: config.blade.as_str().into(), cluster: config.cluster.clone() };
         let bus = bus::open(config.bus.clone(), place, blade.clone()).map(|(mouth, bus)| {
             // The clock only goes on over the control processes of a blade, unless somebody sets it back.
-            owner.join(config.blade.as_str().into(), clock::unix_ms(clock::now()), mouth);
+            let incarnation = clock::unix_ms(clock::now());
+            owner.join(config.blade.as_str().into(), incarnation, config.strategy, mouth);
             bus
         });
         let mut http = Vec::new();
@@ -157,10 +158,8 @@ impl Server {
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let blade = self.app.blade.clone();
         let mut background = JoinSet::new();
-        background.spawn(self.owner.run());
-        if let Some(bus) = self.bus {
-            background.spawn(bus.run());
-        }
+        let owner = background.spawn(self.owner.run());
+        let carried = self.bus.map(|bus| bus.spawn(&mut background));
         match self.directory.provision().await {
             Ok(mut provision) => {
                 provision.options_s = self.config.options_s;
@@ -204,6 +203,13 @@ impl Server {
         let ended = async { while serving.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_millis(STOP_MS), ended).await;
         serving.shutdown().await;
+        if let Some(carried) = carried {
+            blade.tell(owner::Ask::Farewell).await;
+            blade.look(|_, _| ()).await;
+            // Without its core the bus says what it was told to say, and ends.
+            owner.abort();
+            let _ = tokio::time::timeout(Duration::from_millis(STOP_MS), carried).await;
+        }
         background.shutdown().await;
         self.directory.close().await;
         let _ = std::fs::remove_file(&self.config.admin);

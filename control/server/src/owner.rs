@@ -10,7 +10,7 @@ use control_core::cluster::{BladeName, Heard};
 use control_core::{
     Blade, CcbStatus, CloseReason, Collected, DeskMessage, End, Granted, Input, LoginKey,
     LoginRefusal, LoginRequest, Marks, OpOutcome, Order, Output, PoolOrder, PoolRefusal, Provision,
-    SlotState, Trace, spool_name,
+    SlotState, Strategy, Trace, spool_name,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -68,6 +68,8 @@ pub enum Ask {
     SlotStopped(CcbId),
     /// The bus says something.
     Bus(Heard),
+    /// The process stops.
+    Farewell,
     /// Somebody reads.
     Look(Look),
 }
@@ -123,9 +125,10 @@ impl BladeHandle {
         answer.await.unwrap_or(Err(LoginRefusal::NoCcb))
     }
 
-    /// True while that login stands.
-    pub async fn is_alive(&self, login: LoginKey) -> bool {
-        self.look(move |blade, _| blade.is_alive(login)).await.unwrap_or(false)
+    /// True while that login of the agent of `number` stands, here or at another blade, or stood at one that is
+    /// dead.
+    pub async fn knows(&self, login: LoginKey, number: String) -> bool {
+        self.look(move |blade, _| blade.knows(login, &number)).await.unwrap_or(false)
     }
 
     /// Ends a login; false when it did not stand.
@@ -200,6 +203,7 @@ pub struct Owner {
     desks: HashMap<u64, mpsc::Sender<ToDesk>>,
     logins: HashMap<u64, oneshot::Sender<Result<Granted, LoginRefusal>>>,
     commands: HashMap<u64, oneshot::Sender<Ended>>,
+    leaving: HashMap<u64, oneshot::Sender<bool>>,
     /// Desks that did not keep up, which the core is to be told of.
     lost: Vec<u64>,
     /// Calls of which no record is kept, which the core is to be told of.
@@ -213,8 +217,15 @@ pub struct Owner {
 impl Owner {
     /// An owner of a fresh core for these CCBs; without `records` none are kept.
     pub fn new(ccbs: &[CcbId], asks: Asks, records: Option<RecordSender>) -> Self {
+        let mut blade = Blade::new(clock::now(), Process::current(), ccbs);
+        let mut seed = [0; 32];
+        match getrandom::fill(&mut seed) {
+            Ok(()) => blade.seed(base::Rng::from_seed(seed)),
+            // Without secrets no agent is lent to another CCB.
+            Err(error) => tracing::error!(%error, "the kernel gives no random numbers"),
+        }
         Owner {
-            blade: Blade::new(clock::now(), Process::current(), ccbs),
+            blade,
             asks,
             pooled: HashMap::new(),
             slots: None,
@@ -224,6 +235,7 @@ impl Owner {
             desks: HashMap::new(),
             logins: HashMap::new(),
             commands: HashMap::new(),
+            leaving: HashMap::new(),
             lost: Vec::new(),
             unrecorded: Vec::new(),
             refused: Vec::new(),
@@ -234,8 +246,8 @@ impl Owner {
 
     /// Makes this blade one of several; what it says to the others goes to `bus`, what they say comes as
     /// [`Ask::Bus`].
-    pub fn join(&mut self, name: BladeName, incarnation: u64, bus: Mouth) {
-        self.blade.join(name, incarnation);
+    pub fn join(&mut self, name: BladeName, incarnation: u64, strategy: Strategy, bus: Mouth) {
+        self.blade.join(name, incarnation, strategy);
         self.bus = Some(bus);
     }
 
@@ -313,8 +325,8 @@ impl Owner {
             }
             Ask::DeskExit { socket } => self.give(Input::DeskExit { socket }),
             Ask::Logout { login, end, done } => {
-                let _ = done.send(self.blade.is_alive(login));
-                self.give(Input::Logout { login, end });
+                self.leaving.insert(reply, done);
+                self.give(Input::Leave { reply, login, end });
             }
             Ask::Release { ccb, call, done } => {
                 self.commands.insert(reply, done);
@@ -339,6 +351,7 @@ impl Owner {
             }
             Ask::SlotStopped(ccb) => self.give(Input::SlotStopped { ccb }),
             Ask::Bus(heard) => self.give(Input::Bus(heard)),
+            Ask::Farewell => self.give(Input::Farewell),
             Ask::Look(look) => look(&self.blade, clock::now()),
         }
     }
@@ -391,6 +404,11 @@ impl Owner {
             Output::Slots(slots) => slots
                 .into_iter()
                 .for_each(|(ccb, state)| self.tell_slot(Tell::Remember(ccb, state))),
+            Output::Left { reply, stood } => {
+                if let Some(done) = self.leaving.remove(&reply) {
+                    let _ = done.send(stood);
+                }
+            }
             Output::Bus(say) => {
                 if let Some(heard) = self.bus.as_ref().and_then(|bus| bus.say(say)) {
                     self.refused.push(heard);
@@ -439,6 +457,16 @@ fn log(output: &Output) {
                 "a login ended"
             );
         }
+        Output::Leads { term: Some(term) } => {
+            tracing::info!(term, "this blade leads the CDM");
+        }
+        Output::Leads { term: None } => tracing::info!("this blade leads the CDM no more"),
+        Output::Paused { paused_ms } => {
+            tracing::warn!(
+                paused_ms,
+                "this process was paused; it grants nothing until it is heard"
+            );
+        }
         Output::Ccb { ccb, was, is: CcbStatus::Down } => {
             tracing::warn!(ccb = ccb.0, was = was.name(), "a CCB is down");
         }
@@ -458,19 +486,6 @@ fn log(output: &Output) {
             let state = spool_name(*state);
             tracing::error!(ccb = ccb.0, worker = worker.0, state, lost, "recorded media is lost");
         }
-        Output::SourceRefused { ccb, call, leg, address, left_out } => {
-            tracing::warn!(
-                target: "security",
-                // Logs do not show targets as a rule.
-                event = "security",
-                ccb = ccb.0,
-                %call,
-                leg,
-                %address,
-                left_out,
-                "media from a source that is not the party's was dropped"
-            );
-        }
         Output::Trunk { ccb, address, up } => {
             let ccb = ccb.0;
             match up {
@@ -483,6 +498,26 @@ fn log(output: &Output) {
         }
         Output::Scaled { wish, result: Err(why) } => {
             tracing::warn!(?wish, why = why.text(), "the CDM cannot change the pool");
+        }
+        other => log_security(other),
+    }
+}
+
+/// What the security log is told, too.
+fn log_security(output: &Output) {
+    match output {
+        Output::SourceRefused { ccb, call, leg, address, left_out } => {
+            tracing::warn!(
+                target: "security",
+                // Logs do not show targets as a rule.
+                event = "security",
+                ccb = ccb.0,
+                %call,
+                leg,
+                %address,
+                left_out,
+                "media from a source that is not the party's was dropped"
+            );
         }
         Output::SourceBanned { ccb, address, seconds } => {
             tracing::warn!(

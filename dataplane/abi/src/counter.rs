@@ -77,6 +77,8 @@ counters! {
     DropSipBanned = "drop_sip_banned",
     /// Dropped: a request that proves nothing, of a source that has asked too many such.
     DropSipRate = "drop_sip_rate",
+    /// Refused: a registration whose Path and Contact do not fit their row.
+    DropSipPath = "drop_sip_path",
     /// Times that a source was banned.
     SourcesBanned = "sources_banned",
     /// Refused: wrong digest.

@@ -261,7 +261,7 @@ row! {
         pub reserved: u32,
         /// Where the REGISTER came from, and where INVITEs go.
         pub address: Address,
-        /// The URI of its Contact; zeros behind it.
+        /// The URI of its Contact and, behind a line feed, its Path where it has one (RFC 3327); zeros behind it.
         pub contact: [u8; 160],
     }
 }
@@ -304,12 +304,29 @@ impl RegistrationRow {
 
     /// The URI of the Contact.
     pub fn contact(&self) -> Text<160> {
-        text(&self.contact)
+        let line = self.contact.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let len = line.iter().position(|byte| *byte == 0).unwrap_or(line.len());
+        Text::new(&line[..len]).unwrap_or(Text::EMPTY)
     }
 
-    /// Sets the URI of the Contact.
-    pub fn set_contact(&mut self, contact: Text<160>) {
+    /// The values of Path as one list; empty when there is none (RFC 3327, 5.3).
+    pub fn path(&self) -> Text<160> {
+        let both = text(&self.contact);
+        let path = both.as_bytes().split(|byte| *byte == b'\n').nth(1).unwrap_or_default();
+        Text::new(path).unwrap_or(Text::EMPTY)
+    }
+
+    /// Sets the URI of the Contact and the Path; false, and no Path, when there is no room for both.
+    pub fn set_contact(&mut self, contact: Text<160>, path: &[u8]) -> bool {
         self.contact = field(contact);
+        if path.is_empty() {
+            return true;
+        }
+        let both = Text::new(&[contact.as_bytes(), b"\n", path].concat());
+        both.is_ok_and(|both| {
+            self.contact = field(both);
+            true
+        })
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use abi::{AgentRow, CallState, Counter, LeaseTicket, Party, Why};
-use base::{AgentSlot, CallRef, Instant, Transport, owner};
+use base::{AgentSlot, CallRef, Instant, Text, Transport, owner};
 use sip::wire::{self, Header, Method, RequestWriter};
 
 use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase, Times};
@@ -27,6 +27,8 @@ pub(crate) struct Target {
     pub flow: Flow,
     /// The Request-URI: a phone's Contact, or a number at a trunk.
     pub uri: Vec<u8>,
+    /// The Path that the phone registered with (RFC 3327); empty without.
+    pub path: Text<160>,
     /// The called agent's word, won for this leg.
     pub lease: Option<Lease>,
     /// What another CCB is shown, whose agent is called.
@@ -36,7 +38,7 @@ pub(crate) struct Target {
 impl Target {
     /// Somebody without a lease.
     pub fn new(party: Party, number: Number, flow: Flow, uri: Vec<u8>) -> Target {
-        Target { party, number, flow, uri, lease: None, ticket: None }
+        Target { party, number, flow, uri, path: Text::EMPTY, lease: None, ticket: None }
     }
 
     /// The agent to call, when it is one.
@@ -147,6 +149,10 @@ impl Worker {
         }
         for (name, value) in extra {
             writer = writer.header(name, value);
+        }
+        // RFC 3327, 5.4: the home proxy "uses this Path as the initial Route header field values".
+        if !target.path.is_empty() {
+            writer = writer.header("Route", target.path.as_bytes());
         }
         if let Some(ticket) = target.ticket {
             writer = writer.header(LeaseTicket::HEADER, ticket.to_value());

@@ -262,7 +262,8 @@ impl Worker {
         };
         let party = Party::Agent(agent, row.login_epoch);
         let number = Number::new(row.number().as_bytes()).unwrap_or_default();
-        Ok(Target::new(party, number, flow, registration.contact().as_bytes().to_vec()))
+        let uri = registration.contact().as_bytes().to_vec();
+        Ok(Target { path: registration.path(), ..Target::new(party, number, flow, uri) })
     }
 
     fn ask(&mut self, now: Instant, call: CallRef, called: Number) {

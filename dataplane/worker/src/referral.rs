@@ -108,8 +108,7 @@ impl Worker {
         if !matches!(entry.party, Party::Peer(_)) {
             return Err(Refusal::status(405).with("Allow", ALLOW));
         }
-        // RFC 6665, 4.1.3: "If [...] a NOTIFY request does not match at least one existing [...] subscription,
-        // the subscriber returns a 481".
+        // RFC 6665, 4.1.3: who has no subscription answers 481.
         let by = entry.ext.referring.ok_or_else(|| Refusal::status(481))?;
         let package = message.header(Header::Event).unwrap_or_default();
         if !same_token(before(package, b';'), b"refer") {
@@ -134,7 +133,7 @@ fn before(value: &[u8], end: u8) -> &[u8] {
     value.split(|byte| *byte == end).next().unwrap_or_default().trim_ascii()
 }
 
-/// RFC 3515, 2.4.5: "The body of a NOTIFY MUST begin with a SIP Response Status-Line".
+/// RFC 3515, 2.4.5: "The body of a NOTIFY MUST begin with a SIP Response Status-Line as defined in [1]."
 fn status_of(body: &[u8]) -> Option<u16> {
     let status = body.strip_prefix(b"SIP/2.0 ")?.get(..3)?;
     let status: u16 = core::str::from_utf8(status).ok()?.parse().ok()?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use abi::{AgentRow, Counter, Event, RegistrationRow, UnregisterCause};
 use base::{AgentSlot, Instant, Transport, owner};
 use sip::registrar::{self, Binding, Decision, Limits};
-use sip::wire::{self, Message};
+use sip::wire::{self, Header, Message};
 
 use crate::call::Flow;
 use crate::intake::{Arrival, check_scheme};
@@ -47,15 +47,25 @@ impl Worker {
         ) {
             Decision::Update(mut binding) => {
                 // RFC 5626, 5.3: over a stream the way back is the connection itself.
+                let path = path_of(arrival.message);
                 if arrival.channel.transport == Transport::Udp {
-                    binding.source = reach(binding.contact.as_bytes(), arrival.from);
+                    // RFC 3327, 5.1: behind a Path it is the proxy that put itself there last that is next.
+                    let next = match first_hop(&path) {
+                        None => binding.contact.as_bytes(),
+                        Some(uri) => uri,
+                    };
+                    binding.source = reach(next, arrival.from);
                 }
                 let at = Flow {
                     location: arrival.location,
                     peer: binding.source,
                     channel: arrival.channel,
                 };
-                self.bind(now, agent, &row, at, &binding);
+                if !self.bind(now, agent, &row, at, (&binding, &path)) {
+                    // It does not fit its row, and a phone that is reached past its Path is not reached.
+                    self.count(Counter::DropSipPath);
+                    return Err(Refusal::status(513));
+                }
                 self.accept_register(now, arrival, Some(&binding));
             }
             Decision::Remove => {
@@ -107,8 +117,8 @@ impl Worker {
         agent: AgentSlot,
         row: &AgentRow,
         at: Flow,
-        binding: &Binding,
-    ) {
+        (binding, path): (&Binding, &[u8]),
+    ) -> bool {
         let before = self.registered(now, agent, row).map(|(flow, _)| flow);
         let mut registration = RegistrationRow {
             state: RegistrationRow::REGISTERED,
@@ -121,7 +131,9 @@ impl Worker {
         };
         registration.set_addr(at.peer);
         registration.set_channel(at.channel);
-        registration.set_contact(binding.contact);
+        if !registration.set_contact(binding.contact, path) {
+            return false;
+        }
         self.region.registrations().write(agent, &registration);
         self.watch_registered(agent, at);
         self.watch(agent, binding.expires_at);
@@ -136,6 +148,7 @@ impl Worker {
                 expires_ms: u32::try_from(lasts.as_millis()).unwrap_or(u32::MAX),
             });
         }
+        true
     }
 
     /// Ends a registration that lives; control hears why.
@@ -205,13 +218,30 @@ impl Worker {
     /// RFC 3261, 10.3, step 8: the 200 lists the current binding with its time left.
     fn accept_register(&mut self, now: Instant, arrival: Arrival<'_>, binding: Option<&Binding>) {
         let contact = binding.map(|binding| binding.contact_value(now));
-        let extra: Vec<(&str, &[u8])> =
+        let mut extra: Vec<(&str, &[u8])> =
             contact.iter().map(|value| ("Contact", value.as_slice())).collect();
+        // RFC 3327, 5.3: "The registrar MUST include the Path header field values in the 200 class response".
+        let path = path_of(arrival.message);
+        if !path.is_empty() {
+            extra.push(("Path", &path));
+        }
         let tag = self.fresh_tag();
         let bytes =
             wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, &extra, None);
         self.transactions.respond(now, arrival.key, 200, bytes, &mut self.sent);
     }
+}
+
+/// The values of Path as one list (RFC 3327, 4).
+fn path_of(message: &Message<'_>) -> Vec<u8> {
+    message.headers(Header::Path).collect::<Vec<_>>().join(&b", "[..])
+}
+
+/// The URI of the first value of a Path.
+fn first_hop(path: &[u8]) -> Option<&[u8]> {
+    let from = path.iter().position(|byte| *byte == b'<')? + 1;
+    let len = path[from..].iter().position(|byte| *byte == b'>')?;
+    Some(&path[from..from + len])
 }
 
 /// Where requests go to the phone that a request came from.
@@ -233,6 +263,19 @@ fn reach(contact: &[u8], from: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_first_hop_of_a_path_is_next() {
+        let cases: [(&[u8], Option<&[u8]>); 4] = [
+            (b"<sip:192.0.2.9;lr>", Some(b"sip:192.0.2.9;lr")),
+            (b"<sip:p1;lr>, <sip:p2;lr>", Some(b"sip:p1;lr")),
+            (b"<sip:p1", None),
+            (b"", None),
+        ];
+        for (path, uri) in cases {
+            assert_eq!(first_hop(path), uri);
+        }
+    }
 
     #[test]
     fn a_contact_is_believed_at_its_own_host_only() {

@@ -62,8 +62,41 @@ fn what_is_written_reads_back_the_same() {
     config.control.records = Some("/r \"s\"".into());
     config.control.trace_to = vec!["192.0.2.0/24".parse().unwrap(), "::1".parse().unwrap()];
     (config.ccbs[0].hep, config.ccbs[0].hep_agent) = (Some("[::1]:9060".into()), u32::MAX);
+    config.control.bus = Bus {
+        server: Some(control_server::NatsConfig::parse("tls://u:p@bus:4223").unwrap()),
+        credentials: Some("/c \"d\"".into()),
+        blade: "b-7".into(),
+        cluster: "north".into(),
+        strategy: control_server::Strategy::LeastLoaded,
+        token_key: Some("/k \"e\"".into()),
+    };
     config.control.http.push("[::1]:80".parse().unwrap());
     assert_eq!(Config::parse("again.toml", &config.to_toml()), Ok(config));
+}
+
+#[test]
+fn other_blades_are_met_where_control_says_and_no_password_is_shown() {
+    let with = |fields: &str| GOOD.replace("[control]\n", &format!("[control]\n{fields}\n"));
+    let alone = Config::parse("jackfield.toml", GOOD).unwrap().control.bus;
+    assert_eq!((alone.server.clone(), alone.cluster.as_str()), (None, "jackfield"));
+    assert!(!alone.blade.is_empty());
+    let good = with("bus = \"nats://jack:hush@bus:4222\"\ncdm_strategy = \"round_robin\"");
+    let config = Config::parse("jackfield.toml", &good).unwrap();
+    assert_eq!(config.control.bus.strategy, control_server::Strategy::RoundRobin);
+    assert!(config.summary().contains("at nats://bus:4222, CCBs by round_robin"));
+    assert!(!config.summary().contains("hush") && !format!("{config:?}").contains("hush"));
+    let wrong = with("bus = \"http://jack:hush@bus\"\nblade = \"a b\"\ncdm_strategy = \"best\"");
+    assert_eq!(
+        faults(&wrong),
+        [
+            "jackfield.toml:3: control.bus: must be nats://[USER:PASSWORD@]HOST[:PORT], or the same \
+             with tls://",
+            "jackfield.toml:4: control.blade: \"a b\" must be 1 to 64 letters, digits, dashes or \
+             underscores",
+            "jackfield.toml:5: control.cdm_strategy: \"best\" must be one of least_agents, \
+             least_loaded, location, round_robin",
+        ]
+    );
 }
 
 #[test]
@@ -89,7 +122,8 @@ fn all_faults_are_reported_in_the_order_of_lines() {
         "jackfield.toml:2: control.admin: must be there",
         "jackfield.toml:3: control.http: \"127.0.0.1\" must be ADDRESS:PORT, as in 192.0.2.1:8080",
         "jackfield.toml:4: control.admim: unknown field; known are http, admin, directory, state, \
-         recordings, options_s, records, trace_to",
+         recordings, options_s, records, trace_to, bus, bus_credentials, blade, cluster, \
+         cdm_strategy",
         "jackfield.toml:11: ccb[0].cores: must name each core once",
         "jackfield.toml:20: ccb[0].location[1].ip: \"0.0.0.0\" must be the one IPv4 or IPv6 \
          address that phones reach, not a wildcard",

@@ -24,9 +24,11 @@ const STEP_LIMIT: Duration = Duration::from_secs(10);
 const TONES: [u32; 2] = [440, 620];
 
 /// Makes the call and prints what came of it.
-pub async fn run(config: &Config) -> Result<ExitCode, String> {
+pub async fn run(blades: &[Config]) -> Result<ExitCode, String> {
+    let config = &blades[0];
     let server = Server::Tcp(config.control.http[0]);
-    let admin = Server::Unix(config.control.admin.clone());
+    let admins: Vec<_> =
+        blades.iter().map(|blade| Server::Unix(blade.control.admin.clone())).collect();
     let locations = &config.ccbs[0].locations;
     let (mut fleet, mut news) = Fleet::start().map_err(|error| error.to_string())?;
     let mut desks = Vec::new();
@@ -51,7 +53,7 @@ pub async fn run(config: &Config) -> Result<ExitCode, String> {
     for desk in &mut desks {
         desk.complete(STEP_LIMIT).await?;
     }
-    crate::admin::wait_online(&admin, TONES.len(), STEP_LIMIT).await?;
+    crate::admin::wait_online(&admins, TONES.len(), STEP_LIMIT).await?;
     let called = (FIRST_AGENT + 1).to_string();
     fleet.order(0, Order::Call(called));
     until(&mut news, "the call is answered", |news| match &news.event {

@@ -8,24 +8,72 @@ use std::path::{Path, PathBuf};
 use base::{CcbId, Transport};
 
 use crate::cli;
-use crate::config::{self, Ccb, Config, Control, Location, MediaConfig, Streams};
+use crate::config::{self, Bus, Ccb, Config, Control, Location, MediaConfig, Streams};
 use crate::place::{DemoDir, demo_dir};
 
 /// The demo's tenant; its passwords begin with it.
 pub const TENANT: &str = "demo";
 /// The first employee.
 pub const FIRST_AGENT: u32 = 1001;
-/// The demo's one CCB.
-const CCB: CcbId = CcbId(1);
+/// How far the ports of two blades of the demo lie apart.
+const PORTS_APART: u16 = 100;
 /// The socket of the tools.
 const ADMIN_SOCKET: &str = "admin.sock";
 /// The location at `--bind`.
 const LOCAL: &str = "local";
 
-/// The configuration of both processes.
-pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
-    let locations = locations(options, dir)?;
+/// What the blades of a demo share.
+pub struct Shared {
+    /// Where NATS listens.
+    pub bus: SocketAddr,
+}
+
+/// The configuration of each blade, whose folders these are.
+pub fn configs(
+    options: &cli::Demo,
+    dirs: &[DemoDir],
+    shared: Option<&Shared>,
+) -> Result<Vec<Config>, String> {
     check_lists(options)?;
+    let blades = 0..options.blades;
+    blades.map(|blade| config(&of_blade(options, blade)?, dirs, blade, shared)).collect()
+}
+
+/// The options as they are for one blade: with its ports.
+fn of_blade(options: &cli::Demo, blade: u16) -> Result<cli::Demo, String> {
+    let up = |port: u16| {
+        let up = port.checked_add(blade * PORTS_APART);
+        up.ok_or_else(|| format!("--blades {}: port {port} is too high", options.blades))
+    };
+    let up_some = |port: Option<u16>| port.map(up).transpose();
+    let (low, high) = options.rtp_ports;
+    // Even, since RTP has even ports.
+    let share = (high - low + 1) / options.blades & !1;
+    let rtp_ports = match options.blades {
+        1 => options.rtp_ports,
+        _ => (low + share * blade, low + share * (blade + 1) - 1),
+    };
+    Ok(cli::Demo {
+        http: up(options.http)?,
+        sip: up(options.sip)?,
+        tls: up_some(options.tls)?,
+        ws: up_some(options.ws)?,
+        wss: up_some(options.wss)?,
+        rtp_ports,
+        ..options.clone()
+    })
+}
+
+/// The configuration of both processes of a blade.
+fn config(
+    options: &cli::Demo,
+    dirs: &[DemoDir],
+    blade: u16,
+    shared: Option<&Shared>,
+) -> Result<Config, String> {
+    let (main, dir) = (&dirs[0], &dirs[usize::from(blade)]);
+    let number = blade + 1;
+    let locations = locations(options, main)?;
     let (low, high) = options.rtp_ports;
     if (low..=high).contains(&options.sip) {
         return Err(format!("--sip {} lies within --rtp-ports {low}-{high}", options.sip));
@@ -35,7 +83,12 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
         ..driver::Sizes::default()
     };
     let absolute = |path: &Option<PathBuf>, name: &str| {
-        let path = path.clone().unwrap_or_else(|| dir.file(name));
+        let path = match path {
+            None => dir.file(name),
+            // Prompts are read only; what is written is each blade's own.
+            Some(path) if blade == 0 || name == "prompts" => path.clone(),
+            Some(path) => path.join(blade_folder(blade.into())),
+        };
         std::path::absolute(&path).map_err(|error| format!("{}: {error}", path.display()))
     };
     let media = MediaConfig {
@@ -44,7 +97,7 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
         spool: Some(dir.file("spool")),
         mode: options.xdp,
         bpffs: options.bpffs.clone().unwrap_or_else(|| dir.pins()),
-        ..MediaConfig::of_ccb(CCB.0)
+        ..MediaConfig::of_ccb(number)
     };
     let config = Config {
         pool: None,
@@ -52,28 +105,40 @@ pub fn config(options: &cli::Demo, dir: &DemoDir) -> Result<Config, String> {
             // Each location's agents reach the CTI at their own address (S1-018).
             http: locations.iter().map(|at| SocketAddr::new(at.ip, options.http)).collect(),
             admin: dir.file(ADMIN_SOCKET),
-            directory: dir.file("directory.sqlite"),
+            directory: main.file("directory.sqlite"),
             state: dir.path().to_owned(),
             recordings: absolute(&options.recordings, "recordings")?,
             options_s: options.options_s,
             records: Some(absolute(&options.records, "records")?),
             trace_to: Vec::new(),
+            bus: bus(main, blade, shared)?,
         },
         ccbs: vec![Ccb {
-            number: CCB,
+            number: CcbId(number),
             region: dir.region(),
-            socket: dir.file("ccb-1.sock"),
+            socket: dir.file(&format!("ccb-{number}.sock")),
             cores: cores(options.cores)?,
             rtp_ports: options.rtp_ports,
             sizes,
             media,
             hep: options.hep.clone(),
-            hep_agent: CCB.0.into(),
+            hep_agent: number.into(),
             locations,
         }],
     };
     // The flags are checked one by one; this checks them against each other.
     Config::parse("demo", &config.to_toml()).map_err(|faults| faults.to_string())
+}
+
+fn bus(main: &DemoDir, blade: u16, shared: Option<&Shared>) -> Result<Bus, String> {
+    let Some(Shared { bus }) = shared else { return Ok(Bus::default()) };
+    let server = control_server::NatsConfig::parse(&format!("nats://{bus}"))?;
+    Ok(Bus {
+        server: Some(server),
+        blade: format!("blade-{}", blade + 1),
+        token_key: Some(main.file("token.key")),
+        ..Bus::default()
+    })
 }
 
 /// The location at `--bind` and those of `--location`, each with a name and an address of its own.
@@ -130,6 +195,11 @@ pub fn make_folders(config: &Config) -> Result<(), String> {
     })
 }
 
+/// The folder of a blade that is not the first, in the demo's.
+pub fn blade_folder(blade: usize) -> String {
+    format!("blade-{}", blade + 1)
+}
+
 /// Refuses a folder whose sockets would have too long a path.
 pub fn check_dir(dir: &Path) -> Result<(), String> {
     let dir = std::path::absolute(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
@@ -176,19 +246,22 @@ fn cores(wanted: Option<u16>) -> Result<Vec<usize>, String> {
 }
 
 /// Writes the directory: the tenant, its agents, locations, trunks and routes.
-pub async fn create_tenant(options: &cli::Demo, config: &Config) -> Result<(), String> {
-    let ccb = &config.ccbs[0];
-    let locations = ccb.locations.iter().map(|at| control_server::DemoLocation {
-        name: at.name.clone(),
-        ip: at.ip,
-        sip: spoken(at),
-        http_port: options.http,
+pub async fn create_tenant(options: &cli::Demo, configs: &[Config]) -> Result<(), String> {
+    let config = &configs[0];
+    let ccbs = configs.iter().map(|config| {
+        let ccb = &config.ccbs[0];
+        let location = |at: &Location| control_server::DemoLocation {
+            name: at.name.clone(),
+            ip: at.ip,
+            sip: spoken(at),
+            http_port: config.control.http[0].port(),
+        };
+        (ccb.number, ccb.locations.iter().map(location).collect())
     });
     let spec = control_server::DemoSpec {
         tenant: TENANT.to_owned(),
-        ccb: ccb.number,
         agents: options.agents,
-        locations: locations.collect(),
+        ccbs: ccbs.collect(),
         trunks: options.trunk.clone(),
         queues: options.queue.clone(),
         routes: options.route.iter().map(|r| (r.prefix.clone(), r.to.clone())).collect(),
@@ -208,7 +281,8 @@ fn spoken(at: &Location) -> Vec<(Transport, u16)> {
 }
 
 /// Where to log in and what to type into a phone.
-pub fn guide(options: &cli::Demo, config: &Config, dir: &Path) -> String {
+pub fn guide(options: &cli::Demo, configs: &[Config], dir: &Path) -> String {
+    let config = &configs[0];
     let ccb = &config.ccbs[0];
     let last = FIRST_AGENT + options.agents - 1;
     let http = config.control.http[0];
@@ -241,6 +315,21 @@ pub fn guide(options: &cli::Demo, config: &Config, dir: &Path) -> String {
     for location in &ccb.locations {
         let spoken = location.streams.summary(location.ip, location.sip_port);
         let _ = writeln!(text, "  {:<12} SIP {spoken}", location.name);
+    }
+    for (number, other) in configs.iter().enumerate().skip(1) {
+        let at = &other.ccbs[0].locations[0];
+        let spoken = at.streams.summary(at.ip, at.sip_port);
+        let _ = writeln!(
+            text,
+            "Blade {} has CCB {}, HTTP at {}, SIP {spoken}; look at it with --dir {}.",
+            number + 1,
+            other.ccbs[0].number,
+            other.control.http[0],
+            dir.join(blade_folder(number)).display(),
+        );
+    }
+    if configs.len() > 1 {
+        text.push_str("Log in anywhere: the CDM spreads agents over the blades.\n");
     }
     if let Some(ca) = &ccb.locations[0].streams.ca {
         let _ = writeln!(text, "Phones verify the demo by {}.", ca.display());

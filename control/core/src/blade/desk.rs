@@ -19,7 +19,11 @@ impl Blade {
         out: &mut Vec<Output>,
     ) {
         if !self.logins.contains_key(&login) {
-            out.push(Output::DeskClosed { socket, reason: CloseReason::NoLogin });
+            let reason = match self.is_elsewhere(login) {
+                true => CloseReason::Elsewhere,
+                false => CloseReason::NoLogin,
+            };
+            out.push(Output::DeskClosed { socket, reason });
             return;
         }
         self.sockets.insert(socket, login);
@@ -339,6 +343,10 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
             Some(Party::Peer(_)) => "peer",
             None => "none",
         },
+        peer: match leg.party() {
+            Some(Party::Peer(ccb)) => Some(ccb),
+            _ => None,
+        },
         trunk: match leg.party() {
             Some(Party::Trunk(row)) => side.trunk_name(row),
             _ => None,
@@ -377,6 +385,12 @@ pub(super) fn record_of(side: &Side, call: &Call) -> CallRecord {
         started_at: Instant::from_nanos(row.started_at),
         answered_at: at(row.answered_at),
         ended_at: Instant::from_nanos(row.ended_at),
+        peer_serial: None,
         legs: legs.collect(),
     }
+}
+
+/// The digit as a desk is told it, by its number in RFC 4733, 3.2; 16 is a hook flash.
+pub(super) fn digit_name(event: u8) -> Option<char> {
+    "0123456789*#ABCD!".chars().nth(usize::from(event))
 }

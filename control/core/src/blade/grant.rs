@@ -55,7 +55,7 @@ impl Blade {
         if let Some(older) = older {
             self.end(now, older, End::Replaced, out);
         }
-        let ccb = self.cdm.allocate(&eligible).ok_or(LoginRefusal::NoCcb)?;
+        let ccb = self.cdm.allocate(&eligible, &request.location).ok_or(LoginRefusal::NoCcb)?;
         let side = self.sides.get_mut(&ccb).ok_or(LoginRefusal::NoCcb)?;
         let location = side.location(&request.location).ok_or(LoginRefusal::NoCcb)?;
         let region = side.region().ok_or(LoginRefusal::NoCcb)?;
@@ -88,6 +88,7 @@ impl Blade {
         self.logins.insert(login, entry);
         self.cdm.grant(ccb, login);
         self.place_seat(now, login, out);
+        self.home_begins(login, out);
         Ok(Granted { login, ccb })
     }
 
@@ -122,11 +123,12 @@ impl Blade {
             }
             side.forget(now, entry.slot, login.epoch, out);
         }
+        self.home_ends(login, &entry.record.number, out);
         out.push(Output::Ended { login, end });
     }
 
     /// True when someone has the agent's lease word. A CCB that is down carries no call.
-    fn is_in_call(&self, login: LoginKey) -> bool {
+    pub(super) fn is_in_call(&self, login: LoginKey) -> bool {
         let Some(entry) = self.logins.get(&login) else {
             return false;
         };
@@ -246,6 +248,7 @@ impl Blade {
         }
         self.logins.insert(login, entry);
         self.newest.insert(agent, login);
+        self.home_begins(login, out);
         if let Some(other) = other {
             self.end(now, other, End::Replaced, out);
         }
@@ -265,11 +268,13 @@ fn fit(record: &mut AgentRecord) -> Result<(), LoginRefusal> {
 
 /// Writes what a phone needs to log in: the secret, the row, and last the keys that find it.
 fn write_login(region: &Region, login: LoginKey, entry: &Entry) -> bool {
+    // A lease of this login that was granted stays so.
+    let held = region.secrets().read(entry.slot).filter(|held| held.epoch == login.epoch);
     let secret = SecretRow {
         epoch: login.epoch,
         ha1_md5: entry.ha1.md5,
         ha1_sha256: entry.ha1.sha256,
-        ..SecretRow::default()
+        ..held.unwrap_or_default()
     };
     let agents = region.agents();
     let (number, user) = keys(login, entry);

@@ -85,6 +85,12 @@ impl Queueing {
         queueing
     }
 
+    /// True while the call's caller is offered to an agent.
+    pub(super) fn is_offered(&self, ccb: CcbId, call: CallRef) -> bool {
+        let caller = self.by_call.get(&(ccb, call)).and_then(|caller| self.callers.get(caller));
+        caller.is_some_and(|waiting| waiting.offered.is_some())
+    }
+
     /// The queue that a call came by, and how long its caller waited, in milliseconds.
     pub(super) fn of_call(&self, now: Instant, ccb: CcbId, call: CallRef) -> Option<(String, u64)> {
         if let Some((queue, waited_ms)) = self.taken.get(&(ccb, call)) {
@@ -309,6 +315,7 @@ impl Blade {
             Some(Purpose::Offer { caller, agent }) => {
                 self.offered(now, (caller, agent), result, out);
             }
+            Some(Purpose::Hosted { id }) => self.host_done(now, id, result, out),
             Some(Purpose::Overflow { call }) => self.overflowed(now, ccb, call, result, out),
             Some(Purpose::Music { call, name }) if result == OpResult::NoSuchPrompt => {
                 let service = Service::Queue(name).to_string();

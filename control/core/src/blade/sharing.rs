@@ -381,7 +381,7 @@ impl Blade {
             by_owner.entry(owner).or_default().extend(agents);
         }
         for (owner, agents) in by_owner {
-            self.ask_blade(owner, Question::QueueAgents { agents }, Answering::Unheard, out);
+            self.ask_blade(owner, Question::QueueAgents { agents }, Answering::Nothing, out);
         }
     }
 
@@ -453,7 +453,7 @@ impl Blade {
         out: &mut Vec<Output>,
     ) {
         let question = Question::QueueLeave { caller, overflowed };
-        self.ask_blade(owner, question, Answering::Unheard, out);
+        self.ask_blade(owner, question, Answering::Nothing, out);
     }
 
     /// Another blade's caller waits no more.
@@ -577,7 +577,7 @@ impl Blade {
             _ => Outcome::Denied,
         };
         let question = Question::QueueOutcome { caller, agent, outcome };
-        self.ask_blade(owner, question, Answering::Unheard, out);
+        self.ask_blade(owner, question, Answering::Nothing, out);
     }
 
     /// How the offer to another blade's caller went, as that blade says.
@@ -660,7 +660,7 @@ impl Blade {
         }
         let blade = self.queueing.shared.abroad.get(&agent).map(|one| one.blade.clone());
         if let Some(blade) = blade.filter(|blade| Some(blade) != from) {
-            self.ask_blade(blade, Question::QueueUnanswered { agent }, Answering::Unheard, out);
+            self.ask_blade(blade, Question::QueueUnanswered { agent }, Answering::Nothing, out);
         }
     }
 }

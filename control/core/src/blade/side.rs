@@ -125,6 +125,8 @@ pub struct Counts {
     pub asked_rejected: u64,
     /// Calls asked about and given a service of the data plane.
     pub asked_served: u64,
+    /// Calls asked about and sent to an agent of another CCB.
+    pub asked_hosted: u64,
     /// Questions that a forwarding rule answered.
     pub asked_forwarded: u64,
     /// Digits that were pressed, as events.
@@ -159,6 +161,10 @@ pub(super) enum Purpose {
     /// Somebody waits for its end.
     Asked {
         reply: u64,
+    },
+    /// A leg to an agent of another CCB, by its session.
+    Hosted {
+        id: u64,
     },
     /// A step of a service: the answer to the call, or what comes after it.
     Serve {

@@ -99,6 +99,11 @@ impl<C: Clone> Holder<C> {
         self.sessions.iter().map(|(id, session)| (*id, session))
     }
 
+    /// That session.
+    pub fn session(&self, id: u64) -> Option<&Session<C>> {
+        self.sessions.get(&id)
+    }
+
     /// A call wants an agent of another CCB: the request for the home (S2-006, S2-007).
     pub fn ask(&mut self, now: Instant, wanted: Wanted, call: C) -> LeaseRequest {
         self.next += 1;
@@ -202,6 +207,17 @@ impl<C: Clone> Holder<C> {
         let (id, session) = self.sessions.iter().find(|(_, session)| meets(session))?;
         let whose = if agent < theirs { Glare::Ours } else { Glare::Theirs };
         Some((whose, *id, session))
+    }
+}
+
+impl Stage {
+    /// `asked`, `virtual` or `dialled`.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Stage::Asking => "asked",
+            Stage::Virtual(_) => "virtual",
+            Stage::Dialled(_) => "dialled",
+        }
     }
 }
 

@@ -177,18 +177,19 @@ impl Home {
         }
     }
 
-    /// Wins the agent's word for a request (S3-007). Then the agent is hosted (S2-012), and the lease is named.
+    /// Wins the agent's word for a request of that blade (S3-007), or of a CCB of our own. Then the agent is hosted
+    /// (S2-012), and the lease is named.
     ///
     /// # Errors
     /// Why it is denied (G-01).
     pub fn win(
         &mut self,
         now: Instant,
-        from: &BladeName,
+        from: Option<&BladeName>,
         request: &LeaseRequest,
         desk: Desk<'_>,
     ) -> Result<Fence, Denial> {
-        if request.holder != self.ccb && !self.is_confirmed(now) {
+        if from.is_some() && !self.is_confirmed(now) {
             return Err(Denial::OwnerAway);
         }
         let (holder, purpose) = (request.holder, request.purpose);
@@ -200,7 +201,7 @@ impl Home {
             tenant: request.tenant,
             number: request.number.clone(),
             holder,
-            blade: Some(from.clone()),
+            blade: from.cloned(),
             incarnation: Some(request.holder_incarnation),
             purpose,
             serial: request.serial,

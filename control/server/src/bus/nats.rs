@@ -93,6 +93,16 @@ impl NatsConfig {
         Ok(NatsConfig { server, user })
     }
 
+    /// As it was read, with the password.
+    pub fn url(&self) -> String {
+        match (&self.user, self.server.split_once("://")) {
+            (Some((user, password)), Some((scheme, host))) => {
+                format!("{scheme}://{user}:{}@{host}", password.expose())
+            }
+            _ => self.server.clone(),
+        }
+    }
+
     /// Adds the credentials of a file: `USER:PASSWORD` in its first line.
     pub fn with_credentials(mut self, text: &str) -> Result<NatsConfig, &'static str> {
         let line = text.lines().next().unwrap_or_default().trim();
@@ -350,7 +360,10 @@ impl<'a> Session<'a> {
                 },
                 say = self.ends.says.recv() => match say {
                     Some(say) => self.say(say).await.err(),
-                    None => Some("the process stops".to_owned()),
+                    None => {
+                        self.finish().await;
+                        Some("the process stops".to_owned())
+                    }
                 },
                 question = self.questions.next() => match question {
                     Some(message) => { self.asked(message, memory).await; None }
@@ -380,6 +393,13 @@ impl<'a> Session<'a> {
                 return failed;
             }
         }
+    }
+
+    /// The core is gone. What it said last is still to arrive.
+    async fn finish(&mut self) {
+        let all = async { while self.under_way.join_next().await.is_some() {} };
+        let _ = tokio::time::timeout(Duration::from_millis(SERVER_MS), all).await;
+        let _ = self.client.flush().await;
     }
 
     /// Nothing comes any more of what is under way.

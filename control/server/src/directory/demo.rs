@@ -18,12 +18,10 @@ const KEYS_A_TENANT: u64 = 1_000_000_000;
 pub struct DemoSpec {
     /// The tenant's name, in the demo `demo`.
     pub tenant: String,
-    /// The CCB that serves it.
-    pub ccb: CcbId,
     /// How many agents it has.
     pub agents: u32,
-    /// Its locations; the first is the default.
-    pub locations: Vec<DemoLocation>,
+    /// The CCBs that serve it, with its locations there; the first location is the default.
+    pub ccbs: Vec<(CcbId, Vec<DemoLocation>)>,
     /// Peers that are trusted by address and may call any agent.
     pub trunks: Vec<Cidr>,
     /// Its queues, which all of its agents can serve.
@@ -49,10 +47,12 @@ impl Directory {
     /// Creates the demo tenant with everything that it needs, or makes what is there equal to `spec`;
     /// agents beyond `spec.agents` go. Password hashes are cheap ([`HashCost::DEMO`]).
     pub async fn create_demo(&self, spec: &DemoSpec) -> Result<TenantId, DirectoryError> {
-        let names: Vec<String> = spec.locations.iter().map(|at| at.name.clone()).collect();
+        let first = spec.ccbs.first().map_or(&[][..], |(_, locations)| locations);
+        let names: Vec<String> = first.iter().map(|at| at.name.clone()).collect();
         let realm = format!("{}.jackfield.local", spec.tenant);
         let tenant = self.put_tenant(&spec.tenant, &realm, &names).await?;
-        for location in &spec.locations {
+        let all = spec.ccbs.iter().flat_map(|(ccb, at)| at.iter().map(move |at| (*ccb, at)));
+        for (ccb, location) in all {
             let address = |transport: &str, port| Address {
                 host: location.ip.to_string(),
                 port,
@@ -64,7 +64,7 @@ impl Directory {
                 (AddressKind::Sbc, sip.collect()),
                 (AddressKind::Ccb, vec![address("http", location.http_port)]),
             ] {
-                self.put_addresses(spec.ccb, &location.name, kind, &addresses).await?;
+                self.put_addresses(ccb, &location.name, kind, &addresses).await?;
             }
         }
         let (name, count) = (spec.tenant.clone(), spec.agents);

@@ -3,22 +3,24 @@ use super::*;
 fn spec(agents: u32) -> DemoSpec {
     DemoSpec {
         tenant: "demo".into(),
-        ccb: CcbId(1),
         agents,
-        locations: vec![
-            DemoLocation {
-                name: "local".into(),
-                ip: "127.0.0.1".parse().expect("an address"),
-                sip: vec![(base::Transport::Udp, 5060), (base::Transport::Tcp, 5060)],
-                http_port: 8080,
-            },
-            DemoLocation {
-                name: "east".into(),
-                ip: "127.0.0.2".parse().expect("an address"),
-                sip: vec![(base::Transport::Udp, 5061)],
-                http_port: 8081,
-            },
-        ],
+        ccbs: vec![(
+            CcbId(1),
+            vec![
+                DemoLocation {
+                    name: "local".into(),
+                    ip: "127.0.0.1".parse().expect("an address"),
+                    sip: vec![(base::Transport::Udp, 5060), (base::Transport::Tcp, 5060)],
+                    http_port: 8080,
+                },
+                DemoLocation {
+                    name: "east".into(),
+                    ip: "127.0.0.2".parse().expect("an address"),
+                    sip: vec![(base::Transport::Udp, 5061)],
+                    http_port: 8081,
+                },
+            ],
+        )],
         trunks: vec!["10.0.0.0/8".parse().expect("a network")],
         queues: Vec::new(),
         routes: vec![("9".into(), "10.1.2.3:5060".parse().expect("an address"))],

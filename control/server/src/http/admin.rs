@@ -10,11 +10,11 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use base::{CallRef, CcbId, Instant, WorkerId};
-use control_core::{CcbView, Counts, End, LoginView, OpOutcome, SeatState, spool_name};
+use control_core::{CcbView, Counts, End, LeaseView, LoginView, OpOutcome, SeatState, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, forwards, orders, pool, queues, traces};
+use super::{ApiError, App, blades, forwards, orders, pool, queues, traces};
 use crate::bus::BusState;
 use crate::directory::Identity;
 use crate::records::RecordState;
@@ -24,7 +24,9 @@ use crate::{clock, records};
 pub fn router(app: App) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/blades", get(blades::blades))
         .route("/v1/agents", get(agents))
+        .route("/v1/leases", get(leases))
         .route("/v1/agents/{tenant}/{agent}/logout", post(logout))
         .route("/v1/calls", get(calls).post(forwards::dial))
         .route("/v1/calls/{call}/legs/{leg}/transfer", post(forwards::transfer))
@@ -71,6 +73,7 @@ async fn status(State(app): State<App>) -> Answer {
             "logins_throttled": logins.throttled,
             "records": records,
             "bus": bus,
+            "blade": blade.cluster(now).map(|view| blades::summary(&view)),
             "ccbs": ccbs,
         })
     });
@@ -137,6 +140,7 @@ fn counts_json(counts: &Counts) -> Value {
         "asked_forwarded": counts.asked_forwarded,
         "digits": counts.digits,
         "spool_changes": counts.spool_changes,
+        "asked_hosted": counts.asked_hosted,
         "leases_expired": counts.leases_expired,
     })
 }
@@ -192,9 +196,11 @@ fn agent_json(view: &LoginView, names: &HashMap<u64, (String, String)>, now: Ins
         LeaseState::Bound { .. } => "bound",
         LeaseState::NoSuchSlot => "unknown",
     };
+    let hosted_by = view.lease.holder().filter(|holder| *holder != view.ccb);
     json!({
         "tenant": tenant,
         "agent": agent,
+        "hosted_by": hosted_by.map(|ccb| ccb.0),
         "number": view.record.number,
         "user": view.record.user,
         "name": view.record.name,
@@ -213,6 +219,26 @@ fn agent_json(view: &LoginView, names: &HashMap<u64, (String, String)>, now: Ins
     })
 }
 
+/// What is hosted where: our agents that other CCBs have, and theirs that ours have.
+async fn leases(State(app): State<App>) -> Answer {
+    let read = app.blade.look(|blade, now| (blade.leases(), now));
+    let (leases, now) = read.await.ok_or_else(stopping)?;
+    let lease_json = |lease: &LeaseView| {
+        json!({
+            "tenant": lease.tenant.0,
+            "number": lease.number,
+            "owner": lease.owner.0,
+            "holder": lease.holder.0,
+            "purpose": lease.purpose.name(),
+            "fence": lease.fence.map(|fence| fence.to_string()),
+            "state": lease.state,
+            "since_unix_ms": clock::unix_ms(lease.since),
+            "age_ms": now.since(lease.since).as_millis() as u64,
+        })
+    };
+    Ok(Json(json!({ "leases": leases.iter().map(lease_json).collect::<Vec<_>>() })))
+}
+
 async fn logout(
     State(app): State<App>,
     Path((tenant, agent)): Path<(String, String)>,
@@ -221,8 +247,9 @@ async fn logout(
     let tenant = app.directory.tenant(&tenant).await.map_err(internal)?;
     let tenant = tenant.ok_or_else(|| ApiError::not_found("tenant"))?.id;
     let agent = app.directory.agent(tenant, Identity::Agent(&agent)).await.map_err(internal)?;
-    let agent = agent.ok_or_else(|| ApiError::not_found("agent"))?.id;
-    let login = app.blade.look(move |blade, _| blade.login_of(tenant, agent)).await;
+    let agent = agent.ok_or_else(|| ApiError::not_found("agent"))?;
+    let (key, number) = (agent.id, agent.number);
+    let login = app.blade.look(move |blade, _| blade.login_anywhere(tenant, key, &number)).await;
     let login = login.flatten().ok_or_else(|| ApiError::not_found("login"))?;
     match app.blade.logout(login, End::Ordered).await {
         true => Ok(StatusCode::NO_CONTENT),

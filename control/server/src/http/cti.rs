@@ -335,8 +335,14 @@ async fn talk(
             message = messages.recv() => match message {
                 Some(ToDesk::Say(message)) => say(ws, body_of(message)).await?,
                 Some(ToDesk::Close(reason)) => {
-                    if reason == CloseReason::NoLogin {
-                        say(ws, DeskBody::Error { code: "unauthorized" }).await?;
+                    match reason {
+                        CloseReason::NoLogin => {
+                            say(ws, DeskBody::Error { code: "unauthorized" }).await?;
+                        }
+                        CloseReason::Elsewhere => {
+                            say(ws, DeskBody::Error { code: "elsewhere" }).await?;
+                        }
+                        CloseReason::Ended(_) | CloseReason::Taken => {}
                     }
                     return close(ws, reason).await;
                 }
@@ -423,6 +429,8 @@ async fn close(ws: &mut WebSocket, reason: CloseReason) -> Result<(), axum::Erro
         CloseReason::Ended(end) => (4001, end.name()),
         CloseReason::Taken => (4002, "taken"),
         CloseReason::NoLogin => (4401, "unauthorized"),
+        // As HTTP's 421, Misdirected Request.
+        CloseReason::Elsewhere => (4421, "elsewhere"),
     };
     let frame = CloseFrame { code, reason: reason.into() };
     send(ws, Message::Close(Some(frame))).await

@@ -45,7 +45,7 @@ pub struct LoginBody {
     operator: Option<String>,
     /// The password; either this or `token`.
     password: Option<String>,
-    /// The token of an earlier login of the same agent that still stands.
+    /// The token of an earlier login of the same agent that still stands, or whose blade is dead.
     token: Option<String>,
     /// The agent's location; the tenant's default when it is missing.
     location: Option<String>,
@@ -367,13 +367,14 @@ async fn by_password(
 async fn by_token(app: &App, token: &Secret) -> Result<(Tenant, Agent), ApiError> {
     let internal = |why| ApiError::internal(&why);
     let claims = app.tokens.read(token).ok_or_else(ApiError::unauthorized)?;
-    if !app.blade.is_alive(claims.login()).await {
-        return Err(ApiError::unauthorized());
-    }
     let tenant = app.directory.tenant(&claims.tenant).await.map_err(internal)?;
     let tenant = tenant.filter(|tenant| tenant.id.0 == claims.tid);
     let agent = app.directory.agent(TenantId(claims.tid), Identity::Key(claims.agent)).await;
-    tenant.zip(agent.map_err(internal)?).ok_or_else(ApiError::unauthorized)
+    let found = tenant.zip(agent.map_err(internal)?).ok_or_else(ApiError::unauthorized)?;
+    match app.blade.knows(claims.login(), found.1.number.clone()).await {
+        true => Ok(found),
+        false => Err(ApiError::unauthorized()),
+    }
 }
 
 fn record_of(tenant: &Tenant, agent: &Agent, user: &str) -> AgentRecord {

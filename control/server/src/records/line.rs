@@ -48,6 +48,8 @@ pub fn leg_line(blade: &str, record: &CallRecord, leg: &LegRecord) -> Value {
         "party": leg.party,
         "agent": (leg.party == "agent").then_some(&leg.number),
         "trunk": leg.trunk,
+        "peer_ccb": leg.peer.map(|ccb| ccb.0),
+        "hosted_by": hosted_by(record),
         "number": leg.number,
         "caller": caller.map(|caller| &caller.number),
         "called": record.called,
@@ -83,12 +85,19 @@ pub fn leg_line(blade: &str, record: &CallRecord, leg: &LegRecord) -> Value {
     })
 }
 
+/// The CCB that hosted our agent for this call, and the call's serial number there (S2-013).
+fn hosted_by(record: &CallRecord) -> Option<Value> {
+    let ccb = record.legs.iter().find(|leg| leg.leg == 0)?.peer?;
+    Some(json!({ "ccb": ccb.0, "serial": record.peer_serial.map(serial_text) }))
+}
+
 /// A call as `jackfield calls` shows it: one that stands, or one whose record is not written yet.
 pub fn call_json(record: &CallRecord) -> Value {
     let legs = record.legs.iter().map(|leg| {
         json!({
             "leg": leg.leg,
             "party": leg.party,
+            "peer_ccb": leg.peer.map(|ccb| ccb.0),
             "number": leg.number,
             "agent": leg.login.map(|login| login.agent),
             "location": leg.location,

@@ -35,6 +35,7 @@ fn record(slot: u32) -> Box<CallRecord> {
         started_at: second(10),
         answered_at: Some(second(14)),
         ended_at: second(20),
+        peer_serial: None,
         legs: vec![leg(0), leg(1)],
     })
 }

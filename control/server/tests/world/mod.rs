@@ -1,5 +1,6 @@
 //! A control process on 127.0.0.1 and data planes that are moved by hand, over a real region file,
 //! socket and doorbells.
+#![allow(dead_code, reason = "no test program uses all of it")]
 
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -62,9 +63,11 @@ impl World {
         };
         let spec = DemoSpec {
             tenant: "demo".into(),
-            ccb: CcbId(1),
             agents: 10,
-            locations: vec![location("local", "127.0.0.1", 5060), location("east", "::1", 5061)],
+            ccbs: vec![(
+                CcbId(1),
+                vec![location("local", "127.0.0.1", 5060), location("east", "::1", 5061)],
+            )],
             trunks: Vec::new(),
             queues: Vec::new(),
             routes: [("9", "127.0.0.1:5080"), ("70", "play:hi.wav")]
@@ -217,7 +220,7 @@ impl Answer {
     }
 }
 
-async fn ask(
+pub async fn ask(
     mut stream: impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
     head: String,
     body: &str,
@@ -254,10 +257,14 @@ struct Rings {
 
 impl DataPlane {
     fn start(folder: &Path) -> DataPlane {
+        DataPlane::start_as(folder, CcbId(1), 8)
+    }
+
+    pub fn start_as(folder: &Path, ccb: CcbId, agents: u32) -> DataPlane {
         let layout = Layout {
-            ccb: CcbId(1),
+            ccb,
             workers: WORKERS,
-            agents: 8,
+            agents,
             calls_per_worker: 8,
             legs_per_worker: 16,
             ring_slots: 64,

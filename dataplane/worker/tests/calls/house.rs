@@ -213,7 +213,7 @@ impl House {
             ..RegistrationRow::default()
         };
         row.set_addr(phone.parse().expect("an address"));
-        row.set_contact(Text::new(format!("sip:phone@{phone}").as_bytes()).expect("fits"));
+        row.set_contact(Text::new(format!("sip:phone@{phone}").as_bytes()).expect("fits"), b"");
         self.region.registrations().write(slot, &row);
     }
 

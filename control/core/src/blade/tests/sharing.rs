@@ -30,7 +30,11 @@ impl Blades {
         let (claims, asked, mail) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
         let mut blades = Blades { worlds, alive, claims, asked, next: 0, mail };
         for blade in 0..count {
-            blades.worlds[blade].blade.join(name(blade), 1 + blade as u64);
+            blades.worlds[blade].blade.join(
+                name(blade),
+                1 + blade as u64,
+                crate::cdm::Strategy::LeastAgents,
+            );
             blades.mail.push_back((blade, Heard::Connected(true)));
         }
         blades.pass(1_000);

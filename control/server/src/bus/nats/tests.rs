@@ -71,7 +71,7 @@ impl End {
         let (mouth, bus): (Mouth, Bus) = open(config, place, blade).expect("it is not alone");
         let state = bus.state();
         let mut task = tokio::task::JoinSet::new();
-        task.spawn(bus.run());
+        bus.spawn(&mut task);
         End { name: name.into(), mouth, asks, state, _task: task }
     }
 
@@ -142,7 +142,7 @@ fn number(text: &str) -> Key {
 }
 
 fn home(blade: &str, epoch: u32) -> Fact {
-    Fact::Home(Home { blade: blade.into(), ccb: CcbId(1), agent: 5, epoch })
+    Fact::Home(Home { blade: blade.into(), ccb: CcbId(1), agent: 5, epoch, turn: 0 })
 }
 
 #[tokio::test]

@@ -1,0 +1,275 @@
+//! A login over blades: a place of the leader, the end of an older login, the grant where the place is.
+//!
+//! Each step is a question that may find nobody. Without a leader a blade chooses among its own CCBs; a CCB whose
+//! blade does not answer is one that refused, and the next one is tried.
+
+use std::time::Duration;
+
+use base::{CcbId, Instant};
+
+use super::Blade;
+use super::cluster::Waiting;
+use crate::cluster::{Answer, Place, Placed, Question};
+use crate::login::{End, LoginKey};
+use crate::message::{Granted, LoginRefusal, LoginRequest, Output};
+
+/// Places that are tried for a login.
+const TRIES: usize = 3;
+/// How long a login may take, in milliseconds; its asker waits for five seconds.
+const ENTER_MS: u64 = 3_500;
+
+/// A login on its way.
+#[derive(Debug)]
+pub(super) struct Entering {
+    reply: u64,
+    request: LoginRequest,
+    refused: Vec<CcbId>,
+    due: Instant,
+}
+
+impl Entering {
+    fn login(&self) -> LoginKey {
+        let agent = &self.request.agent;
+        LoginKey { tenant: agent.tenant, agent: agent.agent, epoch: self.request.epoch }
+    }
+
+    fn place(&self) -> Place {
+        Place {
+            login: self.login(),
+            location: self.request.location.clone(),
+            eligible: self.request.eligible.clone(),
+            refused: self.refused.clone(),
+        }
+    }
+
+    fn end(self, result: Result<Granted, LoginRefusal>, out: &mut Vec<Output>) {
+        out.push(Output::Login { reply: self.reply, result });
+    }
+
+    /// The agent is in a call, and the login was not forced.
+    pub(super) fn in_call(self, out: &mut Vec<Output>) {
+        self.end(Err(LoginRefusal::InCall), out);
+    }
+}
+
+impl Blade {
+    /// Puts an authenticated login on a CCB of any blade; alone, on one of ours (S1-055).
+    pub(super) fn enter(
+        &mut self,
+        now: Instant,
+        reply: u64,
+        request: Box<LoginRequest>,
+        out: &mut Vec<Output>,
+    ) {
+        let cluster = self.cluster.as_ref().filter(|cluster| cluster.connected);
+        let Some(cluster) = cluster else {
+            let result = self.grant(now, *request, out);
+            return out.push(Output::Login { reply, result });
+        };
+        let due = now + Duration::from_millis(ENTER_MS);
+        let entering = Entering { reply, request: *request, refused: Vec::new(), due };
+        match cluster.is_confirmed() {
+            true => self.seek_place(now, Box::new(entering), out),
+            false => entering.end(Err(LoginRefusal::NoCcb), out),
+        }
+    }
+
+    fn seek_place(&mut self, now: Instant, entering: Box<Entering>, out: &mut Vec<Output>) {
+        if entering.refused.len() >= TRIES || now >= entering.due {
+            return entering.end(Err(LoginRefusal::NoCcb), out);
+        }
+        let Some(cluster) = self.cluster.as_mut() else { return };
+        match cluster.leader(now) {
+            Some(leader) if leader == cluster.name => {
+                match cluster.choose(now, &entering.place()) {
+                    Some(placed) => self.take_place(now, entering, placed, out),
+                    None => entering.end(Err(LoginRefusal::NoCcb), out),
+                }
+            }
+            Some(leader) => {
+                let question = Question::Place(entering.place());
+                cluster.ask(leader, question, Waiting::Placed(entering), out);
+            }
+            None => self.place_ourselves(now, entering, out),
+        }
+    }
+
+    /// The leader answered, or nobody did.
+    pub(super) fn entering_placed(
+        &mut self,
+        now: Instant,
+        entering: Box<Entering>,
+        answer: Option<Answer>,
+        out: &mut Vec<Output>,
+    ) {
+        match answer {
+            Some(Answer::Placed(Some(placed))) => self.take_place(now, entering, placed, out),
+            Some(Answer::Placed(None)) => entering.end(Err(LoginRefusal::NoCcb), out),
+            _ => self.place_ourselves(now, entering, out),
+        }
+    }
+
+    /// Nobody leads: one of our own CCBs, else any that reports.
+    fn place_ourselves(&mut self, now: Instant, entering: Box<Entering>, out: &mut Vec<Output>) {
+        let Some(cluster) = self.cluster.as_mut() else { return };
+        let place = entering.place();
+        let name = &cluster.name;
+        let is_ours = |ccb: &CcbId| cluster.blades.get(ccb) == Some(name);
+        let ours: Vec<CcbId> = place.eligible.iter().copied().filter(is_ours).collect();
+        let ours = Place { eligible: ours, ..place.clone() };
+        match cluster.choose(now, &ours).or_else(|| cluster.choose(now, &place)) {
+            Some(placed) => self.take_place(now, entering, placed, out),
+            None => entering.end(Err(LoginRefusal::NoCcb), out),
+        }
+    }
+
+    /// There is a place. An older login of the agent elsewhere goes first, unless it is in a call (G-24).
+    fn take_place(
+        &mut self,
+        now: Instant,
+        entering: Box<Entering>,
+        placed: Placed,
+        out: &mut Vec<Output>,
+    ) {
+        let login = entering.login();
+        let Some(cluster) = self.cluster.as_mut() else { return };
+        let number = (login.tenant, entering.request.agent.number.clone());
+        let home = cluster.homes.get(&number).filter(|home| home.agent == login.agent);
+        match home.cloned() {
+            Some(home) if home.epoch > login.epoch => {
+                entering.end(Err(LoginRefusal::Overtaken), out);
+            }
+            // That blade replaces its own older login itself.
+            Some(home) if home.blade == placed.blade || home.epoch == login.epoch => {
+                self.enter_at(now, entering, placed, out);
+            }
+            Some(home) if home.blade == cluster.name => {
+                let older = LoginKey { epoch: home.epoch, ..login };
+                match entering.request.force || !self.is_in_call(older) {
+                    true => self.enter_at(now, entering, placed, out),
+                    false => entering.in_call(out),
+                }
+            }
+            Some(home) => {
+                let older = LoginKey { epoch: home.epoch, ..login };
+                let question = Question::Leave { login: older, force: entering.request.force };
+                cluster.ask(home.blade, question, Waiting::Left(entering, placed), out);
+            }
+            None => self.enter_at(now, entering, placed, out),
+        }
+    }
+
+    /// Grants it at its place, here or at another blade.
+    pub(super) fn enter_at(
+        &mut self,
+        now: Instant,
+        entering: Box<Entering>,
+        placed: Placed,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(cluster) = self.cluster.as_mut() else { return };
+        let request = LoginRequest { eligible: vec![placed.ccb], ..entering.request.clone() };
+        let turn = entering.refused.len() as u32;
+        if placed.blade == cluster.name {
+            let result = self.grant(now, request, out);
+            self.home_turns(result.as_ref().ok().map(|granted| granted.login), turn, out);
+            let answer = Some(Answer::Login(result));
+            return self.entered(now, entering, placed, answer, out);
+        }
+        let question = Question::Login { ccb: placed.ccb, request: Box::new(request), turn };
+        let to = placed.blade.clone();
+        cluster.ask(to, question, Waiting::Entered(entering, placed), out);
+    }
+
+    /// The place granted it, refused it or said nothing.
+    pub(super) fn entered(
+        &mut self,
+        now: Instant,
+        mut entering: Box<Entering>,
+        placed: Placed,
+        answer: Option<Answer>,
+        out: &mut Vec<Output>,
+    ) {
+        let login = entering.login();
+        match answer {
+            Some(Answer::Login(Ok(granted))) => {
+                // Who asks here for a place elsewhere had the older login here.
+                let older = self.login_of(login.tenant, login.agent);
+                if let Some(older) = older.filter(|older| older.epoch < login.epoch) {
+                    self.end(now, older, End::Replaced, out);
+                }
+                entering.end(Ok(granted), out);
+            }
+            Some(Answer::Login(Err(why))) if why != LoginRefusal::NoCcb => {
+                entering.end(Err(why), out);
+            }
+            refused => {
+                if refused.is_none()
+                    && let Some(cluster) = self.cluster.as_mut()
+                {
+                    // The grant may have been made and its answer lost.
+                    let question = Question::Leave { login, force: true };
+                    cluster.ask(placed.blade, question, Waiting::Nothing, out);
+                }
+                entering.refused.push(placed.ccb);
+                self.seek_place(now, entering, out);
+            }
+        }
+    }
+
+    /// Makes a login on a CCB of ours that another blade authenticated.
+    pub(super) fn login_for_other(
+        &mut self,
+        now: Instant,
+        (ccb, turn): (CcbId, u32),
+        request: LoginRequest,
+        out: &mut Vec<Output>,
+    ) -> Answer {
+        let is_confirmed = self.cluster.as_ref().is_some_and(|cluster| cluster.is_confirmed());
+        match is_confirmed {
+            true => {
+                let request = LoginRequest { eligible: vec![ccb], ..request };
+                let result = self.grant(now, request, out);
+                self.home_turns(result.as_ref().ok().map(|granted| granted.login), turn, out);
+                Answer::Login(result)
+            }
+            false => Answer::NotHere,
+        }
+    }
+
+    /// Ends an older login of ours for a newer one elsewhere; false when its agent is in a call.
+    pub(super) fn leave_older(
+        &mut self,
+        now: Instant,
+        login: LoginKey,
+        force: bool,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        if !force && self.is_in_call(login) {
+            return false;
+        }
+        self.end(now, login, End::Replaced, out);
+        true
+    }
+
+    /// Ends a login wherever it stands.
+    pub(super) fn leave(
+        &mut self,
+        now: Instant,
+        reply: u64,
+        login: LoginKey,
+        end: End,
+        out: &mut Vec<Output>,
+    ) {
+        let elsewhere = self.home_of(login).filter(|_| !self.is_alive(login));
+        if let (Some(blade), Some(cluster)) = (elsewhere, self.cluster.as_mut())
+            && blade != cluster.name
+        {
+            let question = Question::Logout { login, end };
+            return cluster.ask(blade, question, Waiting::Logout { reply }, out);
+        }
+        let stood = self.is_alive(login);
+        self.end(now, login, end, out);
+        out.push(Output::Left { reply, stood });
+    }
+}
