@@ -2,7 +2,7 @@ use super::*;
 use crate::login::End;
 use crate::message::{
     CallEvent, CallRecord, CloseReason, DeskMessage, Granted, LoginRefusal, LoginRequest,
-    OpOutcome, TenantRecord, Trace, TrunkRecord,
+    OpOutcome, TenantRecord, TrunkRecord,
 };
 use crate::routes::Route;
 use crate::seat::SeatEvent;
@@ -152,6 +152,8 @@ struct World {
     sockets: u64,
     /// What was said to the bus and not carried on yet.
     said: Vec<Output>,
+    /// Whether that is kept there.
+    keeps: bool,
 }
 
 impl World {
@@ -169,6 +171,7 @@ impl World {
             planes,
             sockets: 0,
             said: Vec::new(),
+            keeps: false,
         };
         world.give(Input::Provision(provision()));
         world.attach_all();
@@ -187,7 +190,8 @@ impl World {
     fn give(&mut self, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         self.blade.handle(self.now, input, &mut out);
-        let (said, out) = out.into_iter().partition(|one| matches!(one, Output::Bus(_)));
+        let is_said = |one: &Output| self.keeps && matches!(one, Output::Bus(_));
+        let (said, out) = out.into_iter().partition(is_said);
         self.said.extend::<Vec<Output>>(said);
         out
     }

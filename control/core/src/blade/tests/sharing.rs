@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 
-use super::queues::{call, commands, done, hang_up, offers, ready, state, world};
+use super::queues::{call, commands, done, hang_up, offers, state, world};
 use super::*;
 use crate::cluster::{BladeName, CLAIM_LIFE_MS, Claim, Fact, Heard, Key as Place, Report, Say, To};
+use crate::message::DeskCommand;
 use crate::seat::{NO_ANSWER, SeatState, reason};
 
 const STEP_MS: u64 = 50;
@@ -17,6 +18,8 @@ struct Blades {
     asked: BTreeMap<u64, (usize, u64)>,
     next: u64,
     mail: VecDeque<(usize, Heard)>,
+    /// The desks of the agents, by their numbers.
+    desks: BTreeMap<u64, (usize, LoginKey, u64)>,
 }
 
 fn name(blade: usize) -> BladeName {
@@ -24,12 +27,19 @@ fn name(blade: usize) -> BladeName {
 }
 
 impl Blades {
-    fn new(count: usize) -> Blades {
-        let worlds: Vec<World> = (0..count).map(|_| world()).collect();
+    /// Blades on which these agents are logged in, by blade and number.
+    fn new(count: usize, agents: &[(usize, u64)]) -> Blades {
+        let mut worlds: Vec<World> = (0..count).map(|_| world()).collect();
+        let mut desks = BTreeMap::new();
+        for (blade, agent) in agents {
+            let (granted, socket) = worlds[*blade].online(*agent, 1);
+            desks.insert(*agent, (*blade, granted.login, socket));
+        }
         let alive = vec![true; count];
         let (claims, asked, mail) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
-        let mut blades = Blades { worlds, alive, claims, asked, next: 0, mail };
+        let mut blades = Blades { worlds, alive, claims, asked, next: 0, mail, desks };
         for blade in 0..count {
+            blades.worlds[blade].keeps = true;
             blades.worlds[blade].blade.join(
                 name(blade),
                 1 + blade as u64,
@@ -69,9 +79,17 @@ impl Blades {
         }
     }
 
+    /// An agent's desk says ready.
+    fn ready(&mut self, agent: u64) -> LoginKey {
+        let (blade, login, socket) = self.desks[&agent];
+        let command = DeskCommand::Ready;
+        self.on(blade, |world| world.give(Input::DeskCommand { reply: 8, socket, command }));
+        login
+    }
+
     fn tell_reports(&mut self) {
         for (of, _) in self.alive.iter().enumerate().filter(|(_, alive)| **alive) {
-            for to in 0..self.worlds.len() {
+            for to in (0..self.worlds.len()).filter(|to| *to != of) {
                 let fact = Some(Fact::Blade(Report::default()));
                 self.mail.push_back((to, Heard::Fact { key: Place::Blade(name(of)), fact }));
             }
@@ -162,8 +180,8 @@ impl Blades {
 }
 
 /// A caller at each of three blades, in the order 1, 0, 2.
-fn three_wait() -> Blades {
-    let mut blades = Blades::new(3);
+fn three_wait(agents: &[(usize, u64)]) -> Blades {
+    let mut blades = Blades::new(3, agents);
     for blade in [1, 0, 2] {
         blades.on(blade, |world| _ = call(world, 1, "702"));
         blades.pass(2_000);
@@ -175,8 +193,8 @@ fn three_wait() -> Blades {
 
 #[test]
 fn callers_of_all_blades_wait_in_one_order_for_agents_of_all() {
-    let mut blades = three_wait();
-    let (first, _) = blades.on(2, |world| ready(world, 1001));
+    let mut blades = three_wait(&[(2, 1001), (1, 1002)]);
+    let first = blades.ready(1001);
     blades.pass(1_500);
     let told = blades.offers(1);
     let [(op, 1, number)] = &told[..] else { panic!("the oldest caller is at 1: {told:?}") };
@@ -193,7 +211,7 @@ fn callers_of_all_blades_wait_in_one_order_for_agents_of_all() {
     });
     blades.pass(1_500);
     assert_eq!(blades.waiting(1), 2);
-    blades.on(1, |world| _ = ready(world, 1002));
+    blades.ready(1002);
     blades.pass(1_000);
     let told = blades.offers(0);
     let [(op, 1, number)] = &told[..] else { panic!("the next caller is at 0: {told:?}") };
@@ -211,7 +229,7 @@ fn callers_of_all_blades_wait_in_one_order_for_agents_of_all() {
 
 #[test]
 fn callers_keep_their_wait_over_the_death_of_the_owner() {
-    let mut blades = three_wait();
+    let mut blades = three_wait(&[(2, 1001)]);
     blades.alive[1] = false;
     blades.pass(4_000);
     let owner = blades.owner();
@@ -220,19 +238,19 @@ fn callers_keep_their_wait_over_the_death_of_the_owner() {
     let world = &blades.worlds[owner];
     let longest_ms = world.blade.queues(world.now)[0].1;
     assert!(longest_ms >= 7_500, "{longest_ms}");
-    blades.on(2, |world| _ = ready(world, 1001));
+    blades.ready(1001);
     blades.pass(1_500);
     assert_eq!((blades.offers(0).len(), blades.offers(2).len()), (1, 0), "0 came before 2");
 }
 
 #[test]
 fn an_agent_whose_word_is_gone_is_passed_over() {
-    let mut blades = three_wait();
-    blades.on(0, |world| _ = ready(world, 1001));
+    let mut blades = three_wait(&[(0, 1001), (2, 1002)]);
+    blades.ready(1001);
     blades.pass(1_500);
     let told = blades.offers(1);
     let [(op, 1, _)] = &told[..] else { panic!("{told:?}") };
-    blades.on(2, |world| _ = ready(world, 1002));
+    blades.ready(1002);
     blades.pass(1_000);
     assert_eq!(blades.offers(0).len(), 1, "the next caller gets the next agent");
     blades.on(1, |world| _ = done(world, *op, OpResult::Denied));
@@ -243,13 +261,13 @@ fn an_agent_whose_word_is_gone_is_passed_over() {
 
 #[test]
 fn without_the_bus_each_blade_serves_its_own() {
-    let mut blades = three_wait();
+    let mut blades = three_wait(&[(2, 1001)]);
     for blade in 0..3 {
         blades.mail.push_back((blade, Heard::Connected(false)));
     }
     blades.pass(1_000);
     assert_eq!([0, 1, 2].map(|blade| blades.waiting(blade)), [1, 1, 1]);
-    blades.on(2, |world| _ = ready(world, 1001));
+    blades.ready(1001);
     blades.pass(500);
     assert_eq!([0, 1, 2].map(|blade| blades.offers(blade).len()), [0, 0, 1]);
 }
