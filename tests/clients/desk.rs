@@ -52,6 +52,25 @@ impl Desk {
         }
     }
 
+    /// The next message, when one comes in time.
+    pub fn next(&self, limit: Duration) -> Option<Value> {
+        self.messages.recv_timeout(limit).ok()
+    }
+
+    /// Says something, and waits for the reply with its id.
+    pub fn order(&self, id: u64, order: &str) -> String {
+        let message = json!({"v": 1, "type": order, "id": id});
+        self.orders.send(Order::Say(message)).expect("the desk runs");
+        let reply = self.expect("reply");
+        assert_eq!(reply["id"], id, "{reply}");
+        reply["result"].as_str().expect("a text").to_owned()
+    }
+
+    /// Says something whose reply comes among other messages.
+    pub fn say(&self, message: Value) {
+        self.orders.send(Order::Say(message)).expect("the desk runs");
+    }
+
     pub fn exit(&self) {
         self.orders.send(Order::Say(json!({"v": 1, "type": "exit"}))).expect("the desk runs");
     }

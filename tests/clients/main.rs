@@ -9,6 +9,7 @@ mod kamailio;
 mod lab;
 mod media;
 mod phone;
+mod queues;
 mod records;
 mod scanner;
 mod sipp;
@@ -131,7 +132,11 @@ struct Pair {
 
 impl Pair {
     fn start() -> Pair {
-        let mut demo = Demo::start(None, FLAGS);
+        Pair::with(&[])
+    }
+
+    fn with(flags: &[&str]) -> Pair {
+        let mut demo = Demo::start(None, &[FLAGS, flags].concat());
         demo.process.stop();
         let data_plane = Pair::process(&demo, "dataplane");
         let control = Pair::process(&demo, "control");
@@ -145,6 +150,19 @@ impl Pair {
         let mut command = Command::new(jackfield());
         command.arg(what).arg("--config").arg(config);
         Process::start(&mut command, demo.folder(), what)
+    }
+
+    fn stop(mut self) {
+        self.control.stop();
+        self.data_plane.stop();
+        // A data plane leaves its region to the next one; the demo that would remove it has ended.
+        let config =
+            std::fs::read_to_string(self.demo.dir().join("jackfield.toml")).expect("readable");
+        let region =
+            config.lines().find_map(|line| line.strip_prefix("region = ")).expect("a region");
+        for suffix in ["", ".secrets", ".lock", ".control.lock"] {
+            let _ = std::fs::remove_file(format!("{}{suffix}", region.trim_matches('"')));
+        }
     }
 
     fn expect_status(&self, wanted: &str, limit: Duration) {
@@ -198,14 +216,7 @@ fn calls_do_not_notice_the_death_of_control() {
         assert!(heard.rtp_received > 50, "{heard:?}");
         assert_eq!(heard.rtp_lost, 0, "{heard:?}");
     }
-    pair.control.stop();
-    pair.data_plane.stop();
-    // A data plane leaves its region to the next one; the demo that would remove it has ended.
-    let config = std::fs::read_to_string(pair.demo.dir().join("jackfield.toml")).expect("readable");
-    let region = config.lines().find_map(|line| line.strip_prefix("region = ")).expect("a region");
-    for suffix in ["", ".secrets", ".lock", ".control.lock"] {
-        let _ = std::fs::remove_file(format!("{}{suffix}", region.trim_matches('"')));
-    }
+    pair.stop();
 }
 
 /// The data plane dies: control says so within a second and restarts it, registrations survive, a

@@ -286,7 +286,7 @@ fn a_stream_that_moves_between_the_paths_loses_nothing() {
 const MOVES: u32 = 1_000;
 
 /// A folder with a prompt: a second of 500 Hz.
-fn prompts() -> tempfile::TempDir {
+pub fn prompts() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let samples = media::tone::Tone::new(500, 12_000).take(8_000);
     let mut bytes = b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0".to_vec();

@@ -4,18 +4,20 @@ mod call;
 mod directory;
 mod forward;
 mod pool;
+mod queue;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use control_server::{Cidr, Destination};
+use control_server::{Cidr, Destination, QUEUE_RULE, is_queue_name};
 
 use crate::config::{self, Media, XdpMode};
 pub use call::{CallCommand, Leg, To, Transfer};
 pub use directory::{DirectoryCommand, Export, Format, Import};
 pub use forward::{ForwardCommand, HoldMusic, Set, Tenant};
 pub use pool::PoolCommand;
+pub use queue::{QueueCommand, SetQueue};
 
 /// Jackfield, a cloud contact centre.
 #[derive(Debug, Parser)]
@@ -61,6 +63,11 @@ pub enum Command {
     /// Write tenants, agents, locations and mappings to files, or read them from files
     #[command(subcommand)]
     Directory(DirectoryCommand),
+    /// Show the queues: who waits, how long, who could serve them
+    Queues(View),
+    /// Create, change and remove queues; make agents ready
+    #[command(subcommand)]
+    Queue(QueueCommand),
     /// Watch it live
     Top(Top),
     /// Work on configuration files
@@ -200,6 +207,9 @@ pub struct Demo {
     /// mix:NUMBER); of several addresses to the first that is up; may be repeated
     #[arg(long, value_name = "PREFIX=IP:PORT[,IP:PORT...][;transport=tcp|tls]|SERVICE", value_parser = parse_route)]
     pub route: Vec<Route>,
+    /// A queue, which calls reach by --route NUMBER=queue:NAME; all of the demo's agents can serve it
+    #[arg(long, value_name = "NAME", value_parser = parse_queue)]
+    pub queue: Vec<String>,
     /// How often trunks that routes lead to are asked by OPTIONS, in seconds; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = control_server::OPTIONS_S)]
     pub options_s: u32,
@@ -378,6 +388,11 @@ fn parse_phones_ip(text: &str) -> Result<IpAddr, String> {
         return Err(format!("{ip} is no address that a phone could reach"));
     }
     Ok(ip)
+}
+
+fn parse_queue(text: &str) -> Result<String, String> {
+    let fits = is_queue_name(text);
+    if fits { Ok(text.to_owned()) } else { Err(QUEUE_RULE.into()) }
 }
 
 fn parse_route(text: &str) -> Result<Route, String> {

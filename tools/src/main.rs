@@ -20,6 +20,7 @@ mod order;
 mod place;
 mod pool;
 mod process;
+mod queue;
 mod show;
 mod supervise;
 mod top;
@@ -65,6 +66,8 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Forward(command) => forward::run(&command),
         Command::HoldMusic(options) => forward::hold_music(&options),
         Command::Directory(command) => directory::run(&command),
+        Command::Queues(view) => queue::list(&view),
+        Command::Queue(command) => queue::run(&command),
         Command::Pool(command) => pool::run(&command),
         Command::Trace(options) => trace::run(&options),
         Command::Top(options) => top::run(&options),

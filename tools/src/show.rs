@@ -286,11 +286,12 @@ fn counters_text(workers: &[(String, &Value)]) -> String {
 
 fn agents_text(answer: &Value) -> String {
     let mut table = vec![header(&[
-        "TENANT", "AGENT", "NUMBER", "STATE", "CCB", "LOCATION", "PHONE", "LEASE", "SINCE", "NAME",
+        "TENANT", "AGENT", "NUMBER", "STATE", "SEAT", "CCB", "LOCATION", "PHONE", "LEASE", "SINCE",
+        "NAME",
     ])];
     for agent in rows(&answer["agents"]) {
         let mut row: Vec<String> =
-            ["tenant", "agent", "number", "state", "ccb", "location", "phone", "lease"]
+            ["tenant", "agent", "number", "state", "seat", "ccb", "location", "phone", "lease"]
                 .iter()
                 .map(|name| text(&agent[*name]))
                 .collect();

@@ -3,7 +3,7 @@
 //! It is driven by [`Blade::handle`] and [`Blade::deadline`]; the regions that it reads and writes are
 //! memory, so a simulation drives it with regions that no file backs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +14,12 @@ use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, Tex
 use crate::calls::Changed;
 use crate::cdm::{CcbStatus, Cdm};
 use crate::login::{Login, LoginKey};
-use crate::message::{AgentRecord, Collected, Ha1, Input, OpOutcome, Output, Provision, Trace};
-use crate::routes::{Destination, Forwards, Routes};
+use crate::message::{AgentRecord, Collected, Ha1, Input, Output, Provision};
+use crate::routes::{Destination, Forwards, Routes, Service};
+use crate::seat::{Seat, SeatState};
 
 mod cluster;
+mod commands;
 mod desk;
 mod enter;
 mod forward;
@@ -28,6 +30,8 @@ mod leader;
 mod leases;
 mod order;
 mod pool;
+mod queueing;
+mod sharing;
 mod side;
 mod trunks;
 
@@ -56,6 +60,7 @@ pub struct Blade {
     provision: Provision,
     routes: Routes,
     forwards: Forwards,
+    queueing: queueing::Queueing,
     /// None while it is the only blade.
     cluster: Option<cluster::Cluster>,
     hosting: hosting::Hosting,
@@ -80,6 +85,16 @@ struct Entry {
     phone_at: Option<SocketAddr>,
     /// What the row says of the rules of its number: when calls go elsewhere, and after how many seconds.
     forwards: (u32, u32),
+    /// What the agent wants and is in.
+    seat: Seat,
+    /// The calls that the agent has a leg in.
+    calls: BTreeSet<CallRef>,
+    /// A caller of a queue is on the way.
+    offered: bool,
+    /// Something that the seat does not show denied the agent to a queue; until then none chooses the agent.
+    denied_until: Instant,
+    /// How long the agent works after the call that stands.
+    after: Duration,
     /// True while its CCB drains.
     draining: bool,
 }
@@ -102,6 +117,10 @@ pub struct LoginView {
     pub location: String,
     /// Where the phone is, while it is registered.
     pub phone: Option<SocketAddr>,
+    /// What the agent does.
+    pub seat: SeatState,
+    /// The other CCB that has the agent.
+    pub hosted: Option<CcbId>,
     /// When it was granted.
     pub since: Instant,
     /// The lease word for calls; held by another CCB, the agent is hosted there.
@@ -171,6 +190,7 @@ impl Blade {
             provision: Provision::default(),
             routes: Routes::default(),
             forwards: Forwards::default(),
+            queueing: queueing::Queueing::new(now),
             cluster: None,
             hosting: hosting::Hosting::new(now, ccbs),
             pool: pool::Pool::default(),
@@ -202,6 +222,13 @@ impl Blade {
             }
             Input::Dial { reply, tenant, from, to } => {
                 self.dial(now, reply, (tenant, &from), &to, out);
+            }
+            Input::DeskCommand { reply, socket, command } => {
+                let login = self.sockets.get(&socket).copied();
+                self.desk_command(now, reply, login, command, out);
+            }
+            Input::SeatCommand { reply, login, command } => {
+                self.desk_command(now, reply, Some(login), command, out);
             }
             Input::Trace { reply, ccb, worker, trace } => {
                 self.trace(now, reply, (ccb, worker), *trace, out);
@@ -291,6 +318,8 @@ impl Blade {
                 ccb: entry.ccb,
                 location: side.map_or(String::new(), |s| s.location_name(Some(entry.location))),
                 phone: entry.phone_at,
+                seat: entry.seat.state(),
+                hosted: entry.seat.hosted,
                 since: entry.login.granted_at,
                 lease: region.map_or(LeaseState::NoSuchSlot, |region| {
                     region.leases().read(entry.slot, Medium::Voice)
@@ -357,6 +386,7 @@ impl Blade {
             self.write_provision(&region);
         }
         self.watch_trunks_of_all(now, out);
+        self.provision_queues(now, out);
     }
 
     /// Writes tenants and trunks; rows that hold what they should are left alone.
@@ -437,6 +467,8 @@ impl Blade {
             self.pump(now, ccb, out);
             self.check_status(now, ccb, out);
         }
+        self.look_at_words(now, out);
+        self.tend_shared(now, out);
     }
 
     fn sweep(&mut self, now: Instant, out: &mut Vec<Output>) {
@@ -454,6 +486,7 @@ impl Blade {
             self.resume_services(now, ccb, out);
             self.watch_trunks(now, ccb, out);
         }
+        self.tend_queues(now, out);
         self.sweep_pool(now, out);
         let due = |entry: &Entry| entry.login.deadline().filter(|(at, _)| *at <= now);
         let over: Vec<_> = self
@@ -480,6 +513,7 @@ impl Blade {
         if was != is {
             self.report_soon();
             out.push(Output::Ccb { ccb, was, is });
+            self.seat_all(now, out);
         }
     }
 
@@ -584,6 +618,8 @@ impl Blade {
             }
             Event::Alive { call, leg } => self.leg_lives(now, ccb, call, leg),
             Event::Held { call, leg, on } => {
+                side.hold(call, leg, on);
+                self.tell_hold(now, ccb, (call, leg), on, out);
                 self.held(now, ccb, worker, (call, leg), on, out);
             }
             Event::CallChanged { call, .. } => {
@@ -592,14 +628,10 @@ impl Blade {
                 side.calls.refresh(&region, call.slot, &mut changed);
                 self.calls_changed(now, ccb, changed, out);
             }
-            Event::Done { op, result } => match side.complete(op, result, out) {
-                Some(Purpose::Serve { call, service, is_answer }) => {
-                    let step = (call, service, is_answer);
-                    self.service_done(now, ccb, worker, step, result, out);
-                }
-                Some(Purpose::Hosted { id }) => self.host_done(now, id, result, out),
-                _ => {}
-            },
+            Event::Done { op, result } => {
+                let purpose = side.complete(op, result, out);
+                self.completed(now, (ccb, worker), purpose, result, out);
+            }
             Event::SourceRefused { call, leg, addr: address } => {
                 side.counts.sources_refused += 1;
                 if let Some(left_out) = side.refusals.admit(now) {
@@ -651,6 +683,11 @@ impl Blade {
         let is_way = matches!(asked.why, Why::Called | Why::Transferred | Why::Forwarded);
         let route = self.routes.find(asked.tenant, asked.number).filter(|_| is_way);
         let way = match (asked.caller, route.map(|route| route.to.clone())) {
+            (_, Some(Destination::Service(Service::Queue(name))))
+                if !self.admit(now, (ccb, worker), &asked, &name, out) =>
+            {
+                return;
+            }
             (_, Some(Destination::Service(service))) => {
                 return self.serve(now, ccb, worker, &asked, service, out);
             }
@@ -695,54 +732,6 @@ impl Blade {
         }
     }
 
-    fn release(
-        &mut self,
-        now: Instant,
-        reply: u64,
-        ccb: CcbId,
-        call: CallRef,
-        out: &mut Vec<Output>,
-    ) {
-        let side = self.sides.get_mut(&ccb);
-        let known = side.and_then(|side| {
-            let region = side.region()?;
-            side.calls.find(call)?;
-            region.calls().owner(call.slot).map(|worker| (side, worker))
-        });
-        match known {
-            None => out.push(Output::Done { reply, result: OpOutcome::Unknown, digits: None }),
-            Some((side, _)) if !side.link => {
-                out.push(Output::Done { reply, result: OpOutcome::Gone, digits: None });
-            }
-            Some((side, worker)) => {
-                let command = |op| abi::Command::Release { op, call, cause: 0 };
-                side.send(now, worker, Purpose::Asked { reply }, &[], command, out);
-            }
-        }
-    }
-
-    /// Orders a trace of one worker, or its end. It ends with exactly one [`Output::Done`].
-    fn trace(
-        &mut self,
-        now: Instant,
-        reply: u64,
-        (ccb, worker): (CcbId, WorkerId),
-        trace: Trace,
-        out: &mut Vec<Output>,
-    ) {
-        let side = self.sides.get_mut(&ccb).filter(|side| side.link);
-        let has = |side: &&mut Side| {
-            side.region().is_some_and(|region| worker.0 < region.layout().workers)
-        };
-        let Some(side) = side.filter(has) else {
-            return out.push(Output::Done { reply, result: OpOutcome::Gone, digits: None });
-        };
-        let Trace { id, to, until, serial, number } = trace;
-        let until = until.as_nanos();
-        let command = |op| abi::Command::Trace { op, trace: id, to, until, serial };
-        side.send(now, worker, Purpose::Asked { reply }, number.as_bytes(), command, out);
-    }
-
     /// The record of a call is safe. A call that is not the one we gave out is left alone: its
     /// region may be another one by now.
     fn recorded(&mut self, ccb: CcbId, call: CallRef) {
@@ -765,7 +754,8 @@ impl Blade {
     ) {
         self.note_peers(now, ccb, &changed);
         for changed in changed {
-            self.tell_desks(ccb, &changed, out);
+            self.tell_desks(now, ccb, &changed, out);
+            self.seats_of(now, ccb, &changed, out);
             if changed.call.row.state() == abi::CallState::Ended {
                 let Some(side) = self.sides.get_mut(&ccb) else {
                     return;

@@ -15,6 +15,7 @@ use abi::{Fence, Purpose};
 use base::{CcbId, TenantId};
 use serde::{Deserialize, Serialize};
 
+use crate::acd::CallerId;
 use crate::cdm::CcbStatus;
 use crate::login::{End, LoginKey};
 use crate::message::{Granted, LoginRefusal, LoginRequest};
@@ -188,6 +189,80 @@ pub enum Question {
         /// Fences in the home's region.
         leases: Vec<HeldLease>,
     },
+    /// Of a queue's owner: a caller of ours waits there.
+    QueueJoin {
+        /// Whose queue.
+        #[serde(with = "wire::tenant")]
+        tenant: TenantId,
+        /// Its name.
+        queue: String,
+        /// Names the caller among those of the asker.
+        caller: CallerId,
+        /// For how long the caller has waited so far, in milliseconds.
+        wait_ms: u64,
+    },
+    /// Of a queue's owner: a caller of ours waits no more.
+    QueueLeave {
+        /// As it joined.
+        caller: CallerId,
+        /// The caller waited for too long, and did not hang up.
+        overflowed: bool,
+    },
+    /// Of the blade of a caller: that agent is chosen; the outcome is told later.
+    QueueOffer {
+        /// As it joined.
+        caller: CallerId,
+        /// The agent.
+        agent: LoginKey,
+        /// The agent's directory number.
+        number: String,
+        /// How long the phone may ring, in seconds.
+        ring_s: u32,
+    },
+    /// Of a queue's owner: how its offer went.
+    QueueOutcome {
+        /// As it joined.
+        caller: CallerId,
+        /// The agent.
+        agent: LoginKey,
+        /// How.
+        outcome: Outcome,
+    },
+    /// Of a queue's owner: these agents of ours, and no others, are idle (S3-003).
+    QueueAgents {
+        /// The longest idle first.
+        agents: Vec<IdleAgent>,
+    },
+    /// Of an agent's blade: the agent let an offer ring.
+    QueueUnanswered {
+        /// The agent.
+        agent: LoginKey,
+    },
+}
+
+/// How an offer of a queue went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The two talk.
+    Taken,
+    /// The agent's lease word was not to be had, or no phone.
+    Denied,
+    /// The phone was not answered, or said no.
+    NoAnswer,
+    /// The caller is gone.
+    Gone,
+}
+
+/// An agent who waits for a call of a queue.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdleAgent {
+    /// The login.
+    pub login: LoginKey,
+    /// The directory number.
+    pub number: String,
+    /// For how long, in milliseconds.
+    pub idle_ms: u64,
 }
 
 /// A login that needs a place.
@@ -265,6 +340,8 @@ pub enum Answer {
     GivenBack,
     /// To [`Question::Holds`]: which of the leases, by their place in the question.
     Holds(Vec<bool>),
+    /// To the questions about queues: whether it was done.
+    Queue(bool),
     /// The asked cannot say: it does not lead, or knows no such question.
     NotHere,
 }

@@ -9,11 +9,13 @@ use abi::{
 };
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
+use crate::acd::QueueSpec;
 use crate::cdm::CcbStatus;
 use crate::cluster::{Heard, Say};
 use crate::login::{End, LoginKey};
 use crate::pool::{PoolOrder, PoolRefusal, SlotOrder, SlotState, Wish};
 use crate::routes::{Cidr, Forward, Route};
+use crate::seat::{Reason, SeatEvent};
 
 /// What a blade's core is told.
 #[derive(Debug)]
@@ -104,6 +106,24 @@ pub enum Input {
         from: String,
         /// The number.
         to: String,
+    },
+    /// A desk wants something done.
+    DeskCommand {
+        /// Comes back with the result.
+        reply: u64,
+        /// Its WebSocket.
+        socket: u64,
+        /// What.
+        command: DeskCommand,
+    },
+    /// The same, of an administrator for the login.
+    SeatCommand {
+        /// Comes back with the result.
+        reply: u64,
+        /// Whose.
+        login: LoginKey,
+        /// What.
+        command: DeskCommand,
     },
     /// A worker is to show signalling, or no longer.
     Trace {
@@ -318,6 +338,21 @@ pub enum Output {
     },
 }
 
+/// What a desk can ask for. A call is named by its serial number; none is the only one, or the one that came last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeskCommand {
+    /// The agent takes calls of queues.
+    Ready,
+    /// The agent takes none, and why; a call that stands goes on.
+    NotReady(Reason),
+    /// A call is to end.
+    HangUp(Option<u64>),
+    /// The agent's phone is to be called, and then that number.
+    Dial(String),
+    /// The other party of a call is to be given to that number.
+    Transfer(Option<u64>, String),
+}
+
 /// An order of an administrator for the media of a leg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
@@ -389,6 +424,10 @@ pub struct Provision {
     pub routes: Vec<Route>,
     /// Where calls to a number go that are not taken there.
     pub forwards: Vec<Forward>,
+    /// The queues.
+    pub queues: Vec<QueueSpec>,
+    /// What agents can do, by their keys; who is not here can do nothing in particular.
+    pub skills: Vec<(TenantId, u64, Vec<String>)>,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
     pub options_s: u32,
 }
@@ -544,7 +583,11 @@ pub enum DeskMessage {
         incoming: bool,
         /// Why it ended, a SIP status; 0 when it ended well or has not ended.
         cause: u32,
+        /// The queue that it came by, and how long the caller waited there, in milliseconds.
+        queue: Option<(String, u64)>,
     },
+    /// What the agent does has changed.
+    Agent(SeatEvent),
     /// A digit was pressed in a call of this agent (CSTA's DTMF Detected).
     Digit {
         /// The call's serial number.
@@ -569,6 +612,14 @@ pub enum CallEvent {
     Delivered,
     /// They talk.
     Established,
+    /// The agent waits in a queue, as a caller.
+    Queued,
+    /// The other party was put on hold.
+    Held,
+    /// The other party was taken back.
+    Retrieved,
+    /// The agent was not reached, and the caller waits on.
+    Failed,
     /// It is over.
     ConnectionCleared,
 }
@@ -580,6 +631,10 @@ impl CallEvent {
             CallEvent::Originated => "Originated",
             CallEvent::Delivered => "Delivered",
             CallEvent::Established => "Established",
+            CallEvent::Queued => "Queued",
+            CallEvent::Held => "Held",
+            CallEvent::Retrieved => "Retrieved",
+            CallEvent::Failed => "Failed",
             CallEvent::ConnectionCleared => "ConnectionCleared",
         }
     }

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use abi::{AgentRow, Why};
 use base::{LocationId, TenantId, Transport};
 
+use crate::acd::{QUEUE_RULE, is_queue_name};
+
 /// A network of addresses, such as `10.0.0.0/8`; an address alone is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cidr {
@@ -187,8 +189,8 @@ pub enum Destination {
     Service(Service),
 }
 
-/// What the data plane does with a call that it answers itself. Written `answer`, `play:NAME` or
-/// `mix:NUMBER`.
+/// What the data plane does with a call that it answers itself. Written `answer`, `play:NAME`,
+/// `mix:NUMBER` or `queue:NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Service {
     /// Answers, and waits for orders.
@@ -197,6 +199,8 @@ pub enum Service {
     Play(Arc<str>),
     /// Joins the tenant's mix of that number as a participant: a conference number.
     Mix(u32),
+    /// Waits in the tenant's queue of that name for an agent (S1-005).
+    Queue(Arc<str>),
 }
 
 /// The most addresses of one route.
@@ -241,7 +245,11 @@ impl FromStr for Service {
                 let number = number.parse().ok().filter(|mix| (1..=MIXES).contains(mix));
                 number.map(Service::Mix).ok_or_else(|| MIX_RULE.into())
             }
-            _ => Err(format!("{text:?} is no service: answer, play:NAME or mix:NUMBER")),
+            Some(("queue", name)) if is_queue_name(name) => Ok(Service::Queue(name.into())),
+            Some(("queue", _)) => Err(QUEUE_RULE.into()),
+            _ => {
+                Err(format!("{text:?} is no service: answer, play:NAME, mix:NUMBER or queue:NAME"))
+            }
         }
     }
 }
@@ -252,6 +260,7 @@ impl fmt::Display for Service {
             Service::Answer => f.write_str("answer"),
             Service::Play(name) => write!(f, "play:{name}"),
             Service::Mix(number) => write!(f, "mix:{number}"),
+            Service::Queue(name) => write!(f, "queue:{name}"),
         }
     }
 }
@@ -279,11 +288,12 @@ impl FromStr for Destination {
                 false => Ok(Destination::Trunk { addresses, transport, location: None }),
             };
         }
-        let is_service = ["answer", "play", "mix"].contains(&text.split(':').next().unwrap_or(""));
+        let is_service =
+            ["answer", "play", "mix", "queue"].contains(&text.split(':').next().unwrap_or(""));
         match is_service {
             true => text.parse().map(Destination::Service),
             false => Err(format!(
-                "{text:?} must be IP:PORT[,IP:PORT...] or IP:PORT;transport=tcp|tls, answer, play:NAME or mix:NUMBER"
+                "{text:?} must be IP:PORT[,IP:PORT...] or IP:PORT;transport=tcp|tls, answer, play:NAME, mix:NUMBER or queue:NAME"
             )),
         }
     }

@@ -15,6 +15,7 @@ mod file;
 mod forwards;
 mod import;
 mod place;
+mod queues;
 
 pub use demo::{DemoLocation, DemoSpec};
 pub use file::{Format, SourceFile};
@@ -452,6 +453,8 @@ impl Directory {
             });
         }
         provision.forwards = self.forwards().await?;
+        provision.queues = self.queues().await?;
+        provision.skills = self.skills().await?;
         let rows = query("SELECT tenant_id, name, net FROM trunks ORDER BY tenant_id, net");
         for row in self.database.all(rows).await? {
             provision.trunks.push(TrunkRecord {

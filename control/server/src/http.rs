@@ -38,6 +38,7 @@ mod forwards;
 mod login;
 mod orders;
 mod pool;
+mod queues;
 pub mod serve;
 mod traces;
 

@@ -32,8 +32,8 @@ use tokio::task::JoinSet;
 pub use bus::{BusConfig, LocalBus, NatsConfig};
 pub use config::{CLUSTER, CcbConfig, Config, HashCost, OPTIONS_S, host_name};
 pub use control_core::{
-    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, Route, Service, Strategy,
-    is_prompt_name, path_name, reason_name, spool_name,
+    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, QUEUE_RULE, Route, Service, Strategy,
+    is_prompt_name, is_queue_name, path_name, reason_name, spool_name,
 };
 pub use directory::{
     Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError,

@@ -202,6 +202,7 @@ impl Site {
             ccbs: (1..=BLADES).map(|ccb| (CcbId(ccb), vec![location.clone()])).collect(),
             trunks: Vec::new(),
             routes: Vec::new(),
+            queues: Vec::new(),
         };
         directory.create_demo(&spec).await.expect("it is created");
         directory.close().await;

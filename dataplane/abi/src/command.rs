@@ -117,6 +117,21 @@ pub enum Command {
         /// The number of the leg that gives its peer away.
         leg: u8,
     },
+    /// Gives an answered leg that is joined to nobody to the number that is the blob. Completed once it is decided:
+    /// [`crate::OpResult::Ok`] when they are joined, [`crate::OpResult::Denied`], [`crate::OpResult::NoAnswer`] or
+    /// [`crate::OpResult::Declined`] when the leg stays as it was.
+    Offer {
+        /// The operation.
+        op: u64,
+        /// The call.
+        call: CallRef,
+        /// The number of the leg.
+        leg: u8,
+        /// How long the phone may ring, in seconds.
+        ring_s: u32,
+        /// True when the number is where the leg's call goes instead of an agent of a queue.
+        overflow: bool,
+    },
     /// Calls an agent's phone, and then, once it is answered, the number that is the blob.
     Originate {
         /// The operation.
@@ -204,6 +219,7 @@ const WATCH: u64 = 30;
 const HOST: u64 = 40;
 const YIELD: u64 = 41;
 const PROBE: u64 = 42;
+const OFFER: u64 = 50;
 
 impl Command {
     /// The operation, which the completion names.
@@ -219,6 +235,7 @@ impl Command {
             | Command::Media { op, .. }
             | Command::Forward { op, .. }
             | Command::Transfer { op, .. }
+            | Command::Offer { op, .. }
             | Command::Originate { op, .. }
             | Command::Release { op, .. }
             | Command::Forget { op, .. }
@@ -257,6 +274,9 @@ impl Command {
             Command::Answer { op, ask, call } => Put::new(ANSWER).int(op).int(ask).call(call),
             Command::Forward { op, ask, call } => Put::new(FORWARD).int(op).int(ask).call(call),
             Command::Transfer { op, call, leg } => Put::new(TRANSFER).int(op).call(call).int(leg),
+            Command::Offer { op, call, leg, ring_s, overflow } => {
+                Put::new(OFFER).int(op).call(call).int(leg).int(ring_s).int(overflow)
+            }
             Command::Originate { op, agent, epoch } => {
                 Put::new(ORIGINATE).int(op).agent(agent).int(epoch)
             }
@@ -319,6 +339,13 @@ impl Command {
             ANSWER => Command::Answer { op, ask: take.u64()?, call: take.call()? },
             FORWARD => Command::Forward { op, ask: take.u64()?, call: take.call()? },
             TRANSFER => Command::Transfer { op, call: take.call()?, leg: take.int()? },
+            OFFER => Command::Offer {
+                op,
+                call: take.call()?,
+                leg: take.int()?,
+                ring_s: take.int()?,
+                overflow: take.yes_or_no()?,
+            },
             ORIGINATE => Command::Originate { op, agent: take.agent()?, epoch: take.int()? },
             MEDIA => Command::Media {
                 op,

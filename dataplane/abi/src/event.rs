@@ -174,12 +174,14 @@ pub enum Why {
     NoAnswer = 6,
     /// Who has the number has no phone that can be reached.
     Unavailable = 7,
+    /// A queue gives a caller to the agent of the number, and the tables do not know it.
+    Offered = 8,
 }
 
 impl Why {
     fn of(number: u32) -> Option<Self> {
-        use Why::{Always, Busy, Called, Forwarded, NoAnswer, Transferred, Unavailable};
-        let all = [Called, Transferred, Forwarded, Always, Busy, NoAnswer, Unavailable];
+        use Why::{Always, Busy, Called, Forwarded, NoAnswer, Offered, Transferred, Unavailable};
+        let all = [Called, Transferred, Forwarded, Always, Busy, NoAnswer, Unavailable, Offered];
         all.into_iter().find(|why| *why as u32 == number)
     }
 }
@@ -242,6 +244,12 @@ pub enum OpResult {
     NoSuchPrompt = 6,
     /// It was stopped before its end.
     Stopped = 7,
+    /// The agent was not asked: in a call, or no phone can be reached.
+    Denied = 8,
+    /// The phone rang for as long as it may.
+    NoAnswer = 9,
+    /// The phone said no.
+    Declined = 10,
 }
 
 /// Which room of a full ring an event may take.
@@ -426,6 +434,9 @@ impl OpResult {
             5 => Some(OpResult::Refused),
             6 => Some(OpResult::NoSuchPrompt),
             7 => Some(OpResult::Stopped),
+            8 => Some(OpResult::Denied),
+            9 => Some(OpResult::NoAnswer),
+            10 => Some(OpResult::Declined),
             _ => None,
         }
     }

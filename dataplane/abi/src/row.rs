@@ -99,6 +99,30 @@ states! {
 }
 
 states! {
+    /// Whether an agent takes calls of queues; it says nothing of the calls that the agent is in.
+    pub enum WorkState {
+        /// Takes none.
+        NotReady = 0,
+        /// Takes them.
+        Ready = 1,
+        /// Has the time after a call of a queue to write down what it was about.
+        AfterCall = 2,
+    }
+}
+
+states! {
+    /// What follows the call that an agent is in.
+    pub enum NextWork {
+        /// What was before, and after a queue's call the time after it.
+        Unchanged = 0,
+        /// Ready.
+        Ready = 1,
+        /// Not ready.
+        NotReady = 2,
+    }
+}
+
+states! {
     /// How far a call is.
     pub enum CallState {
         /// The row is nobody's.

@@ -126,6 +126,12 @@ fn agent_row(n: u64) -> AgentRow {
         cti_since: !n,
         forwards: n as u32,
         no_answer_s: (n >> 32) as u32,
+        work: byte.into(),
+        next_work: !n as u32,
+        work_since: mix(n) ^ n,
+        work_until: n,
+        reason: [byte ^ 0x33; 24],
+        next_reason: [byte ^ 0xcc; 24],
     }
 }
 

@@ -93,7 +93,13 @@ impl Worker {
         if !self.take_response(now, leg, message) {
             return;
         }
+        if status >= 180
+            && let Some(entry) = self.calls.leg_mut(leg)
+        {
+            entry.ext.rings = true;
+        }
         if self.is_transfer_to(leg) {
+            self.note_call(leg.call);
             return self.report_transfer(now, leg.call, status);
         }
         let Some(call) = self.calls.find_mut(leg.call) else {

@@ -30,6 +30,9 @@ impl Worker {
                     entry.state = CallState::Answered;
                     entry.answered_at = now;
                 }
+                if let Some(entry) = self.calls.leg_mut(leg) {
+                    entry.ext.answered_here = true;
+                }
                 self.count(Counter::CallsAnswered);
                 self.note_call(call);
                 self.answer(now, leg, 200, Some(sdp));

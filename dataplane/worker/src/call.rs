@@ -263,6 +263,11 @@ impl Call {
         })
     }
 
+    /// True while a queue offers its caller to somebody.
+    pub fn is_offered(&self) -> bool {
+        self.transfer.as_ref().is_some_and(|transfer| transfer.offer.is_some())
+    }
+
     /// The leg of that number.
     pub fn leg(&self, number: u8) -> Option<&Leg> {
         self.legs.get(usize::from(number))

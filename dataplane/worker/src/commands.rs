@@ -9,6 +9,7 @@ use crate::call::{Flow, LegRef, Number, Phase, is_dialable};
 use crate::dial::Target;
 use crate::functions::Ordered;
 use crate::mirror::Trace;
+use crate::offer::Offer;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -36,6 +37,13 @@ impl Worker {
             Command::Forward { op, ask, call } => (op, self.on_forward(now, call, ask, blob)),
             Command::Transfer { op, call, leg } => {
                 (op, self.on_transfer_ordered(now, LegRef { call, leg }, blob))
+            }
+            Command::Offer { op, call, leg, ring_s, overflow } => {
+                let offer = Offer { op, ring_s, overflow };
+                match self.on_offer(now, LegRef { call, leg }, offer, blob) {
+                    Ordered::Done(result) => (op, result),
+                    Ordered::Begun => return,
+                }
             }
             Command::Originate { op, agent, epoch } => {
                 (op, self.on_originate(now, agent, epoch, blob))

@@ -167,7 +167,10 @@ impl Worker {
             new.phase = Phase::Outgoing;
             new.inviting = Some(Inviting { key, offered: offer.is_some(), renews: false });
         }
-        let rings_ms = self.forwarded_after_ms(target).unwrap_or(RING_LIMIT_MS);
+        let rings_ms = match self.offer_rings_ms(leg) {
+            Some(rings_ms) => rings_ms.min(RING_LIMIT_MS),
+            None => self.forwarded_after_ms(target).unwrap_or(RING_LIMIT_MS),
+        };
         self.timers.set(now + Duration::from_millis(rings_ms), Timer::Ring(leg));
         self.watch_ringing(leg, target.flow);
         self.note_call(leg.call);

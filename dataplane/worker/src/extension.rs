@@ -29,6 +29,10 @@ pub struct Extensions {
     pub takes_update: bool,
     /// Its peer takes INFO (RFC 6086), by its last Allow.
     pub takes_info: bool,
+    /// We answered it ourselves, and it was never joined to another.
+    pub answered_here: bool,
+    /// Its peer rings, or did.
+    pub rings: bool,
     /// The reliable responses to the INVITE that its peer sent; none when that knows no 100rel.
     pub reliable: Option<Box<Reliable>>,
     /// The early dialogs of our INVITE.

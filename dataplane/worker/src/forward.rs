@@ -50,10 +50,10 @@ impl Worker {
             Why::Busy => AgentRow::BUSY,
             Why::NoAnswer => AgentRow::NO_ANSWER,
             Why::Unavailable => AgentRow::UNAVAILABLE,
-            Why::Called | Why::Transferred | Why::Forwarded => 0,
+            Why::Called | Why::Transferred | Why::Forwarded | Why::Offered => 0,
         };
         let Some(entry) = self.calls.find_mut(call) else { return false };
-        let may = self.control_here && entry.forwards < MAX_FORWARDS;
+        let may = self.control_here && entry.forwards < MAX_FORWARDS && !entry.is_offered();
         if row.forwards & flag == 0 || !may {
             return false;
         }
@@ -161,7 +161,11 @@ impl Worker {
             }
             Err(refusal) => return Err(refusal),
         };
-        let purpose = if is_transfer { Purpose::Transfer } else { Purpose::Call };
+        let purpose = match why {
+            Why::Offered => Purpose::Queue,
+            _ if is_transfer => Purpose::Transfer,
+            _ => Purpose::Call,
+        };
         let lease = match self.win_lease(now, agent, purpose) {
             Ok(lease) => Some(lease),
             Err(refusal) if self.ask_instead(now, call, &row, Why::Busy, refusal.status) => {

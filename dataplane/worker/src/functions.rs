@@ -163,6 +163,13 @@ impl Worker {
         }
     }
 
+    /// Whatever is played to a leg ends; true when something was.
+    pub(crate) fn stop_playing(&mut self, leg: LegRef) -> bool {
+        let stopped = self.finish_playing(leg, OpResult::Stopped);
+        self.arrange(leg);
+        stopped
+    }
+
     fn finish_playing(&mut self, leg: LegRef, result: OpResult) -> bool {
         let playing = self.functions_of(leg).and_then(|functions| functions.playing.take());
         let Some(playing) = playing else { return false };

@@ -475,8 +475,8 @@ impl Worker {
         let legs = self.calls.find(leg.call).map_or(0, |call| call.legs.len());
         let peer = self.peer_of(leg).and_then(|peer| self.calls.leg(peer));
         let talks = peer.is_some_and(|peer| !matches!(peer.phase, Phase::Leaving | Phase::Gone));
-        // A call of one leg was answered here.
-        legs > 1 && self.calls.leg(leg).is_none_or(|leg| leg.joined.is_none()) && !talks
+        let stands_alone = |leg: &Leg| leg.joined.is_some() || leg.ext.answered_here;
+        legs > 1 && !self.calls.leg(leg).is_some_and(stands_alone) && !talks
     }
 
     /// False when a leg is joined to one of another call that does not go on.

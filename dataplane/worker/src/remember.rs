@@ -140,6 +140,7 @@ fn dialog_row(
 fn extensions(row: &mut DialogRow, ext: &Extensions) {
     let flag = |holds: bool, flag: u32| if holds { flag } else { 0 };
     row.flags |= flag(ext.takes_update, DialogRow::TAKES_UPDATE)
+        | flag(ext.answered_here, DialogRow::ANSWERED_HERE)
         | flag(ext.takes_info, DialogRow::TAKES_INFO);
     if let Some(terms) = ext.session.terms {
         row.session_s = terms.interval_s;
@@ -153,6 +154,7 @@ pub(crate) fn extensions_of(row: &DialogRow) -> Extensions {
     let mut ext = Extensions {
         takes_update: row.has(DialogRow::TAKES_UPDATE),
         takes_info: row.has(DialogRow::TAKES_INFO),
+        answered_here: row.has(DialogRow::ANSWERED_HERE),
         ..Extensions::default()
     };
     ext.session.terms = (row.session_s != 0).then(|| Terms {

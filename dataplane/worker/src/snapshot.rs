@@ -211,6 +211,7 @@ fn leg_row(call: &Call, leg: &Leg) -> LegRow {
         (Phase::Leaving | Phase::Gone, _) | (_, CallState::Ended) => LegState::Ended,
         (Phase::Established, _) => LegState::Answered,
         (Phase::Incoming | Phase::Outgoing, CallState::Ringing) => LegState::Ringing,
+        (Phase::Outgoing, CallState::Answered) if leg.ext.rings => LegState::Ringing,
         (Phase::Incoming | Phase::Outgoing, _) => LegState::Calling,
     };
     let bridge =

@@ -22,6 +22,7 @@ use sip::wire::{Method, Replaces};
 
 use crate::call::{Bridge, LegRef, Number, Phase};
 use crate::dial::Target;
+use crate::offer::Offer;
 use crate::refusal::Refusal;
 use crate::worker::{Timer, Worker};
 
@@ -46,6 +47,8 @@ pub struct Transfer {
     pub of: LegRef,
     /// To whom.
     pub to: To,
+    /// It is an offer of a queue: a failure leaves who waits as they were.
+    pub offer: Option<Offer>,
 }
 
 /// Whom a transfer leads to.
@@ -150,7 +153,7 @@ impl Worker {
         Some(self.calls.find(call)?.transfer.as_ref()?.of)
     }
 
-    fn begin_transfer(
+    pub(crate) fn begin_transfer(
         &mut self,
         now: Instant,
         call: CallRef,
@@ -160,7 +163,7 @@ impl Worker {
     ) {
         let number = self.next_operation();
         if let Some(entry) = self.calls.find_mut(call) {
-            entry.transfer = Some(Box::new(Transfer { number, by, of, to }));
+            entry.transfer = Some(Box::new(Transfer { number, by, of, to, offer: None }));
             (entry.forwards, entry.failing) = (0, None);
         }
         if of.call != call
@@ -283,6 +286,9 @@ impl Worker {
             To::Invited(leg) | To::Coming(leg) => (transfer.of, LegRef { call, leg }),
             To::Standing(leg) => (transfer.of, leg),
         };
+        if let Some(offer) = transfer.offer {
+            self.offer_taken(a, offer);
+        }
         let between = [self.peer_of(a), self.peer_of(b)];
         for leg in [a, b] {
             self.part_from_peer(now, leg);
@@ -357,6 +363,9 @@ impl Worker {
         if let Some(by) = transfer.by {
             self.report(now, by, status);
         }
+        if let Some(offer) = transfer.offer {
+            return self.offer_refused(offer, transfer.to, status);
+        }
         for leg in parties {
             if let Some(entry) = self.calls.leg_mut(leg) {
                 (entry.awaited, entry.change) = (None, None);
@@ -414,6 +423,7 @@ impl Worker {
         let mut others = Others::default();
         let Some(entry) = self.calls.find_mut(call) else { return others };
         let transfer = entry.transfer.take();
+        let offer = transfer.as_ref().and_then(|transfer| transfer.offer);
         for leg in &mut entry.legs {
             others.legs.extend(leg.joined.take());
             others.transfers.extend(leg.awaited.take());
@@ -427,6 +437,9 @@ impl Worker {
             if let Some(entry) = self.calls.leg_mut(*leg) {
                 (entry.joined, entry.awaited, entry.change) = (None, None, None);
             }
+        }
+        if let Some(offer) = offer {
+            self.offer_over(offer);
         }
         others
     }
@@ -448,7 +461,7 @@ impl Worker {
     fn join(&mut self, a: LegRef, b: LegRef) {
         for leg in [a, b] {
             if let Some(entry) = self.calls.leg_mut(leg) {
-                entry.awaited = None;
+                (entry.awaited, entry.ext.answered_here) = (None, false);
             }
         }
         if a.call == b.call {

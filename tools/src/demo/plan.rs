@@ -263,6 +263,7 @@ pub async fn create_tenant(options: &cli::Demo, configs: &[Config]) -> Result<()
         agents: options.agents,
         ccbs: ccbs.collect(),
         trunks: options.trunk.clone(),
+        queues: options.queue.clone(),
         routes: options.route.iter().map(|r| (r.prefix.clone(), r.to.clone())).collect(),
     };
     let place = &config.control.directory;

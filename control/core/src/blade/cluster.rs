@@ -9,6 +9,7 @@ use super::enter::Entering;
 use super::homes::Homes;
 use super::leader::Leadership;
 use super::{BEAT_MS, Blade, Side};
+use crate::acd::CallerId;
 use crate::cdm::{CcbStatus, Cdm, Strategy};
 use crate::cluster::{
     ASK_MS, Answer, BladeName, CcbReport, Claim, Fact, Heard, HeldLease, Home, Key, Placed,
@@ -61,6 +62,10 @@ pub(super) struct Cluster {
 /// What goes on with an answer.
 #[derive(Debug)]
 pub(super) enum Waiting {
+    /// A caller of ours who was sent to the owner of a queue.
+    QueueJoined { caller: CallerId },
+    /// A caller of another blade who is offered to an agent.
+    QueueOffered { caller: CallerId, agent: LoginKey },
     /// A login that asked the leader for a place.
     Placed(Box<Entering>),
     /// A login whose agent had an older one elsewhere, and its place.
@@ -298,7 +303,17 @@ impl Blade {
                 cluster.leader_heard(now, claim, out);
             }
             Heard::Claimed { key: Key::Leader, term } => cluster.claimed(now, term, out),
-            Heard::Fact { .. } | Heard::Claimed { .. } => {}
+            Heard::Fact { key: Key::Queue(tenant, name), fact } => {
+                let claim = match fact {
+                    Some(Fact::Claim(claim)) => Some(claim),
+                    _ => None,
+                };
+                self.queue_fact(now, (tenant, name), claim, out);
+            }
+            Heard::Claimed { key: Key::Queue(tenant, name), term } => {
+                self.queue_claimed(now, (tenant, name), term, out);
+            }
+            Heard::Claimed { key: Key::Blade(_) | Key::Number(..), .. } => {}
         }
     }
 
@@ -349,6 +364,14 @@ impl Blade {
                 Answer::GivenBack
             }
             Question::Holds { ccb, leases } => self.say_holds(ccb, &leases),
+            question @ (Question::QueueJoin { .. }
+            | Question::QueueLeave { .. }
+            | Question::QueueOffer { .. }
+            | Question::QueueOutcome { .. }
+            | Question::QueueAgents { .. }
+            | Question::QueueUnanswered { .. }) => {
+                Answer::Queue(self.queue_asked(now, from, question, out))
+            }
         })
     }
 
@@ -385,6 +408,10 @@ impl Blade {
                 self.holder_says(now, ccb, (holder, &lease), answer);
             }
             Waiting::Nothing => {}
+            Waiting::QueueJoined { caller } => self.queue_joined(now, caller, answer, out),
+            Waiting::QueueOffered { caller, agent } => {
+                self.offer_heard(now, (caller, agent), answer, out);
+            }
         }
     }
 

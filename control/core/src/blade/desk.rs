@@ -7,6 +7,7 @@ use crate::calls::{Call, Changed};
 use crate::login::{Change, Desk, End, LoginKey, Phone, Step};
 use crate::message::{CallEvent, CallRecord, CloseReason, DeskMessage, Ender, LegRecord, Output};
 use crate::routes::Forwards;
+use crate::seat::{SeatChange, SeatEvent};
 
 impl Blade {
     /// A desk attaches to its login, first or again (S1-063).
@@ -85,10 +86,12 @@ impl Blade {
         }
         let entry = &self.logins[&login];
         let (ccb, slot) = (entry.ccb, entry.slot);
+        let reachable = entry.login.phone == Phone::Registered;
         self.count(ccb, Some(&before), Some(&entry.login.clone()));
         if matches!(step, Step::Registered | Step::Online) {
             self.cdm.settle(ccb, login);
         }
+        self.step_seat(now, login, SeatChange::Phone(reachable), out);
         let entry = &self.logins[&login];
         let Desk::Attached(socket) = entry.login.desk else {
             return;
@@ -103,6 +106,9 @@ impl Blade {
                     tell(DeskMessage::PhoneRegistered { address });
                 }
                 tell(DeskMessage::LoginProgress { complete });
+                if step == Step::Online {
+                    tell(DeskMessage::Agent(SeatEvent::AgentLoggedOn));
+                }
             }
             Step::PhoneGone => {
                 tell(DeskMessage::PhoneLost);
@@ -115,7 +121,9 @@ impl Blade {
             out.push(Output::DeskClosed { socket: old, reason: CloseReason::Taken });
         }
         if matches!(change, Change::DeskAttached(_)) {
-            self.tell_calls(ccb, slot, login, socket, out);
+            self.tell_calls(now, ccb, slot, login, socket, out);
+            let told = self.logins[&login].seat.told(now);
+            self.tell_seat(login, told, out);
         }
     }
 
@@ -141,6 +149,7 @@ impl Blade {
     /// Tells a desk that comes (back) about the calls that its agent is in.
     fn tell_calls(
         &self,
+        now: Instant,
         ccb: CcbId,
         slot: AgentSlot,
         login: LoginKey,
@@ -159,7 +168,9 @@ impl Blade {
                     && let Some(event) = event_of(call.row.state(), leg)
                     && event != CallEvent::ConnectionCleared
                 {
-                    out.push(Output::Desk { socket, message: message_of(event, call, leg) });
+                    let queue = self.queueing.of_call(now, ccb, call.call);
+                    let message = message_of(event, call, leg, queue);
+                    out.push(Output::Desk { socket, message });
                 }
             }
         }
@@ -194,7 +205,13 @@ impl Blade {
     }
 
     /// Tells the desks of the agents of a call how it changed.
-    pub(super) fn tell_desks(&self, ccb: CcbId, changed: &Changed, out: &mut Vec<Output>) {
+    pub(super) fn tell_desks(
+        &self,
+        now: Instant,
+        ccb: CcbId,
+        changed: &Changed,
+        out: &mut Vec<Output>,
+    ) {
         let Some(side) = self.sides.get(&ccb) else {
             return;
         };
@@ -210,8 +227,13 @@ impl Blade {
             let event = event_of(call.row.state(), leg);
             let was = changed.legs_before.iter().find(|was| was.leg == leg.leg);
             let before = changed.before.zip(was).and_then(|(state, was)| event_of(state, was));
-            if let Some(event) = event.filter(|event| Some(*event) != before) {
-                out.push(Output::Desk { socket, message: message_of(event, call, leg) });
+            if let Some(mut event) = event.filter(|event| Some(*event) != before) {
+                let queue = self.queueing.of_call(now, ccb, call.call);
+                let waits_on = call.row.state() == CallState::Answered && leg.answered_at == 0;
+                if event == CallEvent::ConnectionCleared && queue.is_some() && waits_on {
+                    event = CallEvent::Failed;
+                }
+                out.push(Output::Desk { socket, message: message_of(event, call, leg, queue) });
             }
         }
     }
@@ -251,6 +273,7 @@ impl Entry {
             no_answer_s: self.forwards.1,
             ..abi::AgentRow::default()
         };
+        self.seat.write(&mut row);
         row.set_number(base::Text::new(self.record.number.as_bytes()).unwrap_or_default());
         row.set_user(base::Text::new(self.record.user.as_bytes()).unwrap_or_default());
         row.set_name(base::Text::new(self.record.name.as_bytes()).unwrap_or_default());
@@ -264,7 +287,7 @@ fn event_of(state: CallState, leg: &LegRow) -> Option<CallEvent> {
     match state {
         CallState::Free => None,
         _ if leg.state() == LegState::Ended => Some(CallEvent::ConnectionCleared),
-        CallState::Answered if leg.leg > 1 && leg.state() != LegState::Answered => {
+        CallState::Answered if leg.leg > 0 && leg.state() != LegState::Answered => {
             Some(CallEvent::Delivered)
         }
         CallState::Asked | CallState::Calling => (leg.leg == 0).then_some(CallEvent::Originated),
@@ -274,7 +297,12 @@ fn event_of(state: CallState, leg: &LegRow) -> Option<CallEvent> {
     }
 }
 
-fn message_of(event: CallEvent, call: &Call, leg: &LegRow) -> DeskMessage {
+pub(super) fn message_of(
+    event: CallEvent,
+    call: &Call,
+    leg: &LegRow,
+    queue: Option<(String, u64)>,
+) -> DeskMessage {
     let other = call.legs.iter().find(|(_, other)| other.leg != leg.leg);
     let party = match other {
         Some((_, other)) => other.number().as_str().to_owned(),
@@ -288,11 +316,12 @@ fn message_of(event: CallEvent, call: &Call, leg: &LegRow) -> DeskMessage {
         party,
         incoming: leg.leg != 0,
         cause: call.row.cause,
+        queue,
     }
 }
 
 /// The login that the leg is of, while it stands.
-fn login_of(side: &Side, leg: &LegRow) -> Option<LoginKey> {
+pub(super) fn login_of(side: &Side, leg: &LegRow) -> Option<LoginKey> {
     match leg.party()? {
         Party::Agent(slot, epoch) => {
             side.by_slot.get(&slot).copied().filter(|login| login.epoch == epoch)

@@ -140,6 +140,6 @@ fn worker_for(side: &Side, agent: AgentSlot) -> Option<WorkerId> {
 pub(super) const fn unknown(why: Why) -> u16 {
     match why {
         Why::Called | Why::Transferred | Why::Forwarded => 404,
-        Why::Always | Why::Busy | Why::NoAnswer | Why::Unavailable => 480,
+        Why::Always | Why::Busy | Why::NoAnswer | Why::Unavailable | Why::Offered => 480,
     }
 }

@@ -1,3 +1,6 @@
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use abi::{AgentRow, AgentState, CtiState, Key, Region, SecretRow};
 use base::{AgentSlot, CcbId, Instant, Text};
 
@@ -8,6 +11,7 @@ use crate::login::{Desk, End, Login, LoginKey};
 use crate::message::{
     AgentRecord, CloseReason, DeskMessage, Granted, Ha1, LoginRefusal, LoginRequest, Output,
 };
+use crate::seat::{Seat, SeatEvent};
 
 /// Bytes of a display name that a row holds.
 const NAME_BYTES: usize = 64;
@@ -21,13 +25,7 @@ impl Blade {
         out: &mut Vec<Output>,
     ) -> Result<Granted, LoginRefusal> {
         let mut record = request.agent;
-        Text::<24>::new(record.number.as_bytes())
-            .map_err(|_| LoginRefusal::TooLong("number".into()))?;
-        Text::<48>::new(record.user.as_bytes())
-            .map_err(|_| LoginRefusal::TooLong("user".into()))?;
-        while record.name.len() > NAME_BYTES {
-            record.name.pop();
-        }
+        fit(&mut record)?;
         let agent = (record.tenant, record.agent);
         let login = LoginKey { tenant: agent.0, agent: agent.1, epoch: request.epoch };
         let older = self.newest.get(&agent).copied();
@@ -72,6 +70,11 @@ impl Blade {
             ha1: request.ha1,
             phone_at: None,
             forwards: (0, 0),
+            seat: Seat::new(now),
+            calls: BTreeSet::new(),
+            offered: false,
+            denied_until: Instant::ZERO,
+            after: Duration::ZERO,
             draining: false,
         };
         entry.mark(login.tenant, &self.forwards);
@@ -84,6 +87,7 @@ impl Blade {
         self.newest.insert(agent, login);
         self.logins.insert(login, entry);
         self.cdm.grant(ccb, login);
+        self.place_seat(now, login, out);
         self.home_begins(login, out);
         Ok(Granted { login, ccb })
     }
@@ -93,6 +97,7 @@ impl Blade {
         let Some(entry) = self.logins.remove(&login) else {
             return;
         };
+        self.queueing.acd.unseat(login);
         let agent = (login.tenant, login.agent);
         if self.newest.get(&agent) == Some(&login) {
             self.newest.remove(&agent);
@@ -103,6 +108,8 @@ impl Blade {
                 End::Replaced => DeskMessage::Replaced,
                 _ => DeskMessage::LoggedOut { end },
             };
+            let off = DeskMessage::Agent(SeatEvent::AgentLoggedOff);
+            out.push(Output::Desk { socket, message: off });
             out.push(Output::Desk { socket, message });
             out.push(Output::DeskClosed { socket, reason: CloseReason::Ended(end) });
         }
@@ -212,6 +219,11 @@ impl Blade {
             ha1: Ha1 { md5: secret.ha1_md5, sha256: secret.ha1_sha256 },
             phone_at: is_registered.then(|| phone.addr()),
             forwards: (0, 0),
+            seat: Seat { reachable: is_registered, ..Seat::rebuilt(&row) },
+            calls: BTreeSet::new(),
+            offered: false,
+            denied_until: Instant::ZERO,
+            after: Duration::ZERO,
             draining,
         };
         let agent = (login.tenant, login.agent);
@@ -241,6 +253,17 @@ impl Blade {
             self.end(now, other, End::Replaced, out);
         }
     }
+}
+
+/// Whether the texts of an agent fit into a row; the name is cut.
+fn fit(record: &mut AgentRecord) -> Result<(), LoginRefusal> {
+    Text::<24>::new(record.number.as_bytes())
+        .map_err(|_| LoginRefusal::TooLong("number".into()))?;
+    Text::<48>::new(record.user.as_bytes()).map_err(|_| LoginRefusal::TooLong("user".into()))?;
+    while record.name.len() > NAME_BYTES {
+        record.name.pop();
+    }
+    Ok(())
 }
 
 /// Writes what a phone needs to log in: the secret, the row, and last the keys that find it.

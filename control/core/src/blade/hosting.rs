@@ -184,9 +184,11 @@ impl Blade {
         asked: &Asked<'_>,
         out: &mut Vec<Output>,
     ) -> bool {
+        let is_offer = asked.why == Why::Offered;
         let is_way = matches!(asked.why, Why::Called | Why::Transferred | Why::Forwarded);
         let (tenant, number) = (asked.tenant, asked.number);
-        if !is_way || self.forwards.find(tenant, number, Why::Always).is_some() {
+        let goes_on = !is_offer && self.forwards.find(tenant, number, Why::Always).is_some();
+        if !(is_way || is_offer) || goes_on {
             return false;
         }
         let Some(home) = self.elsewhere(ccb, tenant, number) else { return false };
@@ -195,6 +197,7 @@ impl Blade {
         let wants = Wants { ccb, worker, ask, call, tenant, number, again: false };
         let purpose = match asked.why {
             Why::Transferred => abi::Purpose::Transfer,
+            Why::Offered => abi::Purpose::Queue,
             _ => abi::Purpose::Call,
         };
         self.want(now, home, wants, (asked.caller, purpose), out);
@@ -352,6 +355,8 @@ impl Blade {
             Some(Denial::OwnerAway) | None => (None, 503),
             Some(_) => (Some(Why::Unavailable), 480),
         };
+        // A caller of a queue goes to the next agent.
+        let why = why.filter(|_| !self.queueing.is_offered(wants.ccb, wants.call));
         let rule = why.and_then(|why| self.forwards.find(wants.tenant, &wants.number, why));
         let to = rule.map(|rule| rule.to.clone());
         let Some(side) = self.sides.get_mut(&wants.ccb) else { return };

@@ -52,7 +52,8 @@ impl Blade {
             return;
         };
         let Asked { op: ask, call, tenant, .. } = *asked;
-        if !can_serve(tenant, &service) {
+        let has_queue = |name: &str| self.queueing.acd.queue(tenant, name).is_some();
+        if !can_serve(tenant, &service, has_queue) {
             side.counts.asked_rejected += 1;
             out.push(failed(ccb, call, &service, OpResult::Refused));
             let status = UNAVAILABLE;
@@ -113,7 +114,7 @@ impl Blade {
     }
 
     /// Gives an answered call its service.
-    fn begin_service(
+    pub(super) fn begin_service(
         &mut self,
         now: Instant,
         ccb: CcbId,
@@ -127,6 +128,7 @@ impl Blade {
         };
         let (what, prompt) = match &service {
             Service::Answer => return,
+            Service::Queue(name) => return self.enqueue(now, ccb, call, name, out),
             Service::Play(name) => (MediaOrder::Play { times: 1 }, name.as_bytes().to_vec()),
             Service::Mix(number) => {
                 let row = side.region().and_then(|region| region.calls().read(call.slot));
@@ -164,7 +166,10 @@ impl Blade {
             }
             let called = call.row.called();
             let route = self.routes.find(call.row.tenant(), called.as_bytes());
+            // Who waits in a queue is taken up in another order.
+            let is_other = |service: &&Service| !matches!(service, Service::Queue(_));
             if let Some(Destination::Service(service)) = route.map(|route| &route.to)
+                && is_other(&service)
                 && let Some(worker) = region.calls().owner(call.call.slot)
             {
                 let is_mixed = is_mixed(&region, call);
@@ -234,8 +239,9 @@ fn is_mixed(region: &Region, call: &crate::calls::Call) -> bool {
             .is_some_and(|leg| leg.call() == call.call && leg.path_reason() == PathReason::Mix)
 }
 
-fn can_serve(tenant: TenantId, service: &Service) -> bool {
+fn can_serve(tenant: TenantId, service: &Service, has_queue: impl Fn(&str) -> bool) -> bool {
     match service {
+        Service::Queue(name) => has_queue(name),
         Service::Mix(number) => routes::mix_number(tenant, *number).is_some(),
         Service::Answer | Service::Play(_) => true,
     }

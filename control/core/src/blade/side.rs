@@ -9,6 +9,7 @@ use abi::{
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, WorkerId};
 
 use super::trunks::Trunks;
+use crate::acd::CallerId;
 use crate::calls::Calls;
 use crate::cdm::CcbStatus;
 use crate::login::LoginKey;
@@ -46,6 +47,8 @@ pub(super) struct Side {
     pub(super) taken: BTreeSet<CallRef>,
     /// Legs that hear music, since their peers hold them.
     pub(super) held: BTreeSet<(CallRef, u8)>,
+    /// Legs whose peers hold them.
+    pub(super) on_hold: BTreeSet<(CallRef, u8)>,
     /// The mix that each leg is in, by the orders that were done.
     mixes: BTreeMap<(CallRef, u8), u32>,
     /// Since when `mixes` is all that there is: calls that are older may be in one that it does not know.
@@ -140,6 +143,20 @@ pub(super) enum Purpose {
     Answer,
     Watch,
     Forget,
+    /// A caller of a queue is given to an agent.
+    Offer {
+        caller: CallerId,
+        agent: LoginKey,
+    },
+    /// A caller goes where a queue sends who waited for too long.
+    Overflow {
+        call: CallRef,
+    },
+    /// What callers of that queue hear.
+    Music {
+        call: CallRef,
+        name: Arc<str>,
+    },
     Drain,
     /// Somebody waits for its end.
     Asked {
@@ -238,6 +255,7 @@ impl Side {
             served: BTreeSet::new(),
             taken: BTreeSet::new(),
             held: BTreeSet::new(),
+            on_hold: BTreeSet::new(),
             mixes: BTreeMap::new(),
             mixes_since: Instant::ZERO,
             spool: BTreeMap::new(),
@@ -394,6 +412,7 @@ impl Side {
     fn forget_media(&mut self) {
         self.served.clear();
         self.held.clear();
+        self.on_hold.clear();
         self.mixes.clear();
         self.spool.clear();
         self.trunks = Trunks::default();
@@ -409,30 +428,47 @@ impl Side {
         command: impl FnOnce(u64) -> Command,
         out: &mut Vec<Output>,
     ) {
+        self.send_op(now, worker, purpose, blob, command, out);
+    }
+
+    /// The same; the number of the operation.
+    pub(super) fn send_op(
+        &mut self,
+        now: Instant,
+        worker: WorkerId,
+        purpose: Purpose,
+        blob: &[u8],
+        command: impl FnOnce(u64) -> Command,
+        out: &mut Vec<Output>,
+    ) -> u64 {
         self.next_op += 1;
         let op = self.next_op;
         let Some(attached) = self.attached.as_mut() else {
-            return;
+            return op;
         };
         let Some(backlog) = attached.backlog.get_mut(usize::from(worker.0)) else {
-            return;
+            return op;
         };
         if backlog.len() >= BACKLOG {
             self.counts.commands_lost += 1;
-            let op = OpenOp { purpose, media: None, digits: None, due: None };
-            self.drop_op(op, OpOutcome::Lost, out);
-            return;
+            let lost = OpenOp { purpose, media: None, digits: None, due: None };
+            self.drop_op(lost, OpOutcome::Lost, out);
+            return op;
         }
         let command = command(op);
         let media = match &command {
             Command::Media { call, leg, order, .. } => Some((*call, *leg, *order)),
             _ => None,
         };
-        let due = due_of(now, media.as_ref().map(|(_, _, order)| order));
+        let mut due = due_of(now, media.as_ref().map(|(_, _, order)| order));
+        if let Command::Offer { ring_s, .. } = command {
+            due = due.map(|due| due + Duration::from_secs(ring_s.into()));
+        }
         self.ops.insert(op, OpenOp { purpose, media, digits: None, due });
         self.counts.commands += 1;
         backlog.push_back((command, blob.to_vec()));
         self.flush(worker, out);
+        op
     }
 
     /// Pushes what waits for that worker, as far as there is room.
@@ -518,6 +554,7 @@ impl Side {
         self.served.remove(&call);
         self.taken.remove(&call);
         self.held.retain(|(held, _)| *held != call);
+        self.on_hold.retain(|(held, _)| *held != call);
         let legs = self.mixes.range((call, 0)..=(call, u8::MAX)).map(|(leg, _)| *leg);
         for leg in legs.collect::<Vec<_>>() {
             self.mixes.remove(&leg);
@@ -529,6 +566,19 @@ impl Side {
         if let Some(op) = self.ops.get_mut(&op) {
             op.digits = Some(digits);
         }
+    }
+
+    /// A party is held by the other, or is not any more.
+    pub(super) fn hold(&mut self, call: CallRef, leg: u8, on: bool) {
+        match on {
+            true => _ = self.on_hold.insert((call, leg)),
+            false => _ = self.on_hold.remove(&(call, leg)),
+        }
+    }
+
+    /// True while that operation waits for its completion.
+    pub(super) fn is_open(&self, op: u64) -> bool {
+        self.ops.contains_key(&op)
     }
 
     /// How many operations are open.

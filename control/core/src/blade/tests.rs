@@ -2,9 +2,10 @@ use super::*;
 use crate::login::End;
 use crate::message::{
     CallEvent, CallRecord, CloseReason, DeskMessage, Granted, LoginRefusal, LoginRequest,
-    TenantRecord, TrunkRecord,
+    OpOutcome, TenantRecord, TrunkRecord,
 };
 use crate::routes::Route;
+use crate::seat::SeatEvent;
 use abi::{
     AgentState, CallRow, CallState, Class, Command, CommandReceiver, CtiState, DataPlaneState,
     EventSender, Layout, LegRow, LegState, LocationRow, OpResult, RegistrationRow, UnregisterCause,
@@ -14,6 +15,8 @@ mod cluster;
 mod forwards;
 mod orders;
 mod pool;
+mod queues;
+mod sharing;
 
 const WORKERS: u8 = 2;
 const TENANT: TenantId = TenantId(1);
@@ -120,7 +123,11 @@ impl Plane {
         for (leg, agent) in agents.iter().enumerate() {
             let held = self.region.agents().read(*agent).expect("a row");
             let mut row = LegRow {
-                state: LegState::Calling.into(),
+                state: match state {
+                    CallState::Answered => LegState::Answered.into(),
+                    CallState::Ended => LegState::Ended.into(),
+                    _ => LegState::Calling.into(),
+                },
                 leg: leg as u32,
                 packets_in: 10 + leg as u64,
                 ..LegRow::default()
@@ -143,6 +150,10 @@ struct World {
     blade: Blade,
     planes: Vec<Plane>,
     sockets: u64,
+    /// What was said to the bus and not carried on yet.
+    said: Vec<Output>,
+    /// Whether that is kept there.
+    keeps: bool,
 }
 
 impl World {
@@ -154,8 +165,14 @@ impl World {
 
     fn with(now: Instant, planes: Vec<Plane>) -> World {
         let ids: Vec<CcbId> = planes.iter().map(|plane| plane.region.layout().ccb).collect();
-        let mut world =
-            World { now, blade: Blade::new(now, Process::default(), &ids), planes, sockets: 0 };
+        let mut world = World {
+            now,
+            blade: Blade::new(now, Process::default(), &ids),
+            planes,
+            sockets: 0,
+            said: Vec::new(),
+            keeps: false,
+        };
         world.give(Input::Provision(provision()));
         world.attach_all();
         world
@@ -173,6 +190,9 @@ impl World {
     fn give(&mut self, input: Input) -> Vec<Output> {
         let mut out = Vec::new();
         self.blade.handle(self.now, input, &mut out);
+        let is_said = |one: &Output| self.keeps && matches!(one, Output::Bus(_));
+        let (said, out) = out.into_iter().partition(is_said);
+        self.said.extend::<Vec<Output>>(said);
         out
     }
 
@@ -271,6 +291,8 @@ fn provision() -> Provision {
             net: "10.1.0.0/16".parse().expect("a network"),
         }],
         forwards: Vec::new(),
+        queues: Vec::new(),
+        skills: Vec::new(),
         options_s: 0,
         routes: vec![Route {
             tenant: TENANT,
@@ -302,12 +324,25 @@ fn request(agent: u64, epoch: u32, force: bool) -> LoginRequest {
     }
 }
 
+/// What a desk was told, but for what its agent's seat does.
 fn desk_messages(out: &[Output], to: u64) -> Vec<DeskMessage> {
     let messages = out.iter().filter_map(|one| match one {
+        Output::Desk { message: DeskMessage::Agent(_), .. } => None,
         Output::Desk { socket, message } if *socket == to => Some(message.clone()),
         _ => None,
     });
     messages.collect()
+}
+
+/// What a desk was told of its agent's seat.
+fn seat_events(out: &[Output], to: u64) -> Vec<SeatEvent> {
+    let events = out.iter().filter_map(|one| match one {
+        Output::Desk { socket, message: DeskMessage::Agent(event) } if *socket == to => {
+            Some(*event)
+        }
+        _ => None,
+    });
+    events.collect()
 }
 
 fn call_events(out: &[Output], to: u64) -> Vec<(CallEvent, String, bool)> {

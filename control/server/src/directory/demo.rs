@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use base::{CcbId, TenantId, Transport};
-use control_core::{Cidr, Destination, Route};
+use control_core::{Cidr, Destination, QueueSpec, Route};
 use sqlx::query;
 
 use super::{Address, AddressKind, Agent, Directory, DirectoryError, Parameters};
@@ -25,6 +25,8 @@ pub struct DemoSpec {
     pub ccbs: Vec<(CcbId, Vec<DemoLocation>)>,
     /// Peers that are trusted by address and may call any agent.
     pub trunks: Vec<Cidr>,
+    /// Its queues, which all of its agents can serve.
+    pub queues: Vec<String>,
     /// Numbers that are no agent's: a prefix, and where they go.
     pub routes: Vec<(String, Destination)>,
 }
@@ -86,6 +88,9 @@ impl Directory {
             .map(|(prefix, to)| Route { tenant, prefix: prefix.clone(), to: to.clone() })
             .collect();
         self.put_trunks(tenant, &trunks, &routes).await?;
+        for name in &spec.queues {
+            self.put_queue(&QueueSpec::new(tenant, name)).await?;
+        }
         Ok(tenant)
     }
 }

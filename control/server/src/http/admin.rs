@@ -10,11 +10,11 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use base::{CallRef, CcbId, Instant, WorkerId};
-use control_core::{CcbView, Counts, End, LeaseView, LoginView, OpOutcome, spool_name};
+use control_core::{CcbView, Counts, End, LeaseView, LoginView, OpOutcome, SeatState, spool_name};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-use super::{ApiError, App, blades, directory, forwards, orders, pool, traces};
+use super::{ApiError, App, blades, directory, forwards, orders, pool, queues, traces};
 use crate::bus::BusState;
 use crate::directory::{DirectoryError, Identity};
 use crate::records::RecordState;
@@ -33,6 +33,10 @@ pub fn router(app: App) -> Router {
         .route("/v1/tenants/{tenant}/forwards", get(forwards::list))
         .route("/v1/tenants/{tenant}/forwards/{number}", post(forwards::set))
         .route("/v1/tenants/{tenant}/forwards/{number}/remove", post(forwards::remove))
+        .route("/v1/queues", get(queues::list))
+        .route("/v1/tenants/{tenant}/queues/{queue}", post(queues::set))
+        .route("/v1/tenants/{tenant}/queues/{queue}/remove", post(queues::remove))
+        .route("/v1/tenants/{tenant}/seats/{number}", post(queues::seat))
         .route("/v1/tenants/{tenant}/hold-music", post(forwards::hold_music))
         .route("/v1/calls/{call}/release", post(release))
         .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
@@ -118,6 +122,14 @@ fn ccb_json(view: &CcbView, now: Instant) -> Value {
         fields.extend(region_json(region, now));
     }
     ccb
+}
+
+/// Why an agent is not ready.
+fn reason_of(seat: &SeatState) -> Option<String> {
+    match seat {
+        SeatState::NotReady(why) => Some(why.as_str().to_owned()),
+        _ => None,
+    }
 }
 
 fn trunk_json(address: SocketAddr, up: bool) -> Value {
@@ -209,6 +221,9 @@ fn agent_json(view: &LoginView, names: &HashMap<u64, (String, String)>, now: Ins
         "user": view.record.user,
         "name": view.record.name,
         "state": view.state,
+        "seat": view.seat.name(),
+        "reason": reason_of(&view.seat),
+        "hosted": view.hosted.map(|ccb| ccb.0),
         "online": view.online,
         "ccb": view.ccb.0,
         "location": view.location,

@@ -3,19 +3,22 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use abi::OpResult;
 use axum::Extension;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
-use control_core::{CloseReason, DeskMessage, End, LoginKey};
+use control_core::{
+    CloseReason, DeskCommand, DeskMessage, End, Input, LoginKey, OpOutcome, SeatEvent, reason,
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use super::serve::Visitor;
-use super::{ApiError, App};
+use super::{ApiError, App, forwards};
 use crate::owner::{Ask, DESK_MESSAGES, ToDesk};
 use crate::records;
 use crate::secret::Secret;
@@ -34,6 +37,10 @@ const LOGIN_S: u64 = 5;
 const SEND_S: u64 = 5;
 /// The longest message of a desk.
 const MESSAGE_BYTES: usize = 16 * 1024;
+/// Orders of one desk that wait for their answer; more are refused.
+const ORDERS: usize = 16;
+/// The longest `id` of a message.
+const ID_BYTES: usize = 64;
 /// What is read ahead of a desk, and gathered for it.
 const BUFFER_BYTES: usize = 4 * 1024;
 /// What may wait for a desk in memory; our messages are short.
@@ -59,6 +66,49 @@ pub enum FromDesk {
     Exit,
     /// Asks for a `pong`.
     Ping,
+    /// The agent takes calls of queues. This and what follows is answered by one `reply` with the same `id`.
+    Ready,
+    /// The agent takes no calls of queues; during a call: after it.
+    NotReady {
+        /// Why, at most 24 bytes.
+        #[serde(default)]
+        reason: String,
+    },
+    /// A call is to end.
+    HangUp {
+        /// The call's serial number; none is the newest.
+        call: Option<String>,
+    },
+    /// The agent's phone is to be called, and then a number.
+    Dial {
+        /// The number.
+        to: String,
+    },
+    /// The other party of a call is to be given to a number.
+    Transfer {
+        /// The call's serial number; none is the newest.
+        call: Option<String>,
+        /// The number.
+        to: String,
+    },
+}
+
+/// A message of a desk with the name of its answer.
+#[derive(Debug, Deserialize)]
+struct Framed {
+    id: Option<AskId>,
+    #[serde(flatten)]
+    body: FromDesk,
+}
+
+/// A number or a text of a desk's, which comes back as it was.
+#[derive(Debug, Clone, Deserialize, Serialize, ToSchema)]
+#[serde(untagged)]
+enum AskId {
+    /// A number.
+    Number(u64),
+    /// A text.
+    Text(String),
 }
 
 /// A message to a desk; events of calls are named after CSTA's (ECMA-269).
@@ -99,6 +149,50 @@ enum DeskBody {
     /// The call is over.
     #[serde(rename = "ConnectionCleared")]
     ConnectionCleared(CallBody),
+    /// The agent called a queue and waits in it.
+    #[serde(rename = "Queued")]
+    Queued(CallBody),
+    /// The other party was put on hold.
+    #[serde(rename = "Held")]
+    Held(CallBody),
+    /// The other party was taken back.
+    #[serde(rename = "Retrieved")]
+    Retrieved(CallBody),
+    /// The phone was not answered in time, or refused the call; its caller waits on.
+    #[serde(rename = "Failed")]
+    Failed(CallBody),
+    /// Phone and desk are there.
+    #[serde(rename = "AgentLoggedOn")]
+    AgentLoggedOn,
+    /// The login is over.
+    #[serde(rename = "AgentLoggedOff")]
+    AgentLoggedOff,
+    /// The agent is idle and takes calls of queues.
+    #[serde(rename = "AgentReady")]
+    AgentReady,
+    /// The agent takes no calls of queues.
+    #[serde(rename = "AgentNotReady")]
+    AgentNotReady {
+        /// Why.
+        reason: String,
+    },
+    /// A call came, or is on its way.
+    #[serde(rename = "AgentBusy")]
+    AgentBusy,
+    /// The agent works on what the call was about.
+    #[serde(rename = "AgentWorkingAfterCall")]
+    AgentWorkingAfterCall {
+        /// For how long, unless the desk says `ready` before.
+        ms: u64,
+    },
+    /// The answer to a message with that `id`.
+    Reply {
+        /// As it was given.
+        id: Option<AskId>,
+        /// `ok`, `refused`, `unknown` (no such call), `no_agent`, `full`, `gone` (the data plane is away), `lost`,
+        /// `malformed`, `too_many` (16 wait for their answers).
+        result: &'static str,
+    },
     /// A digit was pressed in the call.
     #[serde(rename = "DTMFDetected")]
     DtmfDetected(DigitBody),
@@ -119,6 +213,12 @@ struct CallBody {
     direction: &'static str,
     /// Why it ended, a SIP status; 0 when it ended well or has not ended.
     cause: u32,
+    /// The queue that it came by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<String>,
+    /// How long the caller waited there, in milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    waited_ms: Option<u64>,
 }
 
 /// A digit that was pressed in a call.
@@ -227,8 +327,11 @@ async fn talk(
 ) -> Result<(), axum::Error> {
     let mut pings = tokio::time::interval(Duration::from_secs(PING_S));
     let mut heard_at = Instant::now();
+    let (answers, mut answered) = mpsc::channel(ORDERS);
     loop {
         tokio::select! {
+            // We hold a sender, so that it never ends.
+            Some(reply) = answered.recv() => say(ws, reply).await?,
             message = messages.recv() => match message {
                 Some(ToDesk::Say(message)) => say(ws, body_of(message)).await?,
                 Some(ToDesk::Close(reason)) => {
@@ -250,7 +353,9 @@ async fn talk(
                 let Some(received) = received.transpose()? else { return Ok(()) };
                 heard_at = Instant::now();
                 match received {
-                    Message::Text(text) => answer(app, ws, socket, text.as_str()).await?,
+                    Message::Text(text) => {
+                        answer(app, ws, socket, text.as_str(), &answers).await?;
+                    }
                     Message::Binary(_) => say(ws, DeskBody::Error { code: "not_text" }).await?,
                     Message::Close(_) => return Ok(()),
                     Message::Ping(_) | Message::Pong(_) => {}
@@ -266,15 +371,43 @@ async fn talk(
     }
 }
 
-async fn answer(app: &App, ws: &mut WebSocket, socket: u64, text: &str) -> Result<(), axum::Error> {
-    match serde_json::from_str(text) {
-        Ok(FromDesk::Exit) => {
+async fn answer(
+    app: &App,
+    ws: &mut WebSocket,
+    socket: u64,
+    text: &str,
+    answers: &mpsc::Sender<DeskBody>,
+) -> Result<(), axum::Error> {
+    let Ok(Framed { id, body }) = serde_json::from_str(text) else {
+        return say(ws, DeskBody::Error { code: "malformed" }).await;
+    };
+    let is_long = |id: &AskId| matches!(id, AskId::Text(text) if text.len() > ID_BYTES);
+    match body {
+        _ if id.as_ref().is_some_and(is_long) => {
+            say(ws, DeskBody::Error { code: "malformed" }).await
+        }
+        FromDesk::Exit => {
             app.blade.tell(Ask::DeskExit { socket }).await;
             Ok(())
         }
-        Ok(FromDesk::Ping) => say(ws, DeskBody::Pong).await,
-        Ok(FromDesk::Login { .. }) => say(ws, DeskBody::Error { code: "already_attached" }).await,
-        Err(_) => say(ws, DeskBody::Error { code: "malformed" }).await,
+        FromDesk::Ping => say(ws, DeskBody::Pong).await,
+        FromDesk::Login { .. } => say(ws, DeskBody::Error { code: "already_attached" }).await,
+        body => {
+            let Some(command) = command_of(body) else {
+                return say(ws, DeskBody::Reply { id, result: "malformed" }).await;
+            };
+            // Each order has a place for its answer until that is sent.
+            let Ok(place) = answers.clone().try_reserve_owned() else {
+                return say(ws, DeskBody::Reply { id, result: "too_many" }).await;
+            };
+            let blade = app.blade.clone();
+            tokio::spawn(async move {
+                let made = move |reply| Input::DeskCommand { reply, socket, command };
+                let result = result_name(blade.command(made).await);
+                place.send(DeskBody::Reply { id, result });
+            });
+            Ok(())
+        }
     }
 }
 
@@ -321,15 +454,68 @@ fn body_of(message: DeskMessage) -> DeskBody {
             let (call, by) = (records::serial_text(serial), if own { "own" } else { "other" });
             DeskBody::DtmfDetected(DigitBody { call, party, by, digit, duration_ms })
         }
-        DeskMessage::Call { event, serial, party, incoming, cause } => {
+        DeskMessage::Agent(event) => seat_body(event),
+        DeskMessage::Call { event, serial, party, incoming, cause, queue } => {
             let direction = if incoming { "in" } else { "out" };
-            let call = CallBody { call: records::serial_text(serial), party, direction, cause };
+            let (queue, waited_ms) = queue.unzip();
+            let call = records::serial_text(serial);
+            let call = CallBody { call, party, direction, cause, queue, waited_ms };
             match event {
                 CallEvent::Originated => DeskBody::Originated(call),
                 CallEvent::Delivered => DeskBody::Delivered(call),
                 CallEvent::Established => DeskBody::Established(call),
+                CallEvent::Queued => DeskBody::Queued(call),
+                CallEvent::Held => DeskBody::Held(call),
+                CallEvent::Retrieved => DeskBody::Retrieved(call),
+                CallEvent::Failed => DeskBody::Failed(call),
                 CallEvent::ConnectionCleared => DeskBody::ConnectionCleared(call),
             }
         }
+    }
+}
+
+fn seat_body(event: SeatEvent) -> DeskBody {
+    match event {
+        SeatEvent::AgentLoggedOn => DeskBody::AgentLoggedOn,
+        SeatEvent::AgentLoggedOff => DeskBody::AgentLoggedOff,
+        SeatEvent::AgentReady => DeskBody::AgentReady,
+        SeatEvent::AgentNotReady(why) => {
+            DeskBody::AgentNotReady { reason: why.as_str().to_owned() }
+        }
+        SeatEvent::AgentBusy => DeskBody::AgentBusy,
+        SeatEvent::AgentWorkingAfterCall(time) => {
+            DeskBody::AgentWorkingAfterCall { ms: time.as_millis() as u64 }
+        }
+    }
+}
+
+/// What a desk's order is to the core; none when it names no call or number that could be.
+fn command_of(body: FromDesk) -> Option<DeskCommand> {
+    let serial = |call: Option<String>| match call {
+        None => Some(None),
+        Some(text) => text.parse().ok().map(Some),
+    };
+    let number = |to: String| forwards::number_of(to, "to").ok();
+    match body {
+        FromDesk::Ready => Some(DeskCommand::Ready),
+        FromDesk::NotReady { reason: why } => Some(DeskCommand::NotReady(reason(&why))),
+        FromDesk::HangUp { call } => Some(DeskCommand::HangUp(serial(call)?)),
+        FromDesk::Dial { to } => Some(DeskCommand::Dial(number(to)?)),
+        FromDesk::Transfer { call, to } => Some(DeskCommand::Transfer(serial(call)?, number(to)?)),
+        FromDesk::Login { .. } | FromDesk::Exit | FromDesk::Ping => None,
+    }
+}
+
+fn result_name(outcome: OpOutcome) -> &'static str {
+    match outcome {
+        OpOutcome::Done(OpResult::Ok) => "ok",
+        OpOutcome::Done(OpResult::NoSuchCall) | OpOutcome::Unknown | OpOutcome::NoSuchLeg => {
+            "unknown"
+        }
+        OpOutcome::Done(OpResult::NoSuchAgent) => "no_agent",
+        OpOutcome::Done(OpResult::Full) => "full",
+        OpOutcome::Gone => "gone",
+        OpOutcome::Lost => "lost",
+        _ => "refused",
     }
 }

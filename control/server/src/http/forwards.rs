@@ -170,7 +170,7 @@ fn begun(outcome: OpOutcome, refused: &str) -> Result<(), ApiError> {
 }
 
 /// The tenant of that name, or the only one for `-`.
-async fn tenant_of(app: &App, name: &str) -> Result<Tenant, ApiError> {
+pub async fn tenant_of(app: &App, name: &str) -> Result<Tenant, ApiError> {
     let mut name = name.to_owned();
     if name == "-" {
         let known = app.directory.provision().await?;
@@ -183,16 +183,16 @@ async fn tenant_of(app: &App, name: &str) -> Result<Tenant, ApiError> {
 }
 
 /// The core takes what the directory holds now.
-async fn tell(app: &App) -> Result<(), ApiError> {
+pub async fn tell(app: &App) -> Result<(), ApiError> {
     app.keeper.refresh().await?;
     Ok(())
 }
 
-fn parsed<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
+pub fn parsed<'a, T: Deserialize<'a>>(body: &'a Bytes) -> Result<T, ApiError> {
     serde_json::from_slice(body).map_err(|error| ApiError::malformed(None, error.to_string()))
 }
 
 /// A number as the data plane takes it.
-fn number_of(number: String, field: &'static str) -> Result<String, ApiError> {
+pub fn number_of(number: String, field: &'static str) -> Result<String, ApiError> {
     if is_number(&number) { Ok(number) } else { Err(ApiError::malformed(Some(field), NUMBER_RULE)) }
 }

@@ -76,6 +76,7 @@ impl World {
                 vec![location("local", "127.0.0.1", 5060), location("east", "::1", 5061)],
             )],
             trunks: Vec::new(),
+            queues: Vec::new(),
             routes: [("9", "127.0.0.1:5080"), ("70", "play:hi.wav")]
                 .map(|(prefix, to)| (prefix.into(), to.parse().expect("a destination")))
                 .to_vec(),

@@ -70,6 +70,9 @@ fn command() -> impl Strategy<Value = Command> {
             ask,
             call
         }),
+        (any::<(u64, u8, u32, bool)>(), call()).prop_map(|((op, leg, ring_s, overflow), call)| {
+            Command::Offer { op, call, leg, ring_s, overflow }
+        }),
         (any::<(u64, u64)>(), call()).prop_map(|((op, ask), call)| Command::Forward {
             op,
             ask,

@@ -47,6 +47,9 @@ fn event() -> impl Strategy<Value = Event> {
         OpResult::Refused,
         OpResult::NoSuchPrompt,
         OpResult::Stopped,
+        OpResult::Denied,
+        OpResult::NoAnswer,
+        OpResult::Declined,
     ];
     let ends = [DigitsCause::Full, DigitsCause::Ended, DigitsCause::Timeout, DigitsCause::Stopped];
     let spool = [SpoolState::Writing, SpoolState::Slow, SpoolState::Failed];

@@ -35,6 +35,18 @@ row! {
         pub forwards: u32,
         /// How long the phone rings before that, in seconds, where [`Self::NO_ANSWER`] is among them.
         pub no_answer_s: u32,
+        /// A [`WorkState`]: whether the agent takes calls of queues.
+        pub work: u32,
+        /// A [`NextWork`]: what follows the call that the agent is in.
+        pub next_work: u32,
+        /// Since when `work` holds; of a ready agent, since when it is idle; ns of the clock.
+        pub work_since: u64,
+        /// Until when the work after a call lasts, ns of the clock; 0 when that is not bounded.
+        pub work_until: u64,
+        /// Why the agent is not ready; zeros behind it.
+        pub reason: [u8; 24],
+        /// Why the agent will not be ready after the call; zeros behind it.
+        pub next_reason: [u8; 24],
     }
 }
 
@@ -66,6 +78,36 @@ impl AgentRow {
     /// The location; None when no location has that number.
     pub fn location(&self) -> Option<LocationId> {
         u8::try_from(self.location).ok().map(LocationId)
+    }
+
+    /// Whether the agent takes calls of queues.
+    pub fn work(&self) -> WorkState {
+        WorkState::of(self.work).unwrap_or_default()
+    }
+
+    /// What follows the call that the agent is in.
+    pub fn next_work(&self) -> NextWork {
+        NextWork::of(self.next_work).unwrap_or_default()
+    }
+
+    /// Why the agent is not ready.
+    pub fn reason(&self) -> Text<24> {
+        text(&self.reason)
+    }
+
+    /// Sets why the agent is not ready.
+    pub fn set_reason(&mut self, reason: Text<24>) {
+        self.reason = field(reason);
+    }
+
+    /// Why the agent will not be ready after the call.
+    pub fn next_reason(&self) -> Text<24> {
+        text(&self.next_reason)
+    }
+
+    /// Sets why the agent will not be ready after the call.
+    pub fn set_next_reason(&mut self, reason: Text<24>) {
+        self.next_reason = field(reason);
     }
 
     /// The directory number.

@@ -128,6 +128,8 @@ impl DialogRow {
     pub const TAKES_INFO: u32 = 512;
     /// In `flags`: the leg is joined to one of another call.
     pub const JOINED: u32 = 1_024;
+    /// In `flags`: we answered the leg ourselves, and it was never joined to another.
+    pub const ANSWERED_HERE: u32 = 2_048;
 
     /// How far it is; [`DialogPhase::None`] when the number means nothing.
     pub fn phase(&self) -> DialogPhase {

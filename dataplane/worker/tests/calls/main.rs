@@ -12,6 +12,7 @@ mod house;
 mod info;
 mod media;
 mod mirror;
+mod offers;
 mod sessions;
 mod storm;
 mod strangers;
