@@ -12,8 +12,9 @@ pub struct Bus {
     rng: Rng,
     under_way: BTreeMap<u64, Told>,
     next: u64,
-    /// Parts of what is asked and answered that are lost, in percent.
+    /// Parts of what is asked and answered that are lost, and late, in percent.
     loss_percent: u64,
+    late_percent: u64,
 }
 
 /// The name of a control's blade.
@@ -27,7 +28,19 @@ pub type Due = (u64, u64);
 impl Bus {
     pub fn new(mut rng: Rng) -> Bus {
         let loss_percent = rng.below(4);
-        Bus { hub: Hub::default(), rng, under_way: BTreeMap::new(), next: 0, loss_percent }
+        Bus {
+            hub: Hub::default(),
+            rng,
+            under_way: BTreeMap::new(),
+            next: 0,
+            loss_percent,
+            late_percent: 3,
+        }
+    }
+
+    /// A good one: nothing is lost or late, and little comes in its order.
+    pub fn quiet(rng: Rng) -> Bus {
+        Bus { loss_percent: 0, late_percent: 0, ..Bus::new(rng) }
     }
 
     pub fn join(&mut self, now: Instant, control: usize) -> Vec<Due> {
@@ -76,7 +89,7 @@ impl Bus {
                 let twice = Heard::Asked { reply, from, question };
                 due.push((self.put((blade.clone(), twice)), ms));
             }
-            let late = if is_said && self.rng.chance(3) { 1_500 } else { 8 };
+            let late = if is_said && self.rng.chance(self.late_percent) { 1_500 } else { 8 };
             let ms = if is_said { self.rng.below(late) } else { 2 };
             if !is_lost {
                 due.push((self.put((blade, heard)), ms));

@@ -8,9 +8,11 @@ mod network;
 mod rules;
 mod world;
 
-use world::{Outcome, Plant, run};
+use world::{Outcome, Plant, glare, run};
 
 const SEEDS: u64 = 256;
+/// Rounds of glare in a run of the tests.
+const GLARES: u64 = 2_000;
 
 fn seeds() -> std::ops::Range<u64> {
     match std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok()) {
@@ -78,4 +80,14 @@ fn planted_bugs_are_caught() {
         let (seed, what) = caught.unwrap_or_else(|| panic!("{plant:?} went unseen"));
         println!("{plant:?} is caught by seed {seed}: {what}");
     }
+}
+
+/// Two agents of two blades call each other in the same millisecond: exactly one call goes on each time, and no
+/// phone rings for the other (G-03). `GLARES=10000` plays as many rounds.
+#[test]
+fn of_two_agents_who_call_each_other_one_gets_through() {
+    let rounds = std::env::var("GLARES").ok().and_then(|rounds| rounds.parse().ok());
+    let sum = glare(rounds.unwrap_or(GLARES)).unwrap_or_else(|what| panic!("{what}"));
+    println!("{sum:?}");
+    assert!(sum.won.iter().all(|won| *won > 0) && sum.yielded > 0, "no glare: {sum:?}");
 }

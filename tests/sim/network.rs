@@ -46,6 +46,12 @@ impl Network {
         }
     }
 
+    /// A good one: nothing is lost, and what is sent comes within 1 ms.
+    pub fn quiet(rng: Rng) -> Network {
+        let delay_us = (200, 1_000);
+        Network { loss_percent: 0, double_percent: 0, delay_us, ..Network::new(rng) }
+    }
+
     pub fn send(&mut self, now: Instant, from: SocketAddr, to: SocketAddr, bytes: Vec<u8>) {
         let is_cut = self.cut.contains(&from.ip()) || self.cut.contains(&to.ip());
         if is_cut || self.rng.chance(self.loss_percent) {

@@ -21,6 +21,10 @@ use crate::ccb::{Ccb, Out, SIP_PORT, WORKERS};
 use crate::network::Network;
 use crate::rules::Watch;
 
+mod glare;
+
+pub use glare::glare;
+
 const PHONES: usize = 8;
 const REALM: &str = "demo.test";
 const TENANT: TenantId = TenantId(1);
@@ -132,6 +136,9 @@ pub struct World {
     passed: BTreeMap<u64, Passed>,
     sequence: u64,
     resting: bool,
+    /// Whether what phones tell is kept, and what they told.
+    listens: bool,
+    heard: Vec<(usize, softphone::Event)>,
     outcome: Outcome,
 }
 
@@ -168,6 +175,8 @@ impl World {
             passed: BTreeMap::new(),
             sequence: 0,
             resting: false,
+            listens: false,
+            heard: Vec::new(),
             outcome: Outcome { trace: 0xcbf2_9ce4_8422_2325, ..Outcome::default() },
         };
         world.schedule();
@@ -225,7 +234,10 @@ impl World {
     }
 
     fn play(&mut self) {
-        let end = self.now + BUSY + REST;
+        self.play_until(self.now + BUSY + REST);
+    }
+
+    fn play_until(&mut self, end: Instant) {
         while let Some(next) = self.next_at().filter(|next| *next <= end) {
             self.now = self.now.max(next);
             if let Some(datagram) = self.network.take(self.now) {
@@ -406,7 +418,12 @@ impl World {
                 PhoneOutput::Sip { to, datagram } => (5060, to, datagram.to_vec()),
                 PhoneOutput::Rtp { to, packet, .. } => (4000, to, packet),
                 PhoneOutput::Rtcp { to, packet } => (4001, to, packet),
-                PhoneOutput::Event(_) => continue,
+                PhoneOutput::Event(event) => {
+                    if self.listens {
+                        self.heard.push((desk, event));
+                    }
+                    continue;
+                }
             };
             self.network.send(self.now, SocketAddr::new(ip, port), to, bytes);
         }

@@ -189,7 +189,7 @@ impl Blade {
             Input::Attached { ccb, region } => self.attach(now, ccb, region, out),
             Input::Gone { ccb } => self.detach(now, ccb, out),
             Input::Pump => self.pump_all(now, out),
-            Input::Login { reply, request } => self.enter(now, reply, request, out),
+            Input::Login { reply, request } => self.enter(now, reply, *request, out),
             Input::Leave { reply, login, end } => self.leave(now, reply, login, end, out),
             Input::DeskAttached { socket, login } => self.desk_attached(now, socket, login, out),
             Input::DeskLost { socket } => self.desk_lost(now, socket, out),
@@ -582,6 +582,7 @@ impl Blade {
                 let asked = Asked { op, call, tenant, caller, why, number: blob };
                 self.asked(now, ccb, worker, asked, out);
             }
+            Event::Alive { call, leg } => self.leg_lives(now, ccb, call, leg),
             Event::Held { call, leg, on } => {
                 self.held(now, ccb, worker, (call, leg), on, out);
             }

@@ -45,3 +45,6 @@ pub const ANSWERS: usize = 1_024;
 const CONFIRMED: Duration = Duration::from_millis(REPORT_LIFE_MS - 100);
 /// For how long a home that was not confirmed hears others first; more than what one says takes to the others.
 const LISTENS: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests;

@@ -137,6 +137,16 @@ pub enum Command {
         /// What.
         order: MediaOrder,
     },
+    /// The peer of a leg is asked by OPTIONS within the dialog whether it lives (RFC 3261, 12.2); if it does,
+    /// [`crate::Event::Alive`] says so. [`crate::OpResult::Refused`] when the leg does not stand.
+    Probe {
+        /// The operation.
+        op: u64,
+        /// The call.
+        call: CallRef,
+        /// The leg.
+        leg: u8,
+    },
     /// Ends a call.
     Release {
         /// The operation.
@@ -193,6 +203,7 @@ const ORIGINATE: u64 = 11;
 const WATCH: u64 = 30;
 const HOST: u64 = 40;
 const YIELD: u64 = 41;
+const PROBE: u64 = 42;
 
 impl Command {
     /// The operation, which the completion names.
@@ -202,6 +213,7 @@ impl Command {
             | Command::Host { op, .. }
             | Command::Yield { op, .. }
             | Command::Watch { op, .. }
+            | Command::Probe { op, .. }
             | Command::Reject { op, .. }
             | Command::Answer { op, .. }
             | Command::Media { op, .. }
@@ -251,6 +263,7 @@ impl Command {
             Command::Media { op, call, leg, order } => {
                 order.put(Put::new(MEDIA).int(op).call(call).int(leg))
             }
+            Command::Probe { op, call, leg } => Put::new(PROBE).int(op).call(call).int(leg),
             Command::Release { op, call, cause } => Put::new(RELEASE).int(op).call(call).int(cause),
             Command::Forget { op, agent, epoch } => {
                 Put::new(FORGET).int(op).agent(agent).int(epoch)
@@ -286,6 +299,7 @@ impl Command {
                 transport: Transport::from_number(take.int()?)
                     .ok_or(Corrupt { what: "a transport" })?,
             },
+            PROBE => Command::Probe { op, call: take.call()?, leg: take.int()? },
             YIELD => Command::Yield { op, ask: take.u64()?, call: take.call()? },
             WATCH => Command::Watch {
                 op,

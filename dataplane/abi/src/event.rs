@@ -64,6 +64,13 @@ pub enum Event {
         /// Whether it is.
         on: bool,
     },
+    /// The peer of a leg answered [`crate::Command::Probe`]: its dialog lives.
+    Alive {
+        /// The call.
+        call: CallRef,
+        /// The leg.
+        leg: u8,
+    },
     /// A call's row changed.
     CallChanged {
         /// The call.
@@ -269,6 +276,7 @@ const DIGITS: u64 = 8;
 const SPOOL: u64 = 9;
 const SOURCE_BANNED: u64 = 20;
 const HELD: u64 = 21;
+const ALIVE: u64 = 42;
 const TRUNK: u64 = 30;
 
 impl Event {
@@ -290,6 +298,7 @@ impl Event {
                 .party(caller)
                 .location(location)
                 .int(why as u32),
+            Event::Alive { call, leg } => Put::new(ALIVE).call(call).int(leg),
             Event::Held { call, leg, on } => Put::new(HELD).call(call).int(leg).int(on),
             Event::CallChanged { call, serial, state, cause } => {
                 Put::new(CALL_CHANGED).call(call).int(serial).int(state as u32).int(cause)
@@ -336,6 +345,7 @@ impl Event {
                 location: take.location()?,
                 why: take.one_of(Why::of, "why a call is asked about")?,
             },
+            ALIVE => Event::Alive { call: take.call()?, leg: take.int()? },
             HELD => Event::Held { call: take.call()?, leg: take.int()?, on: take.yes_or_no()? },
             CALL_CHANGED => Event::CallChanged {
                 call: take.call()?,

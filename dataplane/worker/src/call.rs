@@ -155,6 +155,8 @@ pub struct Leg {
     pub held: bool,
     /// Its peer will not send to us now.
     pub silent: bool,
+    /// Control wants to hear whether its peer lives.
+    pub probed: bool,
     /// When it was last taken back from a hold.
     pub unheld_at: Instant,
     /// What is played to it, collected from it, recorded and mixed of it; none for most legs.
@@ -299,6 +301,7 @@ impl Leg {
             takes: None,
             held: false,
             silent: false,
+            probed: false,
             unheld_at: Instant::ZERO,
             functions: None,
             lease: None,

@@ -48,6 +48,9 @@ impl Worker {
                     Ordered::Begun => return,
                 }
             }
+            Command::Probe { op, call, leg } => {
+                (op, self.on_probe_ordered(now, LegRef { call, leg }))
+            }
             Command::Release { op, call, cause } => (op, self.on_release(now, call, cause)),
             Command::Forget { op, agent, epoch } => (op, self.on_forget(agent, epoch)),
             Command::Drain { op, on } => {

@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use abi::CallState;
+use abi::{CallState, Event, OpResult};
 use base::{CallRef, Instant};
 use sip::wire::Method;
 
-use crate::call::{LegRef, Phase};
+use crate::call::{Leg, LegRef, Phase};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -40,6 +40,24 @@ impl Worker {
         }
     }
 
+    /// Control doubts that a leg's peer is there.
+    pub(crate) fn on_probe_ordered(&mut self, now: Instant, leg: LegRef) -> OpResult {
+        if self.calls.find(leg.call).is_none() {
+            return OpResult::NoSuchCall;
+        }
+        let stands = |entry: &&mut Leg| entry.phase == Phase::Established;
+        match self.calls.leg_unchanged(leg).filter(stands) {
+            None => OpResult::Refused,
+            Some(entry) => {
+                // One request is enough; it is repeated until it is answered.
+                if !std::mem::replace(&mut entry.probed, true) {
+                    self.send_within(now, leg, Method::Options, None);
+                }
+                OpResult::Ok
+            }
+        }
+    }
+
     /// No leg has been heard for too long, and none is on hold: a held call is silent, and lives.
     fn is_dead(&self, now: Instant, call: CallRef) -> bool {
         let (Some(limit), Some(entry)) = (self.config.media.timeout, self.calls.find(call)) else {
@@ -58,6 +76,11 @@ impl Worker {
     /// RFC 3261, 12.2.1.2: 481 or 408 to a request within a dialog: the dialog is gone. Any other answer
     /// is a sign of life.
     pub(crate) fn on_probe_answered(&mut self, now: Instant, leg: LegRef, status: u16) {
+        let entry = self.calls.leg_unchanged(leg);
+        let was_probed = entry.is_some_and(|entry| std::mem::take(&mut entry.probed));
+        if was_probed && !matches!(status, 408 | 481) {
+            self.tell(Event::Alive { call: leg.call, leg: leg.leg });
+        }
         let is_standing =
             self.calls.find(leg.call).is_some_and(|call| call.state == CallState::Answered);
         if is_standing && matches!(status, 408 | 481) {

@@ -58,16 +58,16 @@ impl Blade {
         &mut self,
         now: Instant,
         reply: u64,
-        request: Box<LoginRequest>,
+        request: LoginRequest,
         out: &mut Vec<Output>,
     ) {
         let cluster = self.cluster.as_ref().filter(|cluster| cluster.connected);
         let Some(cluster) = cluster else {
-            let result = self.grant(now, *request, out);
+            let result = self.grant(now, request, out);
             return out.push(Output::Login { reply, result });
         };
         let due = now + Duration::from_millis(ENTER_MS);
-        let entering = Entering { reply, request: *request, refused: Vec::new(), due };
+        let entering = Entering { reply, request, refused: Vec::new(), due };
         match cluster.is_confirmed() {
             true => self.seek_place(now, Box::new(entering), out),
             false => entering.end(Err(LoginRefusal::NoCcb), out),

@@ -14,7 +14,9 @@ use super::side::{Purpose, Side};
 use super::{Asked, Blade};
 use crate::calls::Call;
 use crate::cluster::{Answer, BladeName, Denial, Grant, HeldLease, Question};
-use crate::hosting::{Holder, Home, Next, Presence, SILENT_MS, Stage, Wanted};
+use crate::hosting::{
+    Holder, Home, Next, PROBE_AFTER_MS, PROBED_MS, Presence, SILENT_MS, Stage, Wanted,
+};
 use crate::message::Output;
 
 /// After how long a caller is told to try again when an agent's home does not answer, in seconds.
@@ -67,9 +69,12 @@ pub(super) struct Wants {
 pub(super) struct Ear {
     pub(super) call: CallRef,
     pub(super) counter: u32,
+    leg: u8,
     place: u32,
     packets: u64,
     pub(super) at: Instant,
+    /// When its peer was last asked whether it lives.
+    probed_at: Option<Instant>,
 }
 
 impl Ear {
@@ -79,7 +84,15 @@ impl Ear {
             leg.party() == Some(Party::Peer(peer)) && leg.state() != LegState::Ended
         };
         let (place, leg) = call.legs.iter().rev().find(|(_, leg)| is_it(leg))?;
-        Some(Ear { call: call.call, counter, place: *place, packets: leg.packets_in, at: now })
+        Some(Ear {
+            call: call.call,
+            counter,
+            leg: leg.leg as u8,
+            place: *place,
+            packets: leg.packets_in,
+            at: now,
+            probed_at: None,
+        })
     }
 
     /// Looks whether anything was heard since the last look.
@@ -363,7 +376,7 @@ impl Blade {
     /// (G-05).
     pub(super) fn check_sessions(&mut self, now: Instant, out: &mut Vec<Output>) {
         let mut over = Vec::new();
-        let mut release = Vec::new();
+        let (mut release, mut probe, mut ears) = (Vec::new(), Vec::new(), Vec::new());
         for (id, session) in self.hosting.holder.sessions() {
             if session.stage == Stage::Asking {
                 continue;
@@ -395,16 +408,60 @@ impl Blade {
             let ear = self.hosting.sessions.get(&id).copied();
             let Some(mut ear) = ear.or_else(|| Ear::of(call, home, 0, now)) else { continue };
             ear.listen(&region, now);
-            let is_silent = now >= ear.at + Duration::from_millis(SILENT_MS);
-            if is_silent && self.presence(now, home).1 == Presence::Gone {
-                release.push((wants.ccb, wants.worker, wants.call));
+            let is_for = |ms: u64| now >= ear.at + Duration::from_millis(ms);
+            if is_for(PROBE_AFTER_MS) && self.presence(now, home).1 == Presence::Gone {
+                let asked = ear.probed_at.filter(|at| *at >= ear.at);
+                let waited = |at: Instant| now >= at + Duration::from_millis(PROBED_MS);
+                match asked {
+                    None => {
+                        ear.probed_at = Some(now);
+                        probe.push((wants.ccb, wants.worker, ear));
+                    }
+                    Some(at) if is_for(SILENT_MS) && waited(at) => {
+                        release.push((wants.ccb, wants.worker, wants.call));
+                    }
+                    Some(_) => {}
+                }
             }
-            self.hosting.sessions.insert(id, ear);
+            ears.push((id, ear));
+        }
+        self.hosting.sessions.extend(ears);
+        for (ccb, worker, ear) in probe {
+            self.probe(now, ccb, worker, ear, out);
         }
         over.into_iter().for_each(|id| self.session_over(now, id, out));
         for (ccb, worker, call) in release {
             self.end_silent(now, ccb, worker, call, out);
         }
+    }
+
+    /// Asks the CCB at the other end whether it lives.
+    pub(super) fn probe(
+        &mut self,
+        now: Instant,
+        ccb: CcbId,
+        worker: WorkerId,
+        ear: Ear,
+        out: &mut Vec<Output>,
+    ) {
+        if let Some(side) = self.sides.get_mut(&ccb).filter(|side| side.link) {
+            let Ear { call, leg, .. } = ear;
+            let command = |op| Command::Probe { op, call, leg };
+            side.send(now, worker, Purpose::Answer, &[], command, out);
+        }
+    }
+
+    /// It does.
+    pub(super) fn leg_lives(&mut self, now: Instant, ccb: CcbId, call: CallRef, leg: u8) {
+        let hosting = &mut self.hosting;
+        let is_here = |session: &crate::hosting::Session<Wants>| session.call.ccb == ccb;
+        let ids = hosting.holder.sessions().filter(|(_, session)| is_here(session));
+        let ids: Vec<u64> = ids.map(|(id, _)| id).collect();
+        let sessions = hosting.sessions.iter_mut().filter(|(id, _)| ids.contains(id));
+        let agents = hosting.ears.range_mut((ccb, AgentSlot(0))..=(ccb, AgentSlot(u32::MAX)));
+        let ears = sessions.map(|(_, ear)| ear).chain(agents.map(|(_, ear)| ear));
+        let its = ears.filter(|ear| (ear.call, ear.leg) == (call, leg));
+        its.for_each(|ear| ear.at = now);
     }
 
     /// Ends a call whose other CCB is gone.

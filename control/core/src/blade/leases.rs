@@ -371,7 +371,16 @@ impl Blade {
     fn lease_act(&mut self, now: Instant, ccb: CcbId, act: Act, out: &mut Vec<Output>) {
         match act {
             Act::Over(slot, _) => _ = self.hosting.ears.remove(&(ccb, slot)),
-            Act::Probe(..) => {}
+            Act::Probe(slot, counter) => {
+                let ear = self.hosting.ears.get(&(ccb, slot)).copied();
+                let region = self.sides.get(&ccb).and_then(Side::region);
+                let ear = ear.filter(|ear| ear.counter == counter);
+                if let Some((ear, region)) = ear.zip(region)
+                    && let Some(worker) = region.calls().owner(ear.call.slot)
+                {
+                    self.probe(now, ccb, worker, ear, out);
+                }
+            }
             Act::End(slot, counter) => {
                 let ear = self.hosting.ears.get(&(ccb, slot)).filter(|it| it.counter == counter);
                 let call = ear.map(|ear| ear.call);

@@ -527,7 +527,7 @@ impl<'a> Session<'a> {
             }
             Done::Claimed { key, attempt, revision: Err(ClaimFailed::Lost) } => {
                 // The server may have dropped what stood there, since it was old.
-                match attempt.from_nothing() {
+                match attempt.on_nothing() {
                     Some(attempt) => self.claim(key, attempt).await?,
                     None => {
                         self.claims.lost(&key);

@@ -46,6 +46,7 @@ fn command() -> impl Strategy<Value = Command> {
             call,
             cause
         }),
+        (any::<(u64, u8)>(), call()).prop_map(|((op, leg), call)| Command::Probe { op, call, leg }),
         any::<(u64, u32, u32)>().prop_map(|(op, agent, epoch)| Command::Forget {
             op,
             agent: AgentSlot(agent),

@@ -74,6 +74,7 @@ fn event() -> impl Strategy<Value = Event> {
                 why: Why::of(why).expect("one of them"),
             }
         ),
+        (any::<u8>(), call()).prop_map(|(leg, call)| Event::Alive { call, leg }),
         (any::<(u8, bool)>(), call()).prop_map(|((leg, on), call)| Event::Held { call, leg, on }),
         (any::<(u64, u16)>(), call(), select).prop_map(|((serial, cause), call, state)| {
             Event::CallChanged { call, serial, state, cause }

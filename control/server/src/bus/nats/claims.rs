@@ -49,7 +49,7 @@ pub struct Attempt {
 
 impl Attempt {
     /// The same, for when nothing stands there any more; none when that was tried.
-    pub fn from_nothing(self) -> Option<Attempt> {
+    pub fn on_nothing(self) -> Option<Attempt> {
         (self.expected != 0).then_some(Attempt { expected: 0, ..self })
     }
 }
@@ -162,9 +162,9 @@ mod tests {
         claims.won(&Key::Leader, first, 5, t0);
         let again = claims.attempt(&Key::Leader, claim("a", 1), t0 + LIFE).expect("it is old");
         assert!(again.expected == 5 && again.term > term);
-        let created = again.from_nothing().expect("the server dropped it");
+        let created = again.on_nothing().expect("the server dropped it");
         assert_eq!(created.expected, 0);
-        assert!(created.from_nothing().is_none());
+        assert!(created.on_nothing().is_none());
     }
 
     #[tokio::test]
