@@ -74,6 +74,16 @@ impl Host {
         }
     }
 
+    /// Joins this host to the bridge `br0` of another one.
+    pub fn plug(&self, wire: &Host, own: &str) {
+        let cable = format!("p{}", own.replace('.', ""));
+        let link = ["link", "add", "eth0", "netns", &self.name, "type", "veth", "peer", "name"];
+        ip(&[&link[..], &[&cable, "netns", &wire.name]].concat());
+        ip(&["-n", &wire.name, "link", "set", &cable, "master", "br0", "up"]);
+        ip(&["-n", &self.name, "address", "add", &format!("{own}/24"), "dev", "eth0"]);
+        ip(&["-n", &self.name, "link", "set", "eth0", "up"]);
+    }
+
     /// A command that will run on this host.
     pub fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new("ip");

@@ -2,6 +2,7 @@
 //! sip-tester, sipvicious, iproute2 and curl; `tools/test.sh` installs them.
 
 mod baresip;
+mod blades;
 mod capture;
 mod demo;
 mod desk;
@@ -9,10 +10,14 @@ mod kamailio;
 mod lab;
 mod media;
 mod phone;
+#[allow(dead_code, reason = "the directory's own tests kill it, these do not")]
+#[path = "../../control/server/tests/postgres/mod.rs"]
+mod postgres;
 mod queues;
 mod records;
 mod scanner;
 mod sipp;
+mod site;
 mod torture;
 mod transfer;
 mod transports;

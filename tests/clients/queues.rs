@@ -122,11 +122,11 @@ fn twenty_callers_wait_for_four_agents() {
     let heard = gone.end().call.heard;
     assert!(heard.tone_hz.abs_diff(MUSIC_HZ) < 10 && heard.received > 50, "{heard:?}");
     expect_waiting(&demo, u64::from(CALLERS) - 1);
-    let agents: Vec<_> = (1_001..1_001 + AGENTS).map(agent).collect();
+    let mut agents: Vec<_> = (1_001..1_001 + AGENTS).map(agent).collect();
     let (served, order) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let all = callers.len();
     std::thread::scope(|scope| {
-        for (_, desk, _) in &agents {
+        for (_, desk, _) in &mut agents {
             desk.say(json!({"v": 1, "type": "ready", "id": 1}));
             let (served, order) = (&served, &order);
             scope.spawn(move || serve(desk, served, all, order));

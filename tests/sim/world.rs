@@ -873,5 +873,6 @@ fn provision() -> Provision {
         forwards: Vec::new(),
         routes: vec![Route { tenant: TENANT, prefix: "9".into(), to }],
         options_s: 0,
+        ..Provision::default()
     }
 }
