@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::any::{AnyArguments, AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::{Any, AnyPool, Row, Transaction};
-use tokio::sync::OnceCell;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::{DirectoryError, Place};
 
@@ -19,6 +19,8 @@ const CONNECT_MS: u64 = 2_000;
 const ANSWER_MS: u64 = 4_000;
 /// How long one statement of a change may take: others may have their turn first, and bulk takes its time.
 const WRITE_MS: u64 = 60_000;
+/// How soon a database that was not there at the start is looked for again.
+const AGAIN_MS: u64 = 500;
 /// How long it may take to bring the tables to this version.
 const MIGRATE_MS: u64 = 60_000;
 
@@ -35,6 +37,8 @@ struct Inner {
     place: Place,
     /// Set once the tables are those of this version.
     ready: OnceCell<()>,
+    /// When the last try to get there failed, and why.
+    failed: Mutex<Option<(Instant, String)>>,
     is_away: AtomicBool,
 }
 
@@ -58,8 +62,8 @@ impl Database {
                 })
             })
             .connect_lazy_with(options);
-        let (ready, is_away) = (OnceCell::new(), AtomicBool::new(false));
-        Ok(Database(Arc::new(Inner { pool, place, ready, is_away })))
+        let (ready, failed, is_away) = Default::default();
+        Ok(Database(Arc::new(Inner { pool, place, ready, failed, is_away })))
     }
 
     /// Where it is.
@@ -79,16 +83,31 @@ impl Database {
 
     /// Brings the tables to this version, unless that was done already.
     pub async fn ready(&self) -> Result<(), DirectoryError> {
-        let migrate = async || {
-            let limit = Duration::from_millis(MIGRATE_MS);
-            let run = async {
-                self.check_encoding().await?;
-                sqlx::migrate!("./migrations").run(&self.0.pool).await.map_err(DirectoryError::from)
-            };
-            tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Err(too_slow(limit)))
-        };
-        let done = self.0.ready.get_or_try_init(migrate).await;
+        if self.0.ready.initialized() {
+            return Ok(());
+        }
+        let done = self.0.ready.get_or_try_init(|| self.migrate()).await;
         self.note(done.map(|()| ()))
+    }
+
+    /// Those who wait for one try that fails do not each try again.
+    async fn migrate(&self) -> Result<(), DirectoryError> {
+        let mut failed = self.0.failed.lock().await;
+        if let Some((at, why)) = &*failed
+            && at.elapsed() < Duration::from_millis(AGAIN_MS)
+        {
+            return Err(DirectoryError::Away(why.clone()));
+        }
+        let limit = Duration::from_millis(MIGRATE_MS);
+        let run = async {
+            self.check_encoding().await?;
+            sqlx::migrate!("./migrations").run(&self.0.pool).await.map_err(DirectoryError::from)
+        };
+        let done = tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Err(too_slow(limit)));
+        if let Err(DirectoryError::Away(why)) = &done {
+            *failed = Some((Instant::now(), why.clone()));
+        }
+        done
     }
 
     /// Text is UTF-8; a database in another encoding would refuse some of it later.
