@@ -313,7 +313,7 @@ impl Blade {
             Heard::Claimed { key: Key::Queue(tenant, name), term } => {
                 self.queue_claimed(now, (tenant, name), term, out);
             }
-            Heard::Fact { .. } | Heard::Claimed { .. } => {}
+            Heard::Claimed { .. } => {}
         }
     }
 
