@@ -27,7 +27,7 @@ fn tell(demo: &Demo, what: &[&str]) {
 
 fn set_queue(demo: &Demo, more: &[&str]) {
     let usual = ["queue", "set", "support", "--skill", "general", "--prompt", "welcome.wav"];
-    tell(demo, &[&usual[..], &["--after-call", "1", "--ring", "5"], more].concat());
+    tell(demo, &[&usual[..], &["--after-call", "1"], more].concat());
 }
 
 fn queue(demo: &Demo) -> Option<Value> {
@@ -107,7 +107,7 @@ fn twenty_callers_wait_for_four_agents() {
     let flags = ["--agents", "32", "--prompts", folder, "--queue", "support"];
     let routes = ["--route", "702=queue:support"];
     let mut demo = Demo::start(None, &[FLAGS, &flags, &routes].concat());
-    set_queue(&demo, &[]);
+    set_queue(&demo, &["--ring", "5"]);
     let mut callers: Vec<Softphone> = (FIRST_CALLER..FIRST_CALLER + CALLERS).map(caller).collect();
     expect_waiting(&demo, u64::from(CALLERS));
     let all_hear = wait_for(Duration::from_secs(10), || {
@@ -195,7 +195,7 @@ fn callers_keep_their_places_over_the_death_of_control() {
     let folder = prompts.path().to_str().expect("a path");
     let flags = ["--agents", "32", "--prompts", folder, "--queue", "support"];
     let mut pair = Pair::with(&[&flags[..], &["--route", "702=queue:support"]].concat());
-    set_queue(&pair.demo, &[]);
+    set_queue(&pair.demo, &["--ring", "5"]);
     let (phone, mut desk, login) = agent(1_001);
     desk.say(json!({"v": 1, "type": "not_ready", "reason": "lunch", "id": 1}));
     desk.expect("reply");

@@ -18,12 +18,12 @@ pub fn list(view: &View) -> Result<ExitCode, String> {
 pub fn run(command: &QueueCommand) -> Result<ExitCode, String> {
     match command {
         QueueCommand::Set(set) => {
-            let path = format!("queues/{}", set.name);
-            told(&set.of, &path, body_of(set), |_| format!("queue {} is set", set.name))
+            let path = format!("queues/{}", set.queue);
+            told(&set.of, &path, body_of(set), |_| format!("queue {} is set", set.queue))
         }
         QueueCommand::Remove(remove) => {
-            let path = format!("queues/{}/remove", remove.name);
-            told(&remove.of, &path, json!({}), |_| format!("queue {} is removed", remove.name))
+            let path = format!("queues/{}/remove", remove.queue);
+            told(&remove.of, &path, json!({}), |_| format!("queue {} is removed", remove.queue))
         }
         QueueCommand::Ready(seat) => {
             let path = format!("seats/{}", seat.number);

@@ -21,7 +21,7 @@ pub enum QueueCommand {
 #[derive(Debug, Args)]
 pub struct SetQueue {
     /// The queue
-    pub name: String,
+    pub queue: String,
     /// What an agent must be able to do; again for more, all of which are needed
     #[arg(long = "skill", value_name = "SKILL")]
     pub skills: Vec<String>,
@@ -55,7 +55,7 @@ pub struct SetQueue {
 #[derive(Debug, Args)]
 pub struct RemoveQueue {
     /// The queue
-    pub name: String,
+    pub queue: String,
     /// Whose.
     #[command(flatten)]
     pub of: Tenant,
