@@ -2,7 +2,6 @@
 
 #[path = "postgres/mod.rs"]
 mod cluster;
-#[allow(dead_code, reason = "the tests over SQLite use the rest")]
 mod world;
 
 use std::collections::BTreeSet;

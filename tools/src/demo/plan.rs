@@ -48,7 +48,7 @@ fn of_blade(options: &cli::Demo, blade: u16) -> Result<cli::Demo, String> {
     let up_some = |port: Option<u16>| port.map(up).transpose();
     let (low, high) = options.rtp_ports;
     // Even, since RTP has even ports.
-    let share = (high - low + 1) / options.blades & !1;
+    let share = ((high - low + 1) / options.blades) & !1;
     let rtp_ports = match options.blades {
         1 => options.rtp_ports,
         _ => (low + share * blade, low + share * (blade + 1) - 1),

@@ -87,7 +87,7 @@ impl Database {
             return Ok(());
         }
         let done = self.0.ready.get_or_try_init(|| self.migrate()).await;
-        self.note(done.map(|()| ()))
+        self.note(done.copied())
     }
 
     /// Those who wait for one try that fails do not each try again.

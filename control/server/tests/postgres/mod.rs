@@ -133,18 +133,20 @@ struct Keeper {
 
 impl Keeper {
     fn run(&self, orders: &mpsc::Receiver<(Order, mpsc::Sender<()>)>) {
-        let mut child = self.spawn();
-        while let Ok((order, done)) = orders.recv() {
+        let mut child = Some(self.spawn());
+        let stopped = loop {
+            let Ok((order, done)) = orders.recv() else { break None };
             match order {
-                Order::Start => child = self.spawn(),
-                Order::Kill => end(&mut child, Signal::KILL),
-                // "Immediate Shutdown": no checkpoint, but shared memory is given back.
-                Order::Stop => end(&mut child, Signal::QUIT),
+                Order::Start => child = Some(self.spawn()),
+                Order::Kill => end(child.take(), Signal::KILL),
+                Order::Stop => break Some(done),
             }
             let _ = done.send(());
-            if matches!(order, Order::Stop) {
-                return;
-            }
+        };
+        // "Immediate Shutdown": no checkpoint, but shared memory is given back.
+        end(child.take(), Signal::QUIT);
+        if let Some(done) = stopped {
+            let _ = done.send(());
         }
     }
 
@@ -168,7 +170,8 @@ impl Keeper {
 }
 
 /// A signal for the postmaster, whose children end with it.
-fn end(child: &mut Child, signal: Signal) {
+fn end(child: Option<Child>, signal: Signal) {
+    let Some(mut child) = child else { return };
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("a pid");
     let _ = rustix::process::kill_process(pid, signal);
     let _ = child.wait();
