@@ -280,6 +280,27 @@ fn spoken(at: &Location) -> Vec<(Transport, u16)> {
     Transport::ALL.into_iter().filter_map(port).collect()
 }
 
+/// Where the blades are that are not the first.
+fn other_blades(configs: &[Config], dir: &Path) -> String {
+    let mut text = String::new();
+    for (number, other) in configs.iter().enumerate().skip(1) {
+        let at = &other.ccbs[0].locations[0];
+        let spoken = at.streams.summary(at.ip, at.sip_port);
+        let _ = writeln!(
+            text,
+            "Blade {} has CCB {}, HTTP at {}, SIP {spoken}; look at it with --dir {}.",
+            number + 1,
+            other.ccbs[0].number,
+            other.control.http[0],
+            dir.join(blade_folder(number)).display(),
+        );
+    }
+    if configs.len() > 1 {
+        text.push_str("Log in anywhere: the CDM spreads agents over the blades.\n");
+    }
+    text
+}
+
 /// Where to log in and what to type into a phone.
 pub fn guide(options: &cli::Demo, configs: &[Config], dir: &Path) -> String {
     let config = &configs[0];
@@ -316,21 +337,7 @@ pub fn guide(options: &cli::Demo, configs: &[Config], dir: &Path) -> String {
         let spoken = location.streams.summary(location.ip, location.sip_port);
         let _ = writeln!(text, "  {:<12} SIP {spoken}", location.name);
     }
-    for (number, other) in configs.iter().enumerate().skip(1) {
-        let at = &other.ccbs[0].locations[0];
-        let spoken = at.streams.summary(at.ip, at.sip_port);
-        let _ = writeln!(
-            text,
-            "Blade {} has CCB {}, HTTP at {}, SIP {spoken}; look at it with --dir {}.",
-            number + 1,
-            other.ccbs[0].number,
-            other.control.http[0],
-            dir.join(blade_folder(number)).display(),
-        );
-    }
-    if configs.len() > 1 {
-        text.push_str("Log in anywhere: the CDM spreads agents over the blades.\n");
-    }
+    text += &other_blades(configs, dir);
     if let Some(ca) = &ccb.locations[0].streams.ca {
         let _ = writeln!(text, "Phones verify the demo by {}.", ca.display());
     }
