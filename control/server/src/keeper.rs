@@ -26,12 +26,18 @@ pub struct Keeper {
 impl Keeper {
     /// A keeper that has told nothing yet; trunks are asked every `options_s` seconds.
     pub fn new(
-        directory: Directory,
-        blade: BladeHandle,
-        passwords: PasswordCheck,
+        directory: &Directory,
+        blade: &BladeHandle,
+        passwords: &PasswordCheck,
         options_s: u32,
     ) -> Keeper {
-        Keeper { directory, blade, passwords, options_s, told: Mutex::new(None) }
+        Keeper {
+            directory: directory.clone(),
+            blade: blade.clone(),
+            passwords: passwords.clone(),
+            options_s,
+            told: Mutex::new(None),
+        }
     }
 
     /// Tells the core what the directory holds now, and ends the logins of agents that it no longer

@@ -126,12 +126,7 @@ impl Server {
         let admin = bind_admin(&config.admin).map_err(named(&config.admin))?;
         let passwords =
             password::PasswordCheck::new(config.parallel_password_checks, config.hash_cost);
-        let keeper = keeper::Keeper::new(
-            directory.clone(),
-            blade.clone(),
-            passwords.clone(),
-            config.options_s,
-        );
+        let keeper = keeper::Keeper::new(&directory, &blade, &passwords, config.options_s);
         let app = Arc::new(http::Parts {
             directory: directory.clone(),
             passwords,
@@ -143,12 +138,7 @@ impl Server {
             registration_life: config.registration_life,
             next_socket: AtomicU64::new(1),
             recordings: http::RecordingNumbers::default(),
-            spoolers: config
-                .ccbs
-                .iter()
-                .filter(|ccb| ccb.spool.is_some())
-                .map(|ccb| ccb.id)
-                .collect(),
+            spoolers: spoolers(&config.ccbs),
             // Traces of an earlier process may still run; theirs are other numbers.
             next_trace: AtomicU32::new(clock::unix_ms(clock::now()) as u32),
             trace_to: config.trace_to.clone(),
@@ -221,6 +211,11 @@ impl Server {
         self.directory.close().await;
         let _ = std::fs::remove_file(&self.config.admin);
     }
+}
+
+/// The CCBs that can record.
+fn spoolers(ccbs: &[CcbConfig]) -> std::collections::HashSet<base::CcbId> {
+    ccbs.iter().filter(|ccb| ccb.spool.is_some()).map(|ccb| ccb.id).collect()
 }
 
 async fn stopped(stop: &mut watch::Receiver<bool>) {
