@@ -26,7 +26,17 @@ async fn desk(world: &World, token: &str) -> Ws {
 }
 
 /// The next message of the server; a close is its code.
+/// What is said next that is not of the agent's seat.
 async fn next(ws: &mut Ws) -> Value {
+    loop {
+        let said = hear(ws).await;
+        if !said["type"].as_str().is_some_and(|kind| kind.starts_with("Agent")) {
+            return said;
+        }
+    }
+}
+
+async fn hear(ws: &mut Ws) -> Value {
     loop {
         let next = tokio::time::timeout(Duration::from_secs(5), ws.next()).await;
         match next.expect("the server says something").expect("it is open") {
@@ -319,6 +329,32 @@ fn write_call(plane: &DataPlane, agents: [&str; 2], state: CallState) -> CallRef
     plane.region.calls().write(call.slot, &row);
     plane.event(1, Event::CallChanged { call, serial: 123_456, state, cause: 0 }, &[]);
     call
+}
+
+/// S1-004: the desk hears of its seat, and changes it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_desk_hears_of_its_seat() {
+    let mut world = World::start().await;
+    let plane = world.data_plane().await;
+    let login = world.login("1001", "").await.json();
+    let mut ws = desk(&world, login["token"].as_str().expect("a token")).await;
+    plane.register("1001");
+    let mut kinds = Vec::new();
+    while kinds.last().is_none_or(|kind| kind != "AgentNotReady") {
+        kinds.push(hear(&mut ws).await["type"].clone());
+    }
+    assert!(kinds.contains(&"AgentLoggedOn".into()), "{kinds:?}");
+    say(&mut ws, json!({"v":1,"type":"ready","id":7})).await;
+    let mut heard = Vec::new();
+    while heard.len() < 2 {
+        let said = hear(&mut ws).await;
+        if said["type"] == "reply" || said["type"] == "AgentReady" {
+            heard.push(said);
+        }
+    }
+    let reply = heard.iter().find(|said| said["type"] == "reply").expect("one reply");
+    assert_eq!(reply["id"], 7);
+    assert!(heard.iter().any(|said| said["type"] == "AgentReady"), "{heard:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -306,8 +306,7 @@ impl Command {
                 call: take.call()?,
                 address: take.address()?,
                 location: take.location()?,
-                transport: Transport::from_number(take.int()?)
-                    .ok_or(Corrupt { what: "a transport" })?,
+                transport: transport_of(&mut take)?,
             },
             HOST => Command::Host {
                 op,
@@ -316,8 +315,7 @@ impl Command {
                 home: take.ccb()?,
                 address: take.address()?,
                 location: take.location()?,
-                transport: Transport::from_number(take.int()?)
-                    .ok_or(Corrupt { what: "a transport" })?,
+                transport: transport_of(&mut take)?,
             },
             PROBE => Command::Probe { op, call: take.call()?, leg: take.int()? },
             YIELD => Command::Yield { op, ask: take.u64()?, call: take.call()? },
@@ -325,8 +323,7 @@ impl Command {
                 op,
                 address: take.address()?,
                 location: take.location()?,
-                transport: Transport::from_number(take.int()?)
-                    .ok_or(Corrupt { what: "a transport" })?,
+                transport: transport_of(&mut take)?,
                 every_s: take.int()?,
             },
             REJECT => Command::Reject {
@@ -367,6 +364,10 @@ impl Command {
         };
         take.end(command)
     }
+}
+
+fn transport_of(take: &mut Take<'_>) -> Result<Transport, Corrupt> {
+    Transport::from_number(take.int()?).ok_or(Corrupt { what: "a transport" })
 }
 
 /// The control process's end of a worker's commands ring. There is one at a time for each worker;
