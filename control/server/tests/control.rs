@@ -334,7 +334,7 @@ fn write_call(plane: &DataPlane, agents: [&str; 2], state: CallState) -> CallRef
 /// S1-004: the desk hears of its seat, and changes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_desk_hears_of_its_seat() {
-    let mut world = World::start().await;
+    let world = World::start().await;
     let plane = world.data_plane().await;
     let login = world.login("1001", "").await.json();
     let mut ws = desk(&world, login["token"].as_str().expect("a token")).await;
