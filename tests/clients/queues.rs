@@ -167,8 +167,8 @@ fn callers_overflow_and_agents_who_do_not_answer_are_left_alone() {
     let (absent, desk, _) = agent(1_001);
     // A phone that never answers: its registration stands, and nobody is there any more.
     absent.end();
+    // Which of the two is said first is not said: AgentReady may have passed by with what came before the reply.
     assert_eq!(desk.order(1, "ready"), "ok");
-    desk.expect("AgentReady");
     let caller = caller(FIRST_CALLER);
     let told = wait_for(Duration::from_secs(10), || {
         let message = desk.next(Duration::from_secs(1))?;
