@@ -115,8 +115,10 @@ impl Worker {
     ) -> Result<(), Refusal> {
         let message = arrival.message;
         let Some((agent, row)) = self.fenced(message, ticket) else {
-            return self.refuse_forged(now, arrival, ticket);
+            return self.refuse_forged(now, arrival);
         };
+        // A blade whose tickets are right may now and then have one for a login that has just ended.
+        self.guard.proved(now, arrival.from.ip());
         self.watch_connection(arrival.channel);
         self.screen_session(message)?;
         self.check_interval(message)?;
@@ -206,21 +208,11 @@ impl Worker {
         }
     }
 
-    /// A token that is not the agent's is a guess, and takes no memory. One for a login that is over can win nothing:
-    /// another blade may not have heard of its end, and is not banned for that.
-    fn refuse_forged(
-        &mut self,
-        now: Instant,
-        arrival: Arrival<'_>,
-        ticket: &LeaseTicket,
-    ) -> Result<(), Refusal> {
+    /// A token that is not the agent's is a guess, and takes no memory.
+    fn refuse_forged(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
         self.count(Counter::LeaseForged);
         let from = arrival.from;
-        let user = arrival.message.request_uri().and_then(|uri| Uri::parse(uri).ok());
-        let row = user.and_then(|uri| self.region.agents().find_user(uri.user));
-        let is_guess = row.is_some_and(|(_, row)| row.login_epoch == ticket.fence.epoch);
-        if is_guess
-            && self.trunk_of(from.ip()).is_none()
+        if self.trunk_of(from.ip()).is_none()
             && let Some(ban) = self.guard.wrong(now, from.ip())
         {
             self.ban(from, ban);

@@ -127,7 +127,9 @@ pub(super) fn push_direction(out: &mut Vec<u8>, direction: Direction) {
 
 /// A refused stream (RFC 3264, 6: port 0); the formats do not matter, but one must be there.
 pub(super) fn push_refused(out: &mut Vec<u8>, media: &Media<'_>) -> Result<(), SdpError> {
-    if bears_address(media.kind) || bears_address(media.protocol) {
+    // Names of media and protocols have no dots and colons; what has some may be a part of an address.
+    let is_name = |name: &[u8]| !name.iter().any(|byte| matches!(byte, b'.' | b':'));
+    if !is_name(media.kind) || !is_name(media.protocol) {
         return Err(SdpError::Media);
     }
     out.extend_from_slice(b"m=");
