@@ -92,8 +92,6 @@ pub struct CcbReport {
     pub capacity: u32,
     /// Calls that stand.
     pub calls: u32,
-    /// How busy its busiest worker is, in thousandths.
-    pub busy: u32,
     /// The names of its locations.
     pub locations: Vec<String>,
     /// Where other CCBs send SIP for its agents.

@@ -518,7 +518,6 @@ fn report_of(side: &Side, known: &crate::cdm::Ccb, taken: Vec<LoginKey>) -> CcbR
         granted: known.grants(),
         capacity: known.capacity,
         calls: u32::try_from(side.calls.count()).unwrap_or(u32::MAX),
-        busy: 0,
         sip: locations.first().map(|row| row.sip()),
         locations: locations.iter().map(|row| row.name().as_str().to_owned()).collect(),
         taken,
