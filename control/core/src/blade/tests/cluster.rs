@@ -545,6 +545,39 @@ fn a_logout_and_a_desk_find_the_blade_of_the_login() {
 }
 
 #[test]
+fn who_asked_for_a_login_knows_its_home_before_the_bus_tells_it() {
+    let mut net = Net::three(8);
+    let name = net.sites[0].name.clone();
+    let is_home = |travels: &Travels| match travels {
+        Travels::Told((to, crate::cluster::Heard::Fact { key, .. })) => {
+            *to == name && matches!(key, BusKey::Number(..))
+        }
+        _ => false,
+    };
+    let mut elsewhere = 0;
+    for agent in 1..=6 {
+        let reply = net.ask_login(0, agent, 1, false);
+        let granted = loop {
+            net.under_way.retain(|_, travels| !is_home(travels));
+            if let Some(answer) = net.answer(reply) {
+                break answer.expect("it is granted");
+            }
+            net.pass(1);
+        };
+        elsewhere += usize::from(granted.ccb != CcbId(1));
+        let blade = &net.sites[0].world.blade;
+        assert!(blade.knows(granted.login, &agent.to_string()), "{granted:?}");
+    }
+    assert!(elsewhere > 2);
+    // What the bus says later stands.
+    let key = BusKey::Number(TENANT, "1".into());
+    let fact = Some(crate::cluster::Fact::Home(home(3, 1, 2)));
+    net.give(0, Input::Bus(crate::cluster::Heard::Fact { key, fact }));
+    let later = LoginKey { tenant: TENANT, agent: 1, epoch: 2 };
+    assert!(net.sites[0].world.blade.knows(later, "1"));
+}
+
+#[test]
 fn a_stop_in_order_hands_the_leadership_over_at_once() {
     let mut net = Net::three(8);
     let leader = net.leaders()[0];
