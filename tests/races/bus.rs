@@ -18,8 +18,8 @@ const OPEN: usize = 10_000;
 
 /// Names a request over all blades and times: its blade, that process' incarnation, its number.
 type Request = (String, u64, u64);
-/// Names a lease: its home, the login epoch, the data plane's incarnation, the counter.
-type Lease = (u64, u64, u64, u64);
+/// Names a lease: its home and agent, the login epoch, the data plane's incarnation, the counter.
+type Lease = (u64, String, u64, u64, u64);
 
 /// What was heard.
 #[derive(Debug, Default)]
@@ -169,13 +169,14 @@ impl Judge {
         let grant = &answer["Ok"];
         let fence: Vec<u64> =
             grant["fence"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
-        let (Some(home), [epoch, incarnation, counter]) = (grant["home"].as_u64(), fence[..])
+        let (Some(home), [epoch, incarnation, counter]) = (grant["home"].as_u64(), &fence[..])
         else {
             self.heard.denied += u64::from(answer["Err"].is_string() || answer["Err"].is_object());
             return;
         };
         self.heard.granted += u64::from(!is_ours);
-        let lease = (home, epoch, incarnation, counter);
+        let number = grant["number"].as_str().unwrap_or_default().to_owned();
+        let lease = (home, number, *epoch, *incarnation, *counter);
         match self.grants.get(&lease) {
             Some(first) if *first != request && self.heard.broken.is_none() => {
                 self.heard.broken =

@@ -31,7 +31,6 @@ struct Seen {
 struct MustBeFree {
     at: Instant,
     word: Word,
-    holder: u16,
     counter: u32,
 }
 
@@ -159,7 +158,7 @@ impl Regions {
                     && let Some(counter) = state.counter()
                 {
                     let word = (home, region.header().creation(), slot.0);
-                    self.due.push(MustBeFree { at, word, holder, counter });
+                    self.due.push(MustBeFree { at, word, counter });
                     self.outcome.lost += 1;
                 }
             }
@@ -188,6 +187,33 @@ impl Regions {
         });
         due.append(&mut self.due);
         self.due = due;
+    }
+
+    /// The CCB that has most agents of others.
+    pub fn busiest(&self) -> Option<u16> {
+        let mut counts = BTreeMap::<u16, u32>::new();
+        for (place, region) in self.open.iter().enumerate() {
+            let Some(region) = region else { continue };
+            for (slot, _) in region.agents().iter() {
+                let holder = region.leases().read(slot, Medium::Voice).holder();
+                let other = holder.filter(|holder| holder.0 != place as u16 + 1);
+                other.into_iter().for_each(|holder| *counts.entry(holder.0).or_default() += 1);
+            }
+        }
+        counts.into_iter().max_by_key(|(_, count)| *count).map(|(holder, _)| holder)
+    }
+
+    /// Who has whom: words and what they say.
+    pub fn held(&self) -> Vec<String> {
+        let regions = self.open.iter().flatten().enumerate();
+        let words = regions.flat_map(|(place, region)| {
+            let states = region.agents().iter().map(move |(slot, row)| {
+                let state = region.leases().read(slot, Medium::Voice);
+                state.holder().map(|_| format!("{} at {}: {state:?}", row.number(), place + 1))
+            });
+            states.flatten().collect::<Vec<_>>()
+        });
+        words.collect()
     }
 
     /// True when nobody has anybody.

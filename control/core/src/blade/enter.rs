@@ -194,7 +194,13 @@ impl Blade {
                 if let Some(older) = older.filter(|older| older.epoch < login.epoch) {
                     self.end(now, older, End::Replaced, out);
                 }
-                self.home_told(&entering, &placed, granted.login);
+                if let Some(cluster) = self.cluster.as_mut() {
+                    let turn = entering.refused.len() as u32;
+                    let Placed { blade, ccb } = placed;
+                    let home = Home { blade, ccb, agent: login.agent, epoch: login.epoch, turn };
+                    let number = entering.request.agent.number.clone();
+                    cluster.home_told((login.tenant, number), home);
+                }
                 entering.end(Ok(granted), out);
             }
             Some(Answer::Login(Err(why))) if why != LoginRefusal::NoCcb => {
@@ -211,22 +217,6 @@ impl Blade {
                 entering.refused.push(placed.ccb);
                 self.seek_place(now, entering, out);
             }
-        }
-    }
-
-    /// Another blade granted a login that asked here: its home is known before the bus tells it to all, for the agent
-    /// may come back or be called at once.
-    fn home_told(&mut self, entering: &Entering, placed: &Placed, login: LoginKey) {
-        let Some(cluster) = self.cluster.as_mut().filter(|it| it.name != placed.blade) else {
-            return;
-        };
-        let turn = entering.refused.len() as u32;
-        let (blade, ccb) = (placed.blade.clone(), placed.ccb);
-        let home = Home { blade, ccb, agent: login.agent, epoch: login.epoch, turn };
-        let number = (login.tenant, entering.request.agent.number.clone());
-        let known = cluster.homes.get(&number).map(|home| (home.epoch, home.turn));
-        if known < Some((home.epoch, home.turn)) {
-            cluster.homes.insert(number, home);
         }
     }
 

@@ -569,12 +569,23 @@ fn who_asked_for_a_login_knows_its_home_before_the_bus_tells_it() {
         assert!(blade.knows(granted.login, &agent.to_string()), "{granted:?}");
     }
     assert!(elsewhere > 2);
-    // What the bus says later stands.
-    let key = BusKey::Number(TENANT, "1".into());
-    let fact = Some(crate::cluster::Fact::Home(home(3, 1, 2)));
-    net.give(0, Input::Bus(crate::cluster::Heard::Fact { key, fact }));
-    let later = LoginKey { tenant: TENANT, agent: 1, epoch: 2 };
-    assert!(net.sites[0].world.blade.knows(later, "1"));
+    // What the bus says of an earlier login comes too late, and what it says of this one or a later one stands.
+    let agent = (1..=6).find(|agent| net.logins(*agent)[0].0 != 0).expect("one is elsewhere");
+    let mut hear = |epoch: Option<u32>| {
+        let key = BusKey::Number(TENANT, agent.to_string());
+        let fact = epoch.map(|epoch| crate::cluster::Fact::Home(home(3, agent, epoch)));
+        net.give(0, Input::Bus(crate::cluster::Heard::Fact { key, fact }));
+        let knows = |epoch| {
+            let login = LoginKey { tenant: TENANT, agent, epoch };
+            net.sites[0].world.blade.knows(login, &agent.to_string())
+        };
+        (0..4).filter(|epoch| knows(*epoch)).collect::<Vec<u32>>()
+    };
+    assert_eq!(hear(None), [1]);
+    assert_eq!(hear(Some(0)), [1]);
+    assert_eq!(hear(Some(1)), [1]);
+    assert_eq!(hear(Some(2)), [2]);
+    assert!(hear(None).is_empty());
 }
 
 #[test]
