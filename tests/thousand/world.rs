@@ -123,12 +123,12 @@ impl World {
             }
             let wake = self.wakes.peek().map(|Reverse(wake)| wake.0);
             let login = (self.logins_a_second > 0).then_some(self.login_at);
-            let next = wake.into_iter().chain(login).min().unwrap_or(end);
-            if next > end {
+            let next = wake.into_iter().chain(login).min().filter(|next| *next <= end);
+            let Some(next) = next else {
                 self.now = end;
                 self.login_at = self.login_at.max(end);
                 return;
-            }
+            };
             self.now = self.now.max(next);
             if login.is_some_and(|login| login <= self.now) {
                 self.log_in();
