@@ -140,14 +140,26 @@ fn figures(
         format!("{:.3} / {:.3} ms", bare_of(0.5), bare_of(0.99)),
         "",
     );
-    line("grant over blades, p50", format!("{p50:.3} ms, {:.1} times NATS", p50 / bare_of(0.5)), "< 0.5 ms");
+    line(
+        "grant over blades, p50",
+        format!("{p50:.3} ms, {:.1} times NATS", p50 / bare_of(0.5)),
+        "< 0.5 ms",
+    );
     line("grant over blades, p99", format!("{p99:.3} ms"), "< 3 ms");
-    for (name, outcome) in ["INVITE to 200, one blade", "INVITE to 200, two blades"].iter().zip(signalled) {
+    for (name, outcome) in
+        ["INVITE to 200, one blade", "INVITE to 200, two blades"].iter().zip(signalled)
+    {
         let [p50, p99] = outcome.set_up_ms;
         line(&format!("{name}, p50 / p99"), format!("{p50:.2} / {p99:.2} ms"), "");
     }
-    line("hosting adds, p50", format!("{more:.2} ms"), &format!("<= {:.2} ms, a grant and 1 ms", p50 + 1.0));
-    for (name, pair, aim) in [("signalling", signalled, "<= 3.2"), ("10 s with media", talked, "<= 2.2")] {
+    line(
+        "hosting adds, p50",
+        format!("{more:.2} ms"),
+        &format!("<= {:.2} ms, a grant and 1 ms", p50 + 1.0),
+    );
+    for (name, pair, aim) in
+        [("signalling", signalled, "<= 3.2"), ("10 s with media", talked, "<= 2.2")]
+    {
         let [one, two] = [pair[0].ms_a_call(), pair[1].ms_a_call()];
         line(
             &format!("CPU of a call, {name}: one blade, two, ratio"),
@@ -158,10 +170,18 @@ fn figures(
     line("RTP lost, one blade, two", format!("{}, {}", lost(&talked[0]), lost(&talked[1])), "0");
     line(
         "logins by token at one AgentProxy",
-        format!("{second:.0}/s, p50 / p99 {:.1} / {:.1} ms", ms(logins.took[0]), ms(logins.took[1])),
+        format!(
+            "{second:.0}/s, p50 / p99 {:.1} / {:.1} ms",
+            ms(logins.took[0]),
+            ms(logins.took[1])
+        ),
         ">= 500/s",
     );
-    line("a login by password, one after the other", format!("{:.1} ms", ms(logins.by_password)), "");
+    line(
+        "a login by password, one after the other",
+        format!("{:.1} ms", ms(logins.by_password)),
+        "",
+    );
     text
 }
 

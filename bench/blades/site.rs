@@ -39,9 +39,7 @@ impl Site {
         command.args(["--http", &HTTP_PORT.to_string(), "--agents", &agents.to_string()]);
         command.args(["--blades", &blades.to_string(), "--dir"]).arg(&folder);
         let mut demo = lab.start(&mut command, "demo")?;
-        demo.wait_for(START_LIMIT, |demo| {
-            demo.output().contains("Jackfield runs").then_some(())
-        })?;
+        demo.wait_for(START_LIMIT, |demo| demo.output().contains("Jackfield runs").then_some(()))?;
         let mut site = Site { demo, program, folder, processes: BTreeMap::new(), blades };
         site.meet()?;
         let processes = report::tree(&[site.demo.pid()]);

@@ -98,7 +98,8 @@ impl World {
         let mut numbers = Vec::new();
         for agent in (1001..).take(AGENTS as usize) {
             let login = site.log_in(agent);
-            *homes.entry(login["ccb"]["device_number"].as_u64().expect("a number")).or_default() += 1;
+            *homes.entry(login["ccb"]["device_number"].as_u64().expect("a number")).or_default() +=
+                1;
             numbers.push(agent.to_string());
             let phone = phones.add_agent(&login);
             phones.order(phone, Order::Register);
@@ -154,9 +155,8 @@ impl World {
         let first = self.rng.below(u64::from(BLADES));
         let blades = (0..contenders).map(|place| ((first + place) % u64::from(BLADES)) as usize);
         let free = |blade: usize| {
-            let is_free = |phone: &&usize| {
-                !self.phones.is_busy(**phone) && !self.calls.contains_key(*phone)
-            };
+            let is_free =
+                |phone: &&usize| !self.phones.is_busy(**phone) && !self.calls.contains_key(*phone);
             self.callers[blade].iter().find(is_free).copied()
         };
         let callers: Vec<usize> = blades.filter_map(free).collect();
@@ -199,7 +199,8 @@ impl World {
                     && first.answered == Some(faults)
                     && !self.faults.is_active()
                 {
-                    let what = format!("{agent} is with caller {other}, {first:?}, and with {phone}");
+                    let what =
+                        format!("{agent} is with caller {other}, {first:?}, and with {phone}");
                     self.outcome.broken.get_or_insert(what);
                 }
             }
@@ -238,7 +239,8 @@ impl World {
     }
 
     fn expect_well(&self, judge: Option<&str>) {
-        let broken = [self.outcome.broken.as_deref(), self.regions.outcome.broken.as_deref(), judge];
+        let broken =
+            [self.outcome.broken.as_deref(), self.regions.outcome.broken.as_deref(), judge];
         let broken: Vec<&str> = broken.into_iter().flatten().collect();
         assert!(broken.is_empty(), "{broken:#?}\n{:?}\n{}", self.faults, self.site.output());
     }
@@ -291,7 +293,10 @@ fn run(races: u64) {
         if Instant::now() >= end {
             for blade in 1..=BLADES {
                 println!("{:#}", world.site.ask(blade, "calls").unwrap_or_default());
-                println!("{}", world.site.ask(blade, "status").unwrap_or_default()["ccbs"][0]["counters"]);
+                println!(
+                    "{}",
+                    world.site.ask(blade, "status").unwrap_or_default()["ccbs"][0]["counters"]
+                );
             }
             println!("{}", world.site.output());
         }

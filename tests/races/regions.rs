@@ -109,9 +109,14 @@ impl Regions {
             }
             let Some(before) = before else { continue };
             if before.counter > counter {
-                self.broken(format!("word {word:?} went back from {} to {counter}", before.counter));
+                self.broken(format!(
+                    "word {word:?} went back from {} to {counter}",
+                    before.counter
+                ));
             } else if (before.counter, before.bound) == (counter, true) && !bound {
-                self.broken(format!("lease {counter} of word {word:?} was bound, and is {state:?}"));
+                self.broken(format!(
+                    "lease {counter} of word {word:?} was bound, and is {state:?}"
+                ));
             } else if before.counter == counter && before.holder != holder.0 {
                 let first = before.holder;
                 self.broken(format!("lease {counter} of word {word:?}: {first}, then {holder}"));
@@ -132,7 +137,8 @@ impl Regions {
                 continue;
             }
             let state = region.leases().read(slot, Medium::Voice);
-            let holds = matches!(state, LeaseState::Bound { counter, .. } if counter == leg.fence_counter);
+            let holds =
+                matches!(state, LeaseState::Bound { counter, .. } if counter == leg.fence_counter);
             let word = (home, creation, slot.0);
             if !holds {
                 let key = (word, place, leg.fence_counter);

@@ -52,14 +52,18 @@ impl Tally {
         );
         let mut sum = Kind::default();
         let line = |name: &str, kind: &Kind| {
-            let each = |time: Duration| time.as_secs_f64() * 1e3 / self.seconds / self.blades as f64;
+            let each =
+                |time: Duration| time.as_secs_f64() * 1e3 / self.seconds / self.blades as f64;
             println!(
-                "| {name} | {:.0} | {} | {:.0} | {:.1} | {:.2} | {:.3} ms | {:.3} ms |",
+                "| {name} | {:.0} | {} | {:.0} | {:.1} | {} | {:.3} ms | {:.3} ms |",
                 kind.said as f64 / self.seconds,
                 kind.said_bytes / kind.said.max(1),
                 kind.told as f64 / self.seconds,
                 kind.told_bytes as f64 * 8.0 / 1e6 / self.seconds,
-                kind.cpu.as_secs_f64() * 1e6 / kind.told.max(1) as f64,
+                match kind.told {
+                    0 => "-".to_owned(),
+                    told => format!("{:.2}", kind.cpu.as_secs_f64() * 1e6 / told as f64),
+                },
                 each(kind.cpu),
                 each(kind.read),
             );

@@ -56,8 +56,10 @@ fn a_thousand_blades_at_rest_at_a_shifts_begin_and_at_deaths() {
     // Deaths, and agents who log in again within 5 s, a thousand of each.
     let mut dead = 0;
     for deaths in [1, 10, 100].into_iter().filter(|deaths| deaths * 5 <= blades) {
-        let victims: Vec<usize> =
-            (0..blades).filter(|it| !world.is_leader(*it) && world.lives(*it)).take(deaths).collect();
+        let victims: Vec<usize> = (0..blades)
+            .filter(|it| !world.is_leader(*it) && world.lives(*it))
+            .take(deaths)
+            .collect();
         victims.iter().for_each(|victim| world.kill(*victim));
         dead += deaths;
         world.logins_a_second = (200 * deaths).min(rate * 2);
@@ -86,7 +88,8 @@ fn a_thousand_blades_at_rest_at_a_shifts_begin_and_at_deaths() {
 /// What an agent of another blade costs each control.
 #[test]
 fn homes_of_other_blades_agents() {
-    let homes = std::env::var("THOUSAND_HOMES").ok().and_then(|it| it.parse().ok()).unwrap_or(HOMES);
+    let homes =
+        std::env::var("THOUSAND_HOMES").ok().and_then(|it| it.parse().ok()).unwrap_or(HOMES);
     let start = Instant::from_nanos(1_000_000_000);
     let mut blade = Blade::new(start, abi::Process::default(), &[CcbId(1)]);
     blade.join("b1".into(), 1, Strategy::LeastAgents);

@@ -179,7 +179,8 @@ impl World {
             places.get(name).copied().filter(|place| sites[*place].lives)
         };
         // Some are read as they would be from the wire.
-        let read = if self.rng.chance(5) { told.first().and_then(|(_, it)| reading(it)) } else { None };
+        let read =
+            if self.rng.chance(5) { told.first().and_then(|(_, it)| reading(it)) } else { None };
         let count = told.len() as u64;
         let begun = cpu();
         let mut heard = 0;
@@ -296,7 +297,8 @@ fn site(place: usize, at: Instant) -> Site {
 }
 
 fn provision() -> Provision {
-    let tenant = TenantRecord { id: TENANT, name: "demo".into(), realm: "r".into(), hold_music: None };
+    let tenant =
+        TenantRecord { id: TENANT, name: "demo".into(), realm: "r".into(), hold_music: None };
     Provision { tenants: vec![tenant], ..Provision::default() }
 }
 
