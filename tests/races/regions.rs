@@ -13,7 +13,7 @@ const LEGS: u32 = 2_048;
 /// How often the legs are looked at; the words are with every turn.
 const LEGS_EVERY: Duration = Duration::from_millis(25);
 /// For how long a leg may outlive its lease: its row is written by another core than its word.
-const GRACE: Duration = Duration::from_millis(400);
+const GRACE: Duration = Duration::from_millis(500);
 
 /// A word of a region that was made once: the home, the region's creation, the agent's slot.
 type Word = (u16, u64, u32);
@@ -26,9 +26,10 @@ struct Seen {
     bound: bool,
 }
 
-/// A word that must be free soon.
+/// A word that must be free soon, unless its home is not at its work meanwhile: then so much later.
 #[derive(Debug)]
 struct MustBeFree {
+    since: Instant,
     at: Instant,
     word: Word,
     counter: u32,
@@ -44,6 +45,8 @@ pub struct Outcome {
     pub lost: u64,
     /// How long the longest of them took to be freed, in milliseconds.
     pub longest_ms: u64,
+    /// How often one of them waited for a home that did not run, since the machine had no time for it.
+    pub starved: u64,
     pub broken: Option<String>,
 }
 
@@ -154,7 +157,8 @@ impl Regions {
 
     /// That CCB was killed just now: what it holds elsewhere must be free within this time.
     pub fn lost(&mut self, holder: u16, within: Duration) {
-        let at = Instant::now() + within;
+        let since = Instant::now();
+        let at = since + within;
         for (place, region) in self.open.iter().enumerate() {
             let home = place as u16 + 1;
             let Some(region) = region.as_ref().filter(|_| home != holder) else { continue };
@@ -164,7 +168,7 @@ impl Regions {
                     && let Some(counter) = state.counter()
                 {
                     let word = (home, region.header().creation(), slot.0);
-                    self.due.push(MustBeFree { at, word, counter });
+                    self.due.push(MustBeFree { since, at, word, counter });
                     self.outcome.lost += 1;
                 }
             }
@@ -174,18 +178,19 @@ impl Regions {
     fn look_at_due(&mut self) {
         let now = Instant::now();
         let mut due = std::mem::take(&mut self.due);
-        due.retain(|due| {
+        due.retain_mut(|due| {
             let (home, _, slot) = due.word;
-            let region = self.open[usize::from(home) - 1].as_ref();
-            let state = region
-                .map(|region| region.leases().read(AgentSlot(slot), Medium::Voice))
-                .filter(|state| state.holder().is_some() && state.counter() == Some(due.counter));
-            let Some(state) = state else {
-                let took = Duration::from_secs(3).saturating_sub(due.at - now);
-                let took = u64::try_from(took.as_millis()).unwrap_or(0);
+            let Some(region) = self.open[usize::from(home) - 1].as_ref() else { return false };
+            let state = region.leases().read(AgentSlot(slot), Medium::Voice);
+            if state.holder().is_none() || state.counter() != Some(due.counter) {
+                let took = u64::try_from((now - due.since).as_millis()).unwrap_or(u64::MAX);
                 self.outcome.longest_ms = self.outcome.longest_ms.max(took);
                 return false;
-            };
+            }
+            if !is_at_work(region) {
+                (due.since, due.at) = (now, now + (due.at - due.since));
+                self.outcome.starved += 1;
+            }
             if now >= due.at {
                 self.broken(format!("{due:?} is {state:?} after its holder was lost"));
             }
@@ -232,8 +237,10 @@ impl Regions {
     }
 }
 
-/// The data plane of that region runs, and turned within the last moments.
+/// Both processes of that region run, and turned within the last moments.
 fn is_at_work(region: &Region) -> bool {
-    let record = region.header().data_plane();
-    record.process.is_alive() && crate::now().since(record.heartbeat) < GRACE
+    let (data_plane, control) = (region.header().data_plane(), region.header().control());
+    let turned = |at: base::Instant| crate::now().since(at) < GRACE;
+    let all = data_plane.process.is_alive() && control.process.is_alive();
+    all && turned(data_plane.heartbeat) && turned(control.heartbeat)
 }
