@@ -58,6 +58,8 @@ pub struct Regions {
     strays: BTreeMap<(Word, u32, u32), Instant>,
     due: Vec<MustBeFree>,
     legs_at: Instant,
+    /// When we looked last: who looks is starved with the others.
+    looked_at: Instant,
     pub outcome: Outcome,
 }
 
@@ -71,6 +73,7 @@ impl Regions {
             strays: BTreeMap::new(),
             due: Vec::new(),
             legs_at: Instant::now(),
+            looked_at: Instant::now(),
             outcome: Outcome::default(),
         }
     }
@@ -177,6 +180,7 @@ impl Regions {
 
     fn look_at_due(&mut self) {
         let now = Instant::now();
+        let is_starved = now - std::mem::replace(&mut self.looked_at, now) > GRACE;
         let mut due = std::mem::take(&mut self.due);
         due.retain_mut(|due| {
             let (home, _, slot) = due.word;
@@ -187,8 +191,9 @@ impl Regions {
                 self.outcome.longest_ms = self.outcome.longest_ms.max(took);
                 return false;
             }
-            if !is_at_work(region) {
-                (due.since, due.at) = (now, now + (due.at - due.since));
+            if is_starved || !is_at_work(region) {
+                // Its home may have lost the bus, and listens for a while before it holds anybody for dead.
+                (due.since, due.at) = (now, now + 2 * crate::FREED);
                 self.outcome.starved += 1;
             }
             if now >= due.at {

@@ -189,17 +189,18 @@ impl Blade {
         let login = entering.login();
         match answer {
             Some(Answer::Login(Ok(granted))) => {
-                // Who asks here for a place elsewhere had the older login here.
-                let older = self.login_of(login.tenant, login.agent);
-                if let Some(older) = older.filter(|older| older.epoch < login.epoch) {
-                    self.end(now, older, End::Replaced, out);
-                }
+                // The newer home is known before the older login goes, which else would take it away.
                 if let Some(cluster) = self.cluster.as_mut() {
                     let turn = entering.refused.len() as u32;
                     let Placed { blade, ccb } = placed;
                     let home = Home { blade, ccb, agent: login.agent, epoch: login.epoch, turn };
                     let number = entering.request.agent.number.clone();
                     cluster.home_told((login.tenant, number), home);
+                }
+                // Who asks here for a place elsewhere had the older login here.
+                let older = self.login_of(login.tenant, login.agent);
+                if let Some(older) = older.filter(|older| older.epoch < login.epoch) {
+                    self.end(now, older, End::Replaced, out);
                 }
                 entering.end(Ok(granted), out);
             }
