@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use house_bench::lab::{Lab, SBC};
+use house_bench::report;
 
 use crate::peers::{AGENTS, HTTP_PORT};
 use crate::sipp::{Outcome, Plan};
@@ -27,7 +28,7 @@ pub fn call(lab: &Lab, program: &Path, plan: &Plan, calls: u32) -> Result<Outcom
     let end = Instant::now() + Duration::from_secs(u64::from(plan.seconds) + 180);
     let mut cpu = Duration::ZERO;
     while child.try_wait().map_err(failed)?.is_none() {
-        cpu = cpu.max(crate::cpu(&[child.id()]));
+        cpu = cpu.max(report::cpu(&[child.id()]));
         if Instant::now() > end {
             let _ = child.kill();
             let _ = child.wait();

@@ -8,12 +8,12 @@ mod agents;
 mod peers;
 mod sipp;
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
-use std::time::{Duration, Instant};
+use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 use house_bench::lab::{Broom, Lab};
+use house_bench::report::{append, cpu, origin};
 
 use peers::{Peer, Started};
 use sipp::{Outcome, Plan};
@@ -144,51 +144,4 @@ fn line(row: &Row, rows: &[Row]) -> String {
         row.outcome.failed,
         row.generator_percent
     )
-}
-
-/// The time on a CPU of all threads of processes and of what they started.
-fn cpu(pids: &[u32]) -> Duration {
-    let mut nanos = 0;
-    let mut waiting = pids.to_vec();
-    while let Some(pid) = waiting.pop() {
-        for task in std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-            let read =
-                |file: &str| std::fs::read_to_string(task.path().join(file)).unwrap_or_default();
-            let first =
-                |text: &str| text.split_whitespace().next().and_then(|word| word.parse().ok());
-            nanos += first(&read("schedstat")).unwrap_or(0_u64);
-            waiting.extend(
-                read("children").split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()),
-            );
-        }
-    }
-    Duration::from_nanos(nanos)
-}
-
-/// bench/ of the sources that this program was built from.
-fn folder() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-}
-
-/// The day, the commit, and what else runs.
-fn origin() -> String {
-    let say = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output();
-        output
-            .map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
-            .unwrap_or_default()
-    };
-    let day = say("date", &["+%F"]);
-    let commit = say("git", &["-C", env!("CARGO_MANIFEST_DIR"), "rev-parse", "--short", "HEAD"]);
-    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    format!("{day}, {commit}, load average {}", load.split_whitespace().next().unwrap_or("?"))
-}
-
-fn append(text: &str) -> Result<(), String> {
-    let file: &Path = &folder().join("RESULTS.md");
-    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
-    let mut results = std::fs::read_to_string(file).map_err(failed)?;
-    results.push('\n');
-    results.push_str(text);
-    std::fs::write(file, results).map_err(failed)
 }

@@ -2,12 +2,14 @@
 //! the end, at Ctrl-C and at a panic.
 
 use std::fs::File;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -152,6 +154,23 @@ impl Lab {
         let steered = format!("echo 2 > /sys/class/net/{one}/queues/rx-0/rps_cpus");
         run(&["ip", "netns", "exec", &lab.generator, "sh", "-c", &steered])?;
         Ok(lab)
+    }
+
+    /// One host with nothing but a loopback, and this thread on it with all that it starts from now on; needs root.
+    pub fn alone(name: &str) -> Result<Lab, String> {
+        let host = format!("{name}-{}", std::process::id());
+        let folder = std::env::temp_dir().join(&host);
+        std::fs::create_dir_all(&folder).map_err(|error| error.to_string())?;
+        mess(|mess| mess.folders.push(folder.clone()));
+        ip(&["netns", "add", &host])?;
+        mess(|mess| mess.namespaces.push(host.clone()));
+        ip(&["-n", &host, "link", "set", "lo", "up"])?;
+        let file = Path::new("/run/netns").join(&host);
+        let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+        let open = File::open(&file).map_err(failed)?;
+        move_into_link_name_space(open.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|error| failed(error.into()))?;
+        Ok(Lab { generator: host.clone(), sbc: host, folder })
     }
 
     /// Puts a program onto the generator's end of the cable that passes everything, or takes it off: what

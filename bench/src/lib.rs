@@ -5,6 +5,7 @@
 
 pub mod lab;
 pub mod programs;
+pub mod report;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -362,6 +362,12 @@ pub struct Load {
         value_parser = clap::value_parser!(u16).range(1..=1024),
     )]
     pub logins: u16,
+    /// Who calls whom
+    #[arg(long, value_enum, default_value_t, conflicts_with = "rate_pps")]
+    pub pairs: crate::load::Pairs,
+    /// Say on standard error when the first call is about to be made and when the last is over
+    #[arg(long, conflicts_with = "rate_pps")]
+    pub progress: bool,
     /// Many packets instead of many calls.
     #[command(flatten)]
     pub blast: crate::load::BlastOptions,

@@ -40,6 +40,8 @@ pub struct Credentials {
 pub struct Grant {
     /// The agent.
     pub agent: AgentPart,
+    /// The CCB that serves the login.
+    pub ccb: CcbPart,
     /// Where the desk attaches.
     pub cti: CtiPart,
     /// What the phone is set up with.
@@ -53,6 +55,13 @@ pub struct Grant {
 pub struct AgentPart {
     /// The directory number.
     pub number: String,
+}
+
+/// `ccb` of the answer.
+#[derive(Clone, Debug, Deserialize)]
+pub struct CcbPart {
+    /// Its number.
+    pub device_number: u16,
 }
 
 /// `cti` of the answer.

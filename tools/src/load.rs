@@ -6,6 +6,7 @@ mod blast_run;
 mod by_ng;
 mod by_sip;
 mod options;
+mod pairs;
 mod tally;
 mod watch;
 
@@ -28,6 +29,7 @@ use crate::place;
 use crate::process::{self, StopSignals};
 use crate::show;
 pub use options::BlastOptions;
+pub use pairs::Pairs;
 use tally::Tally;
 
 /// How long the registrations may take altogether beyond the logins.
@@ -81,6 +83,10 @@ async fn load(options: &cli::Load, server: Server) -> Result<ExitCode, String> {
     let mut tally = Tally::default();
     let begun = Instant::now();
     let agents = log_in_all(options, &server, true).await?;
+    let (agents, paired) = options.pairs.order(agents, |(grant, _)| grant.ccb.device_number);
+    if paired == 0 {
+        return Err("no two agents are of CCBs as --pairs wants them".to_owned());
+    }
     // From here on there are calls and registrations to end first.
     let mut signals = StopSignals::new().map_err(|error| error.to_string())?;
     tally.logged_in = agents.len();
@@ -107,14 +113,16 @@ async fn load(options: &cli::Load, server: Server) -> Result<ExitCode, String> {
     tally.register_time = begun.elapsed();
     if tally.registered == numbers.len() {
         let begun = Instant::now();
+        say_progress(options, "calls begin");
         tokio::select! {
-            () = Calls::new(options, &fleet, &numbers).make(&mut news, &mut tally) => {}
+            () = Calls::new(options, &fleet, &numbers[..paired]).make(&mut news, &mut tally) => {}
             () = signals.next() => interrupted = true,
         }
         if interrupted {
             hang_up_all(&fleet, &mut news, &mut tally, numbers.len()).await;
         }
         tally.call_time = begun.elapsed();
+        say_progress(options, "calls ended");
     }
     tally.counts = fleet.counts().await;
     log_out_all(&fleet, &mut news, numbers.len(), desks).await;
@@ -125,6 +133,12 @@ async fn load(options: &cli::Load, server: Server) -> Result<ExitCode, String> {
     match tally.faults(options) {
         faults if faults.is_empty() => Ok(ExitCode::SUCCESS),
         faults => Err(faults.join("; ")),
+    }
+}
+
+fn say_progress(options: &cli::Load, what: &str) {
+    if options.progress {
+        eprintln!("{what}");
     }
 }
 

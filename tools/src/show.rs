@@ -217,9 +217,13 @@ fn bus_line(bus: &Value, blade: &Value) -> String {
         (true, false) => "there, not heard since a pause",
     };
     let leader = blade["leader"].as_str().unwrap_or("none");
+    let grants = match (bus["grants"]["p50_us"].as_u64(), bus["grants"]["p99_us"].as_u64()) {
+        (Some(p50), Some(p99)) => format!("; grants in {p50} us, 99 % in {p99} us"),
+        _ => String::new(),
+    };
     format!(
         "bus: {state}; blade {}, leader {leader}, {} blades, {} homes; {} losses, {} unanswered, \
-         {} dropped\n",
+         {} dropped{grants}\n",
         text(&blade["name"]),
         blade["blades_seen"],
         blade["homes"],

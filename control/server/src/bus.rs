@@ -12,11 +12,14 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use crate::clock;
 use crate::owner::{Ask, BladeHandle};
+use rounds::{OpenRounds, Rounds};
 
 mod local;
 mod names;
 mod nats;
+mod rounds;
 
 pub use local::LocalBus;
 pub use nats::NatsConfig;
@@ -50,6 +53,8 @@ pub struct Place {
 pub struct BusState {
     connected: AtomicBool,
     counts: BTreeMap<Count, AtomicU64>,
+    /// From asking for an agent's lease to the home's answer.
+    grants: Rounds,
 }
 
 /// What is counted.
@@ -111,7 +116,7 @@ impl BusState {
     /// Nothing happened yet.
     pub fn new() -> Self {
         let counts = Count::ALL.iter().map(|count| (*count, AtomicU64::new(0))).collect();
-        BusState { connected: AtomicBool::new(false), counts }
+        BusState { connected: AtomicBool::new(false), counts, grants: Rounds::default() }
     }
 
     /// Counts one more.
@@ -137,6 +142,7 @@ impl BusState {
         for count in Count::ALL {
             fields[count.name()] = self.count(count).into();
         }
+        fields["grants"] = self.grants.json();
         fields
     }
 }
@@ -146,14 +152,23 @@ impl BusState {
 pub struct Mouth {
     says: mpsc::Sender<Say>,
     state: Arc<BusState>,
+    rounds: OpenRounds,
 }
 
 impl Mouth {
     /// Hands it over; returns what the core is to be told when it cannot be.
-    pub fn say(&self, say: Say) -> Option<Heard> {
+    pub fn say(&mut self, say: Say) -> Option<Heard> {
+        self.rounds.said(clock::now(), &say);
         let refused = self.says.try_send(say).err()?;
         self.state.add(Count::DropFull);
         refusal(refused.into_inner())
+    }
+
+    /// Takes note of what the core is about to hear.
+    pub fn hears(&mut self, heard: &Heard) {
+        if let Some(took) = self.rounds.heard(clock::now(), heard) {
+            self.state.grants.add(took);
+        }
     }
 }
 
@@ -220,7 +235,7 @@ pub fn open(kind: BusConfig, place: Place, blade: BladeHandle) -> Option<(Mouth,
     }
     let (sender, says) = mpsc::channel(SAYS);
     let state = Arc::new(BusState::new());
-    let mouth = Mouth { says: sender, state: Arc::clone(&state) };
+    let mouth = Mouth { says: sender, state: Arc::clone(&state), rounds: OpenRounds::default() };
     Some((mouth, Bus { kind, ends: Ends { place, says, blade, state } }))
 }
 

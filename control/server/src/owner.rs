@@ -360,6 +360,9 @@ impl Owner {
         let mut out = std::mem::take(&mut self.out);
         let mut next = Some(input);
         while let Some(input) = next {
+            if let (Input::Bus(heard), Some(bus)) = (&input, &mut self.bus) {
+                bus.hears(heard);
+            }
             self.blade.handle(clock::now(), input, &mut out);
             for output in out.drain(..) {
                 self.put(output);
@@ -410,7 +413,7 @@ impl Owner {
                 }
             }
             Output::Bus(say) => {
-                if let Some(heard) = self.bus.as_ref().and_then(|bus| bus.say(say)) {
+                if let Some(heard) = self.bus.as_mut().and_then(|bus| bus.say(say)) {
                     self.refused.push(heard);
                 }
             }

@@ -62,6 +62,9 @@ pub struct PhoneConfig {
     pub frames: Option<u32>,
     /// Whether it looks for a tone in what it hears, which costs more than all the rest.
     pub listen: bool,
+    /// Requests in progress at a time, of each side; one that is over counts for up to 32 s. A person's phone has
+    /// three in a call.
+    pub transactions: u32,
 }
 
 impl PhoneConfig {
@@ -84,6 +87,7 @@ impl PhoneConfig {
             media: true,
             frames: None,
             listen: true,
+            transactions: 64,
         }
     }
 }

@@ -13,8 +13,6 @@ use crate::{Event, Input, Order, Output, PhoneConfig, Report, Why};
 
 /// The phone's name and version in its messages.
 pub(crate) const AGENT: &str = concat!("jackfield-softphone/", env!("CARGO_PKG_VERSION"));
-/// Requests in progress at a time, of each side; a phone with one call has three.
-const TRANSACTIONS: u32 = 64;
 /// Calls that are over but may still hear from their peer.
 const DEPARTED: usize = 8;
 
@@ -70,10 +68,11 @@ impl Phone {
     /// A phone that does nothing until it is told to. `rng` must differ from every other phone's.
     pub fn new(config: PhoneConfig, mut rng: Rng) -> Phone {
         let seed = rng.next_u64();
+        let transactions = Transactions::new(config.transactions, seed);
         Phone {
             config,
             rng,
-            transactions: Transactions::new(TRANSACTIONS, seed),
+            transactions,
             registration: Registration::default(),
             auth: Auth::default(),
             call: None,

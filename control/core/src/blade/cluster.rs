@@ -36,6 +36,9 @@ pub(super) struct Cluster {
     pub(super) connected: bool,
     /// The newest report of each blade, and when we heard it.
     pub(super) reports: BTreeMap<BladeName, (Instant, Report)>,
+    /// None of them is too old before then: with a thousand blades a look at all with every message would be most of
+    /// what the core does.
+    old_at: Instant,
     /// Where the agents of directory numbers are.
     pub(super) homes: BTreeMap<(TenantId, String), Home>,
     /// The CCBs of all blades: what a leader chooses from.
@@ -127,6 +130,7 @@ impl Cluster {
             incarnation,
             connected: false,
             reports: BTreeMap::new(),
+            old_at: now,
             homes: BTreeMap::new(),
             cdm: Cdm::new(strategy),
             blades: BTreeMap::new(),
@@ -218,12 +222,18 @@ impl Cluster {
     }
 
     fn drop_old(&mut self, now: Instant) {
+        if now < self.old_at {
+            return;
+        }
         let life = Duration::from_millis(REPORT_LIFE_MS);
         let is_old = |(at, _): &(Instant, Report)| now >= *at + life;
         let old = self.reports.iter().filter(|(_, report)| is_old(report));
         for blade in old.map(|(blade, _)| blade.clone()).collect::<Vec<_>>() {
             self.drop_report(&blade);
         }
+        // One that comes from now on is young for a whole life.
+        let oldest = self.reports.values().map(|(at, _)| *at).min().unwrap_or(now);
+        self.old_at = oldest + life;
     }
 }
 

@@ -9,7 +9,7 @@ use base::{CcbId, Instant};
 
 use super::Blade;
 use super::cluster::Waiting;
-use crate::cluster::{Answer, Place, Placed, Question};
+use crate::cluster::{Answer, Home, Place, Placed, Question};
 use crate::login::{End, LoginKey};
 use crate::message::{Granted, LoginRefusal, LoginRequest, Output};
 
@@ -189,6 +189,14 @@ impl Blade {
         let login = entering.login();
         match answer {
             Some(Answer::Login(Ok(granted))) => {
+                // The newer home is known before the older login goes, which else would take it away.
+                if let Some(cluster) = self.cluster.as_mut() {
+                    let turn = entering.refused.len() as u32;
+                    let Placed { blade, ccb } = placed;
+                    let home = Home { blade, ccb, agent: login.agent, epoch: login.epoch, turn };
+                    let number = entering.request.agent.number.clone();
+                    cluster.home_told((login.tenant, number), home);
+                }
                 // Who asks here for a place elsewhere had the older login here.
                 let older = self.login_of(login.tenant, login.agent);
                 if let Some(older) = older.filter(|older| older.epoch < login.epoch) {

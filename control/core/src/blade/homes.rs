@@ -23,6 +23,9 @@ pub(super) struct Homes {
     to_put: Numbers,
     /// True when homes may name us that we do not have.
     to_check: bool,
+    /// Homes of other blades that these told us themselves, and the bus has not yet: what it says of earlier ones
+    /// comes too late.
+    told: BTreeMap<(TenantId, String), (u32, u32)>,
 }
 
 /// True when that home stands rather than ours: its login is later, or a later turn of the same. Of two that are the
@@ -44,10 +47,32 @@ impl Homes {
     pub(super) fn put_all(&mut self) {
         self.to_put = self.logins.keys().cloned().collect();
         self.to_check = true;
+        self.told.clear();
+    }
+
+    /// True when the bus says something of a home that is older than one we were told of.
+    fn is_late(&mut self, number: &(TenantId, String), home: Option<&Home>) -> bool {
+        let Some(told) = self.told.get(number).copied() else { return false };
+        let is_late = home.is_none_or(|home| (home.epoch, home.turn) < told);
+        if !is_late {
+            self.told.remove(number);
+        }
+        is_late
     }
 }
 
 impl Cluster {
+    /// Another blade granted a login that asked here: its home is known before the bus tells it to all, for the agent
+    /// may come back or be called at once.
+    pub(super) fn home_told(&mut self, number: (TenantId, String), home: Home) {
+        let known = self.homes.get(&number).map(|home| (home.epoch, home.turn));
+        let told = (home.epoch, home.turn);
+        if known < Some(told) && self.connected && home.blade != self.name {
+            self.own.told.insert(number.clone(), told);
+            self.homes.insert(number, home);
+        }
+    }
+
     fn put_home(&mut self, number: &(TenantId, String), home: Option<Home>, out: &mut Vec<Output>) {
         match &home {
             Some(home) => self.homes.insert(number.clone(), home.clone()),
@@ -114,6 +139,9 @@ impl Blade {
     ) {
         let Some(cluster) = self.cluster.as_mut() else { return };
         let ours = cluster.own.logins.get(&number).copied();
+        if cluster.own.is_late(&number, home.as_ref()) && ours.is_none() {
+            return;
+        }
         let name = cluster.name.clone();
         match &home {
             Some(home) => cluster.homes.insert(number.clone(), home.clone()),

@@ -545,6 +545,88 @@ fn a_logout_and_a_desk_find_the_blade_of_the_login() {
 }
 
 #[test]
+fn who_asked_for_a_login_knows_its_home_before_the_bus_tells_it() {
+    let mut net = Net::three(8);
+    let name = net.sites[0].name.clone();
+    let is_home = |travels: &Travels| match travels {
+        Travels::Told((to, crate::cluster::Heard::Fact { key, .. })) => {
+            *to == name && matches!(key, BusKey::Number(..))
+        }
+        _ => false,
+    };
+    let mut elsewhere = 0;
+    for agent in 1..=6 {
+        let reply = net.ask_login(0, agent, 1, false);
+        let granted = loop {
+            net.under_way.retain(|_, travels| !is_home(travels));
+            if let Some(answer) = net.answer(reply) {
+                break answer.expect("it is granted");
+            }
+            net.pass(1);
+        };
+        elsewhere += usize::from(granted.ccb != CcbId(1));
+        let blade = &net.sites[0].world.blade;
+        assert!(blade.knows(granted.login, &agent.to_string()), "{granted:?}");
+    }
+    assert!(elsewhere > 2);
+    // What the bus says of an earlier login comes too late, and what it says of this one or a later one stands.
+    let agent = (1..=6).find(|agent| net.logins(*agent)[0].0 != 0).expect("one is elsewhere");
+    let mut hear = |epoch: Option<u32>| {
+        let key = BusKey::Number(TENANT, agent.to_string());
+        let fact = epoch.map(|epoch| crate::cluster::Fact::Home(home(3, agent, epoch)));
+        net.give(0, Input::Bus(crate::cluster::Heard::Fact { key, fact }));
+        let knows = |epoch| {
+            let login = LoginKey { tenant: TENANT, agent, epoch };
+            net.sites[0].world.blade.knows(login, &agent.to_string())
+        };
+        (0..4).filter(|epoch| knows(*epoch)).collect::<Vec<u32>>()
+    };
+    assert_eq!(hear(None), [1]);
+    assert_eq!(hear(Some(0)), [1]);
+    assert_eq!(hear(Some(1)), [1]);
+    assert_eq!(hear(Some(2)), [2]);
+    assert!(hear(None).is_empty());
+}
+
+#[test]
+fn a_login_that_moves_away_leaves_no_gap_in_its_home() {
+    let mut net = Net::three(64);
+    let name = net.sites[0].name.clone();
+    let is_home = |travels: &Travels| match travels {
+        Travels::Told((to, crate::cluster::Heard::Fact { key, .. })) => {
+            *to == name && matches!(key, BusKey::Number(..))
+        }
+        _ => false,
+    };
+    let is_taken_away = |travels: &Travels| match travels {
+        Travels::Say(from, Say::Put { key: BusKey::Number(..), fact: None }) => *from == name,
+        _ => false,
+    };
+    let mut moved = 0;
+    let mut last = BTreeMap::new();
+    for epoch in 1..=8 {
+        for agent in 1..=6 {
+            let reply = net.ask_login(0, agent, epoch, false);
+            let granted = loop {
+                // The answer overtakes what the bus tells all.
+                net.under_way.retain(|_, travels| !is_home(travels));
+                if let Some(answer) = net.answer(reply) {
+                    break answer.expect("it is granted");
+                }
+                net.pass(1);
+            };
+            let before = last.insert(agent, granted.ccb);
+            if before == Some(CcbId(1)) && granted.ccb != CcbId(1) {
+                moved += 1;
+                let taken = net.under_way.values().any(is_taken_away);
+                assert!(!taken, "agent {agent}'s home is taken away");
+            }
+        }
+    }
+    assert!(moved > 0);
+}
+
+#[test]
 fn a_stop_in_order_hands_the_leadership_over_at_once() {
     let mut net = Net::three(8);
     let leader = net.leaders()[0];

@@ -75,7 +75,7 @@ impl End {
         End { name: name.into(), mouth, asks, state, _task: task }
     }
 
-    fn say(&self, say: Say) {
+    fn say(&mut self, say: Say) {
         assert!(self.mouth.say(say).is_none(), "there is room");
     }
 
@@ -120,7 +120,7 @@ impl End {
         .await
     }
 
-    fn ask(&self, ask: u64, to: &str) {
+    fn ask(&mut self, ask: u64, to: &str) {
         let login = LoginKey { tenant: TenantId(1), agent: 5, epoch: 7 };
         let place = Placing {
             login,
