@@ -139,7 +139,7 @@ fn worker_for(side: &Side, agent: AgentSlot) -> Option<WorkerId> {
 /// What the data plane does with a number that no rule knows.
 pub(super) const fn unknown(why: Why) -> u16 {
     match why {
-        Why::Called | Why::Transferred | Why::Forwarded => 404,
+        Why::Called | Why::Transferred | Why::Forwarded | Why::Summoned => 404,
         Why::Always | Why::Busy | Why::NoAnswer | Why::Unavailable | Why::Offered => 480,
     }
 }
