@@ -66,6 +66,15 @@ impl Desk {
         reply["result"].as_str().expect("a text").to_owned()
     }
 
+    /// The same for an order with fields; the whole reply.
+    pub fn ask(&self, mut order: Value) -> Value {
+        order["id"] = json!(order["type"]);
+        self.say(order.clone());
+        let reply = self.expect("reply");
+        assert_eq!(reply["id"], order["id"], "{reply}");
+        reply
+    }
+
     /// Says something whose reply comes among other messages.
     pub fn say(&self, message: Value) {
         self.orders.send(Order::Say(message)).expect("the desk runs");

@@ -71,7 +71,10 @@ impl Blade {
             _ => return done(reply, OpOutcome::Unknown, out),
         };
         let Some(at) = self.call_of(login, serial) else {
-            return no(DeskRefusal::NoCall, out);
+            return match order {
+                CarriedOrder::Transfer(_) => done(reply, OpOutcome::Unknown, out),
+                _ => no(DeskRefusal::NoCall, out),
+            };
         };
         match self.holder_at(at) {
             Some(holder) => {

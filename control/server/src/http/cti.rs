@@ -10,8 +10,8 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use control_core::{
-    CloseReason, DeskCommand, DeskMessage, End, Input, LoginKey, OpOutcome, SeatEvent, Supervision,
-    reason,
+    CloseReason, DeskCommand, DeskMessage, DeskRefusal, End, Input, LoginKey, OpOutcome, SeatEvent,
+    Supervision, reason,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -599,9 +599,10 @@ fn outcome_of(id: Option<AskId>, outcome: OpOutcome) -> DeskBody {
 fn result_name(outcome: OpOutcome) -> &'static str {
     match outcome {
         OpOutcome::Done(OpResult::Ok) => "ok",
-        OpOutcome::Done(OpResult::NoSuchCall) | OpOutcome::Unknown | OpOutcome::NoSuchLeg => {
-            "unknown"
-        }
+        OpOutcome::Done(OpResult::NoSuchCall)
+        | OpOutcome::Unknown
+        | OpOutcome::NoSuchLeg
+        | OpOutcome::No(DeskRefusal::NoCall) => "unknown",
         OpOutcome::Done(OpResult::NoSuchAgent) => "no_agent",
         OpOutcome::Done(OpResult::Full) => "full",
         OpOutcome::Gone => "gone",
