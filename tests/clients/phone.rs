@@ -33,6 +33,8 @@ type Samples = Arc<Mutex<VecDeque<i16>>>;
 const BLOCK: usize = 1_600;
 /// The share of what is heard that a tone has at least.
 const SHARE: f64 = 0.08;
+/// Nothing is heard any more when no packet came for so long.
+const SILENT: Duration = Duration::from_millis(200);
 /// What is quieter than this is silence.
 const QUIET: f64 = 50.0;
 
@@ -235,8 +237,10 @@ impl Sockets {
             while let Ok((len, _)) = self.rtcp.recv_from(&mut buffer) {
                 phone.handle(now(), Input::Rtcp(&buffer[..len]), &mut out);
             }
-            if !phone.is_busy() {
+            if last_rtp.is_none_or(|at| at.elapsed() > SILENT) {
                 samples.lock().expect("whole").clear();
+            }
+            if !phone.is_busy() {
                 last_rtp = None;
             }
             self.send(&mut out, events);

@@ -4,13 +4,13 @@
 //! its control, which finds the call by the agent's number and home (S2-013); a supervisor's goes to the blade of the
 //! agent to be heard, and from there to the one that has the agent.
 
-use abi::{Command, GuestKind, LegState, OpResult, Party};
+use abi::{CallState, Command, GuestKind, LegState, OpResult, Party};
 use base::{CallRef, CcbId, Instant, TenantId};
 
 use super::Blade;
 use super::cluster::Waiting;
 use super::commands::done;
-use super::rooms::{Bring, worker_of};
+use super::rooms::{Bring, live_leg, talks, worker_of};
 use super::side::Purpose;
 use crate::calls::Call;
 use crate::cluster::{Answer, BladeName, Question, Say};
@@ -44,6 +44,8 @@ impl Blade {
         command: DeskCommand,
         out: &mut Vec<Output>,
     ) {
+        // What its worker has told of the agent's call is in the ring.
+        self.pump_all(now, out);
         let Some(entry) = self.logins.get(&login) else {
             return done(reply, OpOutcome::Unknown, out);
         };
@@ -142,6 +144,7 @@ impl Blade {
             let answer = Box::new(Answer::Desk(CarriedAnswer::At(blade)));
             return out.push(Output::Bus(Say::Reply { reply: bus, answer }));
         }
+        self.pump_all(now, out);
         let reply = CARRIED | self.rooms.next_carried;
         self.rooms.next_carried += 1;
         self.rooms.carried.insert(reply, bus);
@@ -238,7 +241,7 @@ impl Blade {
             CarriedOrder::Retrieve => self.park(now, reply, at, false, out),
             CarriedOrder::Transfer(to) => self.transfer(now, reply, at, &to, out),
             CarriedOrder::Add(_) | CarriedOrder::Drop(_)
-                if organiser.is_some_and(|of| of != leg) =>
+                if organiser.is_some_and(|of| of != (call, leg)) =>
             {
                 no(DeskRefusal::NotOrganiser, out);
             }
@@ -291,17 +294,28 @@ impl Blade {
             let cluster = self.cluster.as_ref().ok_or(DeskRefusal::NoSuchNumber)?;
             let home = cluster.homes.get(&(tenant, number.to_owned()));
             let home = home.filter(|home| home.blade != cluster.name);
-            return home.map(|it| Has::Blade(it.blade.clone())).ok_or(DeskRefusal::NoSuchNumber);
+            let home = home.ok_or(DeskRefusal::NoSuchNumber)?;
+            // We may have the agent ourselves.
+            let at = self.hosted_at(tenant, home.ccb, number).map(Has::We);
+            return Ok(at.unwrap_or_else(|| Has::Blade(home.blade.clone())));
         };
         let party = Some(Party::Agent(slot, login.epoch));
-        let leg_of = |call: &Call| {
-            let is_it =
-                |leg: &abi::LegRow| leg.party() == party && leg.state() == LegState::Answered;
-            call.legs.iter().find(|(_, leg)| is_it(leg)).map(|(_, leg)| leg.leg as u8)
-        };
         let side = self.sides.get(&home).ok_or(DeskRefusal::Away)?;
-        // A supervisor's or a participant's own call is not the one that is meant.
-        let calls = side.calls.iter().filter(|call| call.row.guest().is_none());
+        let region = side.region().ok_or(DeskRefusal::Away)?;
+        let leg_of = |call: &Call| {
+            let is_it = |(place, leg): &&(u32, abi::LegRow)| {
+                let leg = live_leg(&region, call.call, (*place, leg));
+                leg.party() == party && talks(&leg)
+            };
+            call.legs.iter().find(is_it).map(|(_, leg)| leg.leg as u8)
+        };
+        // A supervisor's own call is not the one that is meant.
+        let counts = |call: &&Call| {
+            let guest = call.row.guest();
+            call.row.state() == CallState::Answered
+                && guest.is_none_or(|kind| kind == GuestKind::Participant)
+        };
+        let calls = side.calls.iter().filter(counts);
         let at = calls.filter_map(|call| Some((home, call.call, leg_of(call)?))).last();
         let at = at.ok_or(DeskRefusal::NotTalking)?;
         let Some(holder) = self.holder_at(at) else { return Ok(Has::We(at)) };

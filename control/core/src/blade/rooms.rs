@@ -112,10 +112,13 @@ impl Blade {
         let tenant = known.row.tenant();
         let region = side.region().ok_or(DeskRefusal::Away)?;
         let worker = region.calls().owner(call.slot).ok_or(DeskRefusal::NoCall)?;
-        let legs = legs_of(side, &region, call);
-        let of = legs.iter().find(|(of, row)| *of == call && row.leg == u32::from(leg));
+        let of = known.legs.iter().find(|(_, row)| row.leg == u32::from(leg));
         let party = of.and_then(|(_, row)| row.party()).ok_or(DeskRefusal::NoCall)?;
-        if legs.len() < 2 && self.room_at(ccb, call).is_none() {
+        let room = self.room_at(ccb, call).and_then(|mix| self.rooms.rooms.get(&(ccb, mix)));
+        // A participant may be heard as who organises.
+        let host = room.map_or(call, |room| room.host);
+        let legs = legs_of(side, &region, host);
+        if legs.len() < 2 && room.is_none() {
             return Err(DeskRefusal::NoCall);
         }
         if legs.iter().any(|(_, row)| row.number().as_str() == number) {
@@ -152,7 +155,7 @@ impl Blade {
         let op = side.send_op(now, worker, for_what, blob.as_bytes(), command, out);
         let room = self.rooms.rooms.entry((ccb, mix)).or_insert_with(|| Room {
             tenant,
-            host: call,
+            host,
             organiser: None,
             in_mix: BTreeSet::new(),
             incarnation,
@@ -197,8 +200,11 @@ impl Blade {
         Ok(())
     }
 
-    /// The room that a call is the one of, not its guests' own.
+    /// The room that a call has a part in.
     pub(super) fn room_at(&self, ccb: CcbId, call: CallRef) -> Option<u32> {
+        if let Some(mix) = self.rooms.by_call.get(&(ccb, call)) {
+            return Some(*mix);
+        }
         let is_it =
             |room: &Room| room.host == call || room.in_mix.iter().any(|(of, _)| *of == call);
         let rooms = self.rooms.rooms.range((ccb, 0)..=(ccb, u32::MAX));
@@ -206,8 +212,9 @@ impl Blade {
     }
 
     /// The leg of who organises the conference that a call is.
-    pub(super) fn organiser_of(&self, ccb: CcbId, call: CallRef) -> Option<u8> {
-        self.rooms.rooms.get(&(ccb, self.room_at(ccb, call)?))?.organiser
+    pub(super) fn organiser_of(&self, ccb: CcbId, call: CallRef) -> Option<(CallRef, u8)> {
+        let room = self.rooms.rooms.get(&(ccb, self.room_at(ccb, call)?))?;
+        Some((room.host, room.organiser?))
     }
 
     /// What the phone of a guest is shown.
@@ -659,20 +666,39 @@ fn legs_of(side: &Side, region: &Region, call: CallRef) -> Vec<(CallRef, LegRow)
     let Some(known) = side.calls.find(call).filter(stands) else { return Vec::new() };
     let mut legs = Vec::new();
     for (place, row) in &known.legs {
-        if row.state() != LegState::Answered {
+        let row = live_leg(region, call, (*place, row));
+        if !talks(&row) {
             continue;
         }
-        legs.push((call, *row));
+        legs.push((call, row));
         let joined = region.dialogs().read(*place).and_then(|dialog| dialog.joined());
         if let Some((other, leg)) = joined.filter(|(other, _)| *other != call)
             && let Some(other_call) = side.calls.find(other).filter(stands)
-            && let Some((_, row)) = other_call.legs.iter().find(|(_, row)| row.leg == leg)
-            && row.state() == LegState::Answered
+            && let Some((place, row)) = other_call.legs.iter().find(|(_, row)| row.leg == leg)
         {
-            legs.push((other, *row));
+            let row = live_leg(region, other, (*place, row));
+            if talks(&row) {
+                legs.push((other, row));
+            }
         }
     }
     legs
+}
+
+/// True for a leg of an answered call that has its part in it: the caller's has from the answer on, though its row may
+/// say so a moment later.
+pub(super) fn talks(leg: &LegRow) -> bool {
+    match leg.state() {
+        LegState::Answered => true,
+        LegState::Calling | LegState::Ringing => leg.leg == 0,
+        LegState::Free | LegState::Ended => false,
+    }
+}
+
+/// A leg as its row is now: that the caller has its answer is no event of its own.
+pub(super) fn live_leg(region: &Region, call: CallRef, (place, known): (u32, &LegRow)) -> LegRow {
+    let row = region.legs().read(place);
+    row.filter(|row| row.call() == call && row.leg == known.leg).unwrap_or(*known)
 }
 
 /// Why an agent of another CCB cannot be had, as a desk is told.
