@@ -427,23 +427,7 @@ impl Command {
                 ring_s: take.int()?,
                 overflow: take.yes_or_no()?,
             },
-            SUMMON => Command::Summon {
-                op,
-                tenant: take.tenant()?,
-                by: take.party()?,
-                purpose: take.one_of(purpose_of, "what a word is won for")?,
-                mix: take.int()?,
-                guest: take.one_of(GuestKind::of, "what a guest is")?,
-                to: take.call()?,
-                to_leg: take.int()?,
-                ring_s: take.int()?,
-            },
-            DROP => Command::Drop { op, call: take.call()?, leg: take.int()? },
-            PARK => {
-                let (call, leg) = (take.call()?, take.int()?);
-                Command::Park { op, call, leg, on: take.yes_or_no()? }
-            }
-            TALK => Command::Talk { op, call: take.call()?, leg: take.int()? },
+            SUMMON | DROP | PARK | TALK => decode_of_desk(raw.kind, op, &mut take)?,
             ORIGINATE => Command::Originate { op, agent: take.agent()?, epoch: take.int()? },
             MEDIA => Command::Media {
                 op,
@@ -465,6 +449,29 @@ impl Command {
         };
         take.end(command)
     }
+}
+
+/// The commands that desks' orders become.
+fn decode_of_desk(kind: u64, op: u64, take: &mut Take<'_>) -> Result<Command, Corrupt> {
+    Ok(match kind {
+        SUMMON => Command::Summon {
+            op,
+            tenant: take.tenant()?,
+            by: take.party()?,
+            purpose: take.one_of(purpose_of, "what a word is won for")?,
+            mix: take.int()?,
+            guest: take.one_of(GuestKind::of, "what a guest is")?,
+            to: take.call()?,
+            to_leg: take.int()?,
+            ring_s: take.int()?,
+        },
+        DROP => Command::Drop { op, call: take.call()?, leg: take.int()? },
+        PARK => {
+            let (call, leg) = (take.call()?, take.int()?);
+            Command::Park { op, call, leg, on: take.yes_or_no()? }
+        }
+        _ => Command::Talk { op, call: take.call()?, leg: take.int()? },
+    })
 }
 
 fn purpose_of(number: u32) -> Option<Purpose> {

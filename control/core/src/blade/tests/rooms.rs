@@ -430,3 +430,71 @@ fn an_order_that_is_carried_here_is_answered_when_it_is_decided() {
         .collect();
     assert_eq!(answers, ["Desk(Refused(Declined))"]);
 }
+
+/// An agent of ours whom another blade's queue called works on after the call for as long as that queue says.
+#[test]
+fn work_after_a_call_of_another_blades_queue_is_known_at_home() {
+    for (after_call_s, wanted) in [(7, "after_call"), (0, "ready")] {
+        let mut world = World::new(1);
+        let (granted, socket) = world.online(1001, 1);
+        world.blade.seed(base::Rng::from_number(1));
+        join(&mut world);
+        order(&mut world, socket, DeskCommand::Ready);
+        let slot = world.slot(granted.login);
+        // It grants only while others hear it.
+        for _ in 0..60 {
+            let out = world.pass(50);
+            for one in out {
+                if let Output::Bus(Say::Put { key, fact: Some(fact) }) = one {
+                    world.give(Input::Bus(Heard::Fact { key, fact: Some(fact) }));
+                }
+            }
+        }
+        let request = LeaseRequest {
+            id: 1,
+            incarnation: 5,
+            holder: CcbId(2),
+            holder_incarnation: 1,
+            tenant: TENANT,
+            number: "1001".into(),
+            purpose: For::Queue,
+            caller: "0301".into(),
+            caller_agent: None,
+            serial: 3,
+            ttl_ms: 1_000,
+            after_call_s,
+        };
+        let question = Box::new(Question::Lease(request));
+        let out = world.give(Input::Bus(Heard::Asked { reply: 4, from: "b2".into(), question }));
+        let grant = out.iter().find_map(|one| match one {
+            Output::Bus(Say::Reply { reply: 4, answer }) => match &**answer {
+                Answer::Lease(Ok(grant)) => Some(grant.clone()),
+                _ => None,
+            },
+            _ => None,
+        });
+        let counter = grant.unwrap_or_else(|| panic!("{out:?}")).fence.counter;
+        let region = world.planes[0].region.clone();
+        assert!(region.leases().bind(slot, base::Medium::Voice, CcbId(2), counter));
+        // The data plane's rows of that call, answered and then over.
+        world.planes[0].call(1, CallState::Answered, [slot, slot], false);
+        let mut caller = region.legs().read(5).expect("a row");
+        caller.set_party(Party::Peer(CcbId(2)));
+        region.legs().write(5, &caller);
+        let agent = region.legs().read(6).expect("a row");
+        region.legs().write(6, &LegRow { answered_at: 9, fence_counter: counter, ..agent });
+        let told = |state| Event::CallChanged { call: CALL, serial: 777, state, cause: 0 };
+        event(&mut world, told(CallState::Answered));
+        assert_eq!(world.view(granted.login).seat.name(), "talking");
+        region.leases().release(slot, base::Medium::Voice, CcbId(2), counter);
+        for place in [5, 6] {
+            let leg = region.legs().read(place).expect("a row");
+            region.legs().write(place, &LegRow { state: LegState::Ended.into(), ..leg });
+        }
+        let row = region.calls().read(CALL.slot).expect("a row");
+        let row = CallRow { state: CallState::Ended.into(), ended_at: 9, ..row };
+        region.calls().write(CALL.slot, &row);
+        event(&mut world, told(CallState::Ended));
+        assert_eq!(world.view(granted.login).seat.name(), wanted);
+    }
+}
