@@ -6,7 +6,6 @@ use super::*;
 use crate::cluster::{Answer, Fact, Heard, Home, Key as Place, LeaseRequest, Question, Say};
 use crate::desk::{Carried, CarriedAnswer, CarriedOrder, DeskRefusal, Supervision};
 
-const CCB: CcbId = CcbId(1);
 /// A call of worker 0, as [`Plane::call`] writes it: 1001 calls 1002.
 const CALL: CallRef = CallRef { slot: 1, generation: 7 };
 /// The call of a guest, of worker 0 too.
