@@ -140,14 +140,12 @@ fn desks_of_one_blade_hold_listen_and_confer() {
     expect_heard(&all, &[(1_001, &[1_002]), (1_002, &[1_001])]);
     // The called agent's desk holds the caller, who is told so, and takes the call back.
     two.desk.expect("Established");
-    two.expect_ok(plain("hold"));
+    assert_eq!(two.desk.ask_for(plain("hold"), "Held")["result"], "ok");
     one.expect_held(true);
-    two.desk.expect("Held");
     two.expect_refused(plain("hold"), "call", "not held");
     expect_heard(&all, &[(1_001, &[]), (1_002, &[])]);
-    two.expect_ok(plain("retrieve"));
+    assert_eq!(two.desk.ask_for(plain("retrieve"), "Retrieved")["result"], "ok");
     one.expect_held(false);
-    two.desk.expect("Retrieved");
     expect_heard(&all, &[(1_001, &[1_002]), (1_002, &[1_001])]);
     // Who has no right to hears nothing.
     three.expect_refused(supervise(two, "monitor"), "type", "supervise");
