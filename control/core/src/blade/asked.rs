@@ -4,7 +4,7 @@ use abi::{Party, Why};
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
 use super::Blade;
-use super::forward::unknown;
+use super::forward::{UNRESOLVED_S, unknown};
 use super::side::Purpose;
 use crate::message::Output;
 use crate::routes::{Destination, Service};
@@ -53,10 +53,10 @@ impl Blade {
             // An agent whose call another blade has asks by that blade (S2-013).
             (
                 Party::Agent(..) | Party::Peer(_),
-                Some(Destination::Trunk { addresses, transport, location }),
+                Some(Destination::Trunk { addresses, transport, location, .. }),
             ) => Some((addresses, transport, location)),
             // It is the tenant who forwards a call, and its rule that says where to.
-            (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location }))
+            (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location, .. }))
                 if asked.why == Why::Forwarded =>
             {
                 Some((addresses, transport, location))
@@ -66,13 +66,17 @@ impl Blade {
         let Some(side) = self.sides.get_mut(&ccb) else {
             return;
         };
+        let is_unresolved = way.as_ref().is_some_and(|(addresses, ..)| addresses.is_empty());
         let way = way.and_then(|(addresses, transport, location)| {
             let addresses = side.trunks.in_order(&addresses);
             let location = side.location_for(location.as_deref(), *addresses.first()?)?;
             Some((addresses, transport, location))
         });
         let Asked { op: ask, call, number, why, .. } = asked;
-        let status = unknown(why);
+        let (status, retry_after_s) = match is_unresolved {
+            true => (503, UNRESOLVED_S),
+            false => (unknown(why), 0),
+        };
         match way {
             Some((addresses, transport, location)) => {
                 let address = addresses[0];
@@ -85,7 +89,7 @@ impl Blade {
             }
             None => {
                 side.counts.asked_rejected += 1;
-                let command = |op| abi::Command::Reject { op, ask, call, status, retry_after_s: 0 };
+                let command = |op| abi::Command::Reject { op, ask, call, status, retry_after_s };
                 side.send(now, worker, Purpose::Answer, &[], command, out);
             }
         }
