@@ -66,6 +66,33 @@ impl Desk {
         reply["result"].as_str().expect("a text").to_owned()
     }
 
+    /// The same for an order with fields; the whole reply.
+    pub fn ask(&self, mut order: Value) -> Value {
+        order["id"] = json!(order["type"]);
+        self.say(order.clone());
+        let reply = self.expect("reply");
+        assert_eq!(reply["id"], order["id"], "{reply}");
+        reply
+    }
+
+    /// The same for an order that an event follows, which may be told before the reply.
+    pub fn ask_for(&self, mut order: Value, kind: &str) -> Value {
+        order["id"] = json!(order["type"]);
+        self.say(order);
+        let end = Instant::now() + Duration::from_secs(5);
+        let (mut reply, mut event, mut seen) = (None, None, Vec::new());
+        while reply.is_none() || event.is_none() {
+            let next = self.next(end.saturating_duration_since(Instant::now()));
+            match next {
+                Some(message) if message["type"] == "reply" => reply = Some(message),
+                Some(message) if message["type"] == kind => event = Some(message),
+                Some(message) => seen.push(message),
+                None => panic!("no {kind} with its reply, but {reply:?} {event:?} {seen:?}"),
+            }
+        }
+        reply.unwrap_or_default()
+    }
+
     /// Says something whose reply comes among other messages.
     pub fn say(&self, message: Value) {
         self.orders.send(Order::Say(message)).expect("the desk runs");

@@ -18,6 +18,7 @@ mod records;
 mod scanner;
 mod sipp;
 mod site;
+mod supervision;
 mod torture;
 mod transfer;
 mod transports;

@@ -1,10 +1,11 @@
 //! The house's own softphone on real sockets: for tests that kill things, where each packet counts.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Wall};
 
@@ -21,8 +22,21 @@ pub struct Softphone {
     orders: Sender<Order>,
     events: Receiver<Event>,
     gap_us: Arc<AtomicU64>,
+    /// What it heard in the last 200 ms.
+    samples: Samples,
     thread: Option<JoinHandle<Report>>,
 }
+
+type Samples = Arc<Mutex<VecDeque<i16>>>;
+
+/// What tones are looked for in: 200 ms, so that those 50 Hz apart are told from each other.
+const BLOCK: usize = 1_600;
+/// The share of what is heard that a tone has at least.
+const SHARE: f64 = 0.08;
+/// Nothing is heard any more when no packet came for so long.
+const SILENT: Duration = Duration::from_millis(200);
+/// What is quieter than this is silence.
+const QUIET: f64 = 50.0;
 
 impl Softphone {
     /// A phone set up from nothing but the answer of `/v1/login`, at an address of this machine.
@@ -66,8 +80,32 @@ impl Softphone {
         let (from_phone, events) = channel();
         let gap_us = Arc::new(AtomicU64::new(0));
         let gap = Arc::clone(&gap_us);
-        let thread = std::thread::spawn(move || sockets.run(config, &to_phone, &from_phone, &gap));
-        Softphone { orders, events, gap_us, thread: Some(thread) }
+        let samples = Samples::default();
+        let heard = Arc::clone(&samples);
+        let ears = move || sockets.run(config, &to_phone, &from_phone, (&gap, &heard));
+        let thread = std::thread::spawn(ears);
+        Softphone { orders, events, gap_us, samples, thread: Some(thread) }
+    }
+
+    /// Which of these tones it hears just now, in Hz.
+    pub fn hears(&self, tones: &[u32]) -> BTreeSet<u32> {
+        let samples: Vec<f64> =
+            self.samples.lock().expect("whole").iter().map(|sample| f64::from(*sample)).collect();
+        let energy: f64 = samples.iter().map(|sample| sample * sample).sum();
+        if samples.len() < BLOCK || energy < QUIET * QUIET * BLOCK as f64 {
+            return BTreeSet::new();
+        }
+        let is_heard = |tone: &&u32| {
+            // Goertzel.
+            let turn = 2.0 * std::f64::consts::PI * f64::from(**tone) / 8_000.0;
+            let (mut one, mut two) = (0.0, 0.0);
+            for sample in &samples {
+                (one, two) = (sample + 2.0 * turn.cos() * one - two, one);
+            }
+            let power = one * one + two * two - 2.0 * turn.cos() * one * two;
+            2.0 * power / (samples.len() as f64 * energy) > SHARE
+        };
+        tones.iter().filter(is_heard).copied().collect()
     }
 
     pub fn order(&self, order: Order) {
@@ -156,7 +194,7 @@ impl Sockets {
         config: PhoneConfig,
         orders: &Receiver<Order>,
         events: &Sender<Event>,
-        gap_us: &AtomicU64,
+        (gap_us, samples): (&AtomicU64, &Mutex<VecDeque<i16>>),
     ) -> Report {
         let begun = Wall::now();
         let now = || Instant::from_nanos(begun.elapsed().as_nanos() as u64);
@@ -193,10 +231,14 @@ impl Sockets {
                 if let Some(last) = last_rtp.replace(at).filter(|_| phone.is_busy()) {
                     gap_us.fetch_max((at - last).as_micros() as u64, Ordering::Relaxed);
                 }
+                listen(&buffer[..len], samples);
                 phone.handle(now(), Input::Rtp(&buffer[..len]), &mut out);
             }
             while let Ok((len, _)) = self.rtcp.recv_from(&mut buffer) {
                 phone.handle(now(), Input::Rtcp(&buffer[..len]), &mut out);
+            }
+            if last_rtp.is_none_or(|at| at.elapsed() > SILENT) {
+                samples.lock().expect("whole").clear();
             }
             if !phone.is_busy() {
                 last_rtp = None;
@@ -220,4 +262,14 @@ impl Sockets {
             let _ = socket.send_to(bytes, to);
         }
     }
+}
+
+/// Keeps what a packet sounds like.
+fn listen(packet: &[u8], samples: &Mutex<VecDeque<i16>>) {
+    let Ok(rtp) = media::wire::Rtp::parse(packet) else { return };
+    let Some(law) = media::g711::Law::of_payload_type(rtp.payload_type()) else { return };
+    let mut samples = samples.lock().expect("whole");
+    samples.extend(rtp.payload().iter().map(|code| law.decode(*code)));
+    let over = samples.len().saturating_sub(BLOCK);
+    samples.drain(..over);
 }

@@ -99,6 +99,10 @@ impl Site {
                 "[[agent]]\ntenant = \"{TENANT}\"\nagent = \"{number}\"\noperator = \"op{number}\"\n\
                  number = \"{number}\"\nname = \"Agent {number}\"\npassword = \"secret-{number}\"\n"
             );
+            // The last one may listen to the others.
+            if number == 1_000 + agents {
+                text += "type = \"supervisor\"\nrights = [\"call\", \"supervise\"]\n";
+            }
         }
         for blade in &self.blades {
             let ip = format!("10.78.0.{}", blade.number);

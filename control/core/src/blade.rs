@@ -8,19 +8,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use abi::{Event, LeaseState, Party, Process, Region, SpoolState, TenantRow, TrunkRow, Why};
+use abi::{Event, LeaseState, Process, Region, SpoolState, TenantRow, TrunkRow};
 use base::{AgentSlot, CallRef, CcbId, Instant, LocationId, Medium, TenantId, Text, WorkerId};
 
 use crate::calls::Changed;
 use crate::cdm::{CcbStatus, Cdm};
 use crate::login::{Login, LoginKey};
 use crate::message::{AgentRecord, Collected, Ha1, Input, Output, Provision};
-use crate::routes::{Destination, Forwards, Routes, Service};
+use crate::routes::{Forwards, Routes};
 use crate::seat::{Seat, SeatState};
 
+mod asked;
 mod cluster;
 mod commands;
 mod desk;
+mod desk_orders;
 mod enter;
 mod forward;
 mod grant;
@@ -31,14 +33,16 @@ mod leases;
 mod order;
 mod pool;
 mod queueing;
+mod rooms;
 mod sharing;
 mod side;
 mod trunks;
 
+use asked::Asked;
 pub use cluster::{BladeView, ClusterView};
 pub use leases::LeaseView;
 pub use side::Counts;
-use side::{Purpose, Side};
+use side::Side;
 
 /// How often the header is told that control lives and is asked whether the data plane does.
 pub const BEAT_MS: u64 = 250;
@@ -65,6 +69,7 @@ pub struct Blade {
     cluster: Option<cluster::Cluster>,
     hosting: hosting::Hosting,
     pool: pool::Pool,
+    rooms: rooms::Rooms,
     beat_at: Instant,
     sweep_at: Instant,
     /// When the last input came.
@@ -194,6 +199,7 @@ impl Blade {
             cluster: None,
             hosting: hosting::Hosting::new(now, ccbs),
             pool: pool::Pool::default(),
+            rooms: rooms::Rooms::default(),
             beat_at: now,
             sweep_at: now,
             handled_at: now,
@@ -203,6 +209,11 @@ impl Blade {
 
     /// Takes one input; what is to be done about it is added to `out`.
     pub fn handle(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
+        self.take(now, input, out);
+        self.answer_carried(out);
+    }
+
+    fn take(&mut self, now: Instant, input: Input, out: &mut Vec<Output>) {
         self.notice_pause(now, out);
         match input {
             Input::Provision(provision) => self.provision(now, provision, out),
@@ -468,6 +479,7 @@ impl Blade {
             self.check_status(now, ccb, out);
         }
         self.look_at_words(now, out);
+        self.tend_rooms(now, out);
         self.tend_shared(now, out);
     }
 
@@ -616,6 +628,7 @@ impl Blade {
                 let asked = Asked { op, call, tenant, caller, why, number: blob };
                 self.asked(now, ccb, worker, asked, out);
             }
+            Event::Summoned { op, call } => self.summoned(now, ccb, op, call, out),
             Event::Alive { call, leg } => self.leg_lives(now, ccb, call, leg),
             Event::Held { call, leg, on } => {
                 side.hold(call, leg, on);
@@ -664,78 +677,6 @@ impl Blade {
         }
     }
 
-    /// Says where a call goes whose number is no agent's. A trunk's call never goes out to a trunk
-    /// again: who is trusted to call our agents may not call the world at our cost. A service of the
-    /// data plane is no way out.
-    fn asked(
-        &mut self,
-        now: Instant,
-        ccb: CcbId,
-        worker: WorkerId,
-        asked: Asked<'_>,
-        out: &mut Vec<Output>,
-    ) {
-        if self.wanted_elsewhere(now, ccb, worker, &asked, out)
-            || self.forwarded(now, ccb, worker, &asked, out)
-        {
-            return;
-        }
-        let is_way = matches!(asked.why, Why::Called | Why::Transferred | Why::Forwarded);
-        let route = self.routes.find(asked.tenant, asked.number).filter(|_| is_way);
-        let way = match (asked.caller, route.map(|route| route.to.clone())) {
-            (_, Some(Destination::Service(Service::Queue(name))))
-                if !self.admit(now, (ccb, worker), &asked, &name, out) =>
-            {
-                return;
-            }
-            (_, Some(Destination::Service(service))) => {
-                return self.serve(now, ccb, worker, &asked, service, out);
-            }
-            // An agent whose call another blade has asks by that blade (S2-013).
-            (
-                Party::Agent(..) | Party::Peer(_),
-                Some(Destination::Trunk { addresses, transport, location, .. }),
-            ) => Some((addresses, transport, location)),
-            // It is the tenant who forwards a call, and its rule that says where to.
-            (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location, .. }))
-                if asked.why == Why::Forwarded =>
-            {
-                Some((addresses, transport, location))
-            }
-            _ => None,
-        };
-        let Some(side) = self.sides.get_mut(&ccb) else {
-            return;
-        };
-        let is_unresolved = way.as_ref().is_some_and(|(addresses, ..)| addresses.is_empty());
-        let way = way.and_then(|(addresses, transport, location)| {
-            let addresses = side.trunks.in_order(&addresses);
-            let location = side.location_for(location.as_deref(), *addresses.first()?)?;
-            Some((addresses, transport, location))
-        });
-        let Asked { op: ask, call, number, why, .. } = asked;
-        let (status, retry_after_s) = match is_unresolved {
-            true => (503, forward::UNRESOLVED_S),
-            false => (forward::unknown(why), 0),
-        };
-        match way {
-            Some((addresses, transport, location)) => {
-                let address = addresses[0];
-                let others = addresses[1..].iter().map(|other| format!("\n{other}"));
-                let blob = [number, others.collect::<String>().as_bytes()].concat();
-                side.counts.asked_dialled += 1;
-                let command =
-                    |op| abi::Command::Dial { op, ask, call, address, location, transport };
-                side.send(now, worker, Purpose::Answer, &blob, command, out);
-            }
-            None => {
-                side.counts.asked_rejected += 1;
-                let command = |op| abi::Command::Reject { op, ask, call, status, retry_after_s };
-                side.send(now, worker, Purpose::Answer, &[], command, out);
-            }
-        }
-    }
-
     /// The record of a call is safe. A call that is not the one we gave out is left alone: its
     /// region may be another one by now.
     fn recorded(&mut self, ccb: CcbId, call: CallRef) {
@@ -760,6 +701,7 @@ impl Blade {
         for changed in changed {
             self.tell_desks(now, ccb, &changed, out);
             self.seats_of(now, ccb, &changed, out);
+            self.room_changed(now, ccb, &changed.call, out);
             if changed.call.row.state() == abi::CallState::Ended {
                 let Some(side) = self.sides.get_mut(&ccb) else {
                     return;
@@ -775,16 +717,6 @@ impl Blade {
             }
         }
     }
-}
-
-/// What the data plane asked.
-struct Asked<'a> {
-    op: u64,
-    call: CallRef,
-    tenant: TenantId,
-    caller: Party,
-    why: Why,
-    number: &'a [u8],
 }
 
 #[cfg(test)]

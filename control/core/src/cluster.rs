@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::acd::CallerId;
 use crate::cdm::CcbStatus;
+use crate::desk::{Carried, CarriedAnswer};
 use crate::login::{End, LoginKey};
 use crate::message::{Granted, LoginRefusal, LoginRequest};
 
@@ -236,6 +237,8 @@ pub enum Question {
         /// The agent.
         agent: LoginKey,
     },
+    /// Of the blade that has a call: what the desk of an agent wants of it (S2-013).
+    Desk(Carried),
 }
 
 /// How an offer of a queue went.
@@ -307,6 +310,9 @@ pub struct LeaseRequest {
     pub serial: u64,
     /// For how long the asker waits, in milliseconds, from when it sent the request.
     pub ttl_ms: u32,
+    /// How long the agent works after the call, in seconds; 0 for a call that is no queue's.
+    #[serde(default)]
+    pub after_call_s: u32,
 }
 
 /// A lease that a home's region says somebody holds.
@@ -340,6 +346,8 @@ pub enum Answer {
     Holds(Vec<bool>),
     /// To the questions about queues: whether it was done.
     Queue(bool),
+    /// To [`Question::Desk`], once it is decided.
+    Desk(CarriedAnswer),
     /// The asked cannot say: it does not lead, or knows no such question.
     NotHere,
 }

@@ -9,6 +9,7 @@ mod blade;
 mod calls;
 mod cdm;
 pub mod cluster;
+mod desk;
 pub mod hosting;
 mod login;
 mod message;
@@ -26,13 +27,14 @@ pub use blade::{
     SpoolView,
 };
 pub use cdm::{Ccb, CcbStatus, Cdm, Strategy};
+pub use desk::{Carried, CarriedAnswer, CarriedOrder, DeskCommand, DeskRefusal, Supervision};
 pub use login::{
     Change, DESK_AWAY_MS, Desk, End, GRANT_MS, Login, LoginKey, PHONE_AWAY_MS, Phone, Step,
 };
 pub use message::{
-    AgentRecord, CallEvent, CallRecord, CloseReason, Collected, DeskCommand, DeskMessage, Ender,
-    Granted, Ha1, Input, LegRecord, LoginRefusal, LoginRequest, OpOutcome, Order, Output,
-    Provision, TenantRecord, Trace, TrunkRecord,
+    AgentRecord, CallEvent, CallRecord, CloseReason, Collected, DeskMessage, Ender, Granted, Ha1,
+    Input, LegRecord, LoginRefusal, LoginRequest, OpOutcome, Order, Output, Provision,
+    TenantRecord, Trace, TrunkRecord,
 };
 pub use path::{path_name, reason_name, spool_name};
 pub use pool::{

@@ -12,10 +12,11 @@ use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 use crate::acd::QueueSpec;
 use crate::cdm::CcbStatus;
 use crate::cluster::{Heard, Say};
+use crate::desk::{DeskCommand, DeskRefusal, Supervision};
 use crate::login::{End, LoginKey};
 use crate::pool::{PoolOrder, PoolRefusal, SlotOrder, SlotState, Wish};
 use crate::routes::{Cidr, Forward, Route};
-use crate::seat::{Reason, SeatEvent};
+use crate::seat::SeatEvent;
 
 /// What a blade's core is told.
 #[derive(Debug)]
@@ -327,6 +328,17 @@ pub enum Output {
     Slots(Vec<(CcbId, SlotState)>),
     /// Something for the bus; without one it is dropped.
     Bus(Say),
+    /// Somebody was brought into a call, or has another part in it.
+    Attends {
+        /// The CCB.
+        ccb: CcbId,
+        /// The call's serial number.
+        serial: u64,
+        /// The number of who was.
+        number: String,
+        /// How a supervisor is in it; none for a participant of a conference.
+        how: Option<Supervision>,
+    },
     /// A source of SIP is banned for a while; for the security log.
     SourceBanned {
         /// The CCB.
@@ -336,21 +348,6 @@ pub enum Output {
         /// For how long, in seconds.
         seconds: u32,
     },
-}
-
-/// What a desk can ask for. A call is named by its serial number; none is the only one, or the one that came last.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DeskCommand {
-    /// The agent takes calls of queues.
-    Ready,
-    /// The agent takes none, and why; a call that stands goes on.
-    NotReady(Reason),
-    /// A call is to end.
-    HangUp(Option<u64>),
-    /// The agent's phone is to be called, and then that number.
-    Dial(String),
-    /// The other party of a call is to be given to that number.
-    Transfer(Option<u64>, String),
 }
 
 /// An order of an administrator for the media of a leg.
@@ -409,8 +406,10 @@ pub enum OpOutcome {
     NoSuchListener,
     /// The leg to whisper to is not in that mix.
     ListenerElsewhere,
-    /// The number of the mix is out of its range.
+    /// The number of the mix is out of its range, or it is one of a conference.
     NoSuchMix,
+    /// An order of a desk is refused, and why.
+    No(DeskRefusal),
 }
 
 /// What the directory holds of tenants, trunks and routes.
@@ -428,6 +427,8 @@ pub struct Provision {
     pub queues: Vec<QueueSpec>,
     /// What agents can do, by their keys; who is not here can do nothing in particular.
     pub skills: Vec<(TenantId, u64, Vec<String>)>,
+    /// Agents who have the right to listen to others, by their keys.
+    pub supervisors: Vec<(TenantId, u64)>,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
     pub options_s: u32,
 }

@@ -112,7 +112,7 @@ pub struct Parameters {
     pub agent_type: String,
     /// Operator ability.
     pub skills: Vec<String>,
-    /// Interface authorization.
+    /// Interface authorization; `supervise` is the right of a supervisor to listen to others.
     pub rights: Vec<String>,
     /// Which number is announced to the caller: `none`, `employee` or `directory`.
     pub number_report: String,
@@ -455,6 +455,7 @@ impl Directory {
         provision.forwards = self.forwards().await?;
         provision.queues = self.queues().await?;
         provision.skills = self.skills().await?;
+        provision.supervisors = self.supervisors().await?;
         let rows = query("SELECT tenant_id, name, net FROM trunks ORDER BY tenant_id, net");
         for row in self.database.all(rows).await? {
             provision.trunks.push(TrunkRecord {

@@ -10,14 +10,14 @@ use control_core::cluster::{BladeName, Heard};
 use control_core::{
     Blade, CcbStatus, CloseReason, Collected, DeskMessage, End, Granted, Input, LoginKey,
     LoginRefusal, LoginRequest, Marks, OpOutcome, Order, Output, PoolOrder, PoolRefusal, Provision,
-    SlotState, Strategy, Trace, spool_name,
+    SlotState, Strategy, Supervision, Trace, spool_name,
 };
 use tokio::sync::{mpsc, oneshot};
 
 use crate::bus::Mouth;
 use crate::clock;
 use crate::pool::Tell;
-use crate::records::RecordSender;
+use crate::records::{self, RecordSender};
 
 /// Requests that wait for the owner; more wait at their sender.
 const ASKS: usize = 1_024;
@@ -501,6 +501,16 @@ fn log(output: &Output) {
         }
         Output::Scaled { wish, result: Err(why) } => {
             tracing::warn!(?wish, why = why.text(), "the CDM cannot change the pool");
+        }
+        Output::Attends { ccb, serial, number, how } => {
+            let how = match how {
+                None => "participant",
+                Some(Supervision::Monitor) => "monitor",
+                Some(Supervision::Whisper) => "whisper",
+                Some(Supervision::Barge) => "barge",
+            };
+            let (ccb, serial) = (ccb.0, records::serial_text(*serial));
+            tracing::info!(ccb, serial, number, how, "somebody was brought into a call");
         }
         other => log_security(other),
     }

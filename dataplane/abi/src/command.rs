@@ -3,10 +3,12 @@
 use core::net::SocketAddr;
 use std::sync::Arc;
 
-use base::{AgentSlot, CallRef, CcbId, LocationId, Transport, WorkerId};
+use base::{AgentSlot, CallRef, CcbId, LocationId, TenantId, Transport, WorkerId};
 
 use crate::bell::Wake;
-use crate::order::MediaOrder;
+use crate::event::Party;
+use crate::lease::Purpose;
+use crate::order::{GuestKind, MediaOrder};
 use crate::record::{MAX_BLOB_BYTES, Put, Raw, RegionRing, Take};
 use crate::region::{Region, RingKind};
 use crate::ring::{Corrupt, Full, Reader, Room, Writer};
@@ -141,6 +143,63 @@ pub enum Command {
         /// Of which login.
         epoch: u32,
     },
+    /// Calls a number for a mix: a call of its own, whose one leg comes into the mix as soon as it is answered.
+    /// [`crate::Event::Summoned`] names the call at once. The blob is the number, and behind a line feed the one that
+    /// its phone is shown. Completed when it is answered ([`crate::OpResult::Ok`]), or will not be:
+    /// [`crate::OpResult::Denied`] when nobody was called, [`crate::OpResult::NoAnswer`],
+    /// [`crate::OpResult::Declined`].
+    Summon {
+        /// The operation.
+        op: u64,
+        /// Whose number.
+        tenant: TenantId,
+        /// For whom.
+        by: Party,
+        /// What the word of an agent is won for.
+        purpose: Purpose,
+        /// The mix.
+        mix: u32,
+        /// What it is there.
+        guest: GuestKind,
+        /// Whom [`GuestKind::Whisper`] speaks to.
+        to: CallRef,
+        /// The leg of `to`.
+        to_leg: u8,
+        /// How long the phone may ring, in seconds.
+        ring_s: u32,
+    },
+    /// Ends one leg; its call goes on when others of it can, as if the leg's party had hung up.
+    Drop {
+        /// The operation.
+        op: u64,
+        /// The call.
+        call: CallRef,
+        /// The leg.
+        leg: u8,
+    },
+    /// Holds a leg's peer in the name of the leg's party, or takes it back: both are told by re-INVITE (RFC 3264,
+    /// 8.4), and [`crate::Event::Held`] says when it is so. [`crate::OpResult::Refused`] when it is so already, when
+    /// the leg is joined to nobody, or when another change of the session is under way.
+    Park {
+        /// The operation.
+        op: u64,
+        /// The call.
+        call: CallRef,
+        /// The leg whose party holds.
+        leg: u8,
+        /// True to hold.
+        on: bool,
+    },
+    /// Asks a phone that rings to answer, by NOTIFY with `Event: talk`. [`crate::OpResult::Refused`] when it does not
+    /// ring, [`crate::OpResult::Declined`] when it does not say `Allow-Events: talk`.
+    Talk {
+        /// The operation.
+        op: u64,
+        /// The call.
+        call: CallRef,
+        /// The leg.
+        leg: u8,
+    },
     /// An order for the media of an answered leg. The blob is the name of a prompt, where it is one.
     Media {
         /// The operation.
@@ -220,6 +279,10 @@ const HOST: u64 = 40;
 const YIELD: u64 = 41;
 const PROBE: u64 = 42;
 const OFFER: u64 = 50;
+const SUMMON: u64 = 60;
+const PARK: u64 = 61;
+const TALK: u64 = 62;
+const DROP: u64 = 63;
 
 impl Command {
     /// The operation, which the completion names.
@@ -236,6 +299,10 @@ impl Command {
             | Command::Forward { op, .. }
             | Command::Transfer { op, .. }
             | Command::Offer { op, .. }
+            | Command::Summon { op, .. }
+            | Command::Drop { op, .. }
+            | Command::Park { op, .. }
+            | Command::Talk { op, .. }
             | Command::Originate { op, .. }
             | Command::Release { op, .. }
             | Command::Forget { op, .. }
@@ -277,6 +344,23 @@ impl Command {
             Command::Offer { op, call, leg, ring_s, overflow } => {
                 Put::new(OFFER).int(op).call(call).int(leg).int(ring_s).int(overflow)
             }
+            Command::Summon { op, tenant, by, purpose, mix, guest, to, to_leg, ring_s } => {
+                Put::new(SUMMON)
+                    .int(op)
+                    .tenant(tenant)
+                    .party(by)
+                    .int(purpose as u32)
+                    .int(mix)
+                    .int(guest as u32)
+                    .call(to)
+                    .int(to_leg)
+                    .int(ring_s)
+            }
+            Command::Drop { op, call, leg } => Put::new(DROP).int(op).call(call).int(leg),
+            Command::Park { op, call, leg, on } => {
+                Put::new(PARK).int(op).call(call).int(leg).int(on)
+            }
+            Command::Talk { op, call, leg } => Put::new(TALK).int(op).call(call).int(leg),
             Command::Originate { op, agent, epoch } => {
                 Put::new(ORIGINATE).int(op).agent(agent).int(epoch)
             }
@@ -343,6 +427,7 @@ impl Command {
                 ring_s: take.int()?,
                 overflow: take.yes_or_no()?,
             },
+            SUMMON | DROP | PARK | TALK => decode_of_desk(raw.kind, op, &mut take)?,
             ORIGINATE => Command::Originate { op, agent: take.agent()?, epoch: take.int()? },
             MEDIA => Command::Media {
                 op,
@@ -364,6 +449,33 @@ impl Command {
         };
         take.end(command)
     }
+}
+
+/// The commands that desks' orders become.
+fn decode_of_desk(kind: u64, op: u64, take: &mut Take<'_>) -> Result<Command, Corrupt> {
+    Ok(match kind {
+        SUMMON => Command::Summon {
+            op,
+            tenant: take.tenant()?,
+            by: take.party()?,
+            purpose: take.one_of(purpose_of, "what a word is won for")?,
+            mix: take.int()?,
+            guest: take.one_of(GuestKind::of, "what a guest is")?,
+            to: take.call()?,
+            to_leg: take.int()?,
+            ring_s: take.int()?,
+        },
+        DROP => Command::Drop { op, call: take.call()?, leg: take.int()? },
+        PARK => {
+            let (call, leg) = (take.call()?, take.int()?);
+            Command::Park { op, call, leg, on: take.yes_or_no()? }
+        }
+        _ => Command::Talk { op, call: take.call()?, leg: take.int()? },
+    })
+}
+
+fn purpose_of(number: u32) -> Option<Purpose> {
+    Purpose::ALL.into_iter().find(|purpose| *purpose as u32 == number)
 }
 
 fn transport_of(take: &mut Take<'_>) -> Result<Transport, Corrupt> {

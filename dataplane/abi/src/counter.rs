@@ -219,6 +219,12 @@ counters! {
     HepDropped = "hep_dropped",
     /// Calls for which an agent's phone was called first, and answered.
     CallsDialled = "calls_dialled",
+    /// Calls that were made to bring somebody into a mix, and answered.
+    CallsSummoned = "calls_summoned",
+    /// Times that a call was held or taken back by a desk.
+    CallsParked = "calls_parked",
+    /// Phones that were asked to answer by a desk.
+    CallsTalked = "calls_talked",
     /// Legs to agents of other CCBs.
     CallsHosted = "calls_hosted",
     /// Calls that other CCBs made to agents of this one, with the right fence.

@@ -55,6 +55,13 @@ pub enum Event {
         /// Why it is asked.
         why: Why,
     },
+    /// The call that [`crate::Command::Summon`] of that operation makes.
+    Summoned {
+        /// The operation.
+        op: u64,
+        /// The call.
+        call: CallRef,
+    },
     /// A leg's peer holds it, or does not any more (RFC 3264, 8.4).
     Held {
         /// The call.
@@ -176,13 +183,24 @@ pub enum Why {
     Unavailable = 7,
     /// A queue gives a caller to the agent of the number, and the tables do not know it.
     Offered = 8,
+    /// Somebody is called for a mix ([`crate::Command::Summon`]), and the tables do not know the number.
+    Summoned = 9,
 }
 
 impl Why {
     fn of(number: u32) -> Option<Self> {
-        use Why::{Always, Busy, Called, Forwarded, NoAnswer, Offered, Transferred, Unavailable};
-        let all = [Called, Transferred, Forwarded, Always, Busy, NoAnswer, Unavailable, Offered];
-        all.into_iter().find(|why| *why as u32 == number)
+        const ALL: [Why; 9] = [
+            Why::Called,
+            Why::Transferred,
+            Why::Forwarded,
+            Why::Always,
+            Why::Busy,
+            Why::NoAnswer,
+            Why::Unavailable,
+            Why::Offered,
+            Why::Summoned,
+        ];
+        ALL.into_iter().find(|why| *why as u32 == number)
     }
 }
 
@@ -285,6 +303,7 @@ const SPOOL: u64 = 9;
 const SOURCE_BANNED: u64 = 20;
 const HELD: u64 = 21;
 const ALIVE: u64 = 42;
+const SUMMONED: u64 = 60;
 const TRUNK: u64 = 30;
 
 impl Event {
@@ -306,6 +325,7 @@ impl Event {
                 .party(caller)
                 .location(location)
                 .int(why as u32),
+            Event::Summoned { op, call } => Put::new(SUMMONED).int(op).call(call),
             Event::Alive { call, leg } => Put::new(ALIVE).call(call).int(leg),
             Event::Held { call, leg, on } => Put::new(HELD).call(call).int(leg).int(on),
             Event::CallChanged { call, serial, state, cause } => {
@@ -353,6 +373,7 @@ impl Event {
                 location: take.location()?,
                 why: take.one_of(Why::of, "why a call is asked about")?,
             },
+            SUMMONED => Event::Summoned { op: take.u64()?, call: take.call()? },
             ALIVE => Event::Alive { call: take.call()?, leg: take.int()? },
             HELD => Event::Held { call: take.call()?, leg: take.int()?, on: take.yes_or_no()? },
             CALL_CHANGED => Event::CallChanged {

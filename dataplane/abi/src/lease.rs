@@ -73,17 +73,20 @@ pub enum Purpose {
     Chat = 5,
     /// The agent's own call (G-03).
     Outgoing = 6,
+    /// A supervisor's call, to listen to another agent's (G-25).
+    Monitor = 7,
 }
 
 impl Purpose {
     /// All of them.
-    pub const ALL: [Purpose; 6] = [
+    pub const ALL: [Purpose; 7] = [
         Purpose::Call,
         Purpose::Queue,
         Purpose::Transfer,
         Purpose::Conference,
         Purpose::Chat,
         Purpose::Outgoing,
+        Purpose::Monitor,
     ];
 
     /// Its name, as it stands in a [`crate::LeaseTicket`].
@@ -95,6 +98,7 @@ impl Purpose {
             Purpose::Conference => "conference",
             Purpose::Chat => "chat",
             Purpose::Outgoing => "outgoing",
+            Purpose::Monitor => "monitor",
         }
     }
 
@@ -195,6 +199,7 @@ impl LeaseState {
             4 => Purpose::Conference,
             5 => Purpose::Chat,
             6 => Purpose::Outgoing,
+            7 => Purpose::Monitor,
             // A purpose of a later version is a call to this one.
             _ => Purpose::Call,
         };

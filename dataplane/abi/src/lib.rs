@@ -71,7 +71,7 @@ pub use index::{IndexFull, Key};
 #[cfg(not(loom))]
 pub use lease::Leases;
 #[cfg(not(loom))]
-pub use order::{MediaOrder, MixRole};
+pub use order::{GuestKind, MediaOrder, MixRole};
 #[cfg(not(loom))]
 pub use plan::{BadLayout, LAYOUT_VERSION, Layout};
 #[cfg(not(loom))]

@@ -55,6 +55,14 @@ pub enum MediaOrder {
         /// The leg of `to`.
         to_leg: u8,
     },
+    /// The same as a participant for good: the leg is parted from the one that it is bridged to, and each of them
+    /// stays in its call when the other goes (a conference).
+    Confer {
+        /// The mix.
+        mix: u32,
+        /// True for the leg of who has called the others together.
+        organiser: bool,
+    },
     /// Takes the leg out of its mix; if its call has another leg, the two are bridged again.
     LeaveMix,
 }
@@ -71,6 +79,47 @@ pub enum MixRole {
     Whisper = 3,
 }
 
+/// What somebody is in a mix who was called for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum GuestKind {
+    /// A participant of a conference.
+    Participant = 1,
+    /// A supervisor who listens.
+    Monitor = 2,
+    /// A supervisor who speaks to one.
+    Whisper = 3,
+    /// A supervisor who speaks to all.
+    Barge = 4,
+}
+
+impl GuestKind {
+    /// The one of that number, as rows have it.
+    pub fn of(number: u32) -> Option<Self> {
+        use GuestKind::{Barge, Monitor, Participant, Whisper};
+        let mut all = [Participant, Monitor, Whisper, Barge].into_iter();
+        all.find(|kind| *kind as u32 == number)
+    }
+
+    /// What it hears, and who hears it.
+    pub const fn role(self) -> MixRole {
+        match self {
+            GuestKind::Participant | GuestKind::Barge => MixRole::Participant,
+            GuestKind::Monitor => MixRole::Monitor,
+            GuestKind::Whisper => MixRole::Whisper,
+        }
+    }
+
+    /// The kind of a supervisor in that role.
+    pub const fn of_role(role: MixRole) -> Self {
+        match role {
+            MixRole::Participant => GuestKind::Barge,
+            MixRole::Monitor => GuestKind::Monitor,
+            MixRole::Whisper => GuestKind::Whisper,
+        }
+    }
+}
+
 const PLAY: u64 = 1;
 const STOP_PLAYING: u64 = 2;
 const COLLECT: u64 = 3;
@@ -80,6 +129,7 @@ const RESUME: u64 = 6;
 const STOP_RECORDING: u64 = 7;
 const MIX: u64 = 8;
 const LEAVE_MIX: u64 = 9;
+const CONFER: u64 = 10;
 
 impl MediaOrder {
     pub(crate) fn put(self, put: Put) -> Put {
@@ -96,6 +146,7 @@ impl MediaOrder {
             MediaOrder::Mix { mix, role, to, to_leg } => {
                 put.int(MIX).int(mix).int(role as u32).call(to).int(to_leg)
             }
+            MediaOrder::Confer { mix, organiser } => put.int(CONFER).int(mix).int(organiser),
             MediaOrder::LeaveMix => put.int(LEAVE_MIX),
         }
     }
@@ -121,6 +172,7 @@ impl MediaOrder {
                 to: take.call()?,
                 to_leg: take.int()?,
             },
+            CONFER => MediaOrder::Confer { mix: take.int()?, organiser: take.yes_or_no()? },
             LEAVE_MIX => MediaOrder::LeaveMix,
             _ => return Err(Corrupt { what: "the kind of a media order" }),
         })

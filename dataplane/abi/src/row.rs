@@ -7,6 +7,7 @@ use base::{AgentSlot, CallRef, CcbId, Channel, LocationId, TenantId, Text, Trans
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use crate::event::Party;
+use crate::order::GuestKind;
 use crate::table::Row;
 
 /// Declares a row: its bytes are plain, and a row of zeros is its default.
@@ -499,18 +500,36 @@ row! {
         pub incarnation: u64,
         /// How many legs it has.
         pub legs: u32,
-        /// For a whole number of words.
-        pub reserved: u32,
+        /// The mix that legs of it are in, or are called for; 0 for none.
+        pub mix: u32,
         /// The number that was called; zeros behind it.
         pub called: [u8; 32],
         /// An [`EndedBy`]: who ended it.
         pub ended_by: u32,
         /// The number of the leg whose party ended it, where one did.
         pub ended_leg: u32,
+        /// A [`GuestKind`] when somebody was called for the mix, [`CallRow::ORGANISES`] and the number of the leg for
+        /// the call of who organises a conference; 0 for all others.
+        pub guest: u32,
+        /// For a whole number of words.
+        pub reserved: u32,
     }
 }
 
 impl CallRow {
+    /// In `guest`, beside the number of a leg: its party organises a conference.
+    pub const ORGANISES: u32 = 0x100;
+
+    /// What was called for a mix, when it was.
+    pub fn guest(&self) -> Option<GuestKind> {
+        GuestKind::of(self.guest)
+    }
+
+    /// The leg of who organises a conference.
+    pub fn organiser(&self) -> Option<u8> {
+        (self.guest & CallRow::ORGANISES != 0).then_some(self.guest as u8)
+    }
+
     /// Who ended it.
     pub fn ended_by(&self) -> EndedBy {
         EndedBy::of(self.ended_by).unwrap_or_default()

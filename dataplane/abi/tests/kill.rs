@@ -150,6 +150,8 @@ fn call_row(n: u64) -> CallRow {
         called: [mix(n) as u8; 32],
         ended_by: n as u32,
         ended_leg: !n as u32,
+        mix: !n as u32,
+        guest: n as u32,
         reserved: 0,
     }
 }

@@ -13,7 +13,7 @@ mod write;
 mod tests;
 
 pub use audio::{Audio, Direction, Payload, Video, audio, video};
-pub use rewrite::{Rewrite, rewrite, rewrite_anew};
+pub use rewrite::{Rewrite, rewrite, rewrite_as};
 pub use write::{Codec, Own, answer, offer};
 
 use core::fmt;

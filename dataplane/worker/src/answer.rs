@@ -98,6 +98,9 @@ impl Worker {
         {
             entry.ext.rings = true;
         }
+        if self.is_guest(leg.call) {
+            return self.on_guest_rings(leg.call);
+        }
         if self.is_transfer_to(leg) {
             self.note_call(leg.call);
             return self.report_transfer(now, leg.call, status);
@@ -139,6 +142,12 @@ impl Worker {
             self.finish_handshake(leg, &inviting, message, was_described);
             self.agreed(now, leg, message);
             return self.on_first_answered(now, leg);
+        }
+        if self.is_guest(leg.call) {
+            self.learn_remote(now, leg, sip::body::session(message).unwrap_or_default());
+            self.finish_handshake(leg, &inviting, message, was_described);
+            self.agreed(now, leg, message);
+            return self.on_guest_answered(now, leg);
         }
         if self.is_transfer_to(leg) {
             let body = sip::body::session(message).unwrap_or_default();

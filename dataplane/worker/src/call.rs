@@ -22,6 +22,7 @@ use crate::extension::Extensions;
 use crate::forward::Diversion;
 use crate::functions::Functions;
 use crate::refer::Report;
+use crate::summon::Summons;
 use crate::transfer::{Change, Transfer};
 
 /// A directory number, as dialled.
@@ -110,6 +111,8 @@ pub struct Call {
     pub diverted: Option<Diversion>,
     /// What is to be called when its first leg was answered, which we called ourselves.
     pub dialling: Option<Number>,
+    /// It was made to bring somebody into a mix.
+    pub summons: Option<Box<Summons>>,
     /// Why it ends, as who ended it says: values of Reason (RFC 3326).
     pub reasons: Vec<Vec<u8>>,
 }
@@ -155,6 +158,10 @@ pub struct Leg {
     pub held: bool,
     /// Its peer will not send to us now.
     pub silent: bool,
+    /// A desk holds the other side in the name of this one.
+    pub parked: bool,
+    /// It is in a conference, which it leaves alone; true for who organises it.
+    pub conferred: Option<bool>,
     /// Control wants to hear whether its peer lives.
     pub probed: bool,
     /// When it was last taken back from a hold.
@@ -306,6 +313,8 @@ impl Leg {
             takes: None,
             held: false,
             silent: false,
+            parked: false,
+            conferred: None,
             probed: false,
             unheld_at: Instant::ZERO,
             functions: None,

@@ -209,6 +209,7 @@ mod tests {
             failing: None,
             diverted: None,
             dialling: None,
+            summons: None,
             reasons: Vec::new(),
         }
     }

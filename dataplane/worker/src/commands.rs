@@ -11,6 +11,7 @@ use crate::functions::Ordered;
 use crate::mirror::Trace;
 use crate::offer::Offer;
 use crate::refusal::Refusal;
+use crate::summon::Summons;
 use crate::worker::Worker;
 
 /// The row of a trunk that is called by address only.
@@ -56,6 +57,19 @@ impl Worker {
                     Ordered::Begun => return,
                 }
             }
+            Command::Summon { op, tenant, by, purpose, mix, guest, to, to_leg, ring_s } => {
+                let to = LegRef { call: to, leg: to_leg };
+                let summons = Summons { op: Some(op), by, purpose, mix, guest, to, ring_s };
+                match self.on_summon(now, tenant, summons, blob) {
+                    Ordered::Done(result) => (op, result),
+                    Ordered::Begun => return,
+                }
+            }
+            Command::Drop { op, call, leg } => (op, self.on_drop(now, LegRef { call, leg })),
+            Command::Park { op, call, leg, on } => {
+                (op, self.on_park(now, LegRef { call, leg }, on))
+            }
+            Command::Talk { op, call, leg } => (op, self.on_talk(now, LegRef { call, leg })),
             Command::Probe { op, call, leg } => {
                 (op, self.on_probe_ordered(now, LegRef { call, leg }))
             }

@@ -167,7 +167,7 @@ impl Worker {
             new.phase = Phase::Outgoing;
             new.inviting = Some(Inviting { key, offered: offer.is_some(), renews: false });
         }
-        let rings_ms = match self.offer_rings_ms(leg) {
+        let rings_ms = match self.offer_rings_ms(leg).or_else(|| self.guest_rings_ms(leg)) {
             Some(rings_ms) => rings_ms.min(RING_LIMIT_MS),
             None => self.forwarded_after_ms(target).unwrap_or(RING_LIMIT_MS),
         };
@@ -210,7 +210,7 @@ impl Worker {
         }
         let began = self.calls.find(leg.call).map_or(now, |call| call.started_at);
         let limit = began + Duration::from_millis(RING_LIMIT_MS);
-        if now < limit && !self.is_transfer_to(leg) {
+        if now < limit && !self.is_transfer_to(leg) && !self.is_guest(leg.call) {
             // It would have been forwarded, but nobody says where to.
             return self.timers.set(limit, Timer::Ring(leg));
         }

@@ -29,6 +29,8 @@ pub struct Extensions {
     pub takes_update: bool,
     /// Its peer takes INFO (RFC 6086), by its last Allow.
     pub takes_info: bool,
+    /// Its peer can be asked to answer, by its Allow-Events (RFC 6665, 8.2.2).
+    pub takes_talk: bool,
     /// We answered it ourselves, and it was never joined to another.
     pub answered_here: bool,
     /// Its peer rings, or did.
@@ -96,6 +98,7 @@ impl Extensions {
         if let Some(takes) = message.allows(Method::Info) {
             self.takes_info = takes;
         }
+        self.takes_talk |= message.lists(Header::AllowEvents, "talk");
     }
 
     /// The last description is agreed on.

@@ -50,7 +50,7 @@ impl Worker {
             Why::Busy => AgentRow::BUSY,
             Why::NoAnswer => AgentRow::NO_ANSWER,
             Why::Unavailable => AgentRow::UNAVAILABLE,
-            Why::Called | Why::Transferred | Why::Forwarded | Why::Offered => 0,
+            Why::Called | Why::Transferred | Why::Forwarded | Why::Offered | Why::Summoned => 0,
         };
         let Some(entry) = self.calls.find_mut(call) else { return false };
         let may = self.control_here && entry.forwards < MAX_FORWARDS && !entry.is_offered();
@@ -176,16 +176,17 @@ impl Worker {
         self.dial_or_invite(now, call, Target { lease, ..target })
     }
 
-    /// Invites a target for the call itself, or for its transfer.
+    /// Invites a target for the call itself, for its transfer or for a mix.
     pub(crate) fn dial_or_invite(
         &mut self,
         now: Instant,
         call: CallRef,
         target: Target,
     ) -> Result<(), Refusal> {
-        match self.calls.find(call).is_some_and(|call| call.transfer.is_some()) {
-            true => self.invite_target(now, call, target),
-            false => self.dial(now, call, target),
+        match self.calls.find(call) {
+            Some(call) if call.transfer.is_some() => self.invite_target(now, call.id, target),
+            Some(call) if call.summons.is_some() => self.invite_guest(now, call.id, target),
+            _ => self.dial(now, call, target),
         }
     }
 

@@ -95,6 +95,7 @@ impl Worker {
             MediaOrder::Mix { mix, role, to, to_leg } => {
                 self.join_mix(leg, mix, role, LegRef { call: to, leg: to_leg })
             }
+            MediaOrder::Confer { mix, organiser } => self.confer(now, leg, mix, organiser),
             MediaOrder::LeaveMix => self.leave_mix(leg),
             MediaOrder::Play { .. } | MediaOrder::Collect { .. } => false,
         };

@@ -150,6 +150,8 @@ impl Worker {
             return;
         };
         if entry.state != CallState::Ended {
+            let summoned = entry.summons.as_mut().and_then(|it| it.op.take());
+            let was_called = !entry.legs.is_empty();
             if entry.state != CallState::Answered {
                 self.region.counters().add(self.config.id, Counter::CallsFailed, 1);
             }
@@ -158,6 +160,9 @@ impl Worker {
             entry.ended_at = now;
             entry.asked = None;
             self.note_call(call);
+            if let Some(op) = summoned {
+                self.summons_failed(op, was_called, cause);
+            }
         }
         if let Some(entry) = self.calls.find_mut(call).filter(|entry| entry.reasons.is_empty())
             && cause != 0

@@ -191,7 +191,7 @@ impl Worker {
         purpose: Purpose,
     ) -> Result<(), Refusal> {
         let from = LegRef { call, leg: CALLER };
-        if matches!(purpose, Purpose::Queue | Purpose::Conference) {
+        if matches!(purpose, Purpose::Queue | Purpose::Conference | Purpose::Monitor) {
             // Who does not take it is not followed: the queue, the organiser goes on with somebody else.
             self.forbid_forwards(call);
         }

@@ -19,7 +19,7 @@ use crate::register::way_back;
 use crate::worker::{Timer, Worker};
 
 /// How long control may take to say where a call goes, in milliseconds; then the call is answered 503.
-const ASK_LIMIT_MS: u64 = 2_000;
+pub(crate) const ASK_LIMIT_MS: u64 = 2_000;
 
 impl Worker {
     pub(crate) fn on_invite(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
@@ -142,6 +142,7 @@ impl Worker {
             failing: None,
             diverted: None,
             dialling: None,
+            summons: None,
         });
         self.count(Counter::CallsStarted);
         Ok(place.call)

@@ -220,6 +220,16 @@ impl Worker {
     /// What `of` last said of its media as an offer to `to`, which has not heard it yet. Of a leg of an earlier
     /// incarnation nothing is known, so that the offer is what any phone takes.
     pub(crate) fn offer_of(&mut self, of: LegRef, to: LegRef) -> Result<Vec<u8>, Refusal> {
+        self.offer_as(of, to, sdp::Direction::SendRecv)
+    }
+
+    /// The same, flowing so.
+    pub(crate) fn offer_as(
+        &mut self,
+        of: LegRef,
+        to: LegRef,
+        flows: sdp::Direction,
+    ) -> Result<Vec<u8>, Refusal> {
         let unable = || Refusal::status(488);
         let body = self.calls.leg(of).map_or(Box::default(), |leg| leg.described.clone());
         if body.is_empty() {
@@ -237,7 +247,7 @@ impl Worker {
             session_id: serial + u64::from(to.leg),
             version: entry.sdp_version,
         };
-        let described = sdp::rewrite_anew(&parsed, rewrite).map_err(|_| unable())?;
+        let described = sdp::rewrite_as(&parsed, rewrite, flows).map_err(|_| unable())?;
         self.note_events_of(to, &described);
         Ok(described)
     }

@@ -39,7 +39,13 @@ impl Mixing {
     }
 
     fn join(&mut self, member: Member) {
-        self.leave(member.leg);
+        if let Some(number) = self.numbers.get(&member.leg).copied() {
+            // Another role; what it says goes on.
+            let role = self.role_of(&member);
+            self.members.insert(number, member);
+            let _ = self.mix.add(number, role);
+            return;
+        }
         self.next = self.next.wrapping_add(1);
         let number = self.next;
         self.numbers.insert(member.leg, number);
@@ -84,7 +90,9 @@ impl Mixing {
 impl Worker {
     /// Puts a leg into a mix. False when its peer takes no G.711.
     pub(crate) fn join_mix(&mut self, leg: LegRef, mix: u32, role: MixRole, to: LegRef) -> bool {
-        self.leave_mix(leg);
+        if self.mix_of(leg) != Some(mix) {
+            self.leave_mix(leg);
+        }
         let Some(entry) = self.calls.leg(leg) else { return false };
         let (Some(pair), Some(_)) = (entry.pair, entry.takes) else { return false };
         self.leave_bypass(leg, media::WhyNot::Mix);
@@ -93,6 +101,8 @@ impl Worker {
             functions.mixed = Some(mix);
         }
         self.tell_mix(mix, MixMessage::Join { mix, leg, worker: self.config.id, role, to });
+        self.note_role(leg, role);
+        self.note_call(leg.call);
         true
     }
 
@@ -101,6 +111,7 @@ impl Worker {
         let mix = self.functions_of(leg).and_then(|functions| functions.mixed.take());
         let Some(mix) = mix else { return false };
         self.tell_mix(mix, MixMessage::Leave { mix, leg });
+        self.note_call(leg.call);
         if let Some(peer) = self.peer_of(leg)
             && self.is_joinable(leg)
             && self.is_joinable(peer)

@@ -39,6 +39,7 @@ use crate::call::{Bridge, Call, Flow, Invited, Inviting, Lease, Leg, LegRef, Pha
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
 use crate::remember::{dialog_of, extensions_of, image_of, joined_of, lease_of, values};
+use crate::summon::Summons;
 use crate::worker::Worker;
 use crate::{Config, Location};
 
@@ -310,6 +311,7 @@ impl Worker {
             failing: None,
             diverted: None,
             dialling: None,
+            summons: Summons::of(row),
             reasons: Vec::new(),
         }
     }

@@ -177,10 +177,28 @@ fn call_row(call: &Call, incarnation: u64) -> CallRow {
         legs: call.legs.len() as u32,
         ended_by: call.ended_by.0.into(),
         ended_leg: u32::from(call.ended_by.1),
+        mix: mix_of(call),
+        guest: guest_of(call),
         ..CallRow::default()
     };
     row.set_called(call.called);
     row
+}
+
+/// The mix that a call is of.
+fn mix_of(call: &Call) -> u32 {
+    let of_leg = |leg: &Leg| leg.functions.as_ref()?.mixed;
+    let summoned = call.summons.as_ref().map(|summons| summons.mix);
+    summoned.or_else(|| call.legs.iter().find_map(of_leg)).unwrap_or(0)
+}
+
+/// What a call is in its mix, as [`CallRow::guest`] and [`CallRow::organiser`] read it.
+fn guest_of(call: &Call) -> u32 {
+    if let Some(summons) = &call.summons {
+        return summons.guest as u32;
+    }
+    let organiser = call.legs.iter().find(|leg| leg.conferred == Some(true));
+    organiser.map_or(0, |leg| CallRow::ORGANISES | u32::from(leg.number))
 }
 
 fn leg_row(call: &Call, leg: &Leg) -> LegRow {

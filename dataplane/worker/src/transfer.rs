@@ -74,7 +74,7 @@ pub struct Change {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum What {
+pub(crate) enum What {
     /// The leg is to hear how its peer describes itself.
     Tell,
     /// The leg is asked whether it can do what the leg does that it is to be joined to.
@@ -404,7 +404,8 @@ impl Worker {
             let at = LegRef { leg: other.number, ..leg };
             let lives = !matches!(other.phase, Phase::Leaving | Phase::Gone);
             let is_joined = self.peer_of(at).is_some_and(|peer| peer != leg);
-            at != leg && lives && (is_joined || other.awaited.is_some())
+            let stays = other.awaited.is_some() || other.conferred.is_some();
+            at != leg && lives && (is_joined || stays)
         })
     }
 
@@ -479,7 +480,7 @@ impl Worker {
     }
 
     /// Parts a leg from the one that it is joined to. What one of them has asked the other is over.
-    fn part_from_peer(&mut self, now: Instant, leg: LegRef) {
+    pub(crate) fn part_from_peer(&mut self, now: Instant, leg: LegRef) {
         let Some(peer) = self.peer_of(leg) else { return };
         for leg in [leg, peer] {
             // RFC 3261, 14.2: "return a 491 (Request Pending) response".
@@ -514,7 +515,7 @@ impl Worker {
     }
 
     /// Wants a leg's session changed as soon as that can be.
-    fn want(&mut self, now: Instant, leg: LegRef, what: What) {
+    pub(crate) fn want(&mut self, now: Instant, leg: LegRef, what: What) {
         if let Some(entry) = self.calls.leg_mut(leg) {
             entry.change = Some(Change { what, sent: false, tries: 0 });
         }
@@ -538,7 +539,8 @@ impl Worker {
             What::Join => self.joins(leg),
         };
         let stands = entry.phase == Phase::Established;
-        let offer = with.filter(|_| stands).and_then(|with| self.offer_of(with, leg).ok());
+        let flows = self.flows_to(leg, with);
+        let offer = with.filter(|_| stands).and_then(|with| self.offer_as(with, leg, flows).ok());
         let sent = offer.and_then(|sdp| self.send_within(now, leg, Method::Invite, Some(&sdp)));
         match (sent, self.calls.leg_mut(leg).and_then(|leg| leg.change.as_mut())) {
             (Some(_), Some(change)) => (change.sent, change.tries) = (true, change.tries + 1),
@@ -610,6 +612,8 @@ impl Worker {
         let call = self.transferring(leg).filter(|_| self.joins(leg).is_some());
         if let Some(entry) = self.calls.leg_mut(leg) {
             entry.change = None;
+            // What a desk wanted is not so.
+            entry.parked &= entry.held;
         }
         if let Some(call) = call.filter(|_| change.what == What::Join) {
             self.fail_transfer(now, call, status);

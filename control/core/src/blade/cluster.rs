@@ -15,6 +15,7 @@ use crate::cluster::{
     ASK_MS, Answer, BladeName, CcbReport, Claim, Fact, Heard, HeldLease, Home, Key, Placed,
     Question, REPORT_LIFE_MS, REPORT_MS, Report, Say, To,
 };
+use crate::desk::Carried;
 use crate::login::LoginKey;
 use crate::message::Output;
 
@@ -82,6 +83,8 @@ pub(super) enum Waiting {
     },
     /// Nobody.
     Nothing,
+    /// A desk whose order was carried; the order too, while another blade may have to be asked.
+    Desk { reply: u64, carried: Option<Box<Carried>> },
     /// The session of a call that asks for an agent of that blade.
     Lease { id: u64, blade: BladeName, tenant: TenantId },
     /// A lease of a CCB of ours, which its holder is asked about.
@@ -175,11 +178,23 @@ impl Cluster {
         waiting: Waiting,
         out: &mut Vec<Output>,
     ) {
+        self.ask_within(ASK_MS, to, question, waiting, out);
+    }
+
+    /// The same, waiting for so long, in milliseconds.
+    pub(super) fn ask_within(
+        &mut self,
+        within_ms: u64,
+        to: BladeName,
+        question: Question,
+        waiting: Waiting,
+        out: &mut Vec<Output>,
+    ) {
         self.next_ask += 1;
         let ask = self.next_ask;
         self.asked.insert(ask, waiting);
         let (to, question) = (To::Blade(to), Box::new(question));
-        out.push(Output::Bus(Say::Ask { ask, to, question, within_ms: ASK_MS }));
+        out.push(Output::Bus(Say::Ask { ask, to, question, within_ms }));
     }
 
     /// A login was granted here: the next report says so.
@@ -374,6 +389,10 @@ impl Blade {
                 Answer::GivenBack
             }
             Question::Holds { ccb, leases } => self.say_holds(ccb, &leases),
+            Question::Desk(carried) => {
+                self.carried(now, reply, carried, out);
+                return None;
+            }
             question @ (Question::QueueJoin { .. }
             | Question::QueueLeave { .. }
             | Question::QueueOffer { .. }
@@ -418,6 +437,9 @@ impl Blade {
                 self.holder_says(now, ccb, (holder, &lease), answer);
             }
             Waiting::Nothing => {}
+            Waiting::Desk { reply, carried } => {
+                self.carried_answered(reply, carried, answer, out);
+            }
             Waiting::QueueJoined { caller } => self.queue_joined(now, caller, answer, out),
             Waiting::QueueOffered { caller, agent } => {
                 self.offer_heard(now, (caller, agent), answer, out);

@@ -7,8 +7,9 @@ use super::Blade;
 use super::desk;
 use super::side::{Purpose, Side};
 use crate::calls::Call;
+use crate::desk::DeskCommand;
 use crate::login::{Desk, LoginKey};
-use crate::message::{CallEvent, DeskCommand, DeskMessage, OpOutcome, Output, Trace};
+use crate::message::{CallEvent, DeskMessage, OpOutcome, Output, Trace};
 use crate::seat::{SeatChange, SeatEvent};
 
 impl Blade {
@@ -40,12 +41,7 @@ impl Blade {
                     None => done(reply, OpOutcome::Unknown, out),
                 };
             }
-            DeskCommand::Transfer(serial, to) => {
-                return match self.call_of(login, serial) {
-                    Some(at) => self.transfer(now, reply, at, &to, out),
-                    None => done(reply, OpOutcome::Unknown, out),
-                };
-            }
+            other => return self.desk_order(now, reply, login, other, out),
         };
         // The desk hears that it was done before it hears what came of it.
         done(reply, OpOutcome::Done(OpResult::Ok), out);
@@ -54,7 +50,11 @@ impl Blade {
 
     /// The call of that serial number in which the agent has a leg that is not over, and the leg's number; for none
     /// the newest.
-    fn call_of(&self, login: LoginKey, serial: Option<u64>) -> Option<(CcbId, CallRef, u8)> {
+    pub(super) fn call_of(
+        &self,
+        login: LoginKey,
+        serial: Option<u64>,
+    ) -> Option<(CcbId, CallRef, u8)> {
         let entry = self.logins.get(&login)?;
         let side = self.sides.get(&entry.ccb)?;
         let party = Party::Agent(entry.slot, login.epoch);
@@ -215,6 +215,6 @@ impl Blade {
     }
 }
 
-fn done(reply: u64, result: OpOutcome, out: &mut Vec<Output>) {
+pub(super) fn done(reply: u64, result: OpOutcome, out: &mut Vec<Output>) {
     out.push(Output::Done { reply, result, digits: None });
 }

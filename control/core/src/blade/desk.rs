@@ -165,7 +165,7 @@ impl Blade {
         for call in side.calls.iter() {
             for (_, leg) in &call.legs {
                 if leg.party() == Some(Party::Agent(slot, login.epoch))
-                    && let Some(event) = event_of(call.row.state(), leg)
+                    && let Some(event) = event_of(call.row.state(), leg, is_guest(call))
                     && event != CallEvent::ConnectionCleared
                 {
                     let queue = self.queueing.of_call(now, ccb, call.call);
@@ -224,16 +224,24 @@ impl Blade {
             let Some(Desk::Attached(socket)) = desk else {
                 continue;
             };
-            let event = event_of(call.row.state(), leg);
+            let is_guest = is_guest(call);
+            let event = event_of(call.row.state(), leg, is_guest);
             let was = changed.legs_before.iter().find(|was| was.leg == leg.leg);
-            let before = changed.before.zip(was).and_then(|(state, was)| event_of(state, was));
+            let before =
+                changed.before.zip(was).and_then(|(state, was)| event_of(state, was, is_guest));
             if let Some(mut event) = event.filter(|event| Some(*event) != before) {
                 let queue = self.queueing.of_call(now, ccb, call.call);
                 let waits_on = call.row.state() == CallState::Answered && leg.answered_at == 0;
                 if event == CallEvent::ConnectionCleared && queue.is_some() && waits_on {
                     event = CallEvent::Failed;
                 }
-                out.push(Output::Desk { socket, message: message_of(event, call, leg, queue) });
+                let mut message = message_of(event, call, leg, queue);
+                if let DeskMessage::Call { party, .. } = &mut message
+                    && let Some(shown) = self.guest_shown(ccb, call.call)
+                {
+                    *party = shown;
+                }
+                out.push(Output::Desk { socket, message });
             }
         }
     }
@@ -283,9 +291,11 @@ impl Entry {
 
 /// What the agent of that leg sees of a call in that state. Leg 0 is the caller's; one behind the first two came
 /// by forwarding or a transfer, and rings while others talk.
-fn event_of(state: CallState, leg: &LegRow) -> Option<CallEvent> {
+fn event_of(state: CallState, leg: &LegRow, is_guest: bool) -> Option<CallEvent> {
     match state {
         CallState::Free => None,
+        // Who is called for a mix is the first leg of a call of their own.
+        CallState::Asked | CallState::Calling if is_guest => None,
         _ if leg.state() == LegState::Ended => Some(CallEvent::ConnectionCleared),
         CallState::Answered if leg.leg > 0 && leg.state() != LegState::Answered => {
             Some(CallEvent::Delivered)
@@ -314,10 +324,14 @@ pub(super) fn message_of(
         event,
         serial: call.row.serial,
         party,
-        incoming: leg.leg != 0,
+        incoming: leg.leg != 0 || is_guest(call),
         cause: call.row.cause,
         queue,
     }
+}
+
+fn is_guest(call: &Call) -> bool {
+    call.row.guest().is_some()
 }
 
 /// The login that the leg is of, while it stands.

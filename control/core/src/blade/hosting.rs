@@ -185,9 +185,12 @@ impl Blade {
         out: &mut Vec<Output>,
     ) -> bool {
         let is_offer = asked.why == Why::Offered;
-        let is_way = matches!(asked.why, Why::Called | Why::Transferred | Why::Forwarded);
+        let ways = [Why::Called, Why::Transferred, Why::Forwarded, Why::Summoned];
+        let is_way = ways.contains(&asked.why);
         let (tenant, number) = (asked.tenant, asked.number);
-        let goes_on = !is_offer && self.forwards.find(tenant, number, Why::Always).is_some();
+        let is_summons = asked.why == Why::Summoned;
+        let goes_on =
+            !is_offer && !is_summons && self.forwards.find(tenant, number, Why::Always).is_some();
         if !(is_way || is_offer) || goes_on {
             return false;
         }
@@ -198,6 +201,7 @@ impl Blade {
         let purpose = match asked.why {
             Why::Transferred => abi::Purpose::Transfer,
             Why::Offered => abi::Purpose::Queue,
+            Why::Summoned => self.summons_purpose(ccb, call),
             _ => abi::Purpose::Call,
         };
         self.want(now, home, wants, (asked.caller, purpose), out);
@@ -228,6 +232,8 @@ impl Blade {
         let record = agent.and_then(|login| self.logins.get(login)).map(|entry| &entry.record);
         let shown = side.calls.find(wants.call).and_then(|call| call.legs.first());
         let shown = shown.map(|(_, leg)| leg.number().as_str().to_owned());
+        let shown = shown.or_else(|| self.guest_shown(wants.ccb, wants.call));
+        let after_call_s = self.after_call_of(wants.ccb, wants.call);
         let number = String::from_utf8_lossy(&wants.number).into_owned();
         let wanted = Wanted {
             blade: blade.clone().unwrap_or_else(|| name.clone()),
@@ -240,6 +246,7 @@ impl Blade {
             caller: record.map(|it| it.number.clone()).or(shown).unwrap_or_default(),
             caller_agent: agent.map(|login| login.agent),
             serial: region.calls().find(wants.call).map_or(0, |row| row.serial),
+            after_call_s,
         };
         if !is_there {
             return self.not_hosted(now, wants, None, out);
@@ -348,6 +355,7 @@ impl Blade {
                 return self.want(now, home, wants, (caller, abi::Purpose::Call), out);
             }
         }
+        self.note_denial(wants.ccb, wants.call, denial.as_ref());
         let (why, status) = match denial {
             Some(Denial::Busy | Denial::Ringing | Denial::Hosted(_)) => (Some(Why::Busy), 486),
             Some(Denial::Glare) => (None, 486),
@@ -356,7 +364,9 @@ impl Blade {
             Some(_) => (Some(Why::Unavailable), 480),
         };
         // A caller of a queue goes to the next agent.
-        let why = why.filter(|_| !self.queueing.is_offered(wants.ccb, wants.call));
+        let is_chosen = self.queueing.is_offered(wants.ccb, wants.call)
+            || self.guest_shown(wants.ccb, wants.call).is_some();
+        let why = why.filter(|_| !is_chosen);
         let rule = why.and_then(|why| self.forwards.find(wants.tenant, &wants.number, why));
         let to = rule.map(|rule| rule.to.clone());
         let Some(side) = self.sides.get_mut(&wants.ccb) else { return };

@@ -114,7 +114,11 @@ impl Blade {
     }
 
     /// Where an agent of ours is.
-    fn desk_of(&self, tenant: TenantId, number: &str) -> Option<(CcbId, AgentSlot, LoginKey)> {
+    pub(super) fn desk_of(
+        &self,
+        tenant: TenantId,
+        number: &str,
+    ) -> Option<(CcbId, AgentSlot, LoginKey)> {
         self.sides.iter().find_map(|(ccb, side)| {
             let (slot, row) = side.region()?.agents().find_number(tenant, number.as_bytes())?;
             let login = side.by_slot.get(&slot).filter(|login| login.epoch == row.login_epoch)?;

@@ -26,6 +26,7 @@ impl Blade {
     pub(super) fn order(&mut self, now: Instant, reply: u64, order: Order, out: &mut Vec<Output>) {
         let ready = match self.sides.get(&order.ccb) {
             None => Err(OpOutcome::Unknown),
+            Some(side) if self.is_of_room(side, &order) => Err(OpOutcome::NoSuchMix),
             Some(side) => check(side, &order),
         };
         let Ready { worker, what } = match ready {

@@ -316,6 +316,12 @@ impl Blade {
                 self.offered(now, (caller, agent), result, out);
             }
             Some(Purpose::Hosted { id }) => self.host_done(now, id, result, out),
+            Some(Purpose::Summon { mix, guest }) => {
+                self.guest_done(now, (ccb, mix), guest, result, out);
+            }
+            Some(Purpose::Room { mix, call }) if result != OpResult::Ok => {
+                self.room_failed(now, (ccb, mix), call, result, out);
+            }
             Some(Purpose::Overflow { call }) => self.overflowed(now, ccb, call, result, out),
             Some(Purpose::Music { call, name }) if result == OpResult::NoSuchPrompt => {
                 let service = Service::Queue(name).to_string();
@@ -527,8 +533,28 @@ impl Blade {
         }
     }
 
+    /// How long the agent works after a call whose caller waits in a queue of ours, in seconds.
+    pub(super) fn after_call_of(&self, ccb: CcbId, call: CallRef) -> u32 {
+        let caller = self.queueing.by_call.get(&(ccb, call));
+        let waiting = caller.and_then(|caller| self.queueing.callers.get(caller));
+        let queue = waiting.and_then(|one| self.queueing.acd.queue(one.tenant, &one.queue));
+        queue.map_or(0, |queue| queue.after_call_s)
+    }
+
     /// How long an agent works after that call.
     fn after_call(&self, ccb: CcbId, call: &Call) -> Duration {
+        if let Some((_, first)) = call.legs.first()
+            && let Some(Party::Peer(_)) = first.party()
+        {
+            // The holder of the agent said so when it asked for the agent.
+            let of = |leg: &abi::LegRow| match leg.party() {
+                Some(Party::Agent(slot, _)) => self.hosting.homes.get(&ccb)?.holder_of(slot),
+                _ => None,
+            };
+            let hosted = call.legs.iter().find_map(|(_, leg)| of(leg));
+            let after_s = hosted.map_or(0, |hosted| hosted.after_call_s);
+            return Duration::from_secs(after_s.into());
+        }
         let taken = self.queueing.taken.get(&(ccb, call.call)).map(|(queue, _)| queue);
         let queue = taken.or_else(|| {
             let route = self.routes.find(call.row.tenant(), call.row.called().as_bytes())?;

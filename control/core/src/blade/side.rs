@@ -12,6 +12,7 @@ use super::trunks::Trunks;
 use crate::acd::CallerId;
 use crate::calls::Calls;
 use crate::cdm::CcbStatus;
+use crate::desk::DeskRefusal;
 use crate::login::LoginKey;
 use crate::message::{Collected, OpOutcome, Output};
 use crate::routes::Service;
@@ -50,7 +51,7 @@ pub(super) struct Side {
     /// Legs whose peers hold them.
     pub(super) on_hold: BTreeSet<(CallRef, u8)>,
     /// The mix that each leg is in, by the orders that were done.
-    mixes: BTreeMap<(CallRef, u8), u32>,
+    pub(super) mixes: BTreeMap<(CallRef, u8), u32>,
     /// Since when `mixes` is all that there is: calls that are older may be in one that it does not know.
     mixes_since: Instant,
     /// What each worker last said of its spool, and how many bytes it lost.
@@ -161,6 +162,21 @@ pub(super) enum Purpose {
     /// Somebody waits for its end.
     Asked {
         reply: u64,
+    },
+    /// An order of a desk, and why it is refused when the data plane refuses it.
+    Desk {
+        reply: u64,
+        no: DeskRefusal,
+    },
+    /// Somebody is called for a room.
+    Summon {
+        mix: u32,
+        guest: u64,
+    },
+    /// A leg comes into a room.
+    Room {
+        mix: u32,
+        call: CallRef,
     },
     /// A leg to an agent of another CCB, by its session.
     Hosted {
@@ -461,7 +477,7 @@ impl Side {
             _ => None,
         };
         let mut due = due_of(now, media.as_ref().map(|(_, _, order)| order));
-        if let Command::Offer { ring_s, .. } = command {
+        if let Command::Offer { ring_s, .. } | Command::Summon { ring_s, .. } = command {
             due = due.map(|due| due + Duration::from_secs(ring_s.into()));
         }
         self.ops.insert(op, OpenOp { purpose, media, digits: None, due });
@@ -682,7 +698,19 @@ pub(super) fn is_idle(region: &Region, slot: AgentSlot) -> bool {
 
 /// Tells who asked for it, if anybody did, how an operation ended.
 fn end(op: OpenOp, result: OpOutcome, out: &mut Vec<Output>) {
-    if let Purpose::Asked { reply } = op.purpose {
-        out.push(Output::Done { reply, result, digits: op.digits });
-    }
+    let (reply, result) = match (op.purpose, result) {
+        (Purpose::Asked { reply }, result) => (reply, result),
+        (Purpose::Desk { reply, no }, OpOutcome::Done(OpResult::Refused)) => {
+            (reply, OpOutcome::No(no))
+        }
+        (Purpose::Desk { reply, .. }, OpOutcome::Done(OpResult::Declined)) => {
+            (reply, OpOutcome::No(DeskRefusal::NoTalk))
+        }
+        (Purpose::Desk { reply, .. }, OpOutcome::Done(OpResult::NoSuchCall)) => {
+            (reply, OpOutcome::No(DeskRefusal::NoCall))
+        }
+        (Purpose::Desk { reply, .. }, result) => (reply, result),
+        _ => return,
+    };
+    out.push(Output::Done { reply, result, digits: op.digits });
 }

@@ -1,14 +1,16 @@
 use super::*;
+use crate::desk::DeskCommand;
 use crate::login::End;
 use crate::message::{
     CallEvent, CallRecord, CloseReason, DeskMessage, Granted, LoginRefusal, LoginRequest,
     OpOutcome, TenantRecord, TrunkRecord,
 };
-use crate::routes::Route;
+use crate::routes::{Destination, Route};
 use crate::seat::SeatEvent;
 use abi::{
     AgentState, CallRow, CallState, Class, Command, CommandReceiver, CtiState, DataPlaneState,
-    EventSender, Layout, LegRow, LegState, LocationRow, OpResult, RegistrationRow, UnregisterCause,
+    EventSender, Layout, LegRow, LegState, LocationRow, OpResult, Party, RegistrationRow,
+    UnregisterCause,
 };
 
 mod cluster;
@@ -16,6 +18,7 @@ mod forwards;
 mod orders;
 mod pool;
 mod queues;
+mod rooms;
 mod sharing;
 
 const WORKERS: u8 = 2;
@@ -293,6 +296,7 @@ fn provision() -> Provision {
         forwards: Vec::new(),
         queues: Vec::new(),
         skills: Vec::new(),
+        supervisors: Vec::new(),
         options_s: 0,
         routes: vec![Route {
             tenant: TENANT,

@@ -32,6 +32,8 @@ pub struct Wanted {
     pub caller_agent: Option<u64>,
     /// The call's serial number.
     pub serial: u64,
+    /// How long the agent works after the call, in seconds: it is a queue's.
+    pub after_call_s: u32,
 }
 
 /// How far a session with a hosted agent is.
@@ -119,6 +121,7 @@ impl<C: Clone> Holder<C> {
             caller: wanted.caller.clone(),
             caller_agent: wanted.caller_agent,
             serial: wanted.serial,
+            after_call_s: wanted.after_call_s,
             ttl_ms: WANTED_MS,
         };
         let session = Session { wanted, stage: Stage::Asking, since: now, call };

@@ -43,6 +43,8 @@ pub struct Hosted {
     pub purpose: abi::Purpose,
     /// The call's serial number at the holder; 0 when it is not known.
     pub serial: u64,
+    /// How long the agent works after it, in seconds, as the holder said.
+    pub after_call_s: u32,
     /// Since when, as far as is known.
     pub since: Instant,
     /// True once the INVITE came.
@@ -205,6 +207,7 @@ impl Home {
             incarnation: Some(request.holder_incarnation),
             purpose,
             serial: request.serial,
+            after_call_s: request.after_call_s,
             since: now,
             bound: false,
             gone: None,
@@ -279,6 +282,7 @@ impl Home {
             incarnation: None,
             purpose,
             serial: 0,
+            after_call_s: 0,
             since: now,
             bound,
             gone: None,

@@ -6,6 +6,9 @@ use sqlx::{Row, query};
 
 use super::{Directory, DirectoryError, list_text, tenant_id};
 
+/// The right of a supervisor, among those of an agent.
+const SUPERVISE: &str = "supervise";
+
 impl Directory {
     /// Creates a queue or changes the one of that name.
     pub async fn put_queue(&self, queue: &QueueSpec) -> Result<(), DirectoryError> {
@@ -70,6 +73,23 @@ impl Directory {
                 })
             })
             .collect()
+    }
+
+    /// Who has the right to listen to others, by the agent's key.
+    pub async fn supervisors(&self) -> Result<Vec<(TenantId, u64)>, DirectoryError> {
+        let rows = self.database.all(query("SELECT tenant_id, id, rights FROM agents")).await?;
+        let field = |name: &str| DirectoryError::Field(format!("agents.{name}"));
+        let mut supervisors = Vec::new();
+        for row in &rows {
+            let id: i64 = row.try_get("id")?;
+            let id = u64::try_from(id).map_err(|_| field("id"))?;
+            let rights: String = row.try_get("rights")?;
+            let rights: Vec<String> = serde_json::from_str(&rights).map_err(|_| field("rights"))?;
+            if rights.iter().any(|right| right == SUPERVISE) {
+                supervisors.push((tenant_id(row.try_get("tenant_id")?)?, id));
+            }
+        }
+        Ok(supervisors)
     }
 
     /// What every agent can do, by the agent's key.

@@ -10,7 +10,8 @@ use axum::extract::{Query, State};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use control_core::{
-    CloseReason, DeskCommand, DeskMessage, End, Input, LoginKey, OpOutcome, SeatEvent, reason,
+    CloseReason, DeskCommand, DeskMessage, DeskRefusal, End, Input, LoginKey, OpOutcome, SeatEvent,
+    Supervision, reason,
 };
 use futures_util::SinkExt;
 use serde::{Deserialize, Serialize};
@@ -87,6 +88,45 @@ pub enum FromDesk {
         /// The number.
         to: String,
     },
+    /// The agent's phone, which rings, is to answer.
+    Answer {
+        /// The call's serial number; none is the newest.
+        call: Option<String>,
+    },
+    /// The other party of a call is to be put on hold.
+    Hold {
+        /// The call's serial number; none is the newest.
+        call: Option<String>,
+    },
+    /// The other party is to be taken back.
+    Retrieve {
+        /// The call's serial number; none is the newest.
+        call: Option<String>,
+    },
+    /// The phone of the agent, a supervisor with the right `supervise`, is called to hear another agent's call. While
+    /// that is so, this changes how.
+    Supervise {
+        /// The other agent's number.
+        agent: String,
+        /// How.
+        mode: Mode,
+    },
+    /// The supervisor leaves.
+    StopSupervising,
+    /// A number is called into a call, which becomes a conference of the agent's.
+    ConferenceAdd {
+        /// The call's serial number; none is the newest.
+        call: Option<String>,
+        /// The number.
+        to: String,
+    },
+    /// A number leaves the conference.
+    ConferenceDrop {
+        /// The call's serial number; none is the newest.
+        call: Option<String>,
+        /// The number.
+        to: String,
+    },
     /// The other party of a call is to be given to a number.
     Transfer {
         /// The call's serial number; none is the newest.
@@ -94,6 +134,18 @@ pub enum FromDesk {
         /// The number.
         to: String,
     },
+}
+
+/// How a supervisor hears a call.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Heard by nobody.
+    Monitor,
+    /// Heard by the agent alone.
+    Whisper,
+    /// Heard by all.
+    Barge,
 }
 
 /// A message of a desk with the name of its answer.
@@ -195,6 +247,12 @@ enum DeskBody {
         /// `ok`, `refused`, `unknown` (no such call), `no_agent`, `full`, `gone` (the data plane is away), `lost`,
         /// `malformed`, `too_many` (16 wait for their answers).
         result: &'static str,
+        /// Of `refused`, the field that it is about, where one is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        field: Option<&'static str>,
+        /// The rule that it breaks.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rule: Option<String>,
     },
     /// A digit was pressed in the call.
     #[serde(rename = "DTMFDetected")]
@@ -394,17 +452,16 @@ async fn answer(
         FromDesk::Login { .. } => say(ws, DeskBody::Error { code: "already_attached" }).await,
         body => {
             let Some(command) = command_of(body) else {
-                return say(ws, DeskBody::Reply { id, result: "malformed" }).await;
+                return say(ws, reply_of(id, "malformed")).await;
             };
             // Each order has a place for its answer until that is sent.
             let Ok(place) = answers.clone().try_reserve_owned() else {
-                return say(ws, DeskBody::Reply { id, result: "too_many" }).await;
+                return say(ws, reply_of(id, "too_many")).await;
             };
             let blade = app.blade.clone();
             tokio::spawn(async move {
                 let made = move |reply| Input::DeskCommand { reply, socket, command };
-                let result = result_name(blade.command(made).await);
-                place.send(DeskBody::Reply { id, result });
+                place.send(outcome_of(id, blade.command(made).await));
             });
             Ok(())
         }
@@ -523,16 +580,50 @@ fn command_of(body: FromDesk) -> Option<DeskCommand> {
         FromDesk::HangUp { call } => Some(DeskCommand::HangUp(serial(call)?)),
         FromDesk::Dial { to } => Some(DeskCommand::Dial(number(to)?)),
         FromDesk::Transfer { call, to } => Some(DeskCommand::Transfer(serial(call)?, number(to)?)),
+        FromDesk::Answer { call } => Some(DeskCommand::Answer(serial(call)?)),
+        FromDesk::Hold { call } => Some(DeskCommand::Hold(serial(call)?)),
+        FromDesk::Retrieve { call } => Some(DeskCommand::Retrieve(serial(call)?)),
+        FromDesk::Supervise { agent, mode } => {
+            let how = match mode {
+                Mode::Monitor => Supervision::Monitor,
+                Mode::Whisper => Supervision::Whisper,
+                Mode::Barge => Supervision::Barge,
+            };
+            Some(DeskCommand::Supervise(number(agent)?, how))
+        }
+        FromDesk::StopSupervising => Some(DeskCommand::StopSupervising),
+        FromDesk::ConferenceAdd { call, to } => {
+            Some(DeskCommand::ConferenceAdd(serial(call)?, number(to)?))
+        }
+        FromDesk::ConferenceDrop { call, to } => {
+            Some(DeskCommand::ConferenceDrop(serial(call)?, number(to)?))
+        }
         FromDesk::Login { .. } | FromDesk::Exit | FromDesk::Ping => None,
+    }
+}
+
+fn reply_of(id: Option<AskId>, result: &'static str) -> DeskBody {
+    DeskBody::Reply { id, result, field: None, rule: None }
+}
+
+/// The answer to an order.
+fn outcome_of(id: Option<AskId>, outcome: OpOutcome) -> DeskBody {
+    let result = result_name(outcome);
+    match outcome {
+        OpOutcome::No(no) => {
+            DeskBody::Reply { id, result, field: Some(no.field()), rule: Some(no.rule()) }
+        }
+        _ => reply_of(id, result),
     }
 }
 
 fn result_name(outcome: OpOutcome) -> &'static str {
     match outcome {
         OpOutcome::Done(OpResult::Ok) => "ok",
-        OpOutcome::Done(OpResult::NoSuchCall) | OpOutcome::Unknown | OpOutcome::NoSuchLeg => {
-            "unknown"
-        }
+        OpOutcome::Done(OpResult::NoSuchCall)
+        | OpOutcome::Unknown
+        | OpOutcome::NoSuchLeg
+        | OpOutcome::No(DeskRefusal::NoCall) => "unknown",
         OpOutcome::Done(OpResult::NoSuchAgent) => "no_agent",
         OpOutcome::Done(OpResult::Full) => "full",
         OpOutcome::Gone => "gone",

@@ -244,6 +244,7 @@ fn result_of(outcome: OpOutcome, what: &MediaOrder) -> Result<&'static str, ApiE
         OpOutcome::Done(OpResult::Refused) => Err(ApiError::conflict(unfit(what))),
         OpOutcome::Done(OpResult::Full) => Err(ApiError::conflict("the worker has no room for it")),
         OpOutcome::Done(other) => Err(ApiError::refused(&format!("{other:?}"))),
+        OpOutcome::No(no) => Err(ApiError::conflict(&no.rule())),
         OpOutcome::Gone => Err(ApiError::refused("nothing; it is gone")),
         OpOutcome::Lost => Err(ApiError::refused("nothing in time")),
     }
@@ -258,7 +259,10 @@ fn unfit(what: &MediaOrder) -> &'static str {
         MediaOrder::ResumeRecording => "the leg is not recorded, or is not paused",
         MediaOrder::StopRecording => "the leg is not recorded",
         MediaOrder::LeaveMix => "the leg is in no mix",
-        MediaOrder::Play { .. } | MediaOrder::Collect { .. } | MediaOrder::Mix { .. } => {
+        MediaOrder::Play { .. }
+        | MediaOrder::Collect { .. }
+        | MediaOrder::Mix { .. }
+        | MediaOrder::Confer { .. } => {
             "the leg is not answered, or has no audio that this works on"
         }
     }

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::tests::{address, call, layout};
+use crate::event::tests::{address, call, layout, party};
 use crate::order::MixRole;
 
 fn command() -> impl Strategy<Value = Command> {
@@ -47,6 +47,27 @@ fn command() -> impl Strategy<Value = Command> {
             cause
         }),
         (any::<(u64, u8)>(), call()).prop_map(|((op, leg), call)| Command::Probe { op, call, leg }),
+        (any::<(u64, u8)>(), call()).prop_map(|((op, leg), call)| Command::Drop { op, call, leg }),
+        (any::<(u64, u8)>(), call()).prop_map(|((op, leg), call)| Command::Talk { op, call, leg }),
+        (any::<(u64, u8, bool)>(), call()).prop_map(|((op, leg, on), call)| Command::Park {
+            op,
+            call,
+            leg,
+            on
+        }),
+        (any::<(u64, u32, u32, u32, u8)>(), party(), call(), 0..7usize, 1..=4u32).prop_map(
+            |((op, tenant, mix, ring_s, to_leg), by, to, purpose, guest)| Command::Summon {
+                op,
+                tenant: TenantId(tenant),
+                by,
+                purpose: Purpose::ALL[purpose],
+                mix,
+                guest: GuestKind::of(guest).expect("one of them"),
+                to,
+                to_leg,
+                ring_s,
+            }
+        ),
         any::<(u64, u32, u32)>().prop_map(|(op, agent, epoch)| Command::Forget {
             op,
             agent: AgentSlot(agent),
@@ -107,6 +128,7 @@ fn order() -> impl Strategy<Value = MediaOrder> {
         Just(MediaOrder::StopRecording),
         (any::<(u32, u8)>(), call(), proptest::sample::select(roles.to_vec()))
             .prop_map(|((mix, to_leg), to, role)| MediaOrder::Mix { mix, role, to, to_leg }),
+        any::<(u32, bool)>().prop_map(|(mix, organiser)| MediaOrder::Confer { mix, organiser }),
         Just(MediaOrder::LeaveMix),
     ]
 }

@@ -24,7 +24,7 @@ pub(crate) fn call() -> impl Strategy<Value = CallRef> {
     any::<(u32, u32)>().prop_map(|(slot, generation)| CallRef { slot, generation })
 }
 
-fn party() -> impl Strategy<Value = Party> {
+pub(crate) fn party() -> impl Strategy<Value = Party> {
     prop_oneof![
         any::<(u32, u32)>().prop_map(|(slot, epoch)| Party::Agent(AgentSlot(slot), epoch)),
         any::<u32>().prop_map(Party::Trunk),
@@ -67,7 +67,7 @@ fn event() -> impl Strategy<Value = Event> {
         (any::<(u32, u32)>(), 0..3usize).prop_map(move |((agent, epoch), cause)| {
             Event::Unregistered { agent: AgentSlot(agent), epoch, cause: causes[cause] }
         }),
-        (any::<(u64, u32, u8)>(), call(), party(), 1..=7u32).prop_map(
+        (any::<(u64, u32, u8)>(), call(), party(), 1..=9u32).prop_map(
             |((op, tenant, location), call, caller, why)| Event::Asked {
                 op,
                 call,
@@ -78,6 +78,7 @@ fn event() -> impl Strategy<Value = Event> {
             }
         ),
         (any::<u8>(), call()).prop_map(|(leg, call)| Event::Alive { call, leg }),
+        (any::<u64>(), call()).prop_map(|(op, call)| Event::Summoned { op, call }),
         (any::<(u8, bool)>(), call()).prop_map(|((leg, on), call)| Event::Held { call, leg, on }),
         (any::<(u64, u16)>(), call(), select).prop_map(|((serial, cause), call, state)| {
             Event::CallChanged { call, serial, state, cause }

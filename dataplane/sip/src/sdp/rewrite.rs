@@ -31,10 +31,10 @@ pub fn rewrite(sdp: &Sdp<'_>, with: Rewrite) -> Result<Vec<u8>, SdpError> {
 }
 
 /// The same as an offer for somebody else than who it was made for: a hold was between those two, so the
-/// streams flow both ways (RFC 3264, 5.1: "If the offerer wishes to both send and receive media with its
+/// streams flow as `flows` says (RFC 3264, 5.1: "If the offerer wishes to both send and receive media with its
 /// peer, it MAY include an "a=sendrecv" attribute").
-pub fn rewrite_anew(sdp: &Sdp<'_>, with: Rewrite) -> Result<Vec<u8>, SdpError> {
-    write_with(sdp, with, Some(Direction::SendRecv))
+pub fn rewrite_as(sdp: &Sdp<'_>, with: Rewrite, flows: Direction) -> Result<Vec<u8>, SdpError> {
+    write_with(sdp, with, Some(flows))
 }
 
 fn write_with(sdp: &Sdp<'_>, with: Rewrite, flows: Option<Direction>) -> Result<Vec<u8>, SdpError> {

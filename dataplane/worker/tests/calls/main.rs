@@ -13,6 +13,7 @@ mod info;
 mod media;
 mod mirror;
 mod offers;
+mod rooms;
 mod sessions;
 mod storm;
 mod strangers;

@@ -4,7 +4,6 @@ use abi::{MediaOrder, Purpose as For, WorkState};
 
 use super::*;
 use crate::acd::QueueSpec;
-use crate::message::DeskCommand;
 use crate::routes::Service;
 use crate::seat::{NO_ANSWER, SeatState, reason};
 

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use super::queues::{call, commands, done, hang_up, offers, state, world};
 use super::*;
 use crate::cluster::{BladeName, CLAIM_LIFE_MS, Claim, Fact, Heard, Key as Place, Report, Say, To};
-use crate::message::DeskCommand;
 use crate::seat::{NO_ANSWER, SeatState, reason};
 
 const STEP_MS: u64 = 50;
