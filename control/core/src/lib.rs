@@ -23,7 +23,7 @@ pub use acd::{
 };
 pub use blade::{
     BEAT_MS, Blade, BladeView, CcbView, ClusterView, Counts, LeaseView, LoginView, SWEEP_MS,
-    SpoolView,
+    SlotView, SpoolView,
 };
 pub use cdm::{Ccb, CcbStatus, Cdm, Strategy};
 pub use login::{
@@ -36,7 +36,8 @@ pub use message::{
 };
 pub use path::{path_name, reason_name, spool_name};
 pub use pool::{
-    DRAIN_S, Marks, PoolOrder, PoolRefusal, Scaler, Seen, SlotOrder, SlotState, Slots, Wish,
+    DRAIN_S, Marks, PoolOrder, PoolRefusal, Scaler, Seen, SlotId, SlotKind, SlotOrder, SlotState,
+    Slots, Wish,
 };
 pub use routes::{
     Cidr, Destination, Forward, Forwards, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service,

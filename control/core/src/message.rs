@@ -13,7 +13,7 @@ use crate::acd::QueueSpec;
 use crate::cdm::CcbStatus;
 use crate::cluster::{Heard, Say};
 use crate::login::{End, LoginKey};
-use crate::pool::{PoolOrder, PoolRefusal, SlotOrder, SlotState, Wish};
+use crate::pool::{PoolOrder, PoolRefusal, SlotId, SlotOrder, SlotState, Wish};
 use crate::routes::{Cidr, Forward, Route};
 use crate::seat::{Reason, SeatEvent};
 
@@ -152,7 +152,7 @@ pub enum Input {
         /// Why.
         end: End,
     },
-    /// An order for the pool's slots of this blade.
+    /// An order for the pool, wherever the slot is.
     Pool {
         /// Comes back with the result.
         reply: u64,
@@ -161,8 +161,8 @@ pub enum Input {
     },
     /// The process of that slot is there no more, and its driver does not start it again.
     SlotStopped {
-        /// The CCB.
-        ccb: CcbId,
+        /// Which one.
+        slot: SlotId,
     },
     /// The bus says something.
     Bus(Heard),
@@ -307,24 +307,24 @@ pub enum Output {
         /// As it was given.
         reply: u64,
         /// The slot, or why not.
-        result: Result<CcbId, PoolRefusal>,
+        result: Result<SlotId, PoolRefusal>,
     },
     /// The process of a slot is to be started or stopped.
     Slot {
-        /// The CCB.
-        ccb: CcbId,
+        /// Which one.
+        slot: SlotId,
         /// Which of the two.
         order: SlotOrder,
     },
-    /// The CDM wanted a CCB more or fewer, and what became of it.
+    /// The CDM wanted a slot more or fewer, and what became of it.
     Scaled {
         /// What it wanted.
         wish: Wish,
         /// The slot, or why not.
-        result: Result<CcbId, PoolRefusal>,
+        result: Result<SlotId, PoolRefusal>,
     },
     /// The slots of this blade, to be remembered over a restart.
-    Slots(Vec<(CcbId, SlotState)>),
+    Slots(Vec<(SlotId, SlotState)>),
     /// Something for the bus; without one it is dropped.
     Bus(Say),
     /// A source of SIP is banned for a while; for the security log.

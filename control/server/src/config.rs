@@ -12,6 +12,12 @@ use crate::{pool, recordings};
 /// How often trunks are asked whether they are there, in seconds.
 pub const OPTIONS_S: u32 = 30;
 
+/// The longest time that an AgentProxy that stops may still take logins, in seconds.
+pub const LONGEST_DRAIN_S: u32 = 8;
+
+/// How long an AgentProxy that stops still takes logins, in seconds, so that balancers notice.
+pub const PROXY_DRAIN_S: u32 = 5;
+
 /// What a cluster is called that nobody named.
 pub const CLUSTER: &str = "jackfield";
 
@@ -73,6 +79,11 @@ pub struct Config {
     pub cluster: String,
     /// How the CDM chooses among the CCBs of all blades while this one leads; the blades of a cluster should agree.
     pub strategy: Strategy,
+    /// Its number when it is an AgentProxy and nothing else (S1-067): it has no CCB, and needs a bus.
+    pub agent_proxy: Option<u16>,
+    /// How long it still takes logins when it is to stop, in seconds, at most [`LONGEST_DRAIN_S`]; `/ready` says 503
+    /// meanwhile, so that balancers send nobody new.
+    pub drain_s: u32,
 }
 
 /// One CCB of this blade: a data plane process and the region it made.
@@ -131,6 +142,8 @@ impl Config {
             blade: host_name(),
             cluster: CLUSTER.to_owned(),
             strategy: Strategy::default(),
+            agent_proxy: None,
+            drain_s: 0,
             state,
         }
     }

@@ -21,7 +21,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -30,10 +30,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use bus::{BusConfig, LocalBus, NatsConfig};
-pub use config::{CLUSTER, CcbConfig, Config, HashCost, OPTIONS_S, host_name};
+pub use config::{
+    CLUSTER, CcbConfig, Config, HashCost, LONGEST_DRAIN_S, OPTIONS_S, PROXY_DRAIN_S, host_name,
+};
 pub use control_core::{
-    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, QUEUE_RULE, Route, Service, Strategy,
-    is_prompt_name, is_queue_name, path_name, reason_name, spool_name,
+    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, QUEUE_RULE, Route, Service, SlotId,
+    Strategy, is_prompt_name, is_queue_name, path_name, reason_name, spool_name,
 };
 pub use directory::{
     Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError,
@@ -116,6 +118,9 @@ impl Server {
             // The clock only goes on over the control processes of a blade, unless somebody sets it back.
             let incarnation = clock::unix_ms(clock::now());
             owner.join(config.blade.as_str().into(), incarnation, config.strategy, mouth);
+            if let Some(number) = config.agent_proxy {
+                owner.become_agent_proxy(number, config.http.clone());
+            }
             bus
         });
         let mut http = Vec::new();
@@ -144,6 +149,7 @@ impl Server {
             trace_to: config.trace_to.clone(),
             records: config.records.is_some().then_some(record_state),
             bus: bus.as_ref().map(bus::Bus::state),
+            draining: AtomicBool::new(false),
             started_at: clock::now(),
         });
         Ok(Server { config, http, admin, app, owner, slots, bus, directory })
@@ -172,11 +178,12 @@ impl Server {
         if let Some((pool, told)) = self.config.pool.zip(self.slots) {
             background.spawn(pool::serve(pool, self.config.state, told, blade.clone()));
         }
+        let (halt, halted) = watch::channel(false);
         let mut serving = JoinSet::new();
         let limits = http::serve::Limits::of_listeners(self.http.len());
         for listener in self.http {
             let router = http::router(self.app.clone());
-            serving.spawn(http::serve::serve(listener, router, limits, stop.clone()));
+            serving.spawn(http::serve::serve(listener, router, limits, halted.clone()));
         }
         if let Some(recordings) = self.config.recordings {
             let (known, live) = watch::channel(Arc::default());
@@ -196,6 +203,16 @@ impl Server {
         tracing::info!(http = ?self.config.http, ccbs = self.config.ccbs.len(), "control serves");
         stopped(&mut stop).await;
         notify(NotifyState::Stopping);
+        self.app.draining.store(true, Ordering::Relaxed);
+        let drain = Duration::from_secs(self.config.drain_s.min(LONGEST_DRAIN_S).into());
+        if !drain.is_zero() {
+            tracing::info!(
+                seconds = drain.as_secs(),
+                "no more logins are wanted; this process stops"
+            );
+            tokio::time::sleep(drain).await;
+        }
+        let _ = halt.send(true);
         // Desks keep their WebSockets open; they come back to the next control process.
         let ended = async { while serving.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_millis(STOP_MS), ended).await;
