@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use base::{CcbId, Instant};
 
 use crate::cdm::CcbStatus;
+use crate::cluster::{REPORT_LIFE_MS, REPORT_MS};
 
 /// How long a CCB may take from its start until it runs normally.
 pub const START_MS: u64 = 30_000;
@@ -243,6 +244,13 @@ impl Slots {
     /// When what drains there is stopped whoever is left.
     pub fn deadline(&self, id: SlotId) -> Option<Instant> {
         self.slots.get(&id).filter(|slot| slot.state == SlotState::Draining).map(|s| s.deadline)
+    }
+
+    /// True of a slot that became free so recently that the last report of what ran there may still be heard.
+    pub fn was_just_freed(&self, now: Instant, id: SlotId) -> bool {
+        let age = Duration::from_millis(REPORT_LIFE_MS + REPORT_MS);
+        let slot = self.slots.get(&id).filter(|slot| slot.state == SlotState::Free);
+        slot.is_some_and(|slot| now < slot.since + age)
     }
 
     /// Forgets the terms of leaders: a bus that lost what it kept counts anew.

@@ -65,6 +65,8 @@ pub struct Config {
     pub records: Option<PathBuf>,
     /// Where traces of signalling may be sent besides this machine's loopback addresses.
     pub trace_to: Vec<Cidr>,
+    /// Where HTTP balancers are: they speak for many, and are believed who their client is (X-Forwarded-For).
+    pub balancers: Vec<Cidr>,
     /// Where recordings come from and go to; none makes no recordings.
     pub recordings: Option<recordings::Config>,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
@@ -135,6 +137,7 @@ impl Config {
             notify: true,
             records: None,
             trace_to: Vec::new(),
+            balancers: Vec::new(),
             recordings: None,
             options_s: OPTIONS_S,
             pool: None,

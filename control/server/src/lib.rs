@@ -181,9 +181,16 @@ impl Server {
         let (halt, halted) = watch::channel(false);
         let mut serving = JoinSet::new();
         let limits = http::serve::Limits::of_listeners(self.http.len());
+        let balancers: Arc<[Cidr]> = self.config.balancers.as_slice().into();
         for listener in self.http {
             let router = http::router(self.app.clone());
-            serving.spawn(http::serve::serve(listener, router, limits, halted.clone()));
+            serving.spawn(http::serve::serve(
+                listener,
+                router,
+                limits,
+                balancers.clone(),
+                halted.clone(),
+            ));
         }
         if let Some(recordings) = self.config.recordings {
             let (known, live) = watch::channel(Arc::default());

@@ -101,6 +101,7 @@ fn config(
     };
     let config = Config {
         pool: None,
+        agent_proxies: Vec::new(),
         control: Control {
             // Each location's agents reach the CTI at their own address (S1-018).
             http: locations.iter().map(|at| SocketAddr::new(at.ip, options.http)).collect(),
@@ -111,6 +112,7 @@ fn config(
             options_s: options.options_s,
             records: Some(absolute(&options.records, "records")?),
             trace_to: Vec::new(),
+            balancers: Vec::new(),
             bus: bus(main, blade, shared)?,
         },
         ccbs: vec![Ccb {

@@ -147,10 +147,12 @@ impl Blade {
                     }
                     status = self.cdm.ccb(ccb).map_or(status, |ccb| ccb.status);
                 }
-                SlotId::AgentProxy(number) if self.hears_proxy(now, number) => {
-                    status = CcbStatus::Normal;
+                SlotId::AgentProxy(number) => {
+                    let is_late = self.pool.slots.was_just_freed(now, slot);
+                    if !is_late && self.hears_proxy(now, number) {
+                        status = CcbStatus::Normal;
+                    }
                 }
-                SlotId::AgentProxy(_) => {}
             }
             // Who is left at the deadline is told first.
             let due = self.pool.slots.deadline(slot).is_some_and(|at| now >= at);

@@ -237,13 +237,17 @@ impl Blade {
             let result = self.pool_order(now, order, out);
             return self.ordered(by, result, out);
         };
+        let holder = |slot| {
+            let reported = cluster.slots(now).find(|(one, _, _)| *one == slot);
+            reported.map(|(_, _, blade)| blade).or_else(|| self.pool.shared.known.get(&slot))
+        };
         let to = match (wanted, order) {
-            (Some(slot), _) => match self.pool.shared.known.get(&slot) {
+            (Some(slot), _) => match holder(slot).cloned() {
                 None => return self.ordered(by, Err(PoolRefusal::NoSuchSlot), out),
-                Some(blade) if !cluster.is_heard(now, blade) => {
+                Some(blade) if !cluster.is_heard(now, &blade) => {
                     return self.ordered(by, Err(PoolRefusal::Away), out);
                 }
-                Some(blade) => VecDeque::from([blade.clone()]),
+                Some(blade) => VecDeque::from([blade]),
             },
             (None, PoolOrder::Apply { kind, .. }) => self.blades_with_room(now, cluster, kind),
             (None, PoolOrder::Release { .. }) => VecDeque::new(),

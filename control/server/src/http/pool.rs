@@ -90,7 +90,7 @@ async fn give_back(app: &App, slot: SlotId, body: &[u8]) -> Answer {
 async fn ordered(app: &App, order: PoolOrder) -> Answer {
     match app.blade.pool(order).await {
         Ok(slot) => Ok(Json(named(slot))),
-        Err(why @ PoolRefusal::NoSuchSlot) => Err(ApiError::not_found(why.text())),
+        Err(PoolRefusal::NoSuchSlot) => Err(ApiError::not_found("slot in the pool")),
         Err(why) => Err(ApiError::conflict(why.text())),
     }
 }
