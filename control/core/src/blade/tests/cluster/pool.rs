@@ -23,6 +23,8 @@ struct Pool {
     net: Net,
     /// Starts and stops of processes, in their order.
     done: Vec<(SlotId, SlotOrder)>,
+    /// Slots that may be on their way at a time.
+    at_once: usize,
 }
 
 impl Pool {
@@ -37,7 +39,8 @@ impl Pool {
         for number in 2..=4_u16 {
             net.give(usize::from(number - 1) / 2, Input::Gone { ccb: CcbId(number) });
         }
-        let mut pool = Pool { net, done: Vec::new() };
+        let at_once = if marks.is_some() { 1 } else { 4 };
+        let mut pool = Pool { net, done: Vec::new(), at_once };
         pool.pass(2_000);
         pool
     }
@@ -67,7 +70,7 @@ impl Pool {
             let moving = self.states().into_iter().filter(|(_, state)| {
                 matches!(state, SlotState::Starting | SlotState::Draining | SlotState::Stopping)
             });
-            assert!(moving.count() <= 1, "one at a time: {:?}", self.states());
+            assert!(moving.count() <= self.at_once, "too many at a time: {:?}", self.states());
         }
     }
 
