@@ -583,7 +583,7 @@ fn orders_reach_the_slots_of_other_blades() {
 fn agents_behind_a_balancer_do_not_notice_the_death_of_an_agent_proxy() {
     let _turn = turn();
     // Each login counts until it is reported, and there are many of the same few agents.
-    let mut rig = Rig::start(6, 500, &format!("{BY_LOAD}logins_s = 2\n"));
+    let mut rig = Rig::start(6, 500, "high = 70\nlow = 5\nhold_s = 2\nlogins_s = 1\n");
     rig.expect_ccbs(1, START);
     rig.start_balancer();
     let rig = &rig;
@@ -607,7 +607,7 @@ fn agents_behind_a_balancer_do_not_notice_the_death_of_an_agent_proxy() {
             rig.expect_slot(0, "agent_proxy", number, "running");
         }
         let before = rig.processes("--number");
-        assert_eq!(before.len(), 2);
+        assert_eq!(before.len(), 2, "{before:?}");
         let begun = logins.load(Ordering::Relaxed);
         signal(before[&1], Signal::KILL);
         let again = wait_for(START, || {

@@ -118,9 +118,7 @@ impl Server {
             // The clock only goes on over the control processes of a blade, unless somebody sets it back.
             let incarnation = clock::unix_ms(clock::now());
             owner.join(config.blade.as_str().into(), incarnation, config.strategy, mouth);
-            if let Some(number) = config.agent_proxy {
-                owner.become_agent_proxy(number, config.http.clone());
-            }
+            owner.become_agent_proxy(config.agent_proxy, &config.http);
             bus
         });
         let mut http = Vec::new();
@@ -179,19 +177,7 @@ impl Server {
             background.spawn(pool::serve(pool, self.config.state, told, blade.clone()));
         }
         let (halt, halted) = watch::channel(false);
-        let mut serving = JoinSet::new();
-        let limits = http::serve::Limits::of_listeners(self.http.len());
-        let balancers: Arc<[Cidr]> = self.config.balancers.as_slice().into();
-        for listener in self.http {
-            let router = http::router(self.app.clone());
-            serving.spawn(http::serve::serve(
-                listener,
-                router,
-                limits,
-                balancers.clone(),
-                halted.clone(),
-            ));
-        }
+        let mut serving = serve_http(self.http, &self.app, &self.config.balancers, &halted);
         if let Some(recordings) = self.config.recordings {
             let (known, live) = watch::channel(Arc::default());
             background.spawn(tell_live(self.config.ccbs.clone(), blade.clone(), known));
@@ -210,15 +196,7 @@ impl Server {
         tracing::info!(http = ?self.config.http, ccbs = self.config.ccbs.len(), "control serves");
         stopped(&mut stop).await;
         notify(NotifyState::Stopping);
-        self.app.draining.store(true, Ordering::Relaxed);
-        let drain = Duration::from_secs(self.config.drain_s.min(LONGEST_DRAIN_S).into());
-        if !drain.is_zero() {
-            tracing::info!(
-                seconds = drain.as_secs(),
-                "no more logins are wanted; this process stops"
-            );
-            tokio::time::sleep(drain).await;
-        }
+        drain(&self.app, self.config.drain_s).await;
         let _ = halt.send(true);
         // Desks keep their WebSockets open; they come back to the next control process.
         let ended = async { while serving.join_next().await.is_some() {} };
@@ -234,6 +212,33 @@ impl Server {
         background.shutdown().await;
         self.directory.close().await;
         let _ = std::fs::remove_file(&self.config.admin);
+    }
+}
+
+/// Serves what agents reach at each of these.
+fn serve_http(
+    listeners: Vec<TcpListener>,
+    app: &http::App,
+    balancers: &[Cidr],
+    halted: &watch::Receiver<bool>,
+) -> JoinSet<()> {
+    let mut serving = JoinSet::new();
+    let limits = http::serve::Limits::of_listeners(listeners.len());
+    let balancers: Arc<[Cidr]> = balancers.into();
+    for listener in listeners {
+        let (router, balancers) = (http::router(app.clone()), balancers.clone());
+        serving.spawn(http::serve::serve(listener, router, limits, balancers, halted.clone()));
+    }
+    serving
+}
+
+/// Tells balancers that this process stops, and serves on until they have noticed.
+async fn drain(app: &http::App, seconds: u32) {
+    app.draining.store(true, Ordering::Relaxed);
+    let seconds = seconds.min(LONGEST_DRAIN_S);
+    if seconds > 0 {
+        tracing::info!(seconds, "this process stops; it takes logins until balancers notice");
+        tokio::time::sleep(Duration::from_secs(seconds.into())).await;
     }
 }
 

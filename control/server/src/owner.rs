@@ -252,9 +252,11 @@ impl Owner {
         self.bus = Some(bus);
     }
 
-    /// Makes this blade, which joined others, the AgentProxy of that number, reached at `http`.
-    pub fn become_agent_proxy(&mut self, number: u16, http: Vec<SocketAddr>) {
-        self.blade.become_agent_proxy(number, http);
+    /// Makes this blade, which joined others, the AgentProxy of that number, if any, reached at `http`.
+    pub fn become_agent_proxy(&mut self, number: Option<u16>, http: &[SocketAddr]) {
+        if let Some(number) = number {
+            self.blade.become_agent_proxy(number, http.to_vec());
+        }
     }
 
     /// Gives the blade its slots; `tell` goes to their drivers.
