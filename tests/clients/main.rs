@@ -22,6 +22,7 @@ mod site;
 mod torture;
 mod transfer;
 mod transports;
+mod trunk_names;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream, UdpSocket};

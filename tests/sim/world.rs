@@ -857,7 +857,12 @@ fn phone_config(user: &str, registrar: SocketAddr, ip: IpAddr, index: usize) -> 
 fn provision() -> Provision {
     let address = TRUNK.parse().expect("an address");
     let addresses = vec![address];
-    let to = Destination::Trunk { addresses, location: None, transport: base::Transport::Udp };
+    let to = Destination::Trunk {
+        name: None,
+        addresses,
+        location: None,
+        transport: base::Transport::Udp,
+    };
     Provision {
         tenants: vec![TenantRecord {
             id: TENANT,

@@ -219,7 +219,7 @@ pub struct Demo {
     pub trunk: Vec<Cidr>,
     /// Where numbers go that are no agent's: to a trunk, or to a service (answer, play:NAME or
     /// mix:NUMBER); of several addresses to the first that is up; may be repeated
-    #[arg(long, value_name = "PREFIX=IP:PORT[,IP:PORT...][;transport=tcp|tls]|SERVICE", value_parser = parse_route)]
+    #[arg(long, value_name = "PREFIX=IP:PORT[,IP:PORT...]|HOST.DOMAIN[:PORT][;transport=tcp|tls]|SERVICE", value_parser = parse_route)]
     pub route: Vec<Route>,
     /// A queue, which calls reach by --route NUMBER=queue:NAME; all of the demo's agents can serve it
     #[arg(long, value_name = "NAME", value_parser = parse_queue)]
@@ -227,6 +227,9 @@ pub struct Demo {
     /// How often trunks that routes lead to are asked by OPTIONS, in seconds; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = control_server::OPTIONS_S)]
     pub options_s: u32,
+    /// A DNS server for the names of trunks; may be repeated [default: the machine's]
+    #[arg(long, value_name = "IP:PORT")]
+    pub dns: Vec<SocketAddr>,
     /// The way that RTP takes
     #[arg(long, value_enum, default_value_t = Media::Auto)]
     pub media: Media,

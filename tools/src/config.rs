@@ -71,6 +71,8 @@ pub struct Control {
     pub recordings: PathBuf,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
     pub options_s: u32,
+    /// The DNS servers that trunks' names are asked of; the machine's when there are none.
+    pub dns: Vec<SocketAddr>,
     /// The folder of call records, a line for each leg; without one none are kept.
     pub records: Option<PathBuf>,
     /// Where traces of signalling may be sent besides this machine's loopback addresses.
@@ -225,6 +227,10 @@ impl Config {
             quote(&self.control.recordings),
             self.control.options_s,
         );
+        if !self.control.dns.is_empty() {
+            let servers: Vec<_> = self.control.dns.iter().map(SocketAddr::to_string).collect();
+            let _ = writeln!(text, "dns = {servers:?}");
+        }
         if let Some(folder) = &self.control.records {
             let _ = writeln!(text, "records = {}", quote(folder));
         }
@@ -344,6 +350,13 @@ fn read_config(root: &Table<'_, '_>) -> Option<Config> {
     })
 }
 
+/// The rule of a DNS server.
+const DNS_RULE: &str = "must be ADDRESS:PORT, as in 192.0.2.53:53";
+
+fn parse_dns(text: &str) -> Option<SocketAddr> {
+    text.parse::<SocketAddr>().ok().filter(|server| server.port() != 0)
+}
+
 fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     let http =
         table.required_parsed_list("http", "must be ADDRESS:PORT, as in 192.0.2.1:8080", |text| {
@@ -361,6 +374,12 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     let records = table.or("records", records, None);
     let trace_to = networks(table, "trace_to");
     let balancers = networks(table, "balancers");
+    let dns = match table.has("dns") {
+        true => table.required_parsed_list("dns", DNS_RULE, parse_dns),
+        false => None,
+    };
+    table.allow("dns");
+    let dns = table.or("dns", dns, Vec::new());
     let bus = Bus::read(table);
     table.finish();
     Some(Control {
@@ -370,6 +389,7 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         state: state?.value,
         recordings: recordings?,
         options_s: u32::try_from(options_s?).ok()?,
+        dns: dns?,
         records: records?,
         trace_to: trace_to?,
         balancers: balancers?,

@@ -693,10 +693,10 @@ impl Blade {
             // An agent whose call another blade has asks by that blade (S2-013).
             (
                 Party::Agent(..) | Party::Peer(_),
-                Some(Destination::Trunk { addresses, transport, location }),
+                Some(Destination::Trunk { addresses, transport, location, .. }),
             ) => Some((addresses, transport, location)),
             // It is the tenant who forwards a call, and its rule that says where to.
-            (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location }))
+            (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location, .. }))
                 if asked.why == Why::Forwarded =>
             {
                 Some((addresses, transport, location))
@@ -706,13 +706,17 @@ impl Blade {
         let Some(side) = self.sides.get_mut(&ccb) else {
             return;
         };
+        let is_unresolved = way.as_ref().is_some_and(|(addresses, ..)| addresses.is_empty());
         let way = way.and_then(|(addresses, transport, location)| {
             let addresses = side.trunks.in_order(&addresses);
             let location = side.location_for(location.as_deref(), *addresses.first()?)?;
             Some((addresses, transport, location))
         });
         let Asked { op: ask, call, number, why, .. } = asked;
-        let status = forward::unknown(why);
+        let (status, retry_after_s) = match is_unresolved {
+            true => (503, forward::UNRESOLVED_S),
+            false => (forward::unknown(why), 0),
+        };
         match way {
             Some((addresses, transport, location)) => {
                 let address = addresses[0];
@@ -725,7 +729,7 @@ impl Blade {
             }
             None => {
                 side.counts.asked_rejected += 1;
-                let command = |op| abi::Command::Reject { op, ask, call, status, retry_after_s: 0 };
+                let command = |op| abi::Command::Reject { op, ask, call, status, retry_after_s };
                 side.send(now, worker, Purpose::Answer, &[], command, out);
             }
         }

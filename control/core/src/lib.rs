@@ -41,7 +41,7 @@ pub use pool::{
 };
 pub use routes::{
     Cidr, Destination, Forward, Forwards, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service,
-    When, is_prompt_name, mix_number, nearest,
+    TrunkName, When, is_prompt_name, mix_number, nearest,
 };
 pub use seat::{
     Engaged, LOGGED_ON, NO_ANSWER, Next, Reason, Seat, SeatChange, SeatEvent, SeatState, Work,

@@ -11,6 +11,10 @@ use base::{LocationId, TenantId, Transport};
 
 use crate::acd::{QUEUE_RULE, is_queue_name};
 
+mod name;
+
+pub use name::TrunkName;
+
 /// A network of addresses, such as `10.0.0.0/8`; an address alone is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cidr {
@@ -178,7 +182,9 @@ impl Forwards {
 pub enum Destination {
     /// Out to a trunk.
     Trunk {
-        /// Its addresses, one at least: calls go to the first that is up (RFC 3263, 4.3).
+        /// Its name, which addresses and transport are found by; without one they stand fast.
+        name: Option<TrunkName>,
+        /// Its addresses: calls go to the first that is up (RFC 3263, 4.3). None as long as no name was resolved.
         addresses: Vec<SocketAddr>,
         /// By what SIP goes there: UDP, TCP or TLS.
         transport: Transport,
@@ -268,7 +274,7 @@ impl fmt::Display for Service {
 impl FromStr for Destination {
     type Err = String;
 
-    /// Addresses with commas between them, for which the nearest location sends, or a service.
+    /// Addresses with commas between them or a name, for which the nearest location sends, or a service.
     fn from_str(text: &str) -> Result<Self, String> {
         let (list, transport) = match text.split_once(";transport=") {
             Some((list, name)) => (list, Some(name)),
@@ -276,24 +282,30 @@ impl FromStr for Destination {
         };
         let addresses: Result<Vec<SocketAddr>, _> = list.split(',').map(str::parse).collect();
         if let Ok(addresses) = addresses {
-            let transport = transport.map_or(Some(Transport::Udp), |name| {
-                // Nobody can be called over WebSocket (RFC 7118, 5).
-                let is_dialled = |it: &Transport| !matches!(it, Transport::Ws | Transport::Wss);
-                Transport::parse(name.as_bytes()).filter(is_dialled)
-            });
-            let transport = transport.ok_or("transport must be udp, tcp or tls")?;
+            let transport = name::transport(transport)?.unwrap_or(Transport::Udp);
             return match addresses.iter().any(|address| address.port() == 0) {
                 true => Err("the port must not be 0".into()),
                 false if addresses.len() > MAX_ADDRESSES => Err(ADDRESSES_RULE.into()),
-                false => Ok(Destination::Trunk { addresses, transport, location: None }),
+                false => {
+                    Ok(Destination::Trunk { name: None, addresses, transport, location: None })
+                }
             };
         }
         let is_service =
             ["answer", "play", "mix", "queue"].contains(&text.split(':').next().unwrap_or(""));
-        match is_service {
-            true => text.parse().map(Destination::Service),
-            false => Err(format!(
-                "{text:?} must be IP:PORT[,IP:PORT...] or IP:PORT;transport=tcp|tls, answer, play:NAME, mix:NUMBER or queue:NAME"
+        if is_service {
+            return text.parse().map(Destination::Service);
+        }
+        match TrunkName::parse(list, transport)? {
+            Some(name) => Ok(Destination::Trunk {
+                transport: name.transport.unwrap_or(Transport::Udp),
+                name: Some(name),
+                addresses: Vec::new(),
+                location: None,
+            }),
+            None => Err(format!(
+                "{text:?} must be IP:PORT[,IP:PORT...] or HOST.DOMAIN[:PORT], each with ;transport=udp|tcp|tls or without, \
+                 answer, play:NAME, mix:NUMBER or queue:NAME"
             )),
         }
     }
@@ -302,6 +314,7 @@ impl FromStr for Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Destination::Trunk { name: Some(name), .. } => name.fmt(f),
             Destination::Trunk { addresses, transport, .. } => {
                 let texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
                 f.write_str(&texts.join(","))?;
@@ -376,6 +389,7 @@ mod tests {
             tenant: TenantId(tenant),
             prefix: prefix.into(),
             to: Destination::Trunk {
+                name: None,
                 addresses: vec![SocketAddr::from(([10, 0, 0, 1], port))],
                 transport: Transport::Udp,
                 location: None,
@@ -392,6 +406,10 @@ mod tests {
             "10.0.0.1:5060",
             "10.0.0.1:5060,[::1]:5062",
             "[::1]:5060",
+            "sip.carrier.example",
+            "carrier.example:5070",
+            "3com.example;transport=tls",
+            "a-b.example.:5061;transport=udp",
             "answer",
             "play:welcome.wav",
             "mix:1",

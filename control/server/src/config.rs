@@ -71,6 +71,8 @@ pub struct Config {
     pub recordings: Option<recordings::Config>,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
     pub options_s: u32,
+    /// The DNS servers that trunks' names are asked of; the machine's when there are none.
+    pub dns: Vec<SocketAddr>,
     /// The CCBs that are started and stopped with the load or by order; none without.
     pub pool: Option<pool::Config>,
     /// The bus on which this blade meets others.
@@ -140,6 +142,7 @@ impl Config {
             balancers: Vec::new(),
             recordings: None,
             options_s: OPTIONS_S,
+            dns: Vec::new(),
             pool: None,
             bus: BusConfig::Alone,
             blade: host_name(),

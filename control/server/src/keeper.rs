@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 use crate::directory::{Directory, DirectoryError};
 use crate::owner::{Ask, BladeHandle};
 use crate::password::PasswordCheck;
+use crate::resolve::Names;
 
 /// How often the directory is asked whether somebody changed it.
 const LOOK_MS: u64 = 2_000;
@@ -19,23 +20,26 @@ pub struct Keeper {
     blade: BladeHandle,
     passwords: PasswordCheck,
     options_s: u32,
+    names: Arc<Names>,
     /// The version of the directory that the core was told of.
     told: Mutex<Option<i64>>,
 }
 
 impl Keeper {
-    /// A keeper that has told nothing yet; trunks are asked every `options_s` seconds.
+    /// A keeper that has told nothing yet; trunks are asked every `options_s` seconds, and found by `names`.
     pub fn new(
         directory: &Directory,
         blade: &BladeHandle,
         passwords: &PasswordCheck,
         options_s: u32,
+        names: Arc<Names>,
     ) -> Keeper {
         Keeper {
             directory: directory.clone(),
             blade: blade.clone(),
             passwords: passwords.clone(),
             options_s,
+            names,
             told: Mutex::new(None),
         }
     }
@@ -48,6 +52,7 @@ impl Keeper {
         let version = self.directory.version().await?;
         let mut provision = self.directory.provision().await?;
         provision.options_s = self.options_s;
+        self.names.fill(&mut provision);
         if let Some(sample) = self.directory.sample_hash().await? {
             self.passwords.set_sample(sample);
         }

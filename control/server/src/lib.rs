@@ -13,6 +13,7 @@ mod password;
 pub mod pool;
 pub mod recordings;
 mod records;
+mod resolve;
 mod secret;
 mod token;
 
@@ -59,6 +60,7 @@ pub struct Server {
     admin: UnixListener,
     app: http::App,
     owner: owner::Owner,
+    names: Arc<resolve::Names>,
     /// What the pool's drivers are told.
     slots: Option<mpsc::UnboundedReceiver<pool::Tell>>,
     bus: Option<bus::Bus>,
@@ -72,6 +74,8 @@ pub enum StartError {
     Io(String, io::Error),
     /// The directory cannot be used.
     Directory(DirectoryError),
+    /// No resolver can be made; says why.
+    Dns(String),
 }
 
 /// Runs a control process until `stop` becomes true or its sender is dropped. It is fit to be killed
@@ -129,7 +133,10 @@ impl Server {
         let admin = bind_admin(&config.admin).map_err(named(&config.admin))?;
         let passwords =
             password::PasswordCheck::new(config.parallel_password_checks, config.hash_cost);
-        let keeper = keeper::Keeper::new(&directory, &blade, &passwords, config.options_s);
+        let names = Arc::new(resolve::Names::new(&config.dns).map_err(StartError::Dns)?);
+        let every_s = config.options_s;
+        let keeper =
+            keeper::Keeper::new(&directory, &blade, &passwords, every_s, Arc::clone(&names));
         let app = Arc::new(http::Parts {
             directory: directory.clone(),
             passwords,
@@ -150,7 +157,7 @@ impl Server {
             draining: AtomicBool::new(false),
             started_at: clock::now(),
         });
-        Ok(Server { config, http, admin, app, owner, slots, bus, directory })
+        Ok(Server { config, http, admin, app, names, owner, slots, bus, directory })
     }
 
     /// The addresses that serve HTTP, with the ports that were chosen.
@@ -168,6 +175,7 @@ impl Server {
             tracing::error!(%error, "tenants, trunks and routes cannot be read");
         }
         background.spawn(self.app.keeper.clone().keep());
+        background.spawn(self.names.keep(self.app.keeper.clone()));
         for ccb in &self.config.ccbs {
             if let Err(error) = link::start(ccb.clone(), blade.clone()) {
                 tracing::error!(ccb = ccb.id.0, %error, "no thread for the link to a data plane");
@@ -314,6 +322,7 @@ impl std::fmt::Display for StartError {
         match self {
             StartError::Io(what, error) => write!(f, "{what}: {error}"),
             StartError::Directory(error) => error.fmt(f),
+            StartError::Dns(why) => f.write_str(why),
         }
     }
 }

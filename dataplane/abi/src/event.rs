@@ -456,18 +456,29 @@ impl EventSender {
         EventSender { ring: Writer::attach(ring, shape), region: Arc::clone(region) }
     }
 
-    /// Sends `event`, and says whether the control process must be woken. It takes the next number
-    /// also when it is refused, so the receiver sees that it is missing; a blob over
-    /// [`MAX_BLOB_BYTES`] is.
+    /// Sends `event`, and says whether the control process must be woken; see [`EventSender::put`].
     #[inline]
     pub fn push(&mut self, event: &Event, blob: &[u8], class: Class) -> Result<Wake, Full> {
+        self.put(event, blob, class)?;
+        Ok(self.wake())
+    }
+
+    /// Leaves `event` in the ring; [`EventSender::wake`] follows. It takes the next number also when it is
+    /// refused, so the receiver sees that it is missing; a blob over [`MAX_BLOB_BYTES`] is.
+    #[inline]
+    pub fn put(&mut self, event: &Event, blob: &[u8], class: Class) -> Result<(), Full> {
         let room = match class {
             _ if blob.len() > MAX_BLOB_BYTES => Room::None,
             Class::Call => Room::All,
             Class::Statistic => Room::Most,
         };
-        self.ring.push(&event.encode(), blob, room)?;
-        Ok(self.region.header().control_bell().wake())
+        self.ring.push(&event.encode(), blob, room).map(drop)
+    }
+
+    /// Whether the control process must be woken for what was put into the ring.
+    #[inline]
+    pub fn wake(&self) -> Wake {
+        self.region.header().control_bell().wake()
     }
 
     /// The number of the last event, sent or refused; 0 when there was none.

@@ -1,8 +1,11 @@
 //! The port pairs of one worker: an even port for RTP, the odd one above it for RTCP (RFC 3550, 11).
 //!
 //! ```text
-//! Free --plan--> Binding --bound--> Ready --take--> InUse --release--> Cooling --REUSE_AFTER_MS--> Free
-//!                   \------------ bind failed --------------------------^
+//!                                 .---------- REUSE_AFTER_MS -----------.
+//!                                 v                                     |
+//! Free --plan--> Binding --bound--> Ready --take--> InUse --release--> Resting
+//!  ^ ^              \                  \-- SURPLUS_AFTER_MS --> (closed) Free
+//!  | '-- REUSE_AFTER_MS -- Cooling <-- bind failed
 //!
 //! Free --adopt--> Adopted --plan--> Rebinding --bound--> InUse
 //!                    ^--- bind failed --' \--- REBIND_TRIES times --> Cooling
@@ -10,8 +13,9 @@
 //!
 //! A pair is adopted for a call that a new incarnation took over: it uses this port and no other.
 //!
-//! Each list is first in, first out, so that a port rests as long as the range allows: a late packet of
-//! the last call must not reach the next one.
+//! Each list is first in, first out, so that a port rests: a late packet of the last call must not reach the
+//! next one. Its sockets stay open meanwhile, since opening and closing them costs more than all SIP of a call;
+//! what comes in is heard by nobody, and answered by no ICMP either.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
@@ -24,11 +28,15 @@ use base::{Instant, LocationId, WorkerId};
 /// call are under way.
 pub const REUSE_AFTER_MS: u64 = 1_000;
 
+/// How long a pair stays bound that calls do not need any more, in milliseconds.
+pub const SURPLUS_AFTER_MS: u64 = 10_000;
+
 /// How many pairs of a location are kept bound ahead: the legs that set up within the time of a bind at
 /// some 1,000 calls a second.
 pub const READY_LOW_WATER: usize = 64;
 
-/// How many binds one call of [`PortPool::plan`] asks for, over all locations: they are system calls.
+/// How many binds one call of [`PortPool::plan`] asks for, and how many closes, over all locations: they are
+/// system calls.
 pub const BINDS_PER_PLAN: usize = 16;
 
 /// After so many failed binds in a row a location waits for [`BIND_PAUSE_MS`]: something is wrong with
@@ -103,6 +111,15 @@ pub enum Outcome {
     Lost,
 }
 
+/// What [`PortPool::plan`] asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plan {
+    /// Bind the pair at the location's address: RTP at that port, RTCP at the next.
+    Bind(PairId, LocationId, u16),
+    /// Close the pair's sockets.
+    Close(PairId),
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Pair {
     port: u16,
@@ -116,6 +133,8 @@ enum State {
     Binding,
     Ready,
     InUse,
+    /// Bound, but its last call is not long enough ago.
+    Resting,
     Cooling,
     /// A call uses it that was taken over; it is to be bound.
     Adopted,
@@ -129,7 +148,8 @@ struct Location {
     /// Where its pairs lie in the pool's, by ascending port.
     pairs: Range<usize>,
     free: VecDeque<PairId>,
-    ready: VecDeque<PairId>,
+    /// With the time since when they are.
+    ready: VecDeque<(Instant, PairId)>,
     binding: usize,
     failures: u32,
     paused_until: Instant,
@@ -182,25 +202,16 @@ impl PortPool {
         self.pairs.len() as u32
     }
 
-    /// Asks by `bind` for the sockets that are to be bound now, so that [`READY_LOW_WATER`] pairs of each
-    /// location are ready; each is answered by [`PortPool::bound`].
-    pub fn plan(&mut self, now: Instant, bind: &mut impl FnMut(PairId, LocationId, u16)) {
-        while let Some(&(until, pair)) = self.cooling.front() {
-            if until > now {
-                break;
-            }
-            self.cooling.pop_front();
-            let Pair { location, ref mut state, .. } = self.pairs[pair.index()];
-            debug_assert_eq!(*state, State::Cooling);
-            *state = State::Free;
-            self.locations[usize::from(location.0)].free.push_back(pair);
-        }
+    /// Asks for the sockets that are to be bound now, so that [`READY_LOW_WATER`] pairs of each location are
+    /// ready, each answered by [`PortPool::bound`]; and for those to be closed that calls do not need any more.
+    pub fn plan(&mut self, now: Instant, ask: &mut impl FnMut(Plan)) {
+        self.end_rests(now);
         // Calls wait for these, so they go first and all at once.
         while let Some(&(_, pair)) = self.adopted.front().filter(|(from, _)| *from <= now) {
             self.adopted.pop_front();
             let entry = &mut self.pairs[pair.index()];
             entry.state = State::Rebinding;
-            bind(pair, entry.location, entry.port);
+            ask(Plan::Bind(pair, entry.location, entry.port));
         }
         let mut asked = 0;
         for location in &mut self.locations {
@@ -215,7 +226,45 @@ impl PortPool {
                 asked += 1;
                 let entry = &mut self.pairs[pair.index()];
                 entry.state = State::Binding;
-                bind(pair, entry.location, entry.port);
+                ask(Plan::Bind(pair, entry.location, entry.port));
+            }
+        }
+        self.close_surplus(now, ask);
+    }
+
+    fn end_rests(&mut self, now: Instant) {
+        while let Some(&(until, pair)) = self.cooling.front() {
+            if until > now {
+                break;
+            }
+            self.cooling.pop_front();
+            let Pair { location, ref mut state, .. } = self.pairs[pair.index()];
+            let location = &mut self.locations[usize::from(location.0)];
+            if *state == State::Resting {
+                *state = State::Ready;
+                location.ready.push_back((now, pair));
+            } else {
+                debug_assert_eq!(*state, State::Cooling);
+                *state = State::Free;
+                location.free.push_back(pair);
+            }
+        }
+    }
+
+    fn close_surplus(&mut self, now: Instant, ask: &mut impl FnMut(Plan)) {
+        // Where binds fail, descriptors may have run out that another location has no use for.
+        let are_scarce = self.locations.iter().any(|location| location.failures > 0);
+        let mut closed = 0;
+        for location in &mut self.locations {
+            while closed < BINDS_PER_PLAN
+                && let Some(until) = location.surplus_until()
+                && (now >= until || are_scarce)
+                && let Some((_, pair)) = location.ready.pop_front()
+            {
+                closed += 1;
+                self.pairs[pair.index()].state = State::Free;
+                location.free.push_back(pair);
+                ask(Plan::Close(pair));
             }
         }
     }
@@ -228,6 +277,7 @@ impl PortPool {
             .iter()
             .filter(|location| location.ready.len() + location.binding < READY_LOW_WATER);
         let adopted = self.adopted.front().map(|&(from, _)| from);
+        let surplus = self.locations.iter().filter_map(Location::surplus_until).min();
         wanting
             .filter_map(
                 |location| {
@@ -235,6 +285,7 @@ impl PortPool {
                 },
             )
             .chain(adopted)
+            .chain(surplus)
             .min()
     }
 
@@ -261,7 +312,7 @@ impl PortPool {
     /// True when the pair's sockets are there: not before a bind that [`PortPool::adopt`] still wants.
     pub fn is_bound(&self, pair: PairId) -> bool {
         let state = self.pairs.get(pair.index()).map(|entry| entry.state);
-        matches!(state, Some(State::Ready | State::InUse))
+        matches!(state, Some(State::Ready | State::InUse | State::Resting))
     }
 
     /// The answer to a bind that was asked for; others are ignored.
@@ -279,7 +330,7 @@ impl PortPool {
         location.binding -= 1;
         if ok {
             location.failures = 0;
-            location.ready.push_back(pair);
+            location.ready.push_back((now, pair));
             entry.state = State::Ready;
             return Outcome::Nothing;
         }
@@ -288,7 +339,7 @@ impl PortPool {
             location.failures = 0;
             location.paused_until = now + Duration::from_millis(BIND_PAUSE_MS);
         }
-        self.cool(pair, now);
+        self.rest(pair, now, State::Cooling);
         Outcome::Nothing
     }
 
@@ -312,14 +363,14 @@ impl PortPool {
 
     /// A bound pair of `location`, or none when all are in use.
     pub fn take(&mut self, location: LocationId) -> Option<PairId> {
-        let pair = self.locations.get_mut(usize::from(location.0))?.ready.pop_front()?;
+        let (_, pair) = self.locations.get_mut(usize::from(location.0))?.ready.pop_front()?;
         self.pairs[pair.index()].state = State::InUse;
         self.in_use += 1;
         Some(pair)
     }
 
-    /// Gives a pair back that was taken; true when its sockets are to be closed. A pair that is not in
-    /// use stays as it is.
+    /// Gives a pair back that was taken; true when its sockets are to be closed, since they may not be there. A
+    /// pair that is not in use stays as it is.
     pub fn release(&mut self, pair: PairId, now: Instant) -> bool {
         let Some(state) = self.pairs.get(pair.index()).map(|entry| entry.state) else {
             return false;
@@ -330,8 +381,8 @@ impl PortPool {
         self.in_use -= 1;
         self.adopted.retain(|(_, adopted)| *adopted != pair);
         self.failed.remove(&pair);
-        self.cool(pair, now);
-        state != State::Adopted
+        self.rest(pair, now, if state == State::InUse { State::Resting } else { State::Cooling });
+        state == State::Rebinding
     }
 
     /// The pair's RTP port; RTCP's is the next. Panics for a pair of another pool.
@@ -369,9 +420,17 @@ impl PortPool {
         self.locations.iter().map(|location| location.ready.len() as u32).sum()
     }
 
-    fn cool(&mut self, pair: PairId, now: Instant) {
-        self.pairs[pair.index()].state = State::Cooling;
+    fn rest(&mut self, pair: PairId, now: Instant, state: State) {
+        self.pairs[pair.index()].state = state;
         self.cooling.push_back((now + Duration::from_millis(REUSE_AFTER_MS), pair));
+    }
+}
+
+impl Location {
+    /// When its longest ready pair may be closed, if there are more than are kept.
+    fn surplus_until(&self) -> Option<Instant> {
+        let (since, _) = self.ready.front().filter(|_| self.ready.len() > READY_LOW_WATER)?;
+        Some(*since + Duration::from_millis(SURPLUS_AFTER_MS))
     }
 }
 

@@ -31,6 +31,7 @@ mod io;
 mod media_path;
 mod mirror;
 mod mixing;
+mod news;
 mod offer;
 mod overload;
 mod prack;

@@ -2,9 +2,7 @@
 
 use std::collections::HashMap;
 
-use abi::{
-    CallRow, CallState, Class, Counter, DialogRow, Event, LegRow, LegState, Region, StreamRow, Wake,
-};
+use abi::{CallRow, CallState, Counter, DialogRow, Event, LegRow, LegState, Region, StreamRow};
 use base::{CallRef, Instant, Medium, WorkerId};
 
 use crate::call::{Call, Leg, LegRef, Phase};
@@ -161,27 +159,6 @@ impl Worker {
             }
             self.probe(now, leg);
             self.tend_session(now, leg);
-        }
-    }
-
-    /// Tells control something that it must know.
-    pub(crate) fn tell(&mut self, event: Event) {
-        self.tell_with(event, &[]);
-    }
-
-    /// The same, with what does not fit a record.
-    pub(crate) fn tell_with(&mut self, event: Event, blob: &[u8]) {
-        self.tell_as(event, blob, Class::Call);
-    }
-
-    /// The same, of a class: statistics leave room to calls.
-    pub(crate) fn tell_as(&mut self, event: Event, blob: &[u8], class: Class) {
-        match self.events.push(&event, blob, class) {
-            Ok(Wake::Needed) => self.wake_control = true,
-            Ok(Wake::NotNeeded) => {}
-            // The numbers of events tell control that one is missing; it reads the tables then.
-            Err(_) if class == Class::Statistic => self.count(Counter::EventsGaveWay),
-            Err(_) => self.count(Counter::EventsLost),
         }
     }
 }

@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use abi::{CommandReceiver, Counter, EventSender, Region, TenantRow, TrunkRow};
+use abi::{CommandReceiver, Counter, Region, TenantRow, TrunkRow};
 use base::{AgentSlot, CallRef, Instant, Rng, Timers};
 use media::{DropReason, Packet, PairId, PortPool, SocketSlot, Streams, Verdict, WhyNot};
 use sip::digest::NonceKey;
@@ -15,6 +15,7 @@ use crate::calls::Calls;
 use crate::connections::Connections;
 use crate::guard::Guard;
 use crate::mirror::Mirror;
+use crate::news::News;
 use crate::overload::Overload;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
@@ -85,7 +86,7 @@ pub struct Worker {
     pub(crate) studio: Studio,
     pub(crate) watched_trunks: Watched,
     pub(crate) timers: Timers<Timer>,
-    pub(crate) events: EventSender,
+    pub(crate) news: News,
     pub(crate) commands: CommandReceiver,
     pub(crate) control_here: bool,
     pub(crate) draining: bool,
@@ -95,7 +96,6 @@ pub struct Worker {
     pub(crate) sent: Vec<Sent<Flow>>,
     pub(crate) fired: Vec<Fired>,
     pub(crate) effects: Vec<Effect>,
-    pub(crate) wake_control: bool,
     /// The last turn left commands in the ring; the next one takes them without waiting for a bell.
     more_commands: bool,
     pub(crate) leases_held: u64,
@@ -164,7 +164,7 @@ impl Worker {
             watched_trunks: Watched::default(),
             ports,
             timers: Timers::default(),
-            events: region.event_sender(config.id),
+            news: News::new(region.event_sender(config.id)),
             commands: region.command_receiver(config.id),
             control_here: false,
             draining: false,
@@ -174,7 +174,6 @@ impl Worker {
             sent: Vec::new(),
             fired: Vec::new(),
             effects: Vec::new(),
-            wake_control: false,
             more_commands: false,
             leases_held: 0,
             recovered: BTreeMap::new(),
@@ -273,11 +272,16 @@ impl Worker {
         if self.more_commands {
             return Some(Instant::ZERO);
         }
-        [self.timers.deadline(), self.transactions.deadline(), self.ports.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|deadline| deadline.max(self.timers_wait_until))
+        [
+            self.timers.deadline(),
+            self.transactions.deadline(),
+            self.ports.deadline(),
+            self.news.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|deadline| deadline.max(self.timers_wait_until))
     }
 
     /// The region that this worker reads and writes.
@@ -397,7 +401,7 @@ impl Worker {
     }
 
     /// Hands out what this turn wants done: SIP in the order it was decided, ports bound ahead of the
-    /// calls to come, and one ring of control's bell however many events there are.
+    /// calls to come, and control's bell.
     fn hand_out(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let mut sent = std::mem::take(&mut self.sent);
         self.mirror_turn(now, &sent);
@@ -409,13 +413,16 @@ impl Worker {
             datagram: bytes,
         }));
         self.sent = sent;
-        self.ports.plan(now, &mut |pair, location, port| {
-            self.effects.push(Effect::Bind { pair, location, port });
+        self.ports.plan(now, &mut |plan| {
+            self.effects.push(match plan {
+                media::PortPlan::Bind(pair, location, port) => {
+                    Effect::Bind { pair, location, port }
+                }
+                media::PortPlan::Close(pair) => Effect::Close { pair },
+            });
         });
         out.append(&mut self.effects);
-        if std::mem::take(&mut self.wake_control) {
-            out.push(Effect::WakeControl);
-        }
+        self.ring_control(now, out);
     }
 }
 

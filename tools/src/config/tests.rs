@@ -123,8 +123,8 @@ fn all_faults_are_reported_in_the_order_of_lines() {
         "jackfield.toml:2: control.admin: must be there",
         "jackfield.toml:3: control.http: \"127.0.0.1\" must be ADDRESS:PORT, as in 192.0.2.1:8080",
         "jackfield.toml:4: control.admim: unknown field; known are http, admin, directory, state, \
-         recordings, options_s, records, trace_to, balancers, bus, bus_credentials, blade, \
-         cluster, cdm_strategy, token_key",
+         recordings, options_s, records, trace_to, balancers, dns, bus, bus_credentials, \
+         blade, cluster, cdm_strategy, token_key",
         "jackfield.toml:11: ccb[0].cores: must name each core once",
         "jackfield.toml:20: ccb[0].location[1].ip: \"0.0.0.0\" must be the one IPv4 or IPv6 \
          address that phones reach, not a wildcard",

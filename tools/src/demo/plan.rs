@@ -110,6 +110,7 @@ fn config(
             state: dir.path().to_owned(),
             recordings: absolute(&options.recordings, "recordings")?,
             options_s: options.options_s,
+            dns: options.dns.clone(),
             records: Some(absolute(&options.records, "records")?),
             trace_to: Vec::new(),
             balancers: Vec::new(),

@@ -136,6 +136,9 @@ fn worker_for(side: &Side, agent: AgentSlot) -> Option<WorkerId> {
     Some(WorkerId((agent.0 % u32::from(workers.max(1))) as u8))
 }
 
+/// When a caller may try again whose trunk's name was not resolved, in seconds.
+pub(super) const UNRESOLVED_S: u32 = 10;
+
 /// What the data plane does with a number that no rule knows.
 pub(super) const fn unknown(why: Why) -> u16 {
     match why {

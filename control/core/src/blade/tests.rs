@@ -298,6 +298,7 @@ fn provision() -> Provision {
             tenant: TENANT,
             prefix: "9".into(),
             to: Destination::Trunk {
+                name: None,
                 addresses: vec![SocketAddr::from(([10, 1, 2, 3], 5060))],
                 transport: base::Transport::Tcp,
                 location: None,
@@ -1027,6 +1028,7 @@ fn trunks_of_routes_are_watched_and_calls_go_to_one_that_is_up() {
     let mut provision = provision();
     provision.options_s = 30;
     let to = Destination::Trunk {
+        name: None,
         addresses: addresses.clone(),
         transport: base::Transport::Udp,
         location: None,

@@ -89,7 +89,9 @@ impl Blade {
         let Some(side) = self.sides.get_mut(&ccb).filter(|side| side.link) else { return };
         let mut wanted = BTreeMap::new();
         for route in self.routes.iter().filter(|_| every_s > 0) {
-            let Destination::Trunk { addresses, transport, location } = &route.to else { continue };
+            let Destination::Trunk { addresses, transport, location, .. } = &route.to else {
+                continue;
+            };
             for address in addresses {
                 if let Some(location) = side.location_for(location.as_deref(), *address) {
                     wanted.entry(*address).or_insert((location, *transport));

@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use control_core::{
     CloseReason, DeskCommand, DeskMessage, End, Input, LoginKey, OpOutcome, SeatEvent, reason,
 };
+use futures_util::SinkExt;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -39,6 +40,8 @@ const SEND_S: u64 = 5;
 const MESSAGE_BYTES: usize = 16 * 1024;
 /// Orders of one desk that wait for their answer; more are refused.
 const ORDERS: usize = 16;
+/// Messages that go to a desk in one write.
+const TOLD: usize = 32;
 /// The longest `id` of a message.
 const ID_BYTES: usize = 64;
 /// What is read ahead of a desk, and gathered for it.
@@ -328,26 +331,23 @@ async fn talk(
     let mut pings = tokio::time::interval(Duration::from_secs(PING_S));
     let mut heard_at = Instant::now();
     let (answers, mut answered) = mpsc::channel(ORDERS);
+    let mut told = Vec::new();
     loop {
         tokio::select! {
             // We hold a sender, so that it never ends.
             Some(reply) = answered.recv() => say(ws, reply).await?,
-            message = messages.recv() => match message {
-                Some(ToDesk::Say(message)) => say(ws, body_of(message)).await?,
-                Some(ToDesk::Close(reason)) => {
-                    match reason {
-                        CloseReason::NoLogin => {
-                            say(ws, DeskBody::Error { code: "unauthorized" }).await?;
-                        }
-                        CloseReason::Elsewhere => {
-                            say(ws, DeskBody::Error { code: "elsewhere" }).await?;
-                        }
-                        CloseReason::Ended(_) | CloseReason::Taken => {}
-                    }
-                    return close(ws, reason).await;
-                }
+            count = messages.recv_many(&mut told, TOLD) => {
                 // The owner dropped us: we were too slow, or the process stops.
-                None => return Ok(()),
+                if count == 0 {
+                    return Ok(());
+                }
+                for message in told.drain(..) {
+                    match message {
+                        ToDesk::Say(message) => feed(ws, body_of(message)).await?,
+                        ToDesk::Close(reason) => return part(ws, reason).await,
+                    }
+                }
+                in_time(ws.flush()).await?;
             },
             received = ws.recv() => {
                 let Some(received) = received.transpose()? else { return Ok(()) };
@@ -411,15 +411,36 @@ async fn answer(
     }
 }
 
-async fn say(ws: &mut WebSocket, body: DeskBody) -> Result<(), axum::Error> {
-    let text = serde_json::to_string(&DeskText { v: VERSION, body });
-    send(ws, Message::Text(text.map_err(axum::Error::new)?.into())).await
+/// Says why, if the desk cannot know it, and closes.
+async fn part(ws: &mut WebSocket, reason: CloseReason) -> Result<(), axum::Error> {
+    match reason {
+        CloseReason::NoLogin => say(ws, DeskBody::Error { code: "unauthorized" }).await?,
+        CloseReason::Elsewhere => say(ws, DeskBody::Error { code: "elsewhere" }).await?,
+        CloseReason::Ended(_) | CloseReason::Taken => {}
+    }
+    close(ws, reason).await
 }
 
-/// Sends, or gives up a desk that does not read.
+async fn say(ws: &mut WebSocket, body: DeskBody) -> Result<(), axum::Error> {
+    feed(ws, body).await?;
+    in_time(ws.flush()).await
+}
+
+/// Writes a message that goes out with the next flush.
+async fn feed(ws: &mut WebSocket, body: DeskBody) -> Result<(), axum::Error> {
+    let text = serde_json::to_string(&DeskText { v: VERSION, body });
+    in_time(ws.feed(Message::Text(text.map_err(axum::Error::new)?.into()))).await
+}
+
 async fn send(ws: &mut WebSocket, message: Message) -> Result<(), axum::Error> {
-    let sent = tokio::time::timeout(Duration::from_secs(SEND_S), ws.send(message)).await;
-    sent.map_err(axum::Error::new)?
+    in_time(ws.send(message)).await
+}
+
+/// Gives up a desk that does not read.
+async fn in_time(
+    sending: impl Future<Output = Result<(), axum::Error>>,
+) -> Result<(), axum::Error> {
+    tokio::time::timeout(Duration::from_secs(SEND_S), sending).await.map_err(axum::Error::new)?
 }
 
 /// Closes with a code of the range that RFC 6455, 7.4.2 leaves to applications, or normally.

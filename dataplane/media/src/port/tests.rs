@@ -10,7 +10,10 @@ fn at(ms: u64) -> Instant {
 
 fn planned(pool: &mut PortPool, now: Instant) -> Vec<(PairId, LocationId, u16)> {
     let mut binds = Vec::new();
-    pool.plan(now, &mut |pair, location, port| binds.push((pair, location, port)));
+    pool.plan(now, &mut |plan| match plan {
+        Plan::Bind(pair, location, port) => binds.push((pair, location, port)),
+        Plan::Close(pair) => panic!("{pair:?} is closed"),
+    });
     binds
 }
 
@@ -73,11 +76,12 @@ fn an_adopted_pair_is_bound_first_and_tried_again() {
     }
     assert_eq!(pool.bound(second, false, at(now)), Outcome::Lost);
     assert!(!pool.release(second, at(now)), "there is nothing to close");
-    assert!(pool.release(first, at(now)));
+    assert!(!pool.release(first, at(now)), "it stays open");
     assert_eq!(pool.in_use(), 0);
     assert_eq!(pool.deadline(), Some(at(now + REUSE_AFTER_MS)));
     let again: Vec<_> = planned(&mut pool, at(now + REUSE_AFTER_MS));
-    assert_eq!(again, [(second, here, 30_002), (first, there, 30_006)]);
+    assert_eq!(again, [(second, here, 30_002)]);
+    assert_eq!(pool.ready(), 1);
     assert_eq!(pool.bound(first, true, at(now)), Outcome::Nothing, "it is as any other now");
 }
 
@@ -111,11 +115,88 @@ fn a_pair_rests_before_it_is_used_again() {
     assert_eq!(pool.take(here), Some(PairId(0)));
     assert_eq!(pool.take(here), None);
     assert_eq!((pool.ready(), pool.in_use()), (0, 1));
-    assert!(pool.release(PairId(0), at(100)));
+    assert!(!pool.release(PairId(0), at(100)), "it stays open");
     assert!(!pool.release(PairId(0), at(100)), "it was given back");
+    assert_eq!((pool.ready(), pool.in_use()), (0, 0));
     assert_eq!(pool.deadline(), Some(at(100 + REUSE_AFTER_MS)));
     assert_eq!(planned(&mut pool, at(99 + REUSE_AFTER_MS)), []);
-    assert_eq!(planned(&mut pool, at(100 + REUSE_AFTER_MS)), [(PairId(0), here, 30_000)]);
+    assert_eq!(pool.take(here), None, "it rests");
+    assert_eq!(planned(&mut pool, at(100 + REUSE_AFTER_MS)), [], "it is bound still");
+    assert_eq!(pool.take(here), Some(PairId(0)));
+}
+
+/// Binds as many pairs of both locations as calls take, then gives them all back.
+fn after_a_rush(pool: &mut PortPool, pairs: usize) {
+    let mut taken = Vec::new();
+    while taken.len() < 2 * pairs {
+        for (pair, ..) in planned(pool, at(0)) {
+            pool.bound(pair, true, at(0));
+        }
+        let both = [LocationId(0), LocationId(1)].map(|location| pool.take(location));
+        taken.extend(both.into_iter().flatten());
+    }
+    taken.into_iter().for_each(|pair| assert!(!pool.release(pair, at(0))));
+}
+
+#[test]
+fn what_calls_do_not_need_any_more_is_closed() {
+    let addresses = ips(&["127.0.0.1", "127.0.0.2"]);
+    let mut pool = PortPool::new(WorkerId(0), 1, &addresses, (30_000, 60_000));
+    after_a_rush(&mut pool, 200);
+    let rested = at(REUSE_AFTER_MS);
+    assert_eq!(planned(&mut pool, rested), []);
+    let ready = pool.ready() as usize;
+    assert!(ready >= 400, "{ready}");
+    // Those that no call took were ready from the start.
+    assert_eq!(pool.deadline(), Some(at(SURPLUS_AFTER_MS)));
+    let mut closed = HashSet::new();
+    for turn in 0..ready as u64 {
+        let now = at(SURPLUS_AFTER_MS + REUSE_AFTER_MS + turn);
+        let before = closed.len();
+        pool.plan(now, &mut |plan| match plan {
+            Plan::Close(pair) => assert!(closed.insert(pair)),
+            Plan::Bind(pair, ..) => panic!("{pair:?} is bound"),
+        });
+        assert!(closed.len() - before <= BINDS_PER_PLAN);
+    }
+    assert_eq!(pool.ready() as usize, 2 * READY_LOW_WATER);
+    assert_eq!(closed.len(), ready - 2 * READY_LOW_WATER);
+    assert_eq!(pool.deadline(), None);
+}
+
+#[test]
+fn scarce_sockets_are_closed_at_once() {
+    let addresses = ips(&["127.0.0.1", "127.0.0.2"]);
+    let mut pool = PortPool::new(WorkerId(0), 1, &addresses, (30_000, 60_000));
+    after_a_rush(&mut pool, 200);
+    let rested = at(REUSE_AFTER_MS);
+    planned(&mut pool, rested);
+    while pool.take(LocationId(1)).is_some() {}
+    for (pair, ..) in planned(&mut pool, rested) {
+        pool.bound(pair, false, rested);
+    }
+    // That was a row of failures long enough to wait after it; the next failure shows a shortage.
+    let later = rested + Duration::from_millis(BIND_PAUSE_MS);
+    let mut closed = 0;
+    for _ in 0..2 {
+        let mut binds = Vec::new();
+        pool.plan(later, &mut |plan| match plan {
+            Plan::Close(pair) => {
+                assert_eq!(pool_location(pair), LocationId(0));
+                closed += 1;
+            }
+            Plan::Bind(pair, ..) => binds.push(pair),
+        });
+        for pair in binds.into_iter().take(1) {
+            pool.bound(pair, false, later);
+        }
+    }
+    assert_eq!(closed, BINDS_PER_PLAN);
+}
+
+/// Each location has 15,000 pairs.
+fn pool_location(pair: PairId) -> LocationId {
+    LocationId((pair.0 / 15_000) as u8)
 }
 
 #[test]
@@ -178,8 +259,8 @@ fn own_addresses_by_their_table() {
         assert_eq!(is(&pool), [true; 2], "ready {pair:?}");
         assert_eq!(pool.take(location), Some(pair));
         assert_eq!(is(&pool), [true; 2], "in use {pair:?}");
-        assert!(pool.release(pair, at(2)));
-        assert_eq!(is(&pool), [false; 2], "cooling {pair:?}");
+        assert!(!pool.release(pair, at(2)));
+        assert_eq!(is(&pool), [true; 2], "resting {pair:?}");
     }
 }
 
@@ -211,11 +292,14 @@ proptest! {
                 4 => if choice % 2 == 0 {
                     if let Some(pair) = pool.take(LocationId((choice / 2 % 2) as u8)) {
                         prop_assert!(!taken.contains(&pair) && !binding.contains(&pair));
+                        if let Some(when) = given_back.get(&pair) {
+                            prop_assert!(now.since(*when) >= Duration::from_millis(REUSE_AFTER_MS));
+                        }
                         taken.push(pair);
                     }
                 } else if !taken.is_empty() {
                     let pair = taken.swap_remove(choice % taken.len());
-                    prop_assert!(pool.release(pair, now));
+                    prop_assert!(!pool.release(pair, now));
                     given_back.insert(pair, now);
                 },
                 _ => {}
