@@ -234,6 +234,14 @@ impl Config {
         if let Some(folder) = &self.control.records {
             let _ = writeln!(text, "records = {}", quote(folder));
         }
+        text += &self.control.networks_toml();
+        if !self.control.dns.is_empty() {
+            let servers: Vec<_> = self.control.dns.iter().map(SocketAddr::to_string).collect();
+            let _ = writeln!(text, "dns = {servers:?}");
+        }
+        if let Some(folder) = &self.control.records {
+            let _ = writeln!(text, "records = {}", quote(folder));
+        }
         let nets = [("trace_to", &self.control.trace_to), ("balancers", &self.control.balancers)];
         for (field, nets) in nets.into_iter().filter(|(_, nets)| !nets.is_empty()) {
             let nets: Vec<_> = nets.iter().map(Cidr::to_string).collect();
@@ -285,6 +293,14 @@ impl Config {
         if let Some(pool) = &self.pool {
             text += &pool.to_toml();
         }
+        text
+    }
+}
+
+impl Control {
+    /// The fields that name networks, where they do.
+    fn networks_toml(&self) -> String {
+        let mut text = String::new();
         text
     }
 }

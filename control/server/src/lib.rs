@@ -93,8 +93,7 @@ impl Server {
             let what = what.display().to_string();
             move |error| StartError::Io(what, error)
         };
-        let mut folder = std::fs::DirBuilder::new();
-        folder.recursive(true).mode(0o700).create(state).map_err(named(state))?;
+        make_private(state).map_err(named(state))?;
         // Calls and phones need control, not the directory: it starts without one that is away.
         let directory = Directory::open(&config.directory).await?;
         let key = config.token_key.clone().unwrap_or_else(|| state.join("token.key"));
@@ -110,12 +109,11 @@ impl Server {
         });
         let ccbs: Vec<_> = config.ccbs.iter().map(|ccb| ccb.id).collect();
         let mut owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
-        let mut slots = None;
-        if let Some(pool) = &config.pool {
+        let slots = config.pool.as_ref().map(|pool| {
             let (tell, told) = mpsc::unbounded_channel();
             owner.keep_slots(pool::remembered(state, &pool.slots), pool.marks, tell);
-            slots = Some(told);
-        }
+            told
+        });
         let place =
             bus::Place { blade: config.blade.as_str().into(), cluster: config.cluster.clone() };
         let bus = bus::open(config.bus.clone(), place, blade.clone()).map(|(mouth, bus)| {
@@ -248,6 +246,11 @@ async fn drain(app: &http::App, seconds: u32) {
         tracing::info!(seconds, "this process stops; it takes logins until balancers notice");
         tokio::time::sleep(Duration::from_secs(seconds.into())).await;
     }
+}
+
+/// Makes a folder that nobody else may look into.
+fn make_private(folder: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// The CCBs that can record.
