@@ -227,26 +227,7 @@ impl Config {
             quote(&self.control.recordings),
             self.control.options_s,
         );
-        if !self.control.dns.is_empty() {
-            let servers: Vec<_> = self.control.dns.iter().map(SocketAddr::to_string).collect();
-            let _ = writeln!(text, "dns = {servers:?}");
-        }
-        if let Some(folder) = &self.control.records {
-            let _ = writeln!(text, "records = {}", quote(folder));
-        }
-        text += &self.control.networks_toml();
-        if !self.control.dns.is_empty() {
-            let servers: Vec<_> = self.control.dns.iter().map(SocketAddr::to_string).collect();
-            let _ = writeln!(text, "dns = {servers:?}");
-        }
-        if let Some(folder) = &self.control.records {
-            let _ = writeln!(text, "records = {}", quote(folder));
-        }
-        let nets = [("trace_to", &self.control.trace_to), ("balancers", &self.control.balancers)];
-        for (field, nets) in nets.into_iter().filter(|(_, nets)| !nets.is_empty()) {
-            let nets: Vec<_> = nets.iter().map(Cidr::to_string).collect();
-            let _ = writeln!(text, "{field} = {nets:?}");
-        }
+        text += &self.control.optional_toml();
         text += &self.control.bus.to_toml();
         for ccb in &self.ccbs {
             let sizes = &ccb.sizes;
@@ -298,9 +279,22 @@ impl Config {
 }
 
 impl Control {
-    /// The fields that name networks, where they do.
-    fn networks_toml(&self) -> String {
+    /// The fields that are there only when they say something.
+    fn optional_toml(&self) -> String {
+        let quote = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
         let mut text = String::new();
+        if !self.dns.is_empty() {
+            let servers: Vec<_> = self.dns.iter().map(SocketAddr::to_string).collect();
+            let _ = writeln!(text, "dns = {servers:?}");
+        }
+        if let Some(folder) = &self.records {
+            let _ = writeln!(text, "records = {}", quote(folder));
+        }
+        let nets = [("trace_to", &self.trace_to), ("balancers", &self.balancers)];
+        for (field, nets) in nets.into_iter().filter(|(_, nets)| !nets.is_empty()) {
+            let nets: Vec<_> = nets.iter().map(Cidr::to_string).collect();
+            let _ = writeln!(text, "{field} = {nets:?}");
+        }
         text
     }
 }
