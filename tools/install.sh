@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs Jackfield on this machine: the binary, its units, what the kernel is to allow it and, when
+# Installs Jackfield on this machine: the binary, its units, what the kernel and polkit are to allow it and, when
 # there is none, a configuration.
 # Run it again to update; it never overwrites a configuration. It starts nothing.
 #
@@ -41,11 +41,17 @@ install -m 0755 "$binary" "$dest$prefix/bin/jackfield.new"
 # A rename replaces a binary that runs.
 mv -f "$dest$prefix/bin/jackfield.new" "$dest$prefix/bin/jackfield"
 
-for unit in jackfield.target jackfield-control.service jackfield-ccb@.service; do
+for unit in jackfield.target jackfield-control.service jackfield-ccb@.service jackfield-agentproxy@.service; do
     sed -e "s#/usr/local/bin/jackfield#$prefix/bin/jackfield#" -e "s#/etc/jackfield#$sysconf/jackfield#" \
         "$here/systemd/$unit" > "$dest$sysconf/systemd/system/$unit"
     chmod 0644 "$dest$sysconf/systemd/system/$unit"
 done
+
+# What `driver = "systemd"` of [pool] needs: control, which is not root, may start and stop the units of its slots.
+install -d "$dest$sysconf/polkit-1/rules.d"
+install -m 0644 "$here/polkit/50-jackfield.rules" "$dest$sysconf/polkit-1/rules.d/50-jackfield.rules"
+# An example for an HTTP balancer in front of several blades.
+install -m 0644 "$here/haproxy/jackfield.cfg" "$dest$prefix/share/jackfield/haproxy.cfg"
 
 install -m 0644 "$here/systemd/jackfield.conf" "$dest$sysconf/sysctl.d/90-jackfield.conf"
 if [ -z "$dest" ]; then

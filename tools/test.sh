@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs every test of the house, and installs what they need from Debian: baresip and SIPp as phones, a scanner of SIP,
-# Kamailio as a carrier, dnsmasq, NATS, PostgreSQL, and iproute2, ethtool, tcpdump and curl for hosts of their own. Network
-# namespaces need root; without it, sudo is asked.
+# Kamailio as a carrier, dnsmasq, NATS, PostgreSQL, HAProxy, and iproute2, ethtool, tcpdump and curl for hosts of their
+# own. Network namespaces need root; without it, sudo is asked.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -9,8 +9,8 @@ as_root=
 [ "$(id -u)" -eq 0 ] || as_root="sudo --preserve-env"
 
 missing=
-for package in baresip sip-tester sipvicious kamailio kamailio-tls-modules nats-server postgresql iproute2 ethtool \
-    tcpdump curl dnsmasq-base; do
+for package in baresip sip-tester sipvicious kamailio kamailio-tls-modules nats-server postgresql haproxy iproute2 \
+    ethtool tcpdump curl dnsmasq-base; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing="$missing $package"
 done
 if [ -n "$missing" ]; then

@@ -10,6 +10,7 @@ mod kamailio;
 mod lab;
 mod media;
 mod phone;
+mod pool;
 #[allow(dead_code, reason = "the directory's own tests kill it, these do not")]
 #[path = "../../control/server/tests/postgres/mod.rs"]
 mod postgres;

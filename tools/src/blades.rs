@@ -27,10 +27,15 @@ fn lines(answer: &Value) -> String {
     )];
     for blade in answer["blades"].as_array().map_or(&[][..], Vec::as_slice) {
         let leads = if blade["leads"] == true { ", leads" } else { "" };
+        let proxy = match blade["agent_proxy_number"].as_u64() {
+            Some(number) => format!(", AgentProxy {number}"),
+            None => String::new(),
+        };
         lines.push(format!(
-            "blade {}: heard {} ms ago{leads}",
+            "blade {}: heard {} ms ago, {} logins/s{leads}{proxy}",
             text(&blade["blade"]),
-            blade["age_ms"]
+            blade["age_ms"],
+            blade["logins_s"],
         ));
         for ccb in blade["ccbs"].as_array().map_or(&[][..], Vec::as_slice) {
             lines.push(format!(

@@ -35,6 +35,9 @@ pub enum Command {
     Dataplane(Dataplane),
     /// Run the control process
     Control(Control),
+    /// Run an AgentProxy, which takes logins for the CCBs of all blades
+    #[command(name = "agentproxy")]
+    AgentProxy(AgentProxy),
     /// Run a whole demo on this machine: control, one CCB, a demo tenant
     Demo(Box<Demo>),
     /// Show the CCBs, their workers and what they count
@@ -55,7 +58,7 @@ pub enum Command {
     /// Show and set where calls go that are not taken
     #[command(subcommand)]
     Forward(ForwardCommand),
-    /// Show the pool's slots, and order CCBs from it and back
+    /// Show the slots of the pool of all blades, and order CCBs and AgentProxies from it and back
     #[command(subcommand)]
     Pool(PoolCommand),
     /// Set what held parties hear
@@ -114,6 +117,17 @@ pub struct Control {
     /// Stop when the process with this id, the parent, is gone.
     #[arg(long, hide = true, value_name = "PID")]
     pub die_with_parent: Option<u32>,
+}
+
+/// `agentproxy`
+#[derive(Debug, Args)]
+pub struct AgentProxy {
+    /// The configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Its number in the file
+    #[arg(long, value_name = "NUMBER")]
+    pub number: u16,
 }
 
 /// Where a running Jackfield is found.

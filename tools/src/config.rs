@@ -1,5 +1,6 @@
 //! The configuration file: one for the control process and for every CCB of a blade.
 
+mod agent_proxy;
 mod bus;
 mod media;
 mod pool;
@@ -18,6 +19,7 @@ use control_server::{Cidr, DirectoryPlace};
 use driver::Sizes;
 use toml::de::DeTable;
 
+pub use agent_proxy::AgentProxy;
 pub use bus::Bus;
 pub use media::{Media, MediaConfig, XdpMode};
 pub use pool::Pool;
@@ -46,9 +48,11 @@ const MAX_LOCATIONS: usize = 16;
 pub struct Config {
     /// The blade's control process.
     pub control: Control,
-    /// Its CCBs, at least one.
+    /// Its CCBs, at least one unless it works with other blades.
     pub ccbs: Vec<Ccb>,
-    /// Those that are started and stopped with the load or by order.
+    /// AgentProxies that may run on it.
+    pub agent_proxies: Vec<AgentProxy>,
+    /// Those of both that are started and stopped with the load or by order.
     pub pool: Option<Pool>,
 }
 
@@ -73,6 +77,8 @@ pub struct Control {
     pub records: Option<PathBuf>,
     /// Where traces of signalling may be sent besides this machine's loopback addresses.
     pub trace_to: Vec<Cidr>,
+    /// Where HTTP balancers are, which are believed who their client is.
+    pub balancers: Vec<Cidr>,
     /// Other blades.
     pub bus: Bus,
 }
@@ -179,6 +185,9 @@ impl Config {
         if let Some(pool) = &self.pool {
             let _ = write!(text, "\n{}", pool.summary());
         }
+        for proxy in &self.agent_proxies {
+            let _ = write!(text, "\n{}", proxy.summary());
+        }
         for ccb in &self.ccbs {
             let _ = write!(
                 text,
@@ -218,17 +227,7 @@ impl Config {
             quote(&self.control.recordings),
             self.control.options_s,
         );
-        if !self.control.dns.is_empty() {
-            let servers: Vec<_> = self.control.dns.iter().map(SocketAddr::to_string).collect();
-            let _ = writeln!(text, "dns = {servers:?}");
-        }
-        if let Some(folder) = &self.control.records {
-            let _ = writeln!(text, "records = {}", quote(folder));
-        }
-        let nets: Vec<_> = self.control.trace_to.iter().map(Cidr::to_string).collect();
-        if !nets.is_empty() {
-            let _ = writeln!(text, "trace_to = {nets:?}");
-        }
+        text += &self.control.optional_toml();
         text += &self.control.bus.to_toml();
         for ccb in &self.ccbs {
             let sizes = &ccb.sizes;
@@ -269,8 +268,32 @@ impl Config {
                 text += &location.streams.to_toml();
             }
         }
+        for proxy in &self.agent_proxies {
+            text += &proxy.to_toml();
+        }
         if let Some(pool) = &self.pool {
             text += &pool.to_toml();
+        }
+        text
+    }
+}
+
+impl Control {
+    /// The fields that are there only when they say something.
+    fn optional_toml(&self) -> String {
+        let quote = |path: &Path| toml::Value::from(path.display().to_string()).to_string();
+        let mut text = String::new();
+        if !self.dns.is_empty() {
+            let servers: Vec<_> = self.dns.iter().map(SocketAddr::to_string).collect();
+            let _ = writeln!(text, "dns = {servers:?}");
+        }
+        if let Some(folder) = &self.records {
+            let _ = writeln!(text, "records = {}", quote(folder));
+        }
+        let nets = [("trace_to", &self.trace_to), ("balancers", &self.balancers)];
+        for (field, nets) in nets.into_iter().filter(|(_, nets)| !nets.is_empty()) {
+            let nets: Vec<_> = nets.iter().map(Cidr::to_string).collect();
+            let _ = writeln!(text, "{field} = {nets:?}");
         }
         text
     }
@@ -300,9 +323,16 @@ pub const RTP_PORTS_RULE: &str = "must be LOW-HIGH with LOW < HIGH, both 1024..6
 
 fn read_config(root: &Table<'_, '_>) -> Option<Config> {
     let control = root.table("control").and_then(|table| read_control(&table));
-    let tables = root.tables("ccb");
+    let tables = match control.as_ref().is_some_and(|control| control.bus.server.is_some()) {
+        // A blade without CCBs takes logins for the others.
+        true => root.optional_tables("ccb"),
+        false => root.tables("ccb"),
+    };
     let ccbs: Vec<Option<Ccb>> = tables.iter().map(read_ccb).collect();
-    let pool = root.subtable("pool").map(|table| pool::read(&table, &ccbs));
+    let proxies = root.optional_tables("agent_proxy");
+    let agent_proxies: Vec<Option<AgentProxy>> =
+        proxies.iter().map(|table| agent_proxy::read(table, control.as_ref())).collect();
+    let pool = root.subtable("pool").map(|table| pool::read(&table, &ccbs, &agent_proxies));
     root.finish();
     let mut seen = Seen::default();
     if let (Some(control), Some(table)) = (&control, root.subtable("control")) {
@@ -313,11 +343,21 @@ fn read_config(root: &Table<'_, '_>) -> Option<Config> {
             seen.check(table, ccb);
         }
     }
+    for (table, proxy) in proxies.iter().zip(&agent_proxies) {
+        if let Some(proxy) = proxy {
+            seen.check_proxy(table, proxy);
+        }
+    }
     let pool = match pool {
         Some(read) => Some(read?),
         None => None,
     };
-    Some(Config { control: control?, ccbs: ccbs.into_iter().collect::<Option<Vec<_>>>()?, pool })
+    Some(Config {
+        control: control?,
+        ccbs: ccbs.into_iter().collect::<Option<Vec<_>>>()?,
+        agent_proxies: agent_proxies.into_iter().collect::<Option<Vec<_>>>()?,
+        pool,
+    })
 }
 
 /// The rule of a DNS server.
@@ -342,15 +382,8 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
     let options_s = table.or("options_s", options_s, control_server::OPTIONS_S.into());
     let records = table.parsed("records", ABSOLUTE_RULE, |text| parse_absolute(text).map(Some));
     let records = table.or("records", records, None);
-    let trace_to = match table.has("trace_to") {
-        true => {
-            let rule = "must be an address or a network, as in 192.0.2.0/24";
-            table.required_parsed_list("trace_to", rule, |text| text.parse::<Cidr>().ok())
-        }
-        false => None,
-    };
-    table.allow("trace_to");
-    let trace_to = table.or("trace_to", trace_to, Vec::new());
+    let trace_to = networks(table, "trace_to");
+    let balancers = networks(table, "balancers");
     let dns = match table.has("dns") {
         true => table.required_parsed_list("dns", DNS_RULE, parse_dns),
         false => None,
@@ -369,8 +402,20 @@ fn read_control(table: &Table<'_, '_>) -> Option<Control> {
         dns: dns?,
         records: records?,
         trace_to: trace_to?,
+        balancers: balancers?,
         bus: bus?,
     })
+}
+
+/// Addresses or networks, none when the field is absent.
+fn networks(table: &Table<'_, '_>, field: &'static str) -> Option<Vec<Cidr>> {
+    let rule = "must be an address or a network, as in 192.0.2.0/24";
+    let found = match table.has(field) {
+        true => table.required_parsed_list(field, rule, |text| text.parse::<Cidr>().ok()),
+        false => None,
+    };
+    table.allow(field);
+    table.or(field, found, Vec::new())
 }
 
 fn read_ccb(table: &Table<'_, '_>) -> Option<Ccb> {
@@ -519,10 +564,11 @@ pub fn valid_location_name(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_'))
 }
 
-/// What no two CCBs of a blade may share.
+/// What no two CCBs or AgentProxies of a blade may share.
 #[derive(Default)]
 struct Seen {
     numbers: HashSet<u16>,
+    proxies: HashSet<u16>,
     paths: HashSet<PathBuf>,
     sip: HashSet<SocketAddr>,
     tcp: HashSet<SocketAddr>,
@@ -553,6 +599,26 @@ impl Seen {
         }
         for address in &control.http {
             fault(self.tcp.insert(*address), "http", address.to_string());
+        }
+    }
+
+    fn check_proxy(&mut self, table: &Table<'_, '_>, proxy: &AgentProxy) {
+        let fault = |field: &str, shown: String| {
+            let rule = format!("{shown} is in use by another field or twice in this one");
+            table.report().fault(&table.field_span(field), table.name(field), rule);
+        };
+        if !self.proxies.insert(proxy.number) {
+            fault("number", proxy.number.to_string());
+        }
+        for (field, path) in [("admin", &proxy.admin), ("state", &proxy.state)] {
+            if !self.paths.insert(path.clone()) {
+                fault(field, path.display().to_string());
+            }
+        }
+        for address in &proxy.http {
+            if !self.tcp.insert(*address) {
+                fault("http", address.to_string());
+            }
         }
     }
 

@@ -1,4 +1,4 @@
-//! `jackfield control`: the blade's control process.
+//! `jackfield control`: the blade's control process; `jackfield agentproxy`: one without CCBs.
 
 use std::path::Path;
 
@@ -19,6 +19,37 @@ pub fn run(options: &cli::Control) -> Result<(), String> {
         let absolute = absolute.map_err(|error| format!("--records {}: {error}", folder.display()));
         config.control.records = Some(absolute?);
     }
+    serve(server_config(&config, &options.config)?)
+}
+
+/// Runs an AgentProxy until SIGTERM or SIGINT (S1-067).
+pub fn agent_proxy(options: &cli::AgentProxy) -> Result<(), String> {
+    process::keep_files_private();
+    process::raise_open_files();
+    let config = Config::load(&options.config)?;
+    let proxy = config.agent_proxies.iter().find(|proxy| proxy.number == options.number);
+    let proxy = proxy.ok_or_else(|| {
+        format!("no AgentProxy {} in {}", options.number, options.config.display())
+    })?;
+    let control = &config.control;
+    // Blades that share a directory share the key; else it is the one of this blade's control.
+    let key = control.bus.token_key.clone().unwrap_or_else(|| control.state.join("token.key"));
+    serve(control_server::Config {
+        admin: proxy.admin.clone(),
+        directory: control.directory.clone(),
+        bus: control.bus.server_config()?,
+        token_key: Some(key),
+        blade: proxy.blade(control),
+        cluster: control.bus.cluster.clone(),
+        strategy: control.bus.strategy,
+        balancers: control.balancers.clone(),
+        agent_proxy: Some(proxy.number),
+        drain_s: proxy.drain_s,
+        ..control_server::Config::new(proxy.state.clone(), proxy.http.clone(), Vec::new())
+    })
+}
+
+fn serve(config: control_server::Config) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -30,9 +61,7 @@ pub fn run(options: &cli::Control) -> Result<(), String> {
             signals.wait().await;
             let _ = stop.send(true);
         });
-        control_server::run(server_config(&config, &options.config)?, stopped)
-            .await
-            .map_err(|error| error.to_string())
+        control_server::run(config, stopped).await.map_err(|error| error.to_string())
     })
 }
 
@@ -69,6 +98,7 @@ fn server_config(config: &Config, file: &Path) -> Result<control_server::Config,
         dns: control.dns.clone(),
         records: control.records.clone(),
         trace_to: control.trace_to.clone(),
+        balancers: control.balancers.clone(),
         bus: control.bus.server_config()?,
         token_key: control.bus.token_key.clone(),
         blade: control.bus.blade.clone(),

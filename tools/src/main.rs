@@ -40,8 +40,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
     // The tools print what they find; their log is for what they did not expect.
-    let tool =
-        !matches!(cli.command, Command::Dataplane(_) | Command::Control(_) | Command::Demo(_));
+    let tool = !matches!(
+        cli.command,
+        Command::Dataplane(_) | Command::Control(_) | Command::AgentProxy(_) | Command::Demo(_)
+    );
     log::start(if tool { "warn" } else { "info" });
     match run(cli.command) {
         Ok(code) => code,
@@ -56,6 +58,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
     match command {
         Command::Dataplane(options) => dataplane::run(&options).map(|()| ExitCode::SUCCESS),
         Command::Control(options) => control::run(&options).map(|()| ExitCode::SUCCESS),
+        Command::AgentProxy(options) => control::agent_proxy(&options).map(|()| ExitCode::SUCCESS),
         Command::Demo(options) => demo::run(&options),
         Command::Status(options) => show::status(&options),
         Command::Blades(options) => blades::run(&options),

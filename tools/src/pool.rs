@@ -13,33 +13,54 @@ pub fn run(command: &PoolCommand) -> Result<ExitCode, String> {
     match command {
         PoolCommand::List(list) => ask(&list.view.at, list.view.json, "/v1/pool", None, lines),
         PoolCommand::Apply(apply) => {
-            let body = json!({ "ccb": apply.ccb });
-            let words = |answer: &Value| format!("CCB {} is taken into use", answer["ccb"]);
+            let kind = if apply.agent_proxy { "agent_proxy" } else { "ccb" };
+            let body = json!({ "kind": kind, "number": apply.number });
+            let words = |answer: &Value| format!("{} is taken into use", name(answer));
             ask(&apply.view.at, apply.view.json, "/v1/pool/apply", Some(body), words)
         }
         PoolCommand::Release(release) => {
-            let path = format!("/v1/pool/{}/release", release.ccb);
+            let kind = if release.agent_proxy { "agent_proxy/" } else { "" };
+            let path = format!("/v1/pool/{kind}{}/release", release.number);
             let body = json!({ "within_s": release.within });
-            let words = |answer: &Value| format!("CCB {} drains and goes back", answer["ccb"]);
+            let words = |answer: &Value| format!("{} drains and goes back", name(answer));
             ask(&release.view.at, release.view.json, &path, Some(body), words)
         }
+    }
+}
+
+fn name(slot: &Value) -> String {
+    match slot["agent_proxy"].as_u64() {
+        Some(number) => format!("AgentProxy {number}"),
+        None => format!("CCB {}", slot["ccb"]),
     }
 }
 
 fn lines(answer: &Value) -> String {
     let slots = answer["slots"].as_array().map_or(&[][..], Vec::as_slice);
     let line = |slot: &Value| {
-        let left = match slot["stopped_within_s"].as_u64() {
-            Some(seconds) => format!("  stopped within {seconds} s"),
-            None => String::new(),
+        let has = match slot["kind"] == "agent_proxy" {
+            true => {
+                let http = slot["http"].as_array().map_or(&[][..], Vec::as_slice);
+                let http: Vec<String> = http.iter().map(text).collect();
+                format!("{} logins/s  {}", slot["logins"], http.join(" "))
+            }
+            false => {
+                let left = match slot["stopped_within_s"].as_u64() {
+                    Some(seconds) => format!(", stopped within {seconds} s"),
+                    None => String::new(),
+                };
+                let [logins, capacity] = ["logins", "capacity"].map(|field| &slot[field]);
+                format!("{logins} of {capacity} logins, {} calls{left}", slot["calls"])
+            }
         };
-        let [ccb, state, status] = ["ccb", "state", "status"].map(|field| text(&slot[field]));
-        format!("{ccb:>5}  {state:<9} {status:<9} {:>6}/{}{left}", slot["logins"], slot["capacity"])
+        let blade = slot["blade"].as_str().unwrap_or("-");
+        let [state, status] = ["state", "status"].map(|field| text(&slot[field]));
+        format!("{:<14}  {blade:<16}  {state:<9} {status:<9} {has}", name(slot))
     };
     match slots {
         [] => "no slots: the pool is empty".to_owned(),
         slots => {
-            let head = "  CCB  slot      status    logins".to_owned();
+            let head = "slot            blade             state     status".to_owned();
             let lines = std::iter::once(head).chain(slots.iter().map(line));
             lines.collect::<Vec<_>>().join("\n")
         }

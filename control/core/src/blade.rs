@@ -32,6 +32,7 @@ mod leader;
 mod leases;
 mod order;
 mod pool;
+mod pooling;
 mod queueing;
 mod rooms;
 mod sharing;
@@ -41,6 +42,7 @@ mod trunks;
 use asked::Asked;
 pub use cluster::{BladeView, ClusterView};
 pub use leases::LeaseView;
+pub use pooling::SlotView;
 pub use side::Counts;
 use side::Side;
 
@@ -245,11 +247,8 @@ impl Blade {
                 self.trace(now, reply, (ccb, worker), *trace, out);
             }
             Input::Recorded { ccb, call } => self.recorded(ccb, call),
-            Input::Pool { reply, order } => {
-                let result = self.pool_order(now, order, out);
-                out.push(Output::Pool { reply, result });
-            }
-            Input::SlotStopped { ccb } => self.slot_stopped(now, ccb, out),
+            Input::Pool { reply, order } => self.pool_asked_for(now, reply, order, out),
+            Input::SlotStopped { slot } => self.slot_stopped(now, slot, out),
             Input::Bus(heard) => self.heard(now, heard, out),
             Input::Farewell => self.farewell(out),
             Input::Timeout => self.paused_until = None,

@@ -20,6 +20,7 @@ use crate::cdm::CcbStatus;
 use crate::desk::{Carried, CarriedAnswer};
 use crate::login::{End, LoginKey};
 use crate::message::{Granted, LoginRefusal, LoginRequest};
+use crate::pool::{PoolOrder, PoolRefusal, SlotId, SlotState};
 
 pub mod hub;
 
@@ -73,6 +74,22 @@ pub struct Report {
     pub ccbs: BTreeMap<u16, CcbReport>,
     /// True while it serves logins.
     pub is_agent_proxy: bool,
+    /// Its number when it is an AgentProxy and nothing else.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agent_proxy: Option<u16>,
+    /// Where that one takes logins.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub http: Vec<SocketAddr>,
+    /// Logins that it took in the last second (S1-067).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub logins_s: u32,
+    /// Its slots for AgentProxies.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub proxies: BTreeMap<u16, SlotState>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// How a CCB does.
@@ -97,6 +114,12 @@ pub struct CcbReport {
     pub locations: Vec<String>,
     /// Where other CCBs send SIP for its agents.
     pub sip: Option<SocketAddr>,
+    /// How its slot does, when it is in the pool (S1-016).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<SlotState>,
+    /// While it drains: in how many seconds it is stopped whoever is left.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stops_in_s: Option<u32>,
     /// The logins whose grants of other blades it has taken over since the last report: its registry's
     /// counts include them now (G-10).
     pub taken: Vec<LoginKey>,
@@ -239,6 +262,22 @@ pub enum Question {
     },
     /// Of the blade that has a call: what the desk of an agent wants of it (S2-013).
     Desk(Carried),
+    /// Of a blade with slots of the pool: an order (S1-050, S1-051).
+    Pool(PoolRequest),
+}
+
+/// An order for the slots of a blade. The same `id` of the same blade gets the same answer, and is done once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolRequest {
+    /// Names the request among those of its blade's incarnation.
+    pub id: u64,
+    /// The incarnation of the asking blade's control process.
+    pub incarnation: u64,
+    /// The term of the CDM's leader whose order it is; none when it is an administrator's (G-14).
+    #[serde(default)]
+    pub term: Option<u64>,
+    /// The order.
+    pub order: PoolOrder,
 }
 
 /// How an offer of a queue went.
@@ -348,6 +387,8 @@ pub enum Answer {
     Queue(bool),
     /// To [`Question::Desk`], once it is decided.
     Desk(CarriedAnswer),
+    /// To [`Question::Pool`]: the slot.
+    Pool(Result<SlotId, PoolRefusal>),
     /// The asked cannot say: it does not lead, or knows no such question.
     NotHere,
 }
@@ -548,24 +589,6 @@ pub(crate) mod wire {
             from: D,
         ) -> Result<Vec<CcbId>, D::Error> {
             Ok(Vec::<u16>::deserialize(from)?.into_iter().map(CcbId).collect())
-        }
-    }
-
-    pub(crate) mod maybe_ccb {
-        use base::CcbId;
-        use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-        pub(crate) fn serialize<S: Serializer>(
-            it: &Option<CcbId>,
-            to: S,
-        ) -> Result<S::Ok, S::Error> {
-            it.map(|ccb| ccb.0).serialize(to)
-        }
-
-        pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
-            from: D,
-        ) -> Result<Option<CcbId>, D::Error> {
-            Ok(Option::<u16>::deserialize(from)?.map(CcbId))
         }
     }
 

@@ -24,7 +24,7 @@ pub use acd::{
 };
 pub use blade::{
     BEAT_MS, Blade, BladeView, CcbView, ClusterView, Counts, LeaseView, LoginView, SWEEP_MS,
-    SpoolView,
+    SlotView, SpoolView,
 };
 pub use cdm::{Ccb, CcbStatus, Cdm, Strategy};
 pub use desk::{Carried, CarriedAnswer, CarriedOrder, DeskCommand, DeskRefusal, Supervision};
@@ -38,7 +38,8 @@ pub use message::{
 };
 pub use path::{path_name, reason_name, spool_name};
 pub use pool::{
-    DRAIN_S, Marks, PoolOrder, PoolRefusal, Scaler, Seen, SlotOrder, SlotState, Slots, Wish,
+    DRAIN_S, Marks, PoolOrder, PoolRefusal, Scaler, Seen, SlotId, SlotKind, SlotOrder, SlotState,
+    Slots, Wish,
 };
 pub use routes::{
     Cidr, Destination, Forward, Forwards, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service,

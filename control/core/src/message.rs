@@ -14,7 +14,7 @@ use crate::cdm::CcbStatus;
 use crate::cluster::{Heard, Say};
 use crate::desk::{DeskCommand, DeskRefusal, Supervision};
 use crate::login::{End, LoginKey};
-use crate::pool::{PoolOrder, PoolRefusal, SlotOrder, SlotState, Wish};
+use crate::pool::{PoolOrder, PoolRefusal, SlotId, SlotOrder, SlotState, Wish};
 use crate::routes::{Cidr, Forward, Route};
 use crate::seat::SeatEvent;
 
@@ -153,7 +153,7 @@ pub enum Input {
         /// Why.
         end: End,
     },
-    /// An order for the pool's slots of this blade.
+    /// An order for the pool, wherever the slot is.
     Pool {
         /// Comes back with the result.
         reply: u64,
@@ -162,8 +162,8 @@ pub enum Input {
     },
     /// The process of that slot is there no more, and its driver does not start it again.
     SlotStopped {
-        /// The CCB.
-        ccb: CcbId,
+        /// Which one.
+        slot: SlotId,
     },
     /// The bus says something.
     Bus(Heard),
@@ -308,24 +308,24 @@ pub enum Output {
         /// As it was given.
         reply: u64,
         /// The slot, or why not.
-        result: Result<CcbId, PoolRefusal>,
+        result: Result<SlotId, PoolRefusal>,
     },
     /// The process of a slot is to be started or stopped.
     Slot {
-        /// The CCB.
-        ccb: CcbId,
+        /// Which one.
+        slot: SlotId,
         /// Which of the two.
         order: SlotOrder,
     },
-    /// The CDM wanted a CCB more or fewer, and what became of it.
+    /// The CDM wanted a slot more or fewer, and what became of it.
     Scaled {
         /// What it wanted.
         wish: Wish,
         /// The slot, or why not.
-        result: Result<CcbId, PoolRefusal>,
+        result: Result<SlotId, PoolRefusal>,
     },
     /// The slots of this blade, to be remembered over a restart.
-    Slots(Vec<(CcbId, SlotState)>),
+    Slots(Vec<(SlotId, SlotState)>),
     /// Something for the bus; without one it is dropped.
     Bus(Say),
     /// Somebody was brought into a call, or has another part in it.

@@ -1,5 +1,5 @@
-//! The cloud scheduling module's rules (S1-016, S1-050, S1-068 to S1-070): slots that can each run a CCB, and when
-//! the CDM asks for one more or gives one back.
+//! The cloud scheduling module's rules (S1-016, S1-050, S1-067 to S1-070): slots that can each run a CCB or an
+//! AgentProxy, and when the CDM asks for one more or gives one back.
 //!
 //! ```text
 //!            apply             it runs normally
@@ -10,6 +10,9 @@
 //!    +------ stopped ------ stopping <--------- draining
 //!                                     nobody left, or the deadline
 //! ```
+//!
+//! An AgentProxy has nobody to wait for, so its slot drains no longer than until it is looked at; its process itself
+//! says that it takes no more logins, and stops a little later.
 
 use core::time::Duration;
 use std::collections::BTreeMap;
@@ -17,6 +20,7 @@ use std::collections::BTreeMap;
 use base::{CcbId, Instant};
 
 use crate::cdm::CcbStatus;
+use crate::cluster::{REPORT_LIFE_MS, REPORT_MS};
 
 /// How long a CCB may take from its start until it runs normally.
 pub const START_MS: u64 = 30_000;
@@ -24,6 +28,94 @@ pub const START_MS: u64 = 30_000;
 pub const STOP_MS: u64 = 15_000;
 /// How long calls may take to end on a CCB that is released, unless the order says otherwise.
 pub const DRAIN_S: u32 = 600;
+
+/// What a slot of the pool can run.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotKind {
+    /// A data plane.
+    #[default]
+    Ccb,
+    /// A control process without CCBs, which takes logins (S1-067).
+    AgentProxy,
+}
+
+impl SlotKind {
+    /// The word that tools show.
+    pub fn name(self) -> &'static str {
+        match self {
+            SlotKind::Ccb => "ccb",
+            SlotKind::AgentProxy => "agent_proxy",
+        }
+    }
+}
+
+/// A slot of the pool, by what it runs. Both kinds of number are unique over all blades.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotId {
+    /// That CCB.
+    Ccb(#[serde(with = "crate::cluster::wire::ccb")] CcbId),
+    /// The AgentProxy of that number.
+    AgentProxy(u16),
+}
+
+impl SlotId {
+    /// The slot of that kind and number.
+    pub fn new(kind: SlotKind, number: u16) -> Self {
+        match kind {
+            SlotKind::Ccb => SlotId::Ccb(CcbId(number)),
+            SlotKind::AgentProxy => SlotId::AgentProxy(number),
+        }
+    }
+
+    /// What it runs.
+    pub fn kind(self) -> SlotKind {
+        match self {
+            SlotId::Ccb(_) => SlotKind::Ccb,
+            SlotId::AgentProxy(_) => SlotKind::AgentProxy,
+        }
+    }
+
+    /// Its number among those of its kind.
+    pub fn number(self) -> u16 {
+        match self {
+            SlotId::Ccb(ccb) => ccb.0,
+            SlotId::AgentProxy(number) => number,
+        }
+    }
+
+    /// The CCB that it runs, unless that is an AgentProxy.
+    pub fn ccb(self) -> Option<CcbId> {
+        match self {
+            SlotId::Ccb(ccb) => Some(ccb),
+            SlotId::AgentProxy(_) => None,
+        }
+    }
+}
+
+impl core::fmt::Display for SlotId {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            SlotId::Ccb(ccb) => write!(f, "CCB {ccb}"),
+            SlotId::AgentProxy(number) => write!(f, "AgentProxy {number}"),
+        }
+    }
+}
 
 /// How a slot of the pool does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -58,7 +150,7 @@ impl SlotState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolRefusal {
-    /// No slot of that CCB is in the pool.
+    /// No such slot is in the pool.
     NoSuchSlot,
     /// No slot is free.
     NoFreeSlot,
@@ -76,7 +168,7 @@ impl PoolRefusal {
     /// A sentence for people.
     pub fn text(self) -> &'static str {
         match self {
-            PoolRefusal::NoSuchSlot => "no slot of that CCB is in the pool",
+            PoolRefusal::NoSuchSlot => "no such slot is in the pool",
             PoolRefusal::NoFreeSlot => "no slot of the pool is free",
             PoolRefusal::NotRunning => "the slot runs nothing",
             PoolRefusal::Stopping => "the slot's process is being stopped; ask again",
@@ -90,17 +182,17 @@ impl PoolRefusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PoolOrder {
-    /// Take a slot into use: that CCB's, or any free one.
+    /// Take a slot into use.
     Apply {
-        /// The CCB.
-        #[serde(with = "crate::cluster::wire::maybe_ccb")]
-        ccb: Option<CcbId>,
+        /// What it is to run.
+        kind: SlotKind,
+        /// Which one of that kind; any free one without.
+        number: Option<u16>,
     },
-    /// Give a CCB back; it drains first.
+    /// Give a CCB or an AgentProxy back; it drains first.
     Release {
-        /// The CCB.
-        #[serde(with = "crate::cluster::wire::ccb")]
-        ccb: CcbId,
+        /// The slot.
+        slot: SlotId,
         /// How long calls may take to end, in seconds; [`DRAIN_S`] when it is not said.
         within_s: Option<u32>,
     },
@@ -118,7 +210,7 @@ pub enum SlotOrder {
 /// The slots of one blade.
 #[derive(Clone, Debug, Default)]
 pub struct Slots {
-    slots: BTreeMap<CcbId, Slot>,
+    slots: BTreeMap<SlotId, Slot>,
     /// The highest leader's term that an order came with.
     term: u64,
 }
@@ -133,70 +225,85 @@ struct Slot {
 
 impl Slots {
     /// Slots that were in these states when an earlier control process last said.
-    pub fn new(now: Instant, slots: impl IntoIterator<Item = (CcbId, SlotState)>) -> Self {
+    pub fn new(now: Instant, slots: impl IntoIterator<Item = (SlotId, SlotState)>) -> Self {
         let deadline = now + Duration::from_secs(DRAIN_S.into());
-        let slot = |(ccb, state)| (ccb, Slot { state, since: now, deadline });
+        let slot = |(id, state)| (id, Slot { state, since: now, deadline });
         Slots { slots: slots.into_iter().map(slot).collect(), term: 0 }
     }
 
-    /// The slots by CCB.
-    pub fn iter(&self) -> impl Iterator<Item = (CcbId, SlotState)> {
-        self.slots.iter().map(|(ccb, slot)| (*ccb, slot.state))
+    /// The slots, those of CCBs first.
+    pub fn iter(&self) -> impl Iterator<Item = (SlotId, SlotState)> {
+        self.slots.iter().map(|(id, slot)| (*id, slot.state))
     }
 
-    /// How the slot of that CCB does.
-    pub fn state(&self, ccb: CcbId) -> Option<SlotState> {
-        self.slots.get(&ccb).map(|slot| slot.state)
+    /// How that slot does.
+    pub fn state(&self, id: SlotId) -> Option<SlotState> {
+        self.slots.get(&id).map(|slot| slot.state)
     }
 
-    /// When the CCB that drains is stopped whoever is left.
-    pub fn deadline(&self, ccb: CcbId) -> Option<Instant> {
-        self.slots.get(&ccb).filter(|slot| slot.state == SlotState::Draining).map(|s| s.deadline)
+    /// When what drains there is stopped whoever is left.
+    pub fn deadline(&self, id: SlotId) -> Option<Instant> {
+        self.slots.get(&id).filter(|slot| slot.state == SlotState::Draining).map(|s| s.deadline)
     }
 
-    /// False for an order of a leader that another one came after.
+    /// True of a slot that became free so recently that the last report of what ran there may still be heard.
+    pub fn was_just_freed(&self, now: Instant, id: SlotId) -> bool {
+        let age = Duration::from_millis(REPORT_LIFE_MS + REPORT_MS);
+        let slot = self.slots.get(&id).filter(|slot| slot.state == SlotState::Free);
+        slot.is_some_and(|slot| now < slot.since + age)
+    }
+
+    /// Forgets the terms of leaders: a bus that lost what it kept counts anew.
+    pub fn forget_terms(&mut self) {
+        self.term = 0;
+    }
+
+    /// False for an order of a leader that another one came after (G-14).
     pub fn admit(&mut self, term: u64) -> bool {
         let is_newest = term >= self.term;
         self.term = self.term.max(term);
         is_newest
     }
 
-    /// Takes a slot into use: that CCB's, or any free one. A CCB that drains runs on. What is to be done with
+    /// Takes a slot into use: that one, or any free one of its kind. What drains runs on. What is to be done with
     /// its process, if anything.
     pub fn apply(
         &mut self,
         now: Instant,
-        ccb: Option<CcbId>,
-    ) -> Result<(CcbId, Option<SlotOrder>), PoolRefusal> {
-        let free = || {
-            let of = |wanted| self.slots.iter().find(move |(_, slot)| slot.state == wanted);
+        kind: SlotKind,
+        number: Option<u16>,
+    ) -> Result<(SlotId, Option<SlotOrder>), PoolRefusal> {
+        let of = |wanted| {
+            let fits = |(id, slot): &(&SlotId, &Slot)| id.kind() == kind && slot.state == wanted;
+            self.slots.iter().find(fits).map(|(id, _)| *id)
+        };
+        let id = match number {
+            Some(number) => SlotId::new(kind, number),
             // Who still drains is quicker than who has to start.
-            of(SlotState::Draining).or_else(|| of(SlotState::Free)).map(|(ccb, _)| *ccb)
+            None => of(SlotState::Draining)
+                .or_else(|| of(SlotState::Free))
+                .ok_or(PoolRefusal::NoFreeSlot)?,
         };
-        let ccb = match ccb {
-            Some(ccb) => ccb,
-            None => free().ok_or(PoolRefusal::NoFreeSlot)?,
-        };
-        let slot = self.slots.get_mut(&ccb).ok_or(PoolRefusal::NoSuchSlot)?;
+        let slot = self.slots.get_mut(&id).ok_or(PoolRefusal::NoSuchSlot)?;
         let (state, order) = match slot.state {
             SlotState::Free => (SlotState::Starting, Some(SlotOrder::Start)),
             SlotState::Draining => (SlotState::Running, None),
-            SlotState::Starting | SlotState::Running => return Ok((ccb, None)),
+            SlotState::Starting | SlotState::Running => return Ok((id, None)),
             SlotState::Stopping => return Err(PoolRefusal::Stopping),
         };
         (slot.state, slot.since) = (state, now);
-        Ok((ccb, order))
+        Ok((id, order))
     }
 
-    /// Gives a CCB back to the pool: it drains first, until nobody is left or `within` has passed. Asked again, the
+    /// Gives a slot back to the pool: it drains first, until nobody is left or `within` has passed. Asked again, the
     /// earlier deadline holds.
     pub fn release(
         &mut self,
         now: Instant,
-        ccb: CcbId,
+        id: SlotId,
         within: Duration,
     ) -> Result<(), PoolRefusal> {
-        let slot = self.slots.get_mut(&ccb).ok_or(PoolRefusal::NoSuchSlot)?;
+        let slot = self.slots.get_mut(&id).ok_or(PoolRefusal::NoSuchSlot)?;
         match slot.state {
             SlotState::Free => Err(PoolRefusal::NotRunning),
             SlotState::Stopping => Ok(()),
@@ -211,15 +318,15 @@ impl Slots {
         }
     }
 
-    /// What time and the CCB's status make of its slot; `left` is how many logins and calls it has.
+    /// What time and the status of what runs there make of a slot; `left` is how many logins and calls it has.
     pub fn look(
         &mut self,
         now: Instant,
-        ccb: CcbId,
+        id: SlotId,
         status: CcbStatus,
         left: usize,
     ) -> Option<SlotOrder> {
-        let slot = self.slots.get_mut(&ccb)?;
+        let slot = self.slots.get_mut(&id)?;
         let age = now.since(slot.since);
         let runs = status == CcbStatus::Normal;
         let (state, order) = match slot.state {
@@ -241,113 +348,17 @@ impl Slots {
     }
 
     /// The slot's process is there no more, and nobody starts it again.
-    pub fn stopped(&mut self, now: Instant, ccb: CcbId) {
-        if let Some(slot) = self.slots.get_mut(&ccb) {
+    pub fn stopped(&mut self, now: Instant, id: SlotId) {
+        if let Some(slot) = self.slots.get_mut(&id) {
             (slot.state, slot.since) = (SlotState::Free, now);
         }
     }
 }
 
-/// When the CDM asks for a CCB, and when it gives one back.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Marks {
-    /// More CCBs are asked for when more than this share of the places is taken (S1-068).
-    pub high: f64,
-    /// One is given back when less than this share is taken (S1-069), and the others would stay below `high`.
-    pub low: f64,
-    /// For how long it must have been so, in seconds.
-    pub hold_s: u32,
-    /// CCBs that always run.
-    pub least: u32,
-}
+mod scaler;
 
-impl Default for Marks {
-    fn default() -> Self {
-        Marks { high: 0.8, low: 0.3, hold_s: 10, least: 1 }
-    }
-}
-
-/// A CCB as the CDM's leader sees it when it thinks of the pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// The CCB.
-    pub ccb: CcbId,
-    /// How it does.
-    pub status: CcbStatus,
-    /// Logins that it has or is granted.
-    pub load: u32,
-    /// Logins that it has room for.
-    pub capacity: u32,
-    /// Its slot, when it is in the pool.
-    pub slot: Option<SlotState>,
-}
-
-/// What the CDM wants of the pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wish {
-    /// That slot is to be taken into use.
-    Apply(CcbId),
-    /// That CCB is to be given back.
-    Release(CcbId),
-}
-
-/// Watches the load and asks for CCBs or gives them back, with hysteresis: the marks lie apart, each must be
-/// passed for a while, and nothing is asked while an earlier wish is under way.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Scaler {
-    high_since: Option<Instant>,
-    low_since: Option<Instant>,
-}
-
-impl Scaler {
-    /// Looks at the CCBs of all blades; call it about once a second.
-    pub fn look(&mut self, now: Instant, marks: &Marks, ccbs: &[Seen]) -> Option<Wish> {
-        let moves = |seen: &&Seen| {
-            matches!(
-                seen.slot,
-                Some(SlotState::Starting | SlotState::Draining | SlotState::Stopping)
-            )
-        };
-        let normal = || ccbs.iter().filter(|seen| seen.status == CcbStatus::Normal);
-        let (load, capacity) = normal().fold((0_u64, 0_u64), |(load, capacity), seen| {
-            (load + u64::from(seen.load), capacity + u64::from(seen.capacity))
-        });
-        let share = |load: u64, capacity: u64| match capacity {
-            0 => 1.0,
-            _ => load as f64 / capacity as f64,
-        };
-        let count = normal().count();
-        let is_high = share(load, capacity) > marks.high || count < marks.least as usize;
-        let is_low = share(load, capacity) < marks.low && count > marks.least.max(1) as usize;
-        let since = |held: &mut Option<Instant>, is: bool| {
-            *held = if is { held.or(Some(now)) } else { None };
-            let hold = Duration::from_secs(marks.hold_s.into());
-            held.is_some_and(|from| now.since(from) >= hold)
-        };
-        let (grow, shrink) =
-            (since(&mut self.high_since, is_high), since(&mut self.low_since, is_low));
-        if ccbs.iter().any(|seen| moves(&seen)) {
-            return None;
-        }
-        if grow {
-            let free = ccbs.iter().find(|seen| seen.slot == Some(SlotState::Free))?;
-            self.high_since = None;
-            return Some(Wish::Apply(free.ccb));
-        }
-        if !shrink {
-            return None;
-        }
-        let of_pool = normal().filter(|seen| seen.slot == Some(SlotState::Running));
-        let least = of_pool.min_by_key(|seen| (seen.load, std::cmp::Reverse(seen.ccb)))?;
-        // Whose agents have to go somewhere.
-        let rest = capacity - u64::from(least.capacity);
-        if share(load, rest) >= marks.high {
-            return None;
-        }
-        self.low_since = None;
-        Some(Wish::Release(least.ccb))
-    }
-}
+pub(crate) use scaler::marks_of;
+pub use scaler::{Marks, Scaler, Seen, Wish};
 
 #[cfg(test)]
 mod tests;

@@ -12,6 +12,12 @@ use crate::{pool, recordings};
 /// How often trunks are asked whether they are there, in seconds.
 pub const OPTIONS_S: u32 = 30;
 
+/// The longest time that an AgentProxy that stops may still take logins, in seconds.
+pub const LONGEST_DRAIN_S: u32 = 8;
+
+/// How long an AgentProxy that stops still takes logins, in seconds, so that balancers notice.
+pub const PROXY_DRAIN_S: u32 = 5;
+
 /// What a cluster is called that nobody named.
 pub const CLUSTER: &str = "jackfield";
 
@@ -59,6 +65,8 @@ pub struct Config {
     pub records: Option<PathBuf>,
     /// Where traces of signalling may be sent besides this machine's loopback addresses.
     pub trace_to: Vec<Cidr>,
+    /// Where HTTP balancers are: they speak for many, and are believed who their client is (X-Forwarded-For).
+    pub balancers: Vec<Cidr>,
     /// Where recordings come from and go to; none makes no recordings.
     pub recordings: Option<recordings::Config>,
     /// How often trunks that routes lead to are asked whether they are there, in seconds; 0 for never.
@@ -75,6 +83,11 @@ pub struct Config {
     pub cluster: String,
     /// How the CDM chooses among the CCBs of all blades while this one leads; the blades of a cluster should agree.
     pub strategy: Strategy,
+    /// Its number when it is an AgentProxy and nothing else (S1-067): it has no CCB, and needs a bus.
+    pub agent_proxy: Option<u16>,
+    /// How long it still takes logins when it is to stop, in seconds, at most [`LONGEST_DRAIN_S`]; `/ready` says 503
+    /// meanwhile, so that balancers send nobody new.
+    pub drain_s: u32,
 }
 
 /// One CCB of this blade: a data plane process and the region it made.
@@ -126,6 +139,7 @@ impl Config {
             notify: true,
             records: None,
             trace_to: Vec::new(),
+            balancers: Vec::new(),
             recordings: None,
             options_s: OPTIONS_S,
             dns: Vec::new(),
@@ -134,6 +148,8 @@ impl Config {
             blade: host_name(),
             cluster: CLUSTER.to_owned(),
             strategy: Strategy::default(),
+            agent_proxy: None,
+            drain_s: 0,
             state,
         }
     }

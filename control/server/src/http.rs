@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -83,6 +83,8 @@ pub struct Parts {
     pub next_trace: AtomicU32,
     /// Where traces may be sent besides this machine.
     pub trace_to: Vec<Cidr>,
+    /// True once this process is to stop.
+    pub draining: AtomicBool,
     /// When this process began to serve.
     pub started_at: base::Instant,
 }
@@ -90,7 +92,7 @@ pub struct Parts {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "Jackfield", description = "Agents log in here and attach their desks."),
-    paths(login::login, logout, cti::cti, health, openapi),
+    paths(login::login, logout, cti::cti, health, ready, openapi),
     components(schemas(
         login::LoginBody,
         login::LoginAnswer,
@@ -110,6 +112,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/cti", get(cti::cti))
         .route("/v1/openapi.json", get(openapi))
         .route("/healthz", get(health))
+        .route("/ready", get(ready))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
         .with_state(app)
 }
@@ -176,4 +179,20 @@ async fn health(State(app): State<App>) -> (StatusCode, &'static str) {
         Some(true) => (StatusCode::OK, "ok\n"),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "no CCB is running normally\n"),
     }
+}
+
+/// Whether balancers should send logins here.
+#[utoipa::path(
+    get, path = "/ready",
+    responses(
+        (status = 200, description = "Logins are welcome"),
+        (status = 503, description = "This process stops, or no login would find the directory and a CCB; an \
+            AgentProxy without a bus finds none"),
+    )
+)]
+async fn ready(State(app): State<App>) -> (StatusCode, &'static str) {
+    if app.draining.load(Ordering::Relaxed) {
+        return (StatusCode::SERVICE_UNAVAILABLE, "this process stops\n");
+    }
+    health(State(app)).await
 }

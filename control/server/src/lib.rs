@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -31,10 +31,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 pub use bus::{BusConfig, LocalBus, NatsConfig};
-pub use config::{CLUSTER, CcbConfig, Config, HashCost, OPTIONS_S, host_name};
+pub use config::{
+    CLUSTER, CcbConfig, Config, HashCost, LONGEST_DRAIN_S, OPTIONS_S, PROXY_DRAIN_S, host_name,
+};
 pub use control_core::{
-    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, QUEUE_RULE, Route, Service, Strategy,
-    is_prompt_name, is_queue_name, path_name, reason_name, spool_name,
+    Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, QUEUE_RULE, Route, Service, SlotId,
+    Strategy, is_prompt_name, is_queue_name, path_name, reason_name, spool_name,
 };
 pub use directory::{
     Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError,
@@ -91,8 +93,7 @@ impl Server {
             let what = what.display().to_string();
             move |error| StartError::Io(what, error)
         };
-        let mut folder = std::fs::DirBuilder::new();
-        folder.recursive(true).mode(0o700).create(state).map_err(named(state))?;
+        make_private(state).map_err(named(state))?;
         // Calls and phones need control, not the directory: it starts without one that is away.
         let directory = Directory::open(&config.directory).await?;
         let key = config.token_key.clone().unwrap_or_else(|| state.join("token.key"));
@@ -108,18 +109,18 @@ impl Server {
         });
         let ccbs: Vec<_> = config.ccbs.iter().map(|ccb| ccb.id).collect();
         let mut owner = owner::Owner::new(&ccbs, asks, records.transpose()?);
-        let mut slots = None;
-        if let Some(pool) = &config.pool {
+        let slots = config.pool.as_ref().map(|pool| {
             let (tell, told) = mpsc::unbounded_channel();
             owner.keep_slots(pool::remembered(state, &pool.slots), pool.marks, tell);
-            slots = Some(told);
-        }
+            told
+        });
         let place =
             bus::Place { blade: config.blade.as_str().into(), cluster: config.cluster.clone() };
         let bus = bus::open(config.bus.clone(), place, blade.clone()).map(|(mouth, bus)| {
             // The clock only goes on over the control processes of a blade, unless somebody sets it back.
             let incarnation = clock::unix_ms(clock::now());
             owner.join(config.blade.as_str().into(), incarnation, config.strategy, mouth);
+            owner.become_agent_proxy(config.agent_proxy, &config.http);
             bus
         });
         let mut http = Vec::new();
@@ -151,6 +152,7 @@ impl Server {
             trace_to: config.trace_to.clone(),
             records: config.records.is_some().then_some(record_state),
             bus: bus.as_ref().map(bus::Bus::state),
+            draining: AtomicBool::new(false),
             started_at: clock::now(),
         });
         Ok(Server { config, http, admin, app, names, owner, slots, bus, directory })
@@ -180,12 +182,8 @@ impl Server {
         if let Some((pool, told)) = self.config.pool.zip(self.slots) {
             background.spawn(pool::serve(pool, self.config.state, told, blade.clone()));
         }
-        let mut serving = JoinSet::new();
-        let limits = http::serve::Limits::of_listeners(self.http.len());
-        for listener in self.http {
-            let router = http::router(self.app.clone());
-            serving.spawn(http::serve::serve(listener, router, limits, stop.clone()));
-        }
+        let (halt, halted) = watch::channel(false);
+        let mut serving = serve_http(self.http, &self.app, &self.config.balancers, &halted);
         if let Some(recordings) = self.config.recordings {
             let (known, live) = watch::channel(Arc::default());
             background.spawn(tell_live(self.config.ccbs.clone(), blade.clone(), known));
@@ -204,6 +202,8 @@ impl Server {
         tracing::info!(http = ?self.config.http, ccbs = self.config.ccbs.len(), "control serves");
         stopped(&mut stop).await;
         notify(NotifyState::Stopping);
+        drain(&self.app, self.config.drain_s).await;
+        let _ = halt.send(true);
         // Desks keep their WebSockets open; they come back to the next control process.
         let ended = async { while serving.join_next().await.is_some() {} };
         let _ = tokio::time::timeout(Duration::from_millis(STOP_MS), ended).await;
@@ -219,6 +219,38 @@ impl Server {
         self.directory.close().await;
         let _ = std::fs::remove_file(&self.config.admin);
     }
+}
+
+/// Serves what agents reach at each of these.
+fn serve_http(
+    listeners: Vec<TcpListener>,
+    app: &http::App,
+    balancers: &[Cidr],
+    halted: &watch::Receiver<bool>,
+) -> JoinSet<()> {
+    let mut serving = JoinSet::new();
+    let limits = http::serve::Limits::of_listeners(listeners.len());
+    let balancers: Arc<[Cidr]> = balancers.into();
+    for listener in listeners {
+        let (router, balancers) = (http::router(app.clone()), balancers.clone());
+        serving.spawn(http::serve::serve(listener, router, limits, balancers, halted.clone()));
+    }
+    serving
+}
+
+/// Tells balancers that this process stops, and serves on until they have noticed.
+async fn drain(app: &http::App, seconds: u32) {
+    app.draining.store(true, Ordering::Relaxed);
+    let seconds = seconds.min(LONGEST_DRAIN_S);
+    if seconds > 0 {
+        tracing::info!(seconds, "this process stops; it takes logins until balancers notice");
+        tokio::time::sleep(Duration::from_secs(seconds.into())).await;
+    }
+}
+
+/// Makes a folder that nobody else may look into.
+fn make_private(folder: &Path) -> io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 /// The CCBs that can record.

@@ -1,6 +1,7 @@
 //! The one task that owns the blade's core. Everything that concerns it comes as an [`Ask`].
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use control_core::cluster::{BladeName, Heard};
 use control_core::{
     Blade, CcbStatus, CloseReason, Collected, DeskMessage, End, Granted, Input, LoginKey,
     LoginRefusal, LoginRequest, Marks, OpOutcome, Order, Output, PoolOrder, PoolRefusal, Provision,
-    SlotState, Strategy, Supervision, Trace, spool_name,
+    SlotId, SlotState, Strategy, Supervision, Trace, spool_name,
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -63,9 +64,9 @@ pub enum Ask {
     /// A call's record is written.
     Recorded { ccb: CcbId, call: CallRef },
     /// An order for the pool.
-    Pool(PoolOrder, oneshot::Sender<Result<CcbId, PoolRefusal>>),
+    Pool(PoolOrder, oneshot::Sender<Result<SlotId, PoolRefusal>>),
     /// A slot's process is gone for good.
-    SlotStopped(CcbId),
+    SlotStopped(SlotId),
     /// The bus says something.
     Bus(Heard),
     /// The process stops.
@@ -161,7 +162,7 @@ impl BladeHandle {
     }
 
     /// Orders something of the pool.
-    pub async fn pool(&self, order: PoolOrder) -> Result<CcbId, PoolRefusal> {
+    pub async fn pool(&self, order: PoolOrder) -> Result<SlotId, PoolRefusal> {
         let (done, answer) = oneshot::channel();
         self.tell(Ask::Pool(order, done)).await;
         answer.await.unwrap_or(Err(PoolRefusal::Away))
@@ -192,7 +193,7 @@ impl BladeHandle {
 pub struct Owner {
     blade: Blade,
     asks: Asks,
-    pooled: HashMap<u64, oneshot::Sender<Result<CcbId, PoolRefusal>>>,
+    pooled: HashMap<u64, oneshot::Sender<Result<SlotId, PoolRefusal>>>,
     /// None when this blade has no slots.
     slots: Option<mpsc::UnboundedSender<Tell>>,
     /// None when this blade is alone.
@@ -251,10 +252,17 @@ impl Owner {
         self.bus = Some(bus);
     }
 
+    /// Makes this blade, which joined others, the AgentProxy of that number, if any, reached at `http`.
+    pub fn become_agent_proxy(&mut self, number: Option<u16>, http: &[SocketAddr]) {
+        if let Some(number) = number {
+            self.blade.become_agent_proxy(number, http.to_vec());
+        }
+    }
+
     /// Gives the blade its slots; `tell` goes to their drivers.
     pub fn keep_slots(
         &mut self,
-        slots: Vec<(CcbId, SlotState)>,
+        slots: Vec<(SlotId, SlotState)>,
         marks: Option<Marks>,
         tell: mpsc::UnboundedSender<Tell>,
     ) {
@@ -349,7 +357,7 @@ impl Owner {
                 self.pooled.insert(reply, done);
                 self.give(Input::Pool { reply, order });
             }
-            Ask::SlotStopped(ccb) => self.give(Input::SlotStopped { ccb }),
+            Ask::SlotStopped(slot) => self.give(Input::SlotStopped { slot }),
             Ask::Bus(heard) => self.give(Input::Bus(heard)),
             Ask::Farewell => self.give(Input::Farewell),
             Ask::Look(look) => look(&self.blade, clock::now()),
@@ -403,10 +411,10 @@ impl Owner {
                     let _ = done.send(result);
                 }
             }
-            Output::Slot { ccb, order } => self.tell_slot(Tell::Order(ccb, order)),
+            Output::Slot { slot, order } => self.tell_slot(Tell::Order(slot, order)),
             Output::Slots(slots) => slots
                 .into_iter()
-                .for_each(|(ccb, state)| self.tell_slot(Tell::Remember(ccb, state))),
+                .for_each(|(slot, state)| self.tell_slot(Tell::Remember(slot, state))),
             Output::Left { reply, stood } => {
                 if let Some(done) = self.leaving.remove(&reply) {
                     let _ = done.send(stood);

@@ -5,11 +5,12 @@ mod systemd;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use base::CcbId;
-use control_core::{Marks, SlotOrder, SlotState};
+use control_core::{Marks, SlotId, SlotKind, SlotOrder, SlotState};
 use tokio::sync::mpsc;
 
+use crate::config::LONGEST_DRAIN_S;
 use crate::owner::{Ask, BladeHandle};
 
 /// The file in the state folder that remembers the slots.
@@ -18,10 +19,12 @@ const FILE: &str = "pool.json";
 /// The slots of a blade, and what starts them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// The CCBs of this blade that are started and stopped with the load or by order.
-    pub slots: Vec<CcbId>,
-    /// What starts and stops them.
-    pub driver: Driver,
+    /// The CCBs and AgentProxies of this blade that are started and stopped with the load or by order.
+    pub slots: Vec<SlotId>,
+    /// What starts and stops the CCBs.
+    pub ccbs: Driver,
+    /// What starts and stops the AgentProxies.
+    pub agent_proxies: Driver,
     /// When the CDM grows and shrinks the pool by itself; never without.
     pub marks: Option<Marks>,
 }
@@ -33,14 +36,14 @@ pub enum Driver {
     Process {
         /// The program.
         program: PathBuf,
-        /// Its arguments; `%i` is the CCB's number.
+        /// Its arguments; `%i` is the slot's number.
         arguments: Vec<String>,
     },
     /// systemd, by template units.
     Systemd {
         /// The `systemctl` to call.
         systemctl: PathBuf,
-        /// The unit; `%i` is the CCB's number.
+        /// The unit; `%i` is the slot's number.
         unit: String,
     },
 }
@@ -49,9 +52,9 @@ pub enum Driver {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Tell {
     /// Start or stop the process of that slot.
-    Order(CcbId, SlotOrder),
+    Order(SlotId, SlotOrder),
     /// These slots are to be remembered.
-    Remember(CcbId, SlotState),
+    Remember(SlotId, SlotState),
 }
 
 /// What is remembered of a slot over a restart of control.
@@ -64,16 +67,25 @@ struct Remembered {
     process: Option<(u32, u64)>,
 }
 
-type Memory = BTreeMap<u16, Remembered>;
+/// By [`key`].
+type Memory = BTreeMap<String, Remembered>;
+
+/// What a slot is called in the file.
+fn key(slot: SlotId) -> String {
+    match slot {
+        SlotId::Ccb(ccb) => ccb.0.to_string(),
+        SlotId::AgentProxy(number) => format!("agent_proxy-{number}"),
+    }
+}
 
 /// The slots as an earlier control process left them; those that it did not know are free, but what runs shows
 /// itself.
-pub(crate) fn remembered(state: &Path, slots: &[CcbId]) -> Vec<(CcbId, SlotState)> {
+pub(crate) fn remembered(state: &Path, slots: &[SlotId]) -> Vec<(SlotId, SlotState)> {
     let memory = read(&state.join(FILE));
-    let known = |ccb: &CcbId| match memory.get(&ccb.0).map(|slot| slot.state) {
+    let known = |slot: &SlotId| match memory.get(&key(*slot)).map(|held| held.state) {
         // Whether it was stopped is seen.
-        Some(SlotState::Stopping) | None => (*ccb, SlotState::Free),
-        Some(state) => (*ccb, state),
+        Some(SlotState::Stopping) | None => (*slot, SlotState::Free),
+        Some(state) => (*slot, state),
     };
     slots.iter().map(known).collect()
 }
@@ -102,47 +114,48 @@ pub(crate) async fn serve(
 ) {
     let file = state.join(FILE);
     let mut memory = read(&file);
-    memory.retain(|ccb, _| config.slots.contains(&CcbId(*ccb)));
+    let names: Vec<String> = config.slots.iter().map(|slot| key(*slot)).collect();
+    memory.retain(|name, _| names.contains(name));
     let (done, mut ended) = mpsc::unbounded_channel();
-    let mut slots: BTreeMap<CcbId, Keeper> = BTreeMap::new();
-    for ccb in &config.slots {
-        let known = memory.get(&ccb.0).and_then(|slot| slot.process);
-        let keeper = Keeper::new(*ccb, &config.driver, known, done.clone());
+    let mut slots: BTreeMap<SlotId, Keeper> = BTreeMap::new();
+    for slot in &config.slots {
+        let held = memory.get(&key(*slot)).copied();
+        let keeper = Keeper::new(*slot, &config, held.and_then(|held| held.process), done.clone());
         // What ran when this machine went down runs again.
-        let ran =
-            |slot: &Remembered| matches!(slot.state, SlotState::Starting | SlotState::Running);
-        if memory.get(&ccb.0).is_some_and(ran) {
+        let ran = |held: Remembered| matches!(held.state, SlotState::Starting | SlotState::Running);
+        if held.is_some_and(ran) {
             keeper.order(SlotOrder::Start);
         }
-        slots.insert(*ccb, keeper);
+        slots.insert(*slot, keeper);
     }
     loop {
         tokio::select! {
             tell = told.recv() => match tell {
                 None => return,
-                Some(Tell::Order(ccb, order)) => {
-                    if let Some(keeper) = slots.get(&ccb) {
+                Some(Tell::Order(slot, order)) => {
+                    if let Some(keeper) = slots.get(&slot) {
                         keeper.order(order);
                     }
                 }
-                Some(Tell::Remember(ccb, state)) => {
-                    let process = memory.get(&ccb.0).and_then(|slot| slot.process);
-                    memory.insert(ccb.0, Remembered { state, process });
+                Some(Tell::Remember(slot, state)) => {
+                    let process = memory.get(&key(slot)).and_then(|held| held.process);
+                    memory.insert(key(slot), Remembered { state, process });
                     write(&file, &memory);
                 }
             },
             Some(event) = ended.recv() => match event {
-                Event::Runs(ccb, process) => {
-                    let state = memory.get(&ccb.0).map_or(SlotState::Starting, |slot| slot.state);
-                    memory.insert(ccb.0, Remembered { state, process: Some(process) });
+                Event::Runs(slot, process) => {
+                    let held = memory.get(&key(slot));
+                    let state = held.map_or(SlotState::Starting, |held| held.state);
+                    memory.insert(key(slot), Remembered { state, process: Some(process) });
                     write(&file, &memory);
                 }
-                Event::Stopped(ccb) => {
-                    if let Some(slot) = memory.get_mut(&ccb.0) {
-                        slot.process = None;
+                Event::Stopped(slot) => {
+                    if let Some(held) = memory.get_mut(&key(slot)) {
+                        held.process = None;
                     }
                     write(&file, &memory);
-                    blade.tell(Ask::SlotStopped(ccb)).await;
+                    blade.tell(Ask::SlotStopped(slot)).await;
                 }
             },
         }
@@ -162,9 +175,9 @@ fn write(file: &Path, memory: &Memory) {
 #[derive(Clone, Copy, Debug)]
 enum Event {
     /// A process of that id runs, since then.
-    Runs(CcbId, (u32, u64)),
+    Runs(SlotId, (u32, u64)),
     /// It was stopped, and is not started again.
-    Stopped(CcbId),
+    Stopped(SlotId),
 }
 
 /// The task that keeps one slot.
@@ -174,22 +187,31 @@ struct Keeper {
 
 impl Keeper {
     fn new(
-        ccb: CcbId,
-        driver: &Driver,
+        slot: SlotId,
+        config: &Config,
         known: Option<(u32, u64)>,
         events: mpsc::UnboundedSender<Event>,
     ) -> Keeper {
         let (orders, taken) = mpsc::unbounded_channel();
-        let number = ccb.to_string();
+        let number = slot.number().to_string();
+        let (driver, grace) = match slot.kind() {
+            SlotKind::Ccb => (&config.ccbs, process::GRACE),
+            // It serves on until balancers have noticed.
+            SlotKind::AgentProxy => {
+                let longest = Duration::from_secs(LONGEST_DRAIN_S.into());
+                (&config.agent_proxies, longest + process::GRACE)
+            }
+        };
         match driver {
             Driver::Process { program, arguments } => {
                 let arguments = arguments.iter().map(|one| one.replace("%i", &number)).collect();
-                let slot = process::Slot { ccb, program: program.clone(), arguments, events };
+                let program = program.clone();
+                let slot = process::Slot { slot, program, arguments, grace, events };
                 tokio::spawn(slot.keep(known, taken));
             }
             Driver::Systemd { systemctl, unit } => {
                 let unit = unit.replace("%i", &number);
-                let slot = systemd::Slot { ccb, systemctl: systemctl.clone(), unit, events };
+                let slot = systemd::Slot { slot, systemctl: systemctl.clone(), unit, events };
                 tokio::spawn(slot.keep(taken));
             }
         }

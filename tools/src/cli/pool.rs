@@ -1,4 +1,4 @@
-//! `pool ...`: slots that run a CCB by order or with the load.
+//! `pool ...`: slots that run a CCB or an AgentProxy by order or with the load.
 
 use clap::{Args, Subcommand};
 
@@ -7,11 +7,11 @@ use super::View;
 /// `pool ...`
 #[derive(Debug, Subcommand)]
 pub enum PoolCommand {
-    /// Show the slots
+    /// Show the slots of all blades
     List(List),
-    /// Start a CCB in a slot
+    /// Start a CCB or an AgentProxy in a slot of any blade
     Apply(Apply),
-    /// Give a CCB back: it takes nothing new, and is stopped when its agents and calls are gone
+    /// Give one back: it takes nothing new, and is stopped when its agents and calls are gone
     Release(Release),
 }
 
@@ -26,8 +26,11 @@ pub struct List {
 /// `pool apply`
 #[derive(Debug, Args)]
 pub struct Apply {
-    /// The CCB; any free slot without
-    pub ccb: Option<u16>,
+    /// The number of the CCB or the AgentProxy; any free slot without, on the blade with the fewest that run
+    pub number: Option<u16>,
+    /// An AgentProxy, not a CCB
+    #[arg(long)]
+    pub agent_proxy: bool,
     /// Whom to ask.
     #[command(flatten)]
     pub view: View,
@@ -36,8 +39,11 @@ pub struct Apply {
 /// `pool release`
 #[derive(Debug, Args)]
 pub struct Release {
-    /// The CCB
-    pub ccb: u16,
+    /// The number of the CCB or the AgentProxy
+    pub number: u16,
+    /// An AgentProxy, not a CCB
+    #[arg(long)]
+    pub agent_proxy: bool,
     /// How long its calls may take to end, in seconds
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=86_400))]
     pub within: Option<u32>,

@@ -303,6 +303,17 @@ impl<'d, 't> Table<'d, 't> {
         Some(texts.collect())
     }
 
+    /// The tables `[[field]]`, of which there may be none.
+    pub fn optional_tables(&self, field: &'static str) -> Vec<Table<'d, 't>> {
+        match self.has(field) {
+            true => self.tables(field),
+            false => {
+                self.allow(field);
+                Vec::new()
+            }
+        }
+    }
+
     /// The tables `[[field]]`, at least one.
     pub fn tables(&self, field: &'static str) -> Vec<Table<'d, 't>> {
         self.known.borrow_mut().push(field);

@@ -61,6 +61,7 @@ fn what_is_written_reads_back_the_same() {
     streams.ca = Some("/ca".into());
     config.control.records = Some("/r \"s\"".into());
     config.control.trace_to = vec!["192.0.2.0/24".parse().unwrap(), "::1".parse().unwrap()];
+    config.control.balancers = vec!["192.0.2.1".parse().unwrap()];
     (config.ccbs[0].hep, config.ccbs[0].hep_agent) = (Some("[::1]:9060".into()), u32::MAX);
     config.control.bus = Bus {
         server: Some(control_server::NatsConfig::parse("tls://u:p@bus:4223").unwrap()),
@@ -122,8 +123,8 @@ fn all_faults_are_reported_in_the_order_of_lines() {
         "jackfield.toml:2: control.admin: must be there",
         "jackfield.toml:3: control.http: \"127.0.0.1\" must be ADDRESS:PORT, as in 192.0.2.1:8080",
         "jackfield.toml:4: control.admim: unknown field; known are http, admin, directory, state, \
-         recordings, options_s, records, trace_to, dns, bus, bus_credentials, blade, cluster, \
-         cdm_strategy, token_key",
+         recordings, options_s, records, trace_to, balancers, dns, bus, bus_credentials, \
+         blade, cluster, cdm_strategy, token_key",
         "jackfield.toml:11: ccb[0].cores: must name each core once",
         "jackfield.toml:20: ccb[0].location[1].ip: \"0.0.0.0\" must be the one IPv4 or IPv6 \
          address that phones reach, not a wildcard",
@@ -332,4 +333,47 @@ fn a_directory_may_be_in_postgresql_and_its_password_shows_nowhere() {
     }
     let relative = faults(&with("directory.sqlite"));
     assert!(relative[0].contains("must be an absolute path, or a URL"), "{relative:?}");
+}
+
+const WITH_PROXIES: &str = r#"
+[[agent_proxy]]
+number = 4
+http = "127.0.0.1:8090"
+admin = "/run/jackfield/proxy-4.sock"
+drain_s = 2
+
+[pool]
+slots = [1]
+agent_proxies = [4]
+at_once = 2
+logins_s = 20
+"#;
+
+#[test]
+fn agent_proxies_and_the_pool_have_rules() {
+    let bus = GOOD.replace("[control]\n", "[control]\nbus = \"nats://bus\"\nblade = \"b1\"\n");
+    let good = format!("{bus}{WITH_PROXIES}");
+    let config = Config::parse("jackfield.toml", &good).unwrap();
+    assert_eq!(Config::parse("again.toml", &config.to_toml()), Ok(config.clone()));
+    let proxy = &config.agent_proxies[0];
+    assert_eq!((proxy.number, proxy.drain_s), (4, 2));
+    assert_eq!(proxy.state, Path::new("/var/lib/jackfield/agentproxy-4"));
+    assert_eq!(proxy.blade(&config.control), "b1-proxy-4");
+    assert!(config.summary().contains("pool: CCBs [1], AgentProxies [4] by process"));
+    let alone = faults(&format!("{GOOD}{WITH_PROXIES}"));
+    assert_eq!(alone.len(), 1, "{alone:?}");
+    assert!(alone[0].contains("agent_proxy[0].number: needs a bus"), "{alone:?}");
+    for (right, wrong, expected) in [
+        ("agent_proxies = [4]", "agent_proxies = [5]", "must name AgentProxies of this file"),
+        ("slots = [1]", "slots = [1, 1]", "must name CCBs of this file, each once"),
+        ("\"127.0.0.1:8090\"", "\"127.0.0.1:8080\"", "is in use by another field"),
+        ("drain_s = 2", "drain_s = 9", "must be a whole number in 0..=8"),
+    ] {
+        let faults = faults(&good.replace(right, wrong));
+        assert!(faults.first().is_some_and(|fault| fault.contains(expected)), "{faults:?}");
+    }
+    // Without a CCB a blade takes logins for the others.
+    let end = bus.find("[[ccb]]").unwrap();
+    let none = format!("{}[pool]\nhigh = 70\n", &bus[..end]);
+    assert!(Config::parse("jackfield.toml", &none).unwrap().ccbs.is_empty());
 }

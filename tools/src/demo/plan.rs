@@ -101,6 +101,7 @@ fn config(
     };
     let config = Config {
         pool: None,
+        agent_proxies: Vec::new(),
         control: Control {
             // Each location's agents reach the CTI at their own address (S1-018).
             http: locations.iter().map(|at| SocketAddr::new(at.ip, options.http)).collect(),
@@ -112,6 +113,7 @@ fn config(
             dns: options.dns.clone(),
             records: Some(absolute(&options.records, "records")?),
             trace_to: Vec::new(),
+            balancers: Vec::new(),
             bus: bus(main, blade, shared)?,
         },
         ccbs: vec![Ccb {

@@ -1,6 +1,7 @@
 //! A blade among others: what it hears of them, what it asks them, what it tells them of itself.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use base::{CcbId, Instant, Rng, TenantId};
@@ -8,6 +9,7 @@ use base::{CcbId, Instant, Rng, TenantId};
 use super::enter::Entering;
 use super::homes::Homes;
 use super::leader::Leadership;
+use super::pooling::Ordered;
 use super::{BEAT_MS, Blade, Side};
 use crate::acd::CallerId;
 use crate::cdm::{CcbStatus, Cdm, Strategy};
@@ -18,6 +20,7 @@ use crate::cluster::{
 use crate::desk::Carried;
 use crate::login::LoginKey;
 use crate::message::Output;
+use crate::pool::SlotId;
 
 /// Reports that a change brings forward are at least so far apart, in milliseconds.
 const HURRIED_MS: u64 = 100;
@@ -51,6 +54,8 @@ pub(super) struct Cluster {
     /// Who leads.
     pub(super) leadership: Leadership,
     pub(super) rng: Rng,
+    /// Our number and where we take logins, when we are an AgentProxy and nothing else.
+    pub(super) agent_proxy: Option<(u16, Vec<SocketAddr>)>,
     /// The report that must come back before we grant anything, after a pause.
     unconfirmed: Option<u64>,
     /// Logins taken over since the last report.
@@ -87,6 +92,8 @@ pub(super) enum Waiting {
     Desk { reply: u64, carried: Option<Box<Carried>> },
     /// The session of a call that asks for an agent of that blade.
     Lease { id: u64, blade: BladeName, tenant: TenantId },
+    /// An order for a slot of that blade.
+    Pool(Box<Ordered>),
     /// A lease of a CCB of ours, which its holder is asked about.
     Holds { ccb: CcbId, holder: CcbId, lease: HeldLease },
 }
@@ -139,6 +146,7 @@ impl Cluster {
             blades: BTreeMap::new(),
             own: Homes::default(),
             leadership: Leadership::new(now),
+            agent_proxy: None,
             unconfirmed: None,
             taken: BTreeMap::new(),
             sequence: 0,
@@ -260,6 +268,14 @@ impl Blade {
         self.cluster = Some(Cluster::new(self.handled_at, name, incarnation, strategy));
     }
 
+    /// Makes this blade, which has joined others and has no CCB, the AgentProxy of that number (S1-067), which takes
+    /// logins at `http`. It leads nobody.
+    pub fn become_agent_proxy(&mut self, number: u16, http: Vec<SocketAddr>) {
+        if let Some(cluster) = self.cluster.as_mut() {
+            cluster.agent_proxy = Some((number, http));
+        }
+    }
+
     /// The others, for status tools; none when it is alone.
     pub fn cluster(&self, now: Instant) -> Option<ClusterView> {
         let cluster = self.cluster.as_ref()?;
@@ -355,6 +371,7 @@ impl Blade {
         if is {
             cluster.own.put_all();
             cluster.report_at = now;
+            self.pool.slots.forget_terms();
         }
     }
 
@@ -393,6 +410,7 @@ impl Blade {
                 self.carried(now, reply, carried, out);
                 return None;
             }
+            Question::Pool(request) => self.pool_request(now, from, request, out),
             question @ (Question::QueueJoin { .. }
             | Question::QueueLeave { .. }
             | Question::QueueOffer { .. }
@@ -440,6 +458,7 @@ impl Blade {
             Waiting::Desk { reply, carried } => {
                 self.carried_answered(reply, carried, answer, out);
             }
+            Waiting::Pool(ordered) => self.pool_answered(now, ordered, answer, out),
             Waiting::QueueJoined { caller } => self.queue_joined(now, caller, answer, out),
             Waiting::QueueOffered { caller, agent } => {
                 self.offer_heard(now, (caller, agent), answer, out);
@@ -478,14 +497,21 @@ impl Blade {
                 cluster.taken.insert(*ccb, taken.split_off(TAKEN_A_REPORT));
             }
             if let Some(known) = self.cdm.ccb(*ccb) {
-                ccbs.insert(ccb.0, report_of(side, known, taken));
+                let mut report = report_of(side, known, taken);
+                (report.slot, report.stops_in_s) = self.pool.told(now, SlotId::Ccb(*ccb));
+                ccbs.insert(ccb.0, report);
             }
         }
+        let (agent_proxy, http) = cluster.agent_proxy.clone().unzip();
         let report = Report {
             incarnation: cluster.incarnation,
             sequence: cluster.sequence,
             ccbs,
             is_agent_proxy: true,
+            agent_proxy,
+            http: http.unwrap_or_default(),
+            logins_s: self.pool.shared.logins_s,
+            proxies: self.pool.proxies(),
         };
         let report_number = report.sequence;
         let unconfirmed = cluster.unconfirmed;
@@ -553,6 +579,8 @@ fn report_of(side: &Side, known: &crate::cdm::Ccb, taken: Vec<LoginKey>) -> CcbR
         sip: locations.first().map(|row| row.sip()),
         locations: locations.iter().map(|row| row.name().as_str().to_owned()).collect(),
         taken,
+        slot: None,
+        stops_in_s: None,
     }
 }
 

@@ -61,6 +61,7 @@ impl Blade {
         request: LoginRequest,
         out: &mut Vec<Output>,
     ) {
+        self.pool.shared.count_login();
         let cluster = self.cluster.as_ref().filter(|cluster| cluster.connected);
         let Some(cluster) = cluster else {
             let result = self.grant(now, request, out);

@@ -71,6 +71,12 @@ impl Cluster {
         (self.connected && self.is_confirmed()).then_some(held.term)
     }
 
+    /// Our term, and since when it is ours, while we lead.
+    pub(super) fn leads_since(&self, now: Instant) -> Option<(u64, Instant)> {
+        let term = self.term(now)?;
+        Some((term, self.leadership.held?.since))
+    }
+
     /// Who leads, as far as we know.
     pub(super) fn leader(&self, now: Instant) -> Option<BladeName> {
         if self.term(now).is_some() {
@@ -131,7 +137,8 @@ impl Cluster {
         self.leadership.claim_at = now + Duration::from_millis(pause);
         let seen = self.leadership.seen.as_ref();
         let is_silent = holds || seen.is_none_or(|(at, _)| *at + LIFE <= now);
-        if self.connected && is_silent && self.is_confirmed() && self.leadership.open.is_none() {
+        let may = self.connected && self.agent_proxy.is_none();
+        if may && is_silent && self.is_confirmed() && self.leadership.open.is_none() {
             self.leadership.open = Some(now);
             out.push(Output::Bus(Say::Claim { key: Key::Leader, claim: self.claim() }));
         }

@@ -7,11 +7,12 @@ use abi::Command;
 use base::{CallRef, CcbId, Instant};
 
 use super::Blade;
+use super::pooling::Shared;
 use super::side::{self, Purpose};
 use crate::cdm::CcbStatus;
 use crate::login::{Desk, End, LoginKey};
 use crate::message::{DeskMessage, Output};
-use crate::pool::{DRAIN_S, Marks, PoolOrder, PoolRefusal, Scaler, Seen, SlotState, Slots, Wish};
+use crate::pool::{DRAIN_S, Marks, PoolOrder, PoolRefusal, SlotId, SlotState, Slots};
 
 /// How long a desk has to log in again before its login ends, in milliseconds.
 pub(super) const MOVE_MS: u64 = 10_000;
@@ -23,10 +24,11 @@ const LAST_MS: u64 = 2_000;
 /// The pool of this blade.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    slots: Slots,
+    pub(super) slots: Slots,
     /// None while the CDM does not ask by itself.
-    marks: Option<Marks>,
-    scaler: Scaler,
+    pub(super) marks: Option<Marks>,
+    /// What concerns the slots of other blades.
+    pub(super) shared: Shared,
     /// Who was told to log in again, and when.
     told: BTreeMap<LoginKey, Instant>,
     /// Calls that were released since the deadline came.
@@ -34,30 +36,25 @@ pub(super) struct Pool {
 }
 
 impl Blade {
-    /// The CCBs of this blade that are slots of the pool, as they were when an earlier control process last said; with
-    /// `marks` the CDM grows and shrinks the pool by itself.
+    /// The slots of this blade, as they were when an earlier control process last said; with `marks` the CDM grows and
+    /// shrinks the pool by itself while this blade leads, or is alone.
     pub fn pool(
         &mut self,
         now: Instant,
-        slots: impl IntoIterator<Item = (CcbId, SlotState)>,
+        slots: impl IntoIterator<Item = (SlotId, SlotState)>,
         marks: Option<Marks>,
     ) {
         self.pool = Pool { slots: Slots::new(now, slots), marks, ..Pool::default() };
     }
 
     /// The slots of this blade.
-    pub fn slots(&self) -> impl Iterator<Item = (CcbId, SlotState)> {
+    pub fn slots(&self) -> impl Iterator<Item = (SlotId, SlotState)> {
         self.pool.slots.iter()
-    }
-
-    /// When a CCB that drains is stopped whoever is left.
-    pub fn drain_deadline(&self, ccb: CcbId) -> Option<Instant> {
-        self.pool.slots.deadline(ccb)
     }
 
     /// True while nothing new is to come to that CCB.
     pub(super) fn is_draining(&self, ccb: CcbId) -> bool {
-        let state = self.pool.slots.state(ccb);
+        let state = self.pool.slots.state(SlotId::Ccb(ccb));
         matches!(state, Some(SlotState::Draining | SlotState::Stopping))
     }
 
@@ -67,38 +64,42 @@ impl Blade {
         now: Instant,
         order: PoolOrder,
         out: &mut Vec<Output>,
-    ) -> Result<CcbId, PoolRefusal> {
+    ) -> Result<SlotId, PoolRefusal> {
         match order {
-            PoolOrder::Apply { ccb } => {
-                let (ccb, order) = self.pool.slots.apply(now, ccb)?;
+            PoolOrder::Apply { kind, number } => {
+                let (slot, order) = self.pool.slots.apply(now, kind, number)?;
                 if let Some(order) = order {
-                    out.push(Output::Slot { ccb, order });
+                    out.push(Output::Slot { slot, order });
                 }
-                self.drain_changed(now, ccb, out);
-                Ok(ccb)
+                self.drain_changed(now, slot, out);
+                Ok(slot)
             }
-            PoolOrder::Release { ccb, within_s } => {
+            PoolOrder::Release { slot, within_s } => {
                 let within = Duration::from_secs(within_s.unwrap_or(DRAIN_S).into());
-                self.pool.slots.release(now, ccb, within)?;
-                self.drain_changed(now, ccb, out);
-                Ok(ccb)
+                self.pool.slots.release(now, slot, within)?;
+                self.drain_changed(now, slot, out);
+                Ok(slot)
             }
         }
     }
 
     /// A slot's process is gone and its driver does not start it again.
-    pub(super) fn slot_stopped(&mut self, now: Instant, ccb: CcbId, out: &mut Vec<Output>) {
-        self.pool.slots.stopped(now, ccb);
-        self.pool.released.retain(|_, on| *on != ccb);
+    pub(super) fn slot_stopped(&mut self, now: Instant, slot: SlotId, out: &mut Vec<Output>) {
+        self.pool.slots.stopped(now, slot);
+        if let SlotId::Ccb(ccb) = slot {
+            self.pool.released.retain(|_, on| *on != ccb);
+        }
         self.slots_changed(out);
     }
 
-    fn slots_changed(&self, out: &mut Vec<Output>) {
+    fn slots_changed(&mut self, out: &mut Vec<Output>) {
+        self.report_soon();
         out.push(Output::Slots(self.pool.slots.iter().collect()));
     }
 
-    /// A CCB drains, or does not any more: its rows refuse first, then its workers.
-    fn drain_changed(&mut self, now: Instant, ccb: CcbId, out: &mut Vec<Output>) {
+    /// A slot drains, or does not any more: the rows of its CCB refuse first, then its workers.
+    fn drain_changed(&mut self, now: Instant, slot: SlotId, out: &mut Vec<Output>) {
+        let Some(ccb) = slot.ccb() else { return self.slots_changed(out) };
         let is = self.is_draining(ccb);
         let region = self.sides.get(&ccb).and_then(side::Side::region);
         for (login, entry) in self.logins.iter_mut().filter(|(_, entry)| entry.ccb == ccb) {
@@ -136,50 +137,49 @@ impl Blade {
 
     /// Looks at the slots: call it about once a second.
     pub(super) fn sweep_pool(&mut self, now: Instant, out: &mut Vec<Output>) {
-        let slots: Vec<(CcbId, SlotState)> = self.pool.slots.iter().collect();
-        for (ccb, was) in slots {
-            let mut left = 0;
-            if was == SlotState::Draining {
-                left = self.drain(now, ccb, out);
+        let slots: Vec<(SlotId, SlotState)> = self.pool.slots.iter().collect();
+        for (slot, was) in slots {
+            let (mut left, mut status) = (0, CcbStatus::Down);
+            match slot {
+                SlotId::Ccb(ccb) => {
+                    if was == SlotState::Draining {
+                        left = self.drain(now, ccb, out);
+                    }
+                    status = self.cdm.ccb(ccb).map_or(status, |ccb| ccb.status);
+                }
+                SlotId::AgentProxy(number) => {
+                    let is_late = self.pool.slots.was_just_freed(now, slot);
+                    if !is_late && self.hears_proxy(now, number) {
+                        status = CcbStatus::Normal;
+                    }
+                }
             }
-            let status = self.cdm.ccb(ccb).map_or(CcbStatus::Down, |ccb| ccb.status);
             // Who is left at the deadline is told first.
-            let due = self.pool.slots.deadline(ccb).is_some_and(|at| now >= at);
+            let due = self.pool.slots.deadline(slot).is_some_and(|at| now >= at);
             let last = LAST_MS * 1_000_000;
             let at = match due && left > 0 {
                 true => Instant::from_nanos(now.as_nanos().saturating_sub(last)),
                 false => now,
             };
-            if let Some(order) = self.pool.slots.look(at, ccb, status, left) {
-                out.push(Output::Slot { ccb, order });
+            if let Some(order) = self.pool.slots.look(at, slot, status, left) {
+                out.push(Output::Slot { slot, order });
             }
-            if self.pool.slots.state(ccb) != Some(was) {
-                self.check_status(now, ccb, out);
+            if self.pool.slots.state(slot) != Some(was) {
+                if let SlotId::Ccb(ccb) = slot {
+                    self.check_status(now, ccb, out);
+                }
                 self.slots_changed(out);
             }
         }
-        if self.cluster.is_none() {
-            let seen = self.seen();
-            self.scale(now, &seen, out);
-        }
-    }
-
-    /// Does what the CDM wants of the pool when this blade is all that there is.
-    fn scale(&mut self, now: Instant, seen: &[Seen], out: &mut Vec<Output>) {
-        let Some(wish) = self.pool_wish(now, seen) else { return };
-        let order = match wish {
-            Wish::Apply(ccb) => PoolOrder::Apply { ccb: Some(ccb) },
-            Wish::Release(ccb) => PoolOrder::Release { ccb, within_s: None },
-        };
-        let result = self.pool_order(now, order, out);
-        out.push(Output::Scaled { wish, result });
+        self.tend_pool(now, out);
     }
 
     /// Empties a CCB; how many logins and calls are left.
     fn drain(&mut self, now: Instant, ccb: CcbId, out: &mut Vec<Output>) -> usize {
         let Some(side) = self.sides.get(&ccb) else { return 0 };
         let Some(region) = side.region() else { return 0 };
-        let is_over = self.pool.slots.deadline(ccb).is_some_and(|at| now >= at);
+        let deadline = self.pool.slots.deadline(SlotId::Ccb(ccb));
+        let is_over = deadline.is_some_and(|at| now >= at);
         let calls: Vec<CallRef> = side
             .calls
             .iter()
@@ -240,24 +240,5 @@ impl Blade {
             let command = |op| Command::Release { op, call, cause: 0 };
             side.send(now, worker, Purpose::Drain, &[], command, out);
         }
-    }
-
-    /// What the CDM's leader wants of the pool, of which `ccbs` are all.
-    pub(super) fn pool_wish(&mut self, now: Instant, ccbs: &[Seen]) -> Option<Wish> {
-        let marks = self.pool.marks?;
-        self.pool.scaler.look(now, &marks, ccbs)
-    }
-
-    /// Our own CCBs as the CDM sees them when it thinks of the pool.
-    pub(super) fn seen(&self) -> Vec<Seen> {
-        let slot = |ccb| self.pool.slots.state(ccb);
-        let ccbs = self.cdm.iter().map(|(ccb, known)| Seen {
-            ccb,
-            status: known.status,
-            load: known.load(),
-            capacity: known.capacity,
-            slot: slot(ccb),
-        });
-        ccbs.collect()
     }
 }

@@ -5,7 +5,11 @@ fn at(ms: u64) -> Instant {
     Instant::from_nanos(1_000_000_000 + ms * 1_000_000)
 }
 
-const ONE: CcbId = CcbId(1);
+const ONE: SlotId = SlotId::Ccb(CcbId(1));
+
+fn ccb(number: u16) -> SlotId {
+    SlotId::Ccb(CcbId(number))
+}
 
 fn one(state: SlotState) -> Slots {
     Slots::new(at(0), [(ONE, state)])
@@ -16,7 +20,7 @@ fn every_slot_takes_every_order() {
     let minute = Duration::from_secs(60);
     let apply = |state| {
         let mut slots = one(state);
-        slots.apply(at(1), Some(ONE)).map(|(_, order)| (slots.state(ONE), order))
+        slots.apply(at(1), SlotKind::Ccb, Some(1)).map(|(_, order)| (slots.state(ONE), order))
     };
     assert_eq!(apply(Free), Ok((Some(Starting), Some(SlotOrder::Start))));
     assert_eq!(apply(Starting), Ok((Some(Starting), None)));
@@ -32,9 +36,9 @@ fn every_slot_takes_every_order() {
     assert_eq!(release(Running), Ok(Some(Draining)));
     assert_eq!(release(Draining), Ok(Some(Draining)));
     assert_eq!(release(Stopping), Ok(Some(Stopping)));
-    assert_eq!(one(Free).apply(at(0), Some(CcbId(2))), Err(PoolRefusal::NoSuchSlot));
-    assert_eq!(one(Running).apply(at(0), None), Err(PoolRefusal::NoFreeSlot));
-    assert_eq!(one(Draining).apply(at(0), None), Ok((ONE, None)));
+    assert_eq!(one(Free).apply(at(0), SlotKind::Ccb, Some(2)), Err(PoolRefusal::NoSuchSlot));
+    assert_eq!(one(Running).apply(at(0), SlotKind::Ccb, None), Err(PoolRefusal::NoFreeSlot));
+    assert_eq!(one(Draining).apply(at(0), SlotKind::Ccb, None), Ok((ONE, None)));
 }
 
 #[test]
@@ -76,11 +80,12 @@ fn pool(running: usize, load: u32) -> Vec<Seen> {
             let runs = n < running;
             let share = if runs { load / running as u32 } else { 0 };
             Seen {
-                ccb: CcbId(n as u16 + 1),
+                slot: ccb(n as u16 + 1),
+                blade: "b1".into(),
                 status: if runs { CcbStatus::Normal } else { CcbStatus::Down },
                 load: share,
                 capacity: if runs { 100 } else { 0 },
-                slot: Some(if runs { Running } else { Free }),
+                state: Some(if runs { Running } else { Free }),
             }
         })
         .collect()
@@ -90,18 +95,18 @@ fn pool(running: usize, load: u32) -> Vec<Seen> {
 fn wish(running: usize, load: u32) -> Option<(u64, Wish)> {
     let (mut scaler, marks) = (Scaler::default(), Marks::default());
     let seen = pool(running, load);
-    (0..60).find_map(|s| Some((s, scaler.look(at(s * 1_000), &marks, &seen)?)))
+    (0..60).find_map(|s| Some((s, scaler.look(at(s * 1_000), &marks, seen.clone())?)))
 }
 
 #[test]
 fn load_grows_and_shrinks_the_pool_with_hysteresis() {
-    assert_eq!(wish(1, 81), Some((10, Wish::Apply(CcbId(2)))));
-    assert_eq!(wish(2, 170), Some((10, Wish::Apply(CcbId(3)))));
+    assert_eq!(wish(1, 81), Some((10, Wish::Apply(ccb(2)))));
+    assert_eq!(wish(2, 170), Some((10, Wish::Apply(ccb(3)))));
     assert_eq!(wish(2, 150), None);
     assert_eq!(wish(4, 340), None, "there is no more");
-    assert_eq!(wish(2, 50), Some((10, Wish::Release(CcbId(2)))));
+    assert_eq!(wish(2, 50), Some((10, Wish::Release(ccb(2)))));
     assert_eq!(wish(1, 1), None, "one always runs");
-    assert_eq!(wish(0, 0), Some((10, Wish::Apply(CcbId(1)))), "none runs");
+    assert_eq!(wish(0, 0), Some((10, Wish::Apply(ccb(1)))), "none runs");
     // A load that stays anywhere never makes it swing: what it asks for brings it between the marks.
     for load in 0..400 {
         let mut running = 1;
@@ -122,18 +127,93 @@ fn a_peak_that_passes_asks_for_nothing() {
     let (mut scaler, marks) = (Scaler::default(), Marks::default());
     for s in 0..120 {
         let load = if s % 10 == 9 { 50 } else { 95 };
-        assert_eq!(scaler.look(at(s * 1_000), &marks, &pool(1, load)), None, "second {s}");
+        assert_eq!(scaler.look(at(s * 1_000), &marks, pool(1, load)), None, "second {s}");
     }
 }
 
 #[test]
-fn nothing_is_asked_while_a_wish_is_under_way() {
-    for moving in [Starting, Draining, Stopping] {
+fn no_more_is_asked_than_may_be_under_way() {
+    for moving in [Starting, Stopping] {
         let (mut scaler, marks) = (Scaler::default(), Marks::default());
         let mut seen = pool(2, 190);
-        seen[3].slot = Some(moving);
+        seen[3].state = Some(moving);
         for s in 0..60 {
-            assert_eq!(scaler.look(at(s * 1_000), &marks, &seen), None, "{moving:?}");
+            let wish = scaler.look(at(s * 1_000), &marks, seen.clone());
+            assert_eq!(wish, None, "{moving:?}");
         }
+        let two = Marks { at_once: 2, high: 0.5, ..marks };
+        let wish = (0..60).find_map(|s| scaler.look(at(s * 1_000), &two, seen.clone()));
+        assert_eq!(wish, Some(Wish::Apply(ccb(3))), "{moving:?}");
     }
+    // Nothing is given back while anything moves.
+    let mut seen = pool(3, 3);
+    seen[3].state = Some(Starting);
+    let mut scaler = Scaler::default();
+    assert!((0..60).all(|s| scaler.look(at(s * 1_000), &Marks::default(), seen.clone()).is_none()));
+}
+
+#[test]
+fn what_drains_is_taken_back_when_it_is_needed() {
+    let (mut scaler, marks) = (Scaler::default(), Marks::default());
+    let mut seen = pool(2, 190);
+    (seen[3].state, seen[3].status) = (Some(Draining), CcbStatus::Draining);
+    let wish = (0..60).find_map(|s| Some((s, scaler.look(at(s * 1_000), &marks, seen.clone())?)));
+    assert_eq!(wish, Some((10, Wish::Apply(ccb(4)))));
+}
+
+#[test]
+fn an_order_counts_until_it_is_reported_and_no_longer_than_it_may_be_lost() {
+    let (mut scaler, marks) = (Scaler::default(), Marks { hold_s: 0, ..Marks::default() });
+    let seen = pool(1, 99);
+    assert_eq!(scaler.look(at(0), &marks, seen.clone()), Some(Wish::Apply(ccb(2))));
+    assert_eq!(scaler.look(at(1_000), &marks, seen.clone()), None, "it is not reported yet");
+    assert_eq!(scaler.look(at(2_900), &marks, seen.clone()), None);
+    // It was lost. Another slot is tried, for this one may not come up.
+    assert_eq!(scaler.look(at(3_000), &marks, seen.clone()), Some(Wish::Apply(ccb(3))));
+    scaler.refused(ccb(3));
+    assert_eq!(scaler.look(at(3_100), &marks, seen.clone()), Some(Wish::Apply(ccb(4))));
+    let mut reported = pool(1, 99);
+    reported[3].state = Some(Starting);
+    assert_eq!(scaler.look(at(4_000), &marks, reported), None, "one is under way");
+    let mut reported = pool(2, 99);
+    reported[3] = Seen { state: Some(Running), ..reported[1].clone() };
+    assert_eq!(scaler.look(at(5_000), &marks, reported), None);
+}
+
+#[test]
+fn slots_are_spread_over_blades() {
+    let (mut scaler, marks) = (Scaler::default(), Marks { hold_s: 0, ..Marks::default() });
+    let mut seen = pool(1, 99);
+    (seen[2].blade, seen[3].blade) = ("b2".into(), "b2".into());
+    assert_eq!(scaler.look(at(0), &marks, seen), Some(Wish::Apply(ccb(3))));
+}
+
+#[test]
+fn agent_proxies_come_and_go_with_the_logins_a_second() {
+    let marks = Marks { logins_s: 50, hold_s: 2, ..Marks::default() };
+    let marks = marks_of(SlotKind::AgentProxy, &marks);
+    let seen = |logins: u32, runs: bool| {
+        let one = |slot, state, load, status| Seen {
+            slot: SlotId::AgentProxy(slot),
+            blade: "b1".into(),
+            status,
+            load,
+            capacity: if status == CcbStatus::Normal { marks.logins_s } else { 0 },
+            state,
+        };
+        let share = if runs { logins / 2 } else { logins };
+        let (state, status) =
+            if runs { (Running, CcbStatus::Normal) } else { (Free, CcbStatus::Down) };
+        let load = if runs { share } else { 0 };
+        vec![one(0, None, share, CcbStatus::Normal), one(7, Some(state), load, status)]
+    };
+    let wish = |logins, runs| {
+        let mut scaler = Scaler::default();
+        (0..20).find_map(|s| scaler.look(at(s * 1_000), &marks, seen(logins, runs)))
+    };
+    assert_eq!(wish(39, false), None);
+    assert_eq!(wish(41, false), Some(Wish::Apply(SlotId::AgentProxy(7))));
+    assert_eq!(wish(41, true), None);
+    assert_eq!(wish(20, true), Some(Wish::Release(SlotId::AgentProxy(7))));
+    assert_eq!(wish(0, false), None, "a blade's own control is not the pool's");
 }

@@ -118,8 +118,8 @@ impl Inner {
     fn tell(&mut self, told: Vec<Told>, ends: &Ends) {
         let due = Instant::now() + self.delay;
         for (to, heard) in told {
-            let sent = self.members.get(&to).map(|member| member.try_send((due, heard)));
-            if !matches!(sent, Some(Ok(()))) {
+            let sent = self.members.get(&to).map(|member| member.try_send((due, heard)).is_ok());
+            if sent != Some(true) {
                 ends.state.add(Count::DropFull);
             }
         }

@@ -50,6 +50,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/pool", get(pool::list))
         .route("/v1/pool/apply", post(pool::apply))
         .route("/v1/pool/{ccb}/release", post(pool::release))
+        .route("/v1/pool/agent_proxy/{number}/release", post(pool::release_proxy))
         .route("/v1/traces", post(traces::start))
         .route("/v1/traces/{trace}", delete(traces::stop))
         .with_state(app)

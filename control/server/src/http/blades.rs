@@ -26,6 +26,8 @@ pub async fn blades(State(app): State<App>) -> Result<Json<Value>, ApiError> {
             "age_ms": blade.age_ms,
             "incarnation": blade.report.incarnation,
             "agent_proxy": blade.report.is_agent_proxy,
+            "agent_proxy_number": blade.report.agent_proxy,
+            "logins_s": blade.report.logins_s,
             "ccbs": ccbs.map(|(ccb, report)| ccb_json(*ccb, report)).collect::<Vec<_>>(),
         })
     });
@@ -58,5 +60,6 @@ fn ccb_json(ccb: u16, report: &CcbReport) -> Value {
         "capacity": report.capacity,
         "calls": report.calls,
         "locations": report.locations,
+        "slot": report.slot.map(|slot| slot.name()),
     })
 }

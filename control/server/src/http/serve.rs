@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::{HeaderValue, Request, header};
+use axum::http::{HeaderMap, HeaderValue, Request, header};
 use axum::response::IntoResponse;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -26,6 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::ApiError;
+use crate::Cidr;
 
 /// How long a client may take for the head of a request, also of its first one.
 const HEADER_MS: u64 = 5_000;
@@ -41,6 +42,8 @@ const SPARE_FILES: u64 = 256;
 const GUESTS: usize = 10_000;
 /// Those of one source: an IPv4 address, or what a customer has of IPv6.
 const GUESTS_OF_ONE: u32 = 64;
+/// What a balancer names the client in.
+const FORWARDED_FOR: &str = "x-forwarded-for";
 /// How long the listener rests when the kernel gives it no descriptor.
 const NO_FILES_MS: u64 = 1_000;
 
@@ -72,13 +75,16 @@ impl Limits {
     }
 }
 
-/// Who is at the other end of a request's connection.
+/// Who sent a request.
 #[derive(Clone, Debug)]
-pub struct Visitor(Arc<Visit>);
+pub struct Visitor {
+    peer: IpAddr,
+    visit: Arc<Visit>,
+}
 
+/// A connection.
 #[derive(Debug)]
 struct Visit {
-    peer: IpAddr,
     _seat: OwnedSemaphorePermit,
     guest: Mutex<Option<Guest>>,
 }
@@ -90,14 +96,23 @@ struct Guest {
 }
 
 impl Visitor {
-    /// Where the connection comes from.
+    /// Where the request comes from: the other end of its connection, or who a balancer says.
     pub fn peer(&self) -> IpAddr {
-        self.0.peer
+        self.peer
+    }
+
+    /// Whose request it is that came by a balancer: the last address that it added is true, those before are the
+    /// client's own words.
+    fn behind(&self, headers: &HeaderMap) -> Visitor {
+        let last = headers.get_all(FORWARDED_FOR).iter().next_back();
+        let last =
+            last.and_then(|value| value.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+        Visitor { peer: last.unwrap_or(self.peer), visit: self.visit.clone() }
     }
 
     /// The connection is a desk's: it keeps its seat and is no guest any more.
     pub fn settle(&self) {
-        self.0.guest.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.visit.guest.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -146,11 +161,13 @@ fn source(peer: IpAddr) -> Option<IpAddr> {
     }
 }
 
-/// Serves `router` until `stop` becomes true or its sender is dropped, then ends what is under way.
+/// Serves `router` until `stop` becomes true or its sender is dropped, then ends what is under way. Balancers at
+/// `balancers` speak for many, so that they have no limit of a source and are believed who their client is.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     limits: Limits,
+    balancers: Arc<[Cidr]>,
     mut stop: watch::Receiver<bool>,
 ) {
     let seats = Arc::new(Semaphore::new(limits.seats));
@@ -179,15 +196,19 @@ pub async fn serve(
                 continue;
             }
         };
-        let place = source(peer).map(|source| sources.take(source, limits.guests_of_one));
+        let is_balancer = balancers.iter().any(|net| net.contains(peer));
+        let place = source(peer)
+            .filter(|_| !is_balancer)
+            .map(|source| sources.take(source, limits.guests_of_one));
         if let Some(None) = place {
             tracing::debug!(%peer, "a source has too many connections");
             continue;
         }
         let guest = Guest { _turn: turn, _place: place.flatten() };
-        let visit = Visit { peer, _seat: seat, guest: Mutex::new(Some(guest)) };
-        let visitor = Visitor(Arc::new(visit));
-        connections.spawn(converse(stream, visitor, router.clone(), limits, stop.clone()));
+        let visit = Visit { _seat: seat, guest: Mutex::new(Some(guest)) };
+        let visitor = Visitor { peer, visit: Arc::new(visit) };
+        let who = (visitor, is_balancer);
+        connections.spawn(converse(stream, who, router.clone(), limits, stop.clone()));
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
@@ -201,7 +222,7 @@ fn is_of_the_client(error: &io::Error) -> bool {
 /// One connection from its acceptance to its end, or to its upgrade.
 async fn converse(
     stream: TcpStream,
-    visitor: Visitor,
+    (visitor, is_balancer): (Visitor, bool),
     router: Router,
     limits: Limits,
     mut stop: watch::Receiver<bool>,
@@ -210,7 +231,11 @@ async fn converse(
     let _ = stream.set_nodelay(true);
     let router = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(visitor.clone());
+        let sender = match is_balancer {
+            true => visitor.behind(request.headers()),
+            false => visitor.clone(),
+        };
+        request.extensions_mut().insert(sender);
         let answer = router.call(request);
         async move {
             let answer = match timeout(limits.request, answer).await {
@@ -262,13 +287,18 @@ mod tests {
     };
 
     async fn start() -> (SocketAddr, watch::Sender<bool>) {
+        start_behind(&[]).await
+    }
+
+    async fn start_behind(balancers: &[&str]) -> (SocketAddr, watch::Sender<bool>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("it binds");
         let address = listener.local_addr().expect("an address");
         let (stop, stopped) = watch::channel(false);
         let router = Router::new()
             .route("/", get(async |Extension(from): Extension<Visitor>| from.peer().to_string()))
             .route("/", post(async |body: Bytes| body));
-        tokio::spawn(serve(listener, router, LIMITS, stopped));
+        let balancers = balancers.iter().map(|net| net.parse().expect("a network"));
+        tokio::spawn(serve(listener, router, LIMITS, balancers.collect(), stopped));
         (address, stop)
     }
 
@@ -302,6 +332,18 @@ mod tests {
         assert!(!big.0.starts_with("HTTP/1.1 200"), "{big:?}");
         let good = tell(address, "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
         assert!(good.0.starts_with("HTTP/1.1 200") && good.0.ends_with("127.0.0.1"), "{good:?}");
+    }
+
+    #[tokio::test]
+    async fn a_balancer_is_believed_who_its_client_is_and_nobody_else() {
+        let ask = "GET / HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 203.0.113.1\r\n\
+                   x-forwarded-for: 203.0.113.9, 198.51.100.7\r\nconnection: close\r\n\r\n";
+        let garbled = ask.replace("198.51.100.7", "?");
+        let (trusted, _stop) = start_behind(&["127.0.0.0/8"]).await;
+        assert!(tell(trusted, ask).await.0.ends_with("198.51.100.7"));
+        assert!(tell(trusted, &garbled).await.0.ends_with("127.0.0.1"));
+        let (other, _stop) = start_behind(&["192.0.2.1"]).await;
+        assert!(tell(other, ask).await.0.ends_with("127.0.0.1"));
     }
 
     #[tokio::test]

@@ -6,8 +6,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base::CcbId;
-use control_core::SlotOrder;
+use control_core::{SlotId, SlotOrder};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -23,13 +22,15 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a process may take to stop before it is killed.
-const GRACE: Duration = Duration::from_secs(5);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// A slot and how its process is started.
 pub(super) struct Slot {
-    pub(super) ccb: CcbId,
+    pub(super) slot: SlotId,
     pub(super) program: PathBuf,
     pub(super) arguments: Vec<String>,
+    /// How long it may take to stop before it is killed.
+    pub(super) grace: Duration,
     pub(super) events: mpsc::UnboundedSender<Event>,
 }
 
@@ -65,7 +66,7 @@ impl Slot {
                 }
                 match orders.recv().await {
                     None => return,
-                    Some(SlotOrder::Stop) => self.say(Event::Stopped(self.ccb)),
+                    Some(SlotOrder::Stop) => self.say(Event::Stopped(self.slot)),
                     Some(SlotOrder::Start) => (wanted, quick_deaths) = (true, 0),
                 }
                 continue;
@@ -87,12 +88,12 @@ impl Slot {
                         self.stop(process).await;
                         runs = None;
                         wanted = false;
-                        self.say(Event::Stopped(self.ccb));
+                        self.say(Event::Stopped(self.slot));
                     }
                 },
                 () = process.end() => {
                     let lived = process.since.elapsed();
-                    tracing::warn!(ccb = self.ccb.0, lived_s = lived.as_secs_f32(), "the process of a slot died");
+                    tracing::warn!(slot = %self.slot, lived_s = lived.as_secs_f32(), "the process of a slot died");
                     quick_deaths = if lived < QUICK_DEATH { quick_deaths + 1 } else { 0 };
                     runs = None;
                     wanted = !self.is_stopped_within(pause_after(quick_deaths), &mut orders).await;
@@ -114,7 +115,7 @@ impl Slot {
         let until = tokio::time::Instant::now() + pause;
         while let Ok(order) = tokio::time::timeout_at(until, orders.recv()).await {
             if order != Some(SlotOrder::Start) {
-                self.say(Event::Stopped(self.ccb));
+                self.say(Event::Stopped(self.slot));
                 return true;
             }
         }
@@ -129,7 +130,7 @@ impl Slot {
         let mut child = match started {
             Ok(child) => child,
             Err(error) => {
-                tracing::error!(ccb = self.ccb.0, %error, "the process of a slot does not start");
+                tracing::error!(slot = %self.slot, %error, "the process of a slot does not start");
                 return None;
             }
         };
@@ -140,23 +141,23 @@ impl Slot {
             let _ = child.wait().await;
         });
         let started_at = started_at(pid)?;
-        tracing::info!(ccb = self.ccb.0, pid, "a slot's process was started");
-        self.say(Event::Runs(self.ccb, (pid, started_at)));
+        tracing::info!(slot = %self.slot, pid, "a slot's process was started");
+        self.say(Event::Runs(self.slot, (pid, started_at)));
         watched
     }
 
     /// Ends it, first kindly.
     async fn stop(&self, process: &Watched) {
-        for (signal, grace) in [(Signal::TERM, GRACE), (Signal::KILL, GRACE)] {
+        for (signal, grace) in [(Signal::TERM, self.grace), (Signal::KILL, GRACE)] {
             if pidfd_send_signal(&process.fd, signal).is_err() {
                 return;
             }
             if tokio::time::timeout(grace, process.end()).await.is_ok() {
-                tracing::info!(ccb = self.ccb.0, "a slot's process was stopped");
+                tracing::info!(slot = %self.slot, "a slot's process was stopped");
                 return;
             }
         }
-        tracing::error!(ccb = self.ccb.0, "the process of a slot cannot be ended");
+        tracing::error!(slot = %self.slot, "the process of a slot cannot be ended");
     }
 }
 

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use base::CcbId;
-use control_core::SlotOrder;
+use control_core::{SlotId, SlotOrder};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
@@ -16,7 +15,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 /// A slot and its unit.
 pub(super) struct Slot {
-    pub(super) ccb: CcbId,
+    pub(super) slot: SlotId,
     pub(super) systemctl: PathBuf,
     pub(super) unit: String,
     pub(super) events: mpsc::UnboundedSender<Event>,
@@ -32,11 +31,11 @@ impl Slot {
             };
             match self.call(verb).await {
                 Ok(()) => {
-                    tracing::info!(ccb = self.ccb.0, unit = self.unit, verb, "systemd did it")
+                    tracing::info!(slot = %self.slot, unit = self.unit, verb, "systemd did it")
                 }
                 Err(why) => {
                     tracing::error!(
-                        ccb = self.ccb.0,
+                        slot = %self.slot,
                         unit = self.unit,
                         verb,
                         why,
@@ -46,7 +45,7 @@ impl Slot {
             }
             // A unit that cannot be stopped runs on, and its CCB shows that.
             if order == SlotOrder::Stop {
-                let _ = self.events.send(Event::Stopped(self.ccb));
+                let _ = self.events.send(Event::Stopped(self.slot));
             }
         }
     }

@@ -1,8 +1,9 @@
 use super::*;
+use base::CcbId;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-const CCB: CcbId = CcbId(7);
+const CCB: SlotId = SlotId::Ccb(CcbId(7));
 const LIMIT: Duration = Duration::from_secs(20);
 
 async fn next(events: &mut mpsc::UnboundedReceiver<Event>) -> Event {
@@ -17,8 +18,12 @@ async fn next_pid(events: &mut mpsc::UnboundedReceiver<Event>) -> (u32, u64) {
     }
 }
 
-fn sleeper() -> Driver {
-    Driver::Process { program: "/bin/sleep".into(), arguments: vec!["1000%i".into()] }
+fn by(driver: Driver) -> Config {
+    Config { slots: Vec::new(), ccbs: driver.clone(), agent_proxies: driver, marks: None }
+}
+
+fn sleeper() -> Config {
+    by(Driver::Process { program: "/bin/sleep".into(), arguments: vec!["1000%i".into()] })
 }
 
 fn is_there(pid: u32) -> bool {
@@ -84,7 +89,7 @@ async fn a_later_control_process_takes_over_what_runs() {
 async fn a_program_that_is_not_there_is_tried_until_it_is_given_up() {
     let (done, mut events) = mpsc::unbounded_channel();
     let driver = Driver::Process { program: "/nonexistent".into(), arguments: vec![] };
-    let keeper = Keeper::new(CCB, &driver, None, done);
+    let keeper = Keeper::new(CCB, &by(driver), None, done);
     keeper.order(SlotOrder::Start);
     keeper.order(SlotOrder::Stop);
     assert!(matches!(next(&mut events).await, Event::Stopped(CCB)));
@@ -100,7 +105,7 @@ async fn systemd_is_asked_for_the_unit_of_the_slot() {
     std::fs::set_permissions(&systemctl, std::fs::Permissions::from_mode(0o700)).expect("ours");
     let (done, mut events) = mpsc::unbounded_channel();
     let driver = Driver::Systemd { systemctl, unit: "jackfield-ccb@%i.service".into() };
-    let keeper = Keeper::new(CCB, &driver, None, done);
+    let keeper = Keeper::new(CCB, &by(driver), None, done);
     keeper.order(SlotOrder::Start);
     keeper.order(SlotOrder::Stop);
     assert!(matches!(next(&mut events).await, Event::Stopped(CCB)));
@@ -114,11 +119,18 @@ async fn systemd_is_asked_for_the_unit_of_the_slot() {
 fn slots_are_remembered() {
     let folder = tempfile::tempdir().expect("there is room");
     let slot = |state| Remembered { state, process: None };
-    let memory = Memory::from([(1, slot(SlotState::Draining)), (2, slot(SlotState::Stopping))]);
+    let proxy = SlotId::AgentProxy(1);
+    let memory = Memory::from([
+        ("1".to_owned(), slot(SlotState::Draining)),
+        ("2".to_owned(), slot(SlotState::Stopping)),
+        (key(proxy), slot(SlotState::Running)),
+    ]);
     write(&folder.path().join(FILE), &memory);
-    let slots = remembered(folder.path(), &[CcbId(1), CcbId(2), CcbId(3)]);
+    let ccbs = [1, 2, 3].map(|ccb| SlotId::Ccb(CcbId(ccb)));
+    let slots = remembered(folder.path(), &[&ccbs[..], &[proxy]].concat());
     let states: Vec<_> = slots.into_iter().map(|(_, state)| state).collect();
-    assert_eq!(states, [SlotState::Draining, SlotState::Free, SlotState::Free]);
+    use SlotState::{Draining, Free, Running};
+    assert_eq!(states, [Draining, Free, Free, Running]);
     std::fs::write(folder.path().join(FILE), b"{\"1\":").expect("there is room");
-    assert_eq!(remembered(folder.path(), &[CcbId(1)]), [(CcbId(1), SlotState::Free)]);
+    assert_eq!(remembered(folder.path(), &ccbs[..1]), [(ccbs[0], SlotState::Free)]);
 }

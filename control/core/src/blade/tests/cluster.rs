@@ -7,6 +7,8 @@ use crate::cdm::Strategy;
 use crate::cluster::hub::{Hub, Told};
 use crate::cluster::{BladeName, Home, Key as BusKey, Question, REPORT_LIFE_MS, Say};
 
+mod pool;
+
 /// Blades `b1`, `b2` and so on, each with one CCB of that number, and what travels between them.
 struct Net {
     now: Instant,
@@ -39,10 +41,17 @@ enum Travels {
 
 impl Net {
     fn new(blades: u16, agents: u32) -> Net {
+        Net::with(blades, 1, agents)
+    }
+
+    /// The same with so many CCBs a blade, numbered on.
+    fn with(blades: u16, ccbs: u16, agents: u32) -> Net {
         let now = Instant::from_nanos(1_000_000_000);
-        let site = |ccb: u16| {
-            let name: BladeName = format!("b{ccb}").into();
-            let mut world = World::with(now, vec![Plane::with_agents(ccb, agents, now)]);
+        let site = |number: u16| {
+            let name: BladeName = format!("b{number}").into();
+            let planes = (1..=ccbs).map(|ccb| (number - 1) * ccbs + ccb);
+            let planes = planes.map(|ccb| Plane::with_agents(ccb, agents, now)).collect();
+            let mut world = World::with(now, planes);
             world.blade.join(name.clone(), 1, Strategy::LeastAgents);
             Site { name, world, asleep_until: now, incarnation: 1 }
         };
@@ -234,7 +243,8 @@ impl Net {
     fn ask_login(&mut self, site: usize, agent: u64, epoch: u32, force: bool) -> u64 {
         self.next_reply += 1;
         let reply = self.next_reply;
-        let eligible = (1..=self.sites.len() as u16).map(CcbId).collect();
+        let planes = self.sites.iter().map(|site| site.world.planes.len() as u16).sum();
+        let eligible = (1..=planes).map(CcbId).collect();
         let request = Box::new(LoginRequest { eligible, ..request(agent, epoch, force) });
         self.give(site, Input::Login { reply, request });
         reply

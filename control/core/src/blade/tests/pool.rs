@@ -1,19 +1,20 @@
 use super::*;
-use crate::pool::{Marks, PoolOrder, PoolRefusal, SlotOrder, SlotState};
+use crate::pool::{Marks, PoolOrder, PoolRefusal, SlotId, SlotKind, SlotOrder, SlotState};
 
 const TWO: CcbId = CcbId(2);
+const SLOT: SlotId = SlotId::Ccb(TWO);
 
 /// Two CCBs, the second a slot of the pool.
 fn world(marks: Option<Marks>) -> World {
     let mut world = World::new(2);
-    world.blade.pool(world.now, [(TWO, SlotState::Running)], marks);
+    world.blade.pool(world.now, [(SLOT, SlotState::Running)], marks);
     world
 }
 
 fn release(world: &mut World, within_s: u32) -> Vec<Output> {
-    let order = PoolOrder::Release { ccb: TWO, within_s: Some(within_s) };
+    let order = PoolOrder::Release { slot: SLOT, within_s: Some(within_s) };
     let out = world.give(Input::Pool { reply: 5, order });
-    assert!(out.iter().any(|one| matches!(one, Output::Pool { reply: 5, result: Ok(TWO) })));
+    assert!(out.iter().any(|one| matches!(one, Output::Pool { reply: 5, result: Ok(SLOT) })));
     out
 }
 
@@ -22,7 +23,7 @@ fn state(world: &World) -> SlotState {
 }
 
 fn has_order(out: &[Output], wanted: SlotOrder) -> bool {
-    out.iter().any(|one| matches!(one, Output::Slot { ccb: TWO, order } if *order == wanted))
+    out.iter().any(|one| matches!(one, Output::Slot { slot: SLOT, order } if *order == wanted))
 }
 
 fn agent_state(world: &World, login: LoginKey) -> AgentState {
@@ -60,7 +61,7 @@ fn a_ccb_that_is_released_gets_nobody_and_is_stopped_when_all_are_gone() {
     let out = [out, world.pass(1_500)].into_iter().flatten().collect::<Vec<_>>();
     assert!(has_order(&out, SlotOrder::Stop));
     assert_eq!(state(&world), SlotState::Stopping);
-    world.give(Input::SlotStopped { ccb: TWO });
+    world.give(Input::SlotStopped { slot: SLOT });
     assert_eq!(state(&world), SlotState::Free);
 }
 
@@ -104,9 +105,9 @@ fn a_released_ccb_may_be_taken_back_before_it_stops() {
     let login = on_two(&mut world, 1001);
     world.give(Input::DeskAttached { socket: 70, login });
     release(&mut world, 60);
-    let order = PoolOrder::Apply { ccb: None };
+    let order = PoolOrder::Apply { kind: SlotKind::Ccb, number: None };
     let out = world.give(Input::Pool { reply: 6, order });
-    assert!(out.iter().any(|one| matches!(one, Output::Pool { reply: 6, result: Ok(TWO) })));
+    assert!(out.iter().any(|one| matches!(one, Output::Pool { reply: 6, result: Ok(SLOT) })));
     assert_eq!(world.status(2), CcbStatus::Normal);
     assert_eq!(agent_state(&world, login), AgentState::LoggedIn);
     let out = world.pass(15_000);
@@ -116,12 +117,15 @@ fn a_released_ccb_may_be_taken_back_before_it_stops() {
 #[test]
 fn orders_for_what_is_not_there_are_refused() {
     let mut world = world(None);
-    let order = PoolOrder::Release { ccb: CcbId(1), within_s: None };
+    let order = PoolOrder::Release { slot: SlotId::Ccb(CcbId(1)), within_s: None };
     let out = world.give(Input::Pool { reply: 1, order });
     let refused =
         |one: &Output, why| matches!(one, Output::Pool { result: Err(is), .. } if *is == why);
     assert!(out.iter().any(|one| refused(one, PoolRefusal::NoSuchSlot)));
-    let out = world.give(Input::Pool { reply: 2, order: PoolOrder::Apply { ccb: None } });
+    let out = world.give(Input::Pool {
+        reply: 2,
+        order: PoolOrder::Apply { kind: SlotKind::Ccb, number: None },
+    });
     assert!(out.iter().any(|one| refused(one, PoolRefusal::NoFreeSlot)));
 }
 
@@ -132,10 +136,10 @@ fn the_cdm_gives_back_what_nobody_needs_and_asks_for_it_again() {
     let out = world.pass(5_000);
     assert!(out.iter().any(|one| matches!(
         one,
-        Output::Scaled { wish: crate::pool::Wish::Release(TWO), result: Ok(TWO) }
+        Output::Scaled { wish: crate::pool::Wish::Release(SLOT), result: Ok(SLOT) }
     )));
     assert!(has_order(&out, SlotOrder::Stop));
-    world.give(Input::SlotStopped { ccb: TWO });
+    world.give(Input::SlotStopped { slot: SLOT });
     world.give(Input::Gone { ccb: TWO });
     let capacity = u64::from(world.planes[0].region.layout().agents);
     for agent in 0..capacity * 9 / 10 {
