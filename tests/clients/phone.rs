@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Wall};
@@ -20,8 +20,23 @@ const POLL_MS: u64 = 2;
 pub struct Softphone {
     orders: Sender<Order>,
     events: Receiver<Event>,
-    gap_us: Arc<AtomicU64>,
+    heard: Arc<Heard>,
     thread: Option<JoinHandle<Report>>,
+}
+
+/// What the phone's thread tells while it runs.
+#[derive(Default)]
+struct Heard {
+    gap_us: AtomicU64,
+    /// When the newest RTP packet of the present call came, in microseconds since the first phone; 0 is none.
+    last_us: AtomicU64,
+    is_busy: AtomicBool,
+}
+
+/// Microseconds by the clock of all phones.
+fn clock_us() -> u64 {
+    static BEGUN: std::sync::OnceLock<Wall> = std::sync::OnceLock::new();
+    BEGUN.get_or_init(Wall::now).elapsed().as_micros() as u64 + 1
 }
 
 impl Softphone {
@@ -64,10 +79,10 @@ impl Softphone {
         config.ring = Some(Duration::from_millis(50));
         let (orders, to_phone) = channel();
         let (from_phone, events) = channel();
-        let gap_us = Arc::new(AtomicU64::new(0));
-        let gap = Arc::clone(&gap_us);
-        let thread = std::thread::spawn(move || sockets.run(config, &to_phone, &from_phone, &gap));
-        Softphone { orders, events, gap_us, thread: Some(thread) }
+        let heard = Arc::new(Heard::default());
+        let tell = Arc::clone(&heard);
+        let thread = std::thread::spawn(move || sockets.run(config, &to_phone, &from_phone, &tell));
+        Softphone { orders, events, heard, thread: Some(thread) }
     }
 
     pub fn order(&self, order: Order) {
@@ -88,6 +103,11 @@ impl Softphone {
                 Err(RecvTimeoutError::Disconnected) => panic!("the phone died"),
             }
         }
+    }
+
+    /// The next event, when one comes in time.
+    pub fn next(&self, limit: Duration) -> Option<Event> {
+        self.events.recv_timeout(limit).ok()
     }
 
     pub fn register(&self) {
@@ -115,7 +135,18 @@ impl Softphone {
 
     /// The longest time between two RTP packets of one call since this was asked last.
     pub fn longest_gap(&self) -> Duration {
-        Duration::from_micros(self.gap_us.swap(0, Ordering::Relaxed))
+        Duration::from_micros(self.heard.gap_us.swap(0, Ordering::Relaxed))
+    }
+
+    /// True while it has a call.
+    pub fn is_busy(&self) -> bool {
+        self.heard.is_busy.load(Ordering::Relaxed)
+    }
+
+    /// For how long no RTP of the present call has come; none before the first packet.
+    pub fn silence(&self) -> Option<Duration> {
+        let last = self.heard.last_us.load(Ordering::Relaxed);
+        (last > 0).then(|| Duration::from_micros(clock_us().saturating_sub(last)))
     }
 
     /// Ends the phone and says what it saw.
@@ -156,7 +187,7 @@ impl Sockets {
         config: PhoneConfig,
         orders: &Receiver<Order>,
         events: &Sender<Event>,
-        gap_us: &AtomicU64,
+        heard: &Heard,
     ) -> Report {
         let begun = Wall::now();
         let now = || Instant::from_nanos(begun.elapsed().as_nanos() as u64);
@@ -191,8 +222,9 @@ impl Sockets {
             while let Ok((len, _)) = self.rtp.recv_from(&mut buffer) {
                 let at = Wall::now();
                 if let Some(last) = last_rtp.replace(at).filter(|_| phone.is_busy()) {
-                    gap_us.fetch_max((at - last).as_micros() as u64, Ordering::Relaxed);
+                    heard.gap_us.fetch_max((at - last).as_micros() as u64, Ordering::Relaxed);
                 }
+                heard.last_us.store(clock_us(), Ordering::Relaxed);
                 phone.handle(now(), Input::Rtp(&buffer[..len]), &mut out);
             }
             while let Ok((len, _)) = self.rtcp.recv_from(&mut buffer) {
@@ -200,7 +232,9 @@ impl Sockets {
             }
             if !phone.is_busy() {
                 last_rtp = None;
+                heard.last_us.store(0, Ordering::Relaxed);
             }
+            heard.is_busy.store(phone.is_busy(), Ordering::Relaxed);
             self.send(&mut out, events);
         }
     }

@@ -236,6 +236,7 @@ impl Blade {
             caller: String::new(),
             caller_agent: None,
             serial: call,
+            queue: None,
         };
         Some(self.control.as_mut()?.holder.ask(clock, wanted, call))
     }

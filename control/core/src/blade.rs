@@ -18,11 +18,13 @@ use crate::message::{AgentRecord, Collected, Ha1, Input, Output, Provision};
 use crate::routes::{Destination, Forwards, Routes, Service};
 use crate::seat::{Seat, SeatState};
 
+mod away;
 mod cluster;
 mod commands;
 mod desk;
 mod enter;
 mod forward;
+mod gathering;
 mod grant;
 mod homes;
 mod hosting;
@@ -65,6 +67,7 @@ pub struct Blade {
     cluster: Option<cluster::Cluster>,
     hosting: hosting::Hosting,
     pool: pool::Pool,
+    away: away::Away,
     beat_at: Instant,
     sweep_at: Instant,
     /// When the last input came.
@@ -194,6 +197,7 @@ impl Blade {
             cluster: None,
             hosting: hosting::Hosting::new(now, ccbs),
             pool: pool::Pool::default(),
+            away: away::Away::default(),
             beat_at: now,
             sweep_at: now,
             handled_at: now,
@@ -469,6 +473,7 @@ impl Blade {
         }
         self.look_at_words(now, out);
         self.tend_shared(now, out);
+        self.tend_away(now, out);
     }
 
     fn sweep(&mut self, now: Instant, out: &mut Vec<Output>) {

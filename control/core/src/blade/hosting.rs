@@ -240,6 +240,7 @@ impl Blade {
             caller: record.map(|it| it.number.clone()).or(shown).unwrap_or_default(),
             caller_agent: agent.map(|login| login.agent),
             serial: region.calls().find(wants.call).map_or(0, |row| row.serial),
+            queue: self.queueing.queue_of(now, (wants.ccb, wants.call), wants.tenant),
         };
         if !is_there {
             return self.not_hosted(now, wants, None, out);

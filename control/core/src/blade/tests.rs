@@ -11,6 +11,7 @@ use abi::{
     EventSender, Layout, LegRow, LegState, LocationRow, OpResult, RegistrationRow, UnregisterCause,
 };
 
+mod away;
 mod cluster;
 mod forwards;
 mod orders;

@@ -7,7 +7,7 @@ use abi::{Fence, Purpose};
 use base::{CcbId, Instant, TenantId};
 
 use super::WANTED_MS;
-use crate::cluster::{BladeName, Denial, Grant, HeldLease, LeaseRequest};
+use crate::cluster::{BladeName, Denial, FromQueue, Grant, HeldLease, LeaseRequest};
 
 /// Whom a call wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +32,8 @@ pub struct Wanted {
     pub caller_agent: Option<u64>,
     /// The call's serial number.
     pub serial: u64,
+    /// The queue that it came by.
+    pub queue: Option<FromQueue>,
 }
 
 /// How far a session with a hosted agent is.
@@ -120,6 +122,7 @@ impl<C: Clone> Holder<C> {
             caller_agent: wanted.caller_agent,
             serial: wanted.serial,
             ttl_ms: WANTED_MS,
+            queue: wanted.queue.clone(),
         };
         let session = Session { wanted, stage: Stage::Asking, since: now, call };
         self.sessions.insert(id, session);

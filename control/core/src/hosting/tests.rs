@@ -32,6 +32,7 @@ fn wanted(number: &str, caller: (&str, u64)) -> Wanted {
         caller: caller.0.into(),
         caller_agent: Some(caller.1),
         serial: 77,
+        queue: None,
     }
 }
 
