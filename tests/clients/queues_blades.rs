@@ -282,8 +282,8 @@ fn a_blade_dies(site: &mut Site, agents: &[Agent], mut customers: Vec<Customer>)
     let (lost, left): (Vec<_>, Vec<_>) = customers.into_iter().partition(|one| one.blade == dead);
     let next = owner(site, left.len() as u64, &[dead]);
     println!("{} callers were at blade {dead}, {} go on at blade {next}", lost.len(), left.len());
-    let server = agents.iter().find(|agent| agent.ccb != dead && agent.ccb != next);
-    let server = server.expect("there are four blades");
+    let is_there = |agent: &&Agent| agent.ccb != dead && !agent.desk.is_over();
+    let server = agents.iter().find(is_there).expect("a desk whose control never died");
     server.ready();
     for customer in left {
         let (party, waited) = server.expect_customer(LIMIT);

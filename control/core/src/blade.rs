@@ -441,6 +441,9 @@ impl Blade {
             self.tell_workers(now, ccb, true, out);
         }
         self.resync(now, ccb, out);
+        if is_new {
+            self.find_sessions(now, ccb);
+        }
         self.watch_trunks(now, ccb, out);
         self.pump(now, ccb, out);
         self.check_status(now, ccb, out);

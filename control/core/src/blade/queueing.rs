@@ -574,7 +574,12 @@ impl Blade {
             for (_, leg) in call.legs.iter().filter(|(_, leg)| leg.party() == Some(party)) {
                 let holds =
                     |held: &(CallRef, u8)| held.0 == call.call && u32::from(held.1) != leg.leg;
-                let is = match leg.state() {
+                // The row of a caller's leg follows the call's without an event of its own.
+                let is_answered = leg.leg == u32::from(CALLER)
+                    && call.row.state() == CallState::Answered
+                    && matches!(leg.state(), LegState::Calling | LegState::Ringing);
+                let state = if is_answered { LegState::Answered } else { leg.state() };
+                let is = match state {
                     LegState::Free | LegState::Ended => Engaged::Free,
                     LegState::Answered if side.on_hold.iter().any(holds) => Engaged::Held,
                     LegState::Answered => Engaged::Talking,
@@ -698,7 +703,7 @@ impl Blade {
 /// True when the caller's leg stands and nobody was ever joined to it, nor is being called for it.
 fn waits_alone(call: &Call) -> bool {
     call.legs.iter().all(|(_, leg)| match leg.leg == u32::from(CALLER) {
-        true => leg.state() == LegState::Answered,
+        true => leg.state() != LegState::Ended,
         false => leg.state() == LegState::Ended && leg.answered_at == 0,
     })
 }

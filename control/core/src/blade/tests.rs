@@ -14,6 +14,7 @@ use abi::{
 mod away;
 mod cluster;
 mod forwards;
+mod hosting;
 mod orders;
 mod pool;
 mod queues;

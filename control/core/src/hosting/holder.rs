@@ -45,6 +45,8 @@ pub enum Stage {
     Virtual(Box<Grant>),
     /// The INVITE is ordered (S2-014).
     Dialled(Box<Grant>),
+    /// An earlier control process dialled, and the call stands.
+    Found,
 }
 
 /// A session with an agent of another CCB. `C` is what the call is to its keeper.
@@ -127,6 +129,13 @@ impl<C: Clone> Holder<C> {
         let session = Session { wanted, stage: Stage::Asking, since: now, call };
         self.sessions.insert(id, session);
         request
+    }
+
+    /// A call that an earlier control process made stands with an agent of another CCB.
+    pub fn found(&mut self, now: Instant, wanted: Wanted, call: C) {
+        self.next += 1;
+        let session = Session { wanted, stage: Stage::Found, since: now, call };
+        self.sessions.insert(self.next, session);
     }
 
     /// The home answered that request, or nobody did. A grant that comes later than it was waited for, for a call
@@ -219,7 +228,7 @@ impl Stage {
         match self {
             Stage::Asking => "asked",
             Stage::Virtual(_) => "virtual",
-            Stage::Dialled(_) => "dialled",
+            Stage::Dialled(_) | Stage::Found => "dialled",
         }
     }
 }
@@ -228,7 +237,7 @@ impl<C> Session<C> {
     /// The lease, once it was granted.
     pub fn fence(&self) -> Option<Fence> {
         match &self.stage {
-            Stage::Asking => None,
+            Stage::Asking | Stage::Found => None,
             Stage::Virtual(grant) | Stage::Dialled(grant) => Some(grant.fence),
         }
     }
