@@ -127,7 +127,7 @@ fn seat(agent: &Agent, row: &Value) -> Result<(), String> {
     let lease = if is_busy { "bound" } else { "free" };
     let is = (&row["state"], &row["seat"], &row["lease"], agent.told, agent.desk.is_some());
     let right = row["state"] == "online"
-        && (row["seat"] == seat || is_busy && row["seat"] == "ringing")
+        && row["seat"] == seat
         && row["lease"] == lease
         && row["phone"].is_string()
         && agent.told == told

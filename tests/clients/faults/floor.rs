@@ -1,7 +1,7 @@
 //! Agents, customers and their calls, which go on while things fail, and streams that show what the machine does.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 use softphone::{Event, Order};
 
@@ -105,10 +106,9 @@ impl Floor {
             calls.push(Call { caller, callee: None, of_queue: true, stands: false });
         }
         let (floor, carrier) = (PHONES.into(), CARRIER.into());
-        let streams = vec![
-            Stream::start((&site.floor, floor), (&site.carrier, carrier)),
-            Stream::start((&site.carrier, carrier), (&site.floor, floor)),
-        ];
+        // The data planes share two cores.
+        let stream = |core| Stream::start((&site.floor, floor), (&site.carrier, carrier), core);
+        let streams = [0, 0, 1, 1].map(stream).into();
         let floor = Floor { agents, customers: customers.into(), calls, disk, streams };
         (site, floor)
     }
@@ -366,7 +366,8 @@ fn ccb_of(login: &Value) -> usize {
     login["ccb"]["device_number"].as_u64().expect("a number") as usize
 }
 
-/// A stream between two hosts that nothing of ours has to do with.
+/// A stream from one host by another one and back that nothing of ours has to do with. Who passes it on there runs on
+/// one core, as a data plane's worker does.
 struct Stream {
     over: Arc<AtomicBool>,
     gap_us: Arc<AtomicU64>,
@@ -374,33 +375,47 @@ struct Stream {
 }
 
 impl Stream {
-    fn start(from: (&Host, Ipv4Addr), to: (&Host, Ipv4Addr)) -> Stream {
+    fn start(ends: (&Host, Ipv4Addr), by: (&Host, Ipv4Addr), core: usize) -> Stream {
         let bind = |(host, ip): (&Host, Ipv4Addr)| {
-            host.enter(|| UdpSocket::bind((ip, 0)).expect("a port"))
+            let socket = host.enter(|| UdpSocket::bind((ip, 0)).expect("a port"));
+            socket.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
+            socket
         };
-        let (sender, receiver) = (bind(from), bind(to));
-        let target: SocketAddr = receiver.local_addr().expect("bound");
-        receiver.set_read_timeout(Some(Duration::from_millis(2))).expect("set");
+        let (sender, relay, receiver) = (bind(ends), bind(by), bind(ends));
+        let [half_way, target] = [&relay, &receiver].map(|it| it.local_addr().expect("bound"));
         let (over, gap_us) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (is_over, gap, done) = (Arc::clone(&over), Arc::clone(&gap_us), Arc::clone(&over));
+        let [sent, passed, heard] = [(); 3].map(|()| Arc::clone(&over));
+        let gap = Arc::clone(&gap_us);
         let send = std::thread::spawn(move || {
             let mut due = Instant::now();
-            while !is_over.load(Ordering::Relaxed) {
-                let _ = sender.send_to(&[0; 172], target);
+            while !sent.load(Ordering::Relaxed) {
+                let _ = sender.send_to(&[0; 172], half_way);
                 due += FRAME;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
         });
+        let pass = std::thread::spawn(move || {
+            let mut cores = CpuSet::new();
+            cores.set(core);
+            // Where there is no such core, any will do.
+            let _ = sched_setaffinity(None, &cores);
+            let mut buffer = [0; 256];
+            while !passed.load(Ordering::Relaxed) {
+                if let Ok(len) = relay.recv(&mut buffer) {
+                    let _ = relay.send_to(&buffer[..len], target);
+                }
+            }
+        });
         let receive = std::thread::spawn(move || {
             let (mut buffer, mut last) = ([0; 256], Instant::now());
-            while !done.load(Ordering::Relaxed) {
+            while !heard.load(Ordering::Relaxed) {
                 if receiver.recv(&mut buffer).is_ok() {
                     gap.fetch_max(last.elapsed().as_micros() as u64, Ordering::Relaxed);
                     last = Instant::now();
                 }
             }
         });
-        Stream { over, gap_us, threads: vec![send, receive] }
+        Stream { over, gap_us, threads: vec![send, pass, receive] }
     }
 
     /// The longest gap since this was asked last.
