@@ -13,7 +13,7 @@ use base::Rng;
 use rustix::process::Signal;
 
 use crate::lab::{signal, turn};
-use crate::site::Site;
+use crate::site::{BladeHost, Site};
 use check::check;
 use floor::Floor;
 use table::{Row, Table};
@@ -188,6 +188,15 @@ fn random_faults_leave_nobody_stuck() {
     table.expect_right();
 }
 
+/// What a blade said last.
+fn tell_logs(blade: &BladeHost) {
+    for (what, text) in [("control", blade.log()), ("data plane", blade.dataplane_log())] {
+        let lines: Vec<&str> = text.lines().collect();
+        let last = lines[lines.len().saturating_sub(12)..].join("\n");
+        println!("--- {what} of blade {}\n{last}", blade.number);
+    }
+}
+
 /// Lets it happen, waits until the site is whole again, and looks what became of the calls.
 fn suffer(site: &mut Site, floor: &mut Floor, fault: Fault) -> Row {
     floor.forget_gaps();
@@ -211,6 +220,8 @@ fn suffer(site: &mut Site, floor: &mut Floor, fault: Fault) -> Row {
             }
             Some(why) => {
                 if took >= HEALED && row.late.is_none() {
+                    println!("not healed after {took:?}: {why}");
+                    site.blades.iter().for_each(tell_logs);
                     row.late = Some(why);
                 }
             }

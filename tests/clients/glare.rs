@@ -7,7 +7,7 @@ use softphone::{Event, Order, Why};
 
 use crate::lab::{turn, wait_for};
 use crate::phone::Softphone;
-use crate::site::{Site, phones};
+use crate::site::{BladeHost, Site, phones};
 
 /// How often without `GLARES_REAL`.
 const TIMES: usize = 20;
@@ -39,10 +39,12 @@ impl Side {
     }
 }
 
-/// Listens to both until a call stands and the other one is refused, or both are.
+/// Listens to both until a call stands and the other one is refused, or both are. On a busy machine one of them may
+/// be called before it calls: then nothing is refused.
 fn outcome(phones: [&Softphone; 2]) -> [Side; 2] {
-    let end = Instant::now() + LIMIT;
+    let mut end = Instant::now() + LIMIT;
     let mut sides = [Side::default(), Side::default()];
+    let mut stood = false;
     loop {
         for (side, phone) in sides.iter_mut().zip(phones) {
             while let Some(event) = phone.next(Duration::from_millis(1)) {
@@ -52,6 +54,9 @@ fn outcome(phones: [&Softphone; 2]) -> [Side; 2] {
         let [one, two] = &sides;
         let stands = one.answered > 0 && two.answered > 0;
         let refused = one.refused.len() + two.refused.len();
+        if stands && !stood {
+            (stood, end) = (true, Instant::now() + Duration::from_secs(1));
+        }
         if stands && refused > 0 || refused > 1 || Instant::now() > end {
             return sides;
         }
@@ -72,7 +77,10 @@ fn of_two_who_call_each_other_one_call_survives() {
     phones.iter().for_each(Softphone::register);
     let pair = [&phones[0], &phones[1]];
     let mut split = BTreeMap::new();
-    for time in 0..times {
+    let (mut met, mut time) = (0, 0);
+    while met < times {
+        time += 1;
+        assert!(time <= 2 * times + 20, "they met {met} times only");
         let order = |from: usize| {
             let to = ["1002", "1001"][from];
             phones[from].order(Order::Call(to.to_owned()));
@@ -84,22 +92,23 @@ fn of_two_who_call_each_other_one_call_survives() {
         let answered = (one.answered, two.answered, one.incoming + two.incoming);
         assert_eq!(answered, (1, 1, 1), "{time}: {sides:#?}");
         let caller = usize::from(one.incoming == 1);
-        assert_eq!(sides[caller].refused.len(), 0, "{time}: {sides:#?}");
-        assert_eq!(sides[1 - caller].refused.len(), 1, "{time}: {sides:#?}");
-        let status = sides[1 - caller].refused[0];
-        *split.entry((["1001", "1002"][caller], status)).or_insert(0_usize) += 1;
+        assert!(sides[caller].refused.is_empty(), "{time}: {sides:#?}");
+        if let [status] = sides[1 - caller].refused[..] {
+            met += 1;
+            *split.entry((["1001", "1002"][caller], status)).or_insert(0_usize) += 1;
+        }
         // They talk for as long.
         std::thread::sleep(TALK);
         phones[time % 2].hang_up();
         phones[1 - time % 2].expect_end();
         let free = wait_for(LIMIT, || {
-            let none = |blade: &crate::site::BladeHost| Some(blade.leases()?.is_empty());
+            let none = |blade: &BladeHost| Some(blade.leases()?.is_empty());
             (site.blades.iter().all(|blade| none(blade) == Some(true))).then_some(())
         });
         assert!(free.is_some(), "{time}: a lease is left");
     }
     println!(
-        "{times} times two called each other; (whose call survived, what the other heard): {split:?}"
+        "{met} of {time} times they met; (whose call survived, what the other heard): {split:?}"
     );
     site.expect_all_free();
     site.expect_no_lease();

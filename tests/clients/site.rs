@@ -382,6 +382,11 @@ impl BladeHost {
         std::fs::read_to_string(self.folder.join("control.log")).unwrap_or_default()
     }
 
+    /// What its data plane said.
+    pub fn dataplane_log(&self) -> String {
+        std::fs::read_to_string(self.folder.join("dataplane.log")).unwrap_or_default()
+    }
+
     /// A counter of its CCB.
     pub fn counter(&self, name: &str) -> u64 {
         let status = self.ask(&["status"]).expect("status answers");

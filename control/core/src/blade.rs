@@ -431,7 +431,10 @@ impl Blade {
         let is_new = side.attach(now, process, region.clone(), out);
         region.header().beat_control(now);
         self.cdm.set_capacity(ccb, region.layout().agents);
-        self.write_provision(&region);
+        // Before the directory was read, what an earlier control process wrote stands.
+        if !self.provision.tenants.is_empty() {
+            self.write_provision(&region);
+        }
         if is_new {
             self.settle_rows(now, ccb, &region, out);
             self.rebuild_leases(now, ccb);

@@ -1,7 +1,7 @@
 //! Agents, customers and their calls, which go on while things fail, and streams that show what the machine does.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -107,8 +107,8 @@ impl Floor {
         }
         let (floor, carrier) = (PHONES.into(), CARRIER.into());
         // The data planes share two cores.
-        let stream = |core| Stream::start((&site.floor, floor), (&site.carrier, carrier), core);
-        let streams = [0, 0, 1, 1].map(stream).into();
+        let stream = |cores| Stream::start((&site.floor, floor), (&site.carrier, carrier), cores);
+        let streams = [[0, 1], [1, 0], [0, 0], [1, 1]].map(stream).into();
         let floor = Floor { agents, customers: customers.into(), calls, disk, streams };
         (site, floor)
     }
@@ -155,11 +155,15 @@ impl Floor {
     /// Sees to it that every call stands and all is right.
     pub fn settle(&mut self, site: &Site) {
         for place in 0..self.calls.len() {
-            let mut tries = 0;
-            while !self.calls[place].stands {
-                tries += 1;
-                assert!(tries <= 5, "call {place} is not to be made");
+            // Who is just back grants nothing for a moment, and says 503.
+            let end = Instant::now() + LIMIT;
+            loop {
                 self.call(site, place);
+                if self.calls[place].stands {
+                    break;
+                }
+                assert!(Instant::now() < end, "call {place} is not to be made");
+                self.live(site, Instant::now() + AGAIN);
             }
         }
         let end = Instant::now() + LIMIT;
@@ -172,7 +176,10 @@ impl Floor {
     }
 
     fn call(&mut self, site: &Site, place: usize) {
-        let Call { caller, callee, of_queue, .. } = self.calls[place];
+        let Call { caller, callee, of_queue, stands } = self.calls[place];
+        if stands {
+            return;
+        }
         let number = callee.filter(|_| !of_queue).map(|callee| self.agents[callee].number.clone());
         let phone = self.phone(caller);
         while phone.next(Duration::ZERO).is_some() {}
@@ -366,8 +373,8 @@ fn ccb_of(login: &Value) -> usize {
     login["ccb"]["device_number"].as_u64().expect("a number") as usize
 }
 
-/// A stream from one host by another one and back that nothing of ours has to do with. Who passes it on there runs on
-/// one core, as a data plane's worker does.
+/// A stream from one host by another one and back that nothing of ours has to do with. Two pass it on there, each on
+/// one core, as the workers of two data planes do.
 struct Stream {
     over: Arc<AtomicBool>,
     gap_us: Arc<AtomicU64>,
@@ -375,47 +382,41 @@ struct Stream {
 }
 
 impl Stream {
-    fn start(ends: (&Host, Ipv4Addr), by: (&Host, Ipv4Addr), core: usize) -> Stream {
+    fn start(ends: (&Host, Ipv4Addr), by: (&Host, Ipv4Addr), cores: [usize; 2]) -> Stream {
         let bind = |(host, ip): (&Host, Ipv4Addr)| {
             let socket = host.enter(|| UdpSocket::bind((ip, 0)).expect("a port"));
             socket.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
             socket
         };
-        let (sender, relay, receiver) = (bind(ends), bind(by), bind(ends));
-        let [half_way, target] = [&relay, &receiver].map(|it| it.local_addr().expect("bound"));
+        let (sender, first, second, receiver) = (bind(ends), bind(by), bind(by), bind(ends));
+        let [to_first, to_second, home] =
+            [&first, &second, &receiver].map(|it| it.local_addr().expect("bound"));
         let (over, gap_us) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let [sent, passed, heard] = [(); 3].map(|()| Arc::clone(&over));
-        let gap = Arc::clone(&gap_us);
+        let (is_sent, is_heard, gap) = (over.clone(), over.clone(), gap_us.clone());
         let send = std::thread::spawn(move || {
             let mut due = Instant::now();
-            while !sent.load(Ordering::Relaxed) {
-                let _ = sender.send_to(&[0; 172], half_way);
+            while !is_sent.load(Ordering::Relaxed) {
+                let _ = sender.send_to(&[0; 172], to_first);
                 due += FRAME;
                 std::thread::sleep(due.saturating_duration_since(Instant::now()));
             }
         });
-        let pass = std::thread::spawn(move || {
-            let mut cores = CpuSet::new();
-            cores.set(core);
-            // Where there is no such core, any will do.
-            let _ = sched_setaffinity(None, &cores);
-            let mut buffer = [0; 256];
-            while !passed.load(Ordering::Relaxed) {
-                if let Ok(len) = relay.recv(&mut buffer) {
-                    let _ = relay.send_to(&buffer[..len], target);
-                }
-            }
+        let ways = [(first, to_second, cores[0]), (second, home, cores[1])];
+        let passes = ways.map(|(socket, to, core)| {
+            let over = over.clone();
+            std::thread::spawn(move || pass(&socket, to, core, &over))
         });
         let receive = std::thread::spawn(move || {
             let (mut buffer, mut last) = ([0; 256], Instant::now());
-            while !heard.load(Ordering::Relaxed) {
+            while !is_heard.load(Ordering::Relaxed) {
                 if receiver.recv(&mut buffer).is_ok() {
                     gap.fetch_max(last.elapsed().as_micros() as u64, Ordering::Relaxed);
                     last = Instant::now();
                 }
             }
         });
-        Stream { over, gap_us, threads: vec![send, pass, receive] }
+        let threads = [send, receive].into_iter().chain(passes).collect();
+        Stream { over, gap_us, threads }
     }
 
     /// The longest gap since this was asked last.
@@ -429,6 +430,20 @@ impl Drop for Stream {
         self.over.store(true, Ordering::Relaxed);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Passes on what comes, on one core.
+fn pass(socket: &UdpSocket, to: SocketAddr, core: usize, over: &AtomicBool) {
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    // Where there is no such core, any will do.
+    let _ = sched_setaffinity(None, &cores);
+    let mut buffer = [0; 256];
+    while !over.load(Ordering::Relaxed) {
+        if let Ok(len) = socket.recv(&mut buffer) {
+            let _ = socket.send_to(&buffer[..len], to);
         }
     }
 }
