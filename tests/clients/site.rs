@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -236,12 +236,18 @@ impl Site {
         self.floor.post(&format!("http://10.78.0.{blade}:8080/v1/login"), &body)
     }
 
-    /// Logs an agent in by its password.
+    /// Logs an agent in by its password, as often as it is told to come again.
     pub fn log_in(&self, agent: usize, blade: usize) -> Value {
-        let password = json!({ "password": format!("secret-{agent}") });
-        let (status, answer) = self.try_log_in(agent, blade, password);
-        assert_eq!(status, 200, "agent {agent} at blade {blade}: {answer}");
-        answer
+        let end = Instant::now() + START;
+        loop {
+            let password = json!({ "password": format!("secret-{agent}") });
+            let (status, answer) = self.try_log_in(agent, blade, password);
+            match status {
+                200 => return answer,
+                503 if Instant::now() < end => std::thread::sleep(Duration::from_millis(250)),
+                _ => panic!("agent {agent} at blade {blade}: {status} {answer}"),
+            }
+        }
     }
 
     /// Waits until no blade has a call, a port or a lease left.

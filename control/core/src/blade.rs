@@ -431,7 +431,7 @@ impl Blade {
         let is_new = side.attach(now, process, region.clone(), out);
         region.header().beat_control(now);
         self.cdm.set_capacity(ccb, region.layout().agents);
-        // Before the directory was read, what an earlier control process wrote stands.
+        // Until the directory is read, what was written before stands.
         if !self.provision.tenants.is_empty() {
             self.write_provision(&region);
         }
@@ -444,9 +444,7 @@ impl Blade {
             self.tell_workers(now, ccb, true, out);
         }
         self.resync(now, ccb, out);
-        if is_new {
-            self.find_sessions(now, ccb);
-        }
+        self.find_sessions(now, ccb);
         self.watch_trunks(now, ccb, out);
         self.pump(now, ccb, out);
         self.check_status(now, ccb, out);
