@@ -210,32 +210,3 @@ async fn another_blades_import_is_taken_over_and_logs_the_removed_out() {
     }
     panic!("still there: {:?}", names().await);
 }
-
-/// Who gives a try up, or dies in it, keeps the lock of migrations from nobody.
-#[tokio::test]
-async fn a_try_to_open_that_is_given_up_blocks_no_other() {
-    let cluster = blocking(Postgres::shared).await;
-    let url = cluster.database();
-    let first = Directory::open(&place(&url)).await.expect("it opens");
-    first.version().await.expect("it is there");
-    let name = url.split(['/', '?']).nth(3).expect("a name").to_owned();
-    let lock =
-        "BEGIN; LOCK TABLE _sqlx_migrations IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3); COMMIT";
-    let holder = tokio::task::spawn_blocking(move || cluster.sql(&name, lock));
-    let second = Directory::open(&place(&url)).await.expect("it opens");
-    loop {
-        // Before the table is locked it is quick.
-        let again = Directory::open(&place(&url)).await.expect("it opens");
-        let wait = std::time::Duration::from_millis(500);
-        if tokio::time::timeout(wait, again.version()).await.is_err() {
-            break;
-        }
-    }
-    let wait = std::time::Duration::from_millis(500);
-    assert!(tokio::time::timeout(wait, second.version()).await.is_err(), "it waits for the table");
-    holder.await.expect("psql ends well");
-    let third = Directory::open(&place(&url)).await.expect("it opens");
-    let wait = std::time::Duration::from_secs(3);
-    let version = tokio::time::timeout(wait, third.version()).await.expect("nobody has the lock");
-    version.expect("it is there");
-}
