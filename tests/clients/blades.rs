@@ -111,14 +111,7 @@ fn agents_of_four_blades_call_across_every_pair() {
             assert!(heard.rtp_received > 100 && heard.rtp_lost == 0, "{number}: {heard:?}");
         }
     }
-    for blade in &site.blades {
-        // What a holder knows of another blade's agent follows by the bus.
-        let none = wait_for(LIMIT, || {
-            let leases = blade.ask(&["leases"])?;
-            leases["leases"].as_array()?.is_empty().then_some(())
-        });
-        assert!(none.is_some(), "{:#?}", blade.ask(&["leases"]));
-    }
+    site.expect_no_lease();
 }
 
 /// A blade whose control dies, and the bus, and then a whole blade: calls go on, the others work, agents come back.

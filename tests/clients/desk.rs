@@ -1,13 +1,13 @@
 //! An agent's desk: the CTI WebSocket of a login.
 
-use std::net::TcpStream;
+use std::net::{TcpStream, ToSocketAddrs as _};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tungstenite::stream::MaybeTlsStream;
-use tungstenite::{ClientRequestBuilder, Message, WebSocket, connect};
+use tungstenite::{ClientRequestBuilder, Message, WebSocket, client};
 
 pub struct Desk {
     orders: Sender<Order>,
@@ -24,18 +24,33 @@ enum Order {
 impl Desk {
     /// Opens `cti.url` of a login's answer with its token.
     pub fn open(login: &Value) -> Desk {
-        let url = login["cti"]["url"].as_str().expect("a URL").parse().expect("a URL");
+        Desk::try_open(login).expect("the CTI answers")
+    }
+
+    /// The same, where nobody may answer.
+    pub fn try_open(login: &Value) -> Option<Desk> {
+        let url = login["cti"]["url"].as_str().expect("a URL");
+        let host =
+            url.strip_prefix("ws://").and_then(|rest| rest.split('/').next()).expect("a URL");
         let token = login["token"].as_str().expect("a token");
-        let request =
-            ClientRequestBuilder::new(url).with_header("Authorization", format!("Bearer {token}"));
-        let (mut socket, _) = connect(request).expect("the CTI answers");
+        let request = ClientRequestBuilder::new(url.parse().expect("a URL"))
+            .with_header("Authorization", format!("Bearer {token}"));
+        let stream = host.to_socket_addrs().ok()?.next()?;
+        let stream = TcpStream::connect_timeout(&stream, Duration::from_secs(1)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+        let (mut socket, _) = client(request, MaybeTlsStream::Plain(stream)).ok()?;
         if let MaybeTlsStream::Plain(stream) = socket.get_mut() {
             stream.set_read_timeout(Some(Duration::from_millis(20))).expect("set");
         }
         let (orders, to_desk) = channel();
         let (from_desk, messages) = channel();
         let thread = std::thread::spawn(move || serve(socket, &to_desk, &from_desk));
-        Desk { orders, messages, thread: Some(thread) }
+        Some(Desk { orders, messages, thread: Some(thread) })
+    }
+
+    /// True once the line is cut and all that came by it was taken.
+    pub fn is_over(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits for a message of that type.
@@ -95,7 +110,8 @@ impl Desk {
 
     /// Says something whose reply comes among other messages.
     pub fn say(&self, message: Value) {
-        self.orders.send(Order::Say(message)).expect("the desk runs");
+        // Who never gets an answer says so.
+        let _ = self.orders.send(Order::Say(message));
     }
 
     pub fn exit(&self) {
@@ -117,7 +133,9 @@ fn serve(
     loop {
         match orders.try_recv() {
             Ok(Order::Say(message)) => {
-                socket.send(Message::text(message.to_string())).expect("sent")
+                if socket.send(Message::text(message.to_string())).is_err() {
+                    return;
+                }
             }
             Ok(Order::Vanish) | Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
             Err(std::sync::mpsc::TryRecvError::Empty) => {}

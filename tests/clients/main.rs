@@ -4,8 +4,11 @@
 mod baresip;
 mod blades;
 mod capture;
+mod comeback;
 mod demo;
 mod desk;
+mod faults;
+mod glare;
 mod kamailio;
 mod lab;
 mod media;
@@ -15,6 +18,7 @@ mod pool;
 #[path = "../../control/server/tests/postgres/mod.rs"]
 mod postgres;
 mod queues;
+mod queues_blades;
 mod records;
 mod scanner;
 mod sipp;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -21,13 +21,11 @@ const POLL_MS: u64 = 2;
 pub struct Softphone {
     orders: Sender<Order>,
     events: Receiver<Event>,
-    gap_us: Arc<AtomicU64>,
-    /// What it heard in the last 200 ms.
-    samples: Samples,
+    heard: Arc<Heard>,
     thread: Option<JoinHandle<Report>>,
 }
 
-type Samples = Arc<Mutex<VecDeque<i16>>>;
+type Samples = Mutex<VecDeque<i16>>;
 
 /// What tones are looked for in: 200 ms, so that those 50 Hz apart are told from each other.
 const BLOCK: usize = 1_600;
@@ -37,6 +35,23 @@ const SHARE: f64 = 0.08;
 const SILENT: Duration = Duration::from_millis(200);
 /// What is quieter than this is silence.
 const QUIET: f64 = 50.0;
+
+/// What the phone's thread tells while it runs.
+#[derive(Default)]
+struct Heard {
+    gap_us: AtomicU64,
+    /// When the newest RTP packet of the present call came, in microseconds since the first phone; 0 is none.
+    last_us: AtomicU64,
+    is_busy: AtomicBool,
+    /// What it heard in the last 200 ms.
+    samples: Samples,
+}
+
+/// Microseconds by the clock of all phones.
+fn clock_us() -> u64 {
+    static BEGUN: std::sync::OnceLock<Wall> = std::sync::OnceLock::new();
+    BEGUN.get_or_init(Wall::now).elapsed().as_micros() as u64 + 1
+}
 
 impl Softphone {
     /// A phone set up from nothing but the answer of `/v1/login`, at an address of this machine.
@@ -78,19 +93,18 @@ impl Softphone {
         config.ring = Some(Duration::from_millis(50));
         let (orders, to_phone) = channel();
         let (from_phone, events) = channel();
-        let gap_us = Arc::new(AtomicU64::new(0));
-        let gap = Arc::clone(&gap_us);
-        let samples = Samples::default();
-        let heard = Arc::clone(&samples);
-        let ears = move || sockets.run(config, &to_phone, &from_phone, (&gap, &heard));
-        let thread = std::thread::spawn(ears);
-        Softphone { orders, events, gap_us, samples, thread: Some(thread) }
+        let heard = Arc::new(Heard::default());
+        let tell = Arc::clone(&heard);
+        let thread = std::thread::spawn(move || sockets.run(config, &to_phone, &from_phone, &tell));
+        Softphone { orders, events, heard, thread: Some(thread) }
     }
 
     /// Which of these tones it hears just now, in Hz.
     pub fn hears(&self, tones: &[u32]) -> BTreeSet<u32> {
-        let samples: Vec<f64> =
-            self.samples.lock().expect("whole").iter().map(|sample| f64::from(*sample)).collect();
+        let samples: Vec<f64> = {
+            let heard = self.heard.samples.lock().expect("whole");
+            heard.iter().map(|sample| f64::from(*sample)).collect()
+        };
         let energy: f64 = samples.iter().map(|sample| sample * sample).sum();
         if samples.len() < BLOCK || energy < QUIET * QUIET * BLOCK as f64 {
             return BTreeSet::new();
@@ -128,6 +142,11 @@ impl Softphone {
         }
     }
 
+    /// The next event, when one comes in time.
+    pub fn next(&self, limit: Duration) -> Option<Event> {
+        self.events.recv_timeout(limit).ok()
+    }
+
     pub fn register(&self) {
         self.order(Order::Register);
         self.expect(Duration::from_secs(5), "registered", |event| {
@@ -153,7 +172,18 @@ impl Softphone {
 
     /// The longest time between two RTP packets of one call since this was asked last.
     pub fn longest_gap(&self) -> Duration {
-        Duration::from_micros(self.gap_us.swap(0, Ordering::Relaxed))
+        Duration::from_micros(self.heard.gap_us.swap(0, Ordering::Relaxed))
+    }
+
+    /// True while it has a call.
+    pub fn is_busy(&self) -> bool {
+        self.heard.is_busy.load(Ordering::Relaxed)
+    }
+
+    /// For how long no RTP of the present call has come; none before the first packet.
+    pub fn silence(&self) -> Option<Duration> {
+        let last = self.heard.last_us.load(Ordering::Relaxed);
+        (last > 0).then(|| Duration::from_micros(clock_us().saturating_sub(last)))
     }
 
     /// Ends the phone and says what it saw.
@@ -194,7 +224,7 @@ impl Sockets {
         config: PhoneConfig,
         orders: &Receiver<Order>,
         events: &Sender<Event>,
-        (gap_us, samples): (&AtomicU64, &Mutex<VecDeque<i16>>),
+        heard: &Heard,
     ) -> Report {
         let begun = Wall::now();
         let now = || Instant::from_nanos(begun.elapsed().as_nanos() as u64);
@@ -229,20 +259,23 @@ impl Sockets {
             while let Ok((len, _)) = self.rtp.recv_from(&mut buffer) {
                 let at = Wall::now();
                 if let Some(last) = last_rtp.replace(at).filter(|_| phone.is_busy()) {
-                    gap_us.fetch_max((at - last).as_micros() as u64, Ordering::Relaxed);
+                    heard.gap_us.fetch_max((at - last).as_micros() as u64, Ordering::Relaxed);
                 }
-                listen(&buffer[..len], samples);
+                listen(&buffer[..len], &heard.samples);
+                heard.last_us.store(clock_us(), Ordering::Relaxed);
                 phone.handle(now(), Input::Rtp(&buffer[..len]), &mut out);
             }
             while let Ok((len, _)) = self.rtcp.recv_from(&mut buffer) {
                 phone.handle(now(), Input::Rtcp(&buffer[..len]), &mut out);
             }
             if last_rtp.is_none_or(|at| at.elapsed() > SILENT) {
-                samples.lock().expect("whole").clear();
+                heard.samples.lock().expect("whole").clear();
             }
             if !phone.is_busy() {
                 last_rtp = None;
+                heard.last_us.store(0, Ordering::Relaxed);
             }
+            heard.is_busy.store(phone.is_busy(), Ordering::Relaxed);
             self.send(&mut out, events);
         }
     }
@@ -265,7 +298,7 @@ impl Sockets {
 }
 
 /// Keeps what a packet sounds like.
-fn listen(packet: &[u8], samples: &Mutex<VecDeque<i16>>) {
+fn listen(packet: &[u8], samples: &Samples) {
     let Ok(rtp) = media::wire::Rtp::parse(packet) else { return };
     let Some(law) = media::g711::Law::of_payload_type(rtp.payload_type()) else { return };
     let mut samples = samples.lock().expect("whole");

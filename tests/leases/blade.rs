@@ -236,7 +236,7 @@ impl Blade {
             caller: String::new(),
             caller_agent: None,
             serial: call,
-            after_call_s: 0,
+            queue: None,
         };
         Some(self.control.as_mut()?.holder.ask(clock, wanted, call))
     }

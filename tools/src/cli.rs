@@ -325,9 +325,13 @@ pub struct Load {
     /// Where it runs.
     #[command(flatten)]
     pub at: Where,
-    /// The AgentProxy's address [default: control.http of the configuration]
+    /// The AgentProxy's address; --desks take any of several [default: control.http of the configuration]
     #[arg(long, value_name = "IP:PORT")]
-    pub http: Option<SocketAddr>,
+    pub http: Vec<SocketAddr>,
+    /// Instead of calls: that many desks without phones log in and are held until this program is interrupted; who
+    /// loses the session logs in again by token. Prints a line of JSON whenever that changes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub desks: Option<u32>,
     /// The tenant that the agents belong to
     #[arg(long, default_value = "demo")]
     pub tenant: String,

@@ -35,6 +35,16 @@ pub struct Credentials {
     pub location: String,
 }
 
+impl Credentials {
+    /// What is posted to `/v1/login`.
+    pub fn body(&self) -> Value {
+        json!({
+            "tenant": self.tenant, "agent": self.agent,
+            "password": self.password, "location": self.location,
+        })
+    }
+}
+
 /// The parts of the AgentProxy's answer that a desk and a phone need.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Grant {
@@ -60,7 +70,7 @@ pub struct AgentPart {
 /// `ccb` of the answer.
 #[derive(Clone, Debug, Deserialize)]
 pub struct CcbPart {
-    /// Its number.
+    /// Its device number.
     pub device_number: u16,
 }
 
@@ -99,10 +109,7 @@ pub struct AddressPart {
 
 /// Logs in; waits a while for a CCB that is just starting.
 pub async fn log_in(server: &Server, who: &Credentials) -> Result<Grant, String> {
-    let body = json!({
-        "tenant": who.tenant, "agent": who.agent,
-        "password": who.password, "location": who.location,
-    });
+    let body = who.body();
     let mut tries = 0;
     loop {
         tries += 1;
@@ -161,8 +168,12 @@ async fn resolve(host: &str, port: u16) -> Result<SocketAddr, String> {
 /// How far the login is, as the CTI tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
+    /// The desk is attached, and heard how far the login is.
+    pub greeted: bool,
     /// Phone and desk are both there.
     pub complete: bool,
+    /// The agent is to log in again.
+    pub again: bool,
     /// The session is over, with what was said last.
     pub closed: Option<String>,
 }
@@ -229,6 +240,21 @@ impl Desk {
         }
     }
 
+    /// Waits until the desk is attached; false when it is not in time, or was turned away.
+    pub async fn greeted(&mut self, limit: Duration) -> bool {
+        let waiting = self.progress.wait_for(|now| now.greeted || now.closed.is_some());
+        match tokio::time::timeout(limit, waiting).await {
+            Ok(Ok(now)) => now.greeted && now.closed.is_none(),
+            _ => false,
+        }
+    }
+
+    /// Waits until the session is over, or the agent is to log in again: then true.
+    pub async fn gone(&mut self) -> bool {
+        let gone = self.progress.wait_for(|now| now.again || now.closed.is_some()).await;
+        gone.is_ok_and(|now| now.again && now.closed.is_none())
+    }
+
     /// Ends the login and waits for the end of the WebSocket.
     pub async fn exit(self) -> Result<(), String> {
         let _ = self.exit.send(());
@@ -241,7 +267,10 @@ fn hear(text: &str, tell: &watch::Sender<Progress>, last: &mut String) {
     let Ok(message) = serde_json::from_str::<Value>(text) else { return };
     if message["type"] == "login_progress" {
         let complete = message["state"] == "logged_in";
-        tell.send_modify(|progress| progress.complete = complete);
+        tell.send_modify(|progress| (progress.greeted, progress.complete) = (true, complete));
+    }
+    if message["type"] == "log_in_again" {
+        tell.send_modify(|progress| progress.again = true);
     }
     *last = text.to_owned();
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Bytes;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER};
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -44,6 +44,8 @@ pub struct Answer {
     pub status: u16,
     /// The body.
     pub body: Vec<u8>,
+    /// When to come again, in seconds, if it says so.
+    pub retry_after_s: Option<u64>,
 }
 
 impl Answer {
@@ -168,6 +170,8 @@ async fn send(
     let connection = tokio::spawn(connection);
     let response = sender.send_request(request).await.map_err(broken)?;
     let status = response.status().as_u16();
+    let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let retry_after_s = retry_after.and_then(|text| text.trim().parse().ok());
     let body = Limited::new(response.into_body(), LARGEST_ANSWER_BYTES)
         .collect()
         .await
@@ -175,7 +179,7 @@ async fn send(
         .to_bytes()
         .to_vec();
     connection.abort();
-    Ok(Answer { status, body })
+    Ok(Answer { status, body, retry_after_s })
 }
 
 #[cfg(test)]
@@ -194,12 +198,13 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             let mut request = vec![0; 4096];
             let length = stream.read(&mut request).await.unwrap();
-            let answer = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
+            let answer = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 3\r\ncontent-length: 7\r\n\r\n{\"a\":1}";
             stream.write_all(answer.as_bytes()).await.unwrap();
             String::from_utf8(request[..length].to_vec()).unwrap()
         });
         let answer = get(&Server::Unix(path), "/v1/status").await.unwrap();
         assert_eq!((answer.status, answer.json().unwrap()["a"].as_u64()), (503, Some(1)));
+        assert_eq!(answer.retry_after_s, Some(3));
         assert!(answer.success().is_err());
         let request = serve.await.unwrap();
         assert!(request.starts_with("GET /v1/status HTTP/1.1\r\n"), "{request}");

@@ -5,12 +5,14 @@ mod blast;
 mod blast_run;
 mod by_ng;
 mod by_sip;
+mod desks;
 mod options;
 mod pairs;
 mod tally;
 mod watch;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +56,9 @@ pub fn run(options: &cli::Load) -> Result<ExitCode, String> {
     if !options.blast.rate_pps.is_empty() {
         return blast_run::run(options);
     }
+    if let Some(desks) = options.desks {
+        return desks::run(options, desks, proxies(options)?);
+    }
     let needed = u64::from(options.agents) * FILES_PER_AGENT + 64;
     let allowed = process::raise_open_files();
     if allowed < needed {
@@ -72,9 +77,14 @@ pub fn run(options: &cli::Load) -> Result<ExitCode, String> {
 
 /// The AgentProxy.
 fn server(options: &cli::Load) -> Result<Server, String> {
-    match options.http {
-        Some(http) => Ok(Server::Tcp(http)),
-        None => Ok(Server::Tcp(place::find(&options.at)?.control.http[0])),
+    Ok(Server::Tcp(proxies(options)?[0]))
+}
+
+/// The AgentProxies; there is one.
+fn proxies(options: &cli::Load) -> Result<Vec<SocketAddr>, String> {
+    match &options.http[..] {
+        [] => Ok(place::find(&options.at)?.control.http),
+        given => Ok(given.to_vec()),
     }
 }
 
@@ -142,6 +152,19 @@ fn say_progress(options: &cli::Load, what: &str) {
     }
 }
 
+impl cli::Load {
+    /// How the agent of that place, from 0, logs in.
+    fn credentials(&self, place: u32) -> Credentials {
+        let agent = (self.first + place).to_string();
+        Credentials {
+            tenant: self.tenant.clone(),
+            password: self.password.replace("{}", &agent),
+            agent,
+            location: self.location[place as usize % self.location.len()].clone(),
+        }
+    }
+}
+
 /// How many frames fit into a call, so that it falls silent shortly before it ends.
 fn frames(duration_s: f64) -> u32 {
     let talk = Duration::from_secs_f64(duration_s).saturating_sub(QUIET);
@@ -157,13 +180,7 @@ async fn log_in_all(
     let turns = Arc::new(Semaphore::new(usize::from(options.logins)));
     let mut tasks = JoinSet::new();
     for place in 0..options.agents {
-        let agent = (options.first + place).to_string();
-        let who = Credentials {
-            tenant: options.tenant.clone(),
-            password: options.password.replace("{}", &agent),
-            agent,
-            location: options.location[place as usize % options.location.len()].clone(),
-        };
+        let who = options.credentials(place);
         let (server, turns) = (server.clone(), Arc::clone(&turns));
         tasks.spawn(async move {
             let _turn = turns.acquire_owned().await.map_err(|error| error.to_string())?;

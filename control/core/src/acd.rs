@@ -187,6 +187,8 @@ struct Queue {
     offered: usize,
     profiles: Vec<usize>,
     tally: Tally,
+    /// While true, none of its callers is matched.
+    held: bool,
 }
 
 /// Agents of one tenant with the same skills.
@@ -228,6 +230,14 @@ impl Acd {
         self.held
     }
 
+    /// Matches no caller of that queue until this is taken back; call [`Acd::next_match`] then until there is none.
+    pub fn hold_queue(&mut self, tenant: TenantId, name: &str, is: bool) {
+        if let Some(queue) = self.names.get(&(tenant, name.to_owned())).copied() {
+            self.queues[queue].held = is;
+            self.note_first(queue);
+        }
+    }
+
     /// Takes the queues of the directory. Callers of a queue that is gone come back: they wait for nobody. Call
     /// [`Acd::next_match`] until there is none.
     pub fn set_queues(&mut self, specs: &[QueueSpec]) -> Vec<CallerId> {
@@ -248,10 +258,10 @@ impl Acd {
             if let (Some(_), Some(before)) = (&known, was.get(&name)) {
                 moved.insert(*before, place);
             }
-            let (waiting, offered, tally) =
-                known.map_or_else(Default::default, |q| (q.waiting, q.offered, q.tally));
+            let (waiting, offered, tally, held) =
+                known.map_or_else(Default::default, |q| (q.waiting, q.offered, q.tally, q.held));
             let spec = Arc::new(spec.clone());
-            self.queues.push(Queue { spec, waiting, offered, profiles: Vec::new(), tally });
+            self.queues.push(Queue { spec, waiting, offered, profiles: Vec::new(), tally, held });
             self.names.insert(name, place);
         }
         let mut gone = Vec::new();
@@ -447,6 +457,9 @@ impl Acd {
     /// The longest idle agent for a queue's first caller.
     fn match_queue(&mut self, queue: usize) -> Option<Match> {
         let of = &self.queues[queue];
+        if of.held {
+            return None;
+        }
         let caller = of.waiting.first()?.1;
         let heads = &self.heads;
         let mut best = (NOBODY, 0);
@@ -491,7 +504,7 @@ impl Acd {
     fn note_first(&mut self, queue: usize) {
         let of = &self.queues[queue];
         let rank = |(place, _): &(Place, CallerId)| (u32::MAX - of.spec.priority, *place);
-        self.firsts[queue] = of.waiting.first().map_or(EMPTY, rank);
+        self.firsts[queue] = of.waiting.first().filter(|_| !of.held).map_or(EMPTY, rank);
     }
 
     fn note_head(&mut self, profile: usize) {

@@ -19,12 +19,14 @@ use crate::routes::{Forwards, Routes};
 use crate::seat::{Seat, SeatState};
 
 mod asked;
+mod away;
 mod cluster;
 mod commands;
 mod desk;
 mod desk_orders;
 mod enter;
 mod forward;
+mod gathering;
 mod grant;
 mod homes;
 mod hosting;
@@ -72,6 +74,7 @@ pub struct Blade {
     hosting: hosting::Hosting,
     pool: pool::Pool,
     rooms: rooms::Rooms,
+    away: away::Away,
     beat_at: Instant,
     sweep_at: Instant,
     /// When the last input came.
@@ -202,6 +205,7 @@ impl Blade {
             hosting: hosting::Hosting::new(now, ccbs),
             pool: pool::Pool::default(),
             rooms: rooms::Rooms::default(),
+            away: away::Away::default(),
             beat_at: now,
             sweep_at: now,
             handled_at: now,
@@ -437,7 +441,10 @@ impl Blade {
         let is_new = side.attach(now, process, region.clone(), out);
         region.header().beat_control(now);
         self.cdm.set_capacity(ccb, region.layout().agents);
-        self.write_provision(&region);
+        // Until the directory is read, what was written before stands.
+        if !self.provision.tenants.is_empty() {
+            self.write_provision(&region);
+        }
         if is_new {
             self.settle_rows(now, ccb, &region, out);
             self.rebuild_leases(now, ccb);
@@ -447,6 +454,7 @@ impl Blade {
             self.tell_workers(now, ccb, true, out);
         }
         self.resync(now, ccb, out);
+        self.find_sessions(now, ccb);
         self.watch_trunks(now, ccb, out);
         self.pump(now, ccb, out);
         self.check_status(now, ccb, out);
@@ -480,6 +488,7 @@ impl Blade {
         self.look_at_words(now, out);
         self.tend_rooms(now, out);
         self.tend_shared(now, out);
+        self.tend_away(now, out);
     }
 
     fn sweep(&mut self, now: Instant, out: &mut Vec<Output>) {

@@ -349,8 +349,19 @@ pub struct LeaseRequest {
     pub serial: u64,
     /// For how long the asker waits, in milliseconds, from when it sent the request.
     pub ttl_ms: u32,
-    /// How long the agent works after the call, in seconds; 0 for a call that is no queue's.
+    /// The queue that the call came by.
     #[serde(default)]
+    pub queue: Option<FromQueue>,
+}
+
+/// The queue that a call came by, as the agent's home needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FromQueue {
+    /// Its name.
+    pub name: String,
+    /// How long the caller has waited, in milliseconds.
+    pub waited_ms: u64,
+    /// How long the agent works after the call, in seconds.
     pub after_call_s: u32,
 }
 

@@ -562,9 +562,9 @@ pub enum DeskMessage {
     PhoneLost,
     /// A newer login of the same agent took over (G-24).
     Replaced,
-    /// The CCB is given back to the pool: log in again, with the token, for another one (G-09).
+    /// The CCB is given back to the pool, or does not come back: log in again, with the token, for another one (G-09).
     LogInAgain {
-        /// The login ends after these milliseconds.
+        /// For how long the login stands yet, in milliseconds.
         within_ms: u32,
     },
     /// The login is over.

@@ -47,6 +47,9 @@ pub use password::hash as hash_password;
 pub use records::rfc3339;
 pub use secret::Secret;
 
+/// How long a process that begins waits for the directory: calls and phones need control more.
+const FIRST_LOOK_MS: u64 = 1_000;
+
 /// How long requests that are being served may take when the process stops.
 const STOP_MS: u64 = 1_000;
 
@@ -169,8 +172,14 @@ impl Server {
         let mut background = JoinSet::new();
         let owner = background.spawn(self.owner.run());
         let carried = self.bus.map(|bus| bus.spawn(&mut background));
-        if let Err(error) = self.app.keeper.refresh().await {
-            tracing::error!(%error, "tenants, trunks and routes cannot be read");
+        let first = Duration::from_millis(FIRST_LOOK_MS);
+        match tokio::time::timeout(first, self.app.keeper.refresh()).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, "tenants, trunks and routes cannot be read");
+            }
+            // The keeper goes on.
+            Err(_) => tracing::error!("the directory does not answer; going on without it"),
         }
         background.spawn(self.app.keeper.clone().keep());
         background.spawn(self.names.keep(self.app.keeper.clone()));

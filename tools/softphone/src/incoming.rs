@@ -1,6 +1,7 @@
 //! Requests of the peer: calls (RFC 3261, 13.3), their changes (14.2), their end, and questions.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use base::Instant;
 use sip::dialog::Dialog;
@@ -8,10 +9,12 @@ use sip::transaction::ServerKey;
 use sip::wire::{Header, Message, Method, lex, reason_phrase, response};
 
 use crate::call::{Call, Invite, State};
-use crate::phone::{AGENT, Phone};
+use crate::phone::{AGENT, Phone, Waiting};
 use crate::session::{SDP, check};
 use crate::{Event, Output, Why};
 
+/// How long who calls meanwhile waits for the end of our own call's beginning.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The methods that the phone takes.
 pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS";
 
@@ -56,7 +59,12 @@ impl Phone {
         message: &Message<'_>,
         out: &mut Vec<Output>,
     ) {
-        if self.call.is_some() {
+        if let Some(call) = &self.call {
+            if call.state == State::Calling && self.waiting.is_none() {
+                let (bytes, until) = (message.bytes().to_vec(), now + PATIENCE);
+                self.waiting = Some(Waiting { key, from, bytes, until });
+                return;
+            }
             return self.reply(now, key, from, message, 486, &[], out);
         }
         let offer = Phone::description(message);
@@ -85,6 +93,18 @@ impl Phone {
         let extra = [("Contact", contact.as_bytes())];
         self.reply_with(now, key, from, message, 180, Some(&tag), &extra, None, out);
         out.push(Output::Event(Event::Incoming { from: Phone::caller(message) }));
+    }
+
+    /// Our own call is decided: who called meanwhile rings now, or hears that we are busy.
+    pub(crate) fn look_at_waiting(&mut self, now: Instant, out: &mut Vec<Output>) {
+        let calls = self.call.as_ref().is_some_and(|call| call.state == State::Calling);
+        let is_due = |waiting: &mut Waiting| !calls || waiting.until <= now;
+        let Some(Waiting { key, from, bytes, .. }) = self.waiting.take_if(is_due) else { return };
+        match lex(&bytes) {
+            Ok(message) if calls => self.reply(now, key, from, &message, 486, &[], out),
+            Ok(message) => self.invited(now, key, from, &message, out),
+            Err(_) => {}
+        }
     }
 
     /// Answers the call that rings.
@@ -270,6 +290,12 @@ impl Phone {
     ) {
         let status = if invite.is_some() { 200 } else { 481 };
         self.reply(now, key, from, message, status, &[], out);
+        let waits = |waiting: &mut Waiting| invite == Some(waiting.key);
+        if let Some(Waiting { key, from, bytes, .. }) = self.waiting.take_if(waits)
+            && let Ok(message) = lex(&bytes)
+        {
+            return self.reply(now, key, from, &message, 487, &[], out);
+        }
         let rings = self.call.as_ref().is_some_and(|call| {
             let meant = call.invite.as_ref().map(|waiting| waiting.key);
             call.state == State::Offered && invite.is_some() && meant == invite

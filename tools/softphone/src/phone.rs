@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 
 use base::{Instant, Rng};
 use sip::dialog::Dialog;
-use sip::transaction::{ClientKey, Fired, Received, Sent, Transactions};
+use sip::transaction::{ClientKey, Fired, Received, Sent, ServerKey, Transactions};
 use sip::wire::{Message, Method, Uri, lex};
 
 use crate::auth::Auth;
@@ -25,10 +25,21 @@ pub struct Phone {
     pub(crate) auth: Auth,
     pub(crate) call: Option<Call>,
     pub(crate) departed: VecDeque<Departed>,
+    /// Somebody who calls while our own call is on its way: it rings when that comes to nothing.
+    pub(crate) waiting: Option<Waiting>,
     /// Grows by one with each call.
     pub(crate) generation: u32,
     pub(crate) report: Report,
     pub(crate) sent: Vec<Sent<SocketAddr>>,
+}
+
+/// An INVITE that is not answered yet.
+pub(crate) struct Waiting {
+    pub(crate) key: ServerKey,
+    pub(crate) from: SocketAddr,
+    pub(crate) bytes: Vec<u8>,
+    /// When it is refused.
+    pub(crate) until: Instant,
 }
 
 /// Which request of ours a transaction belongs to.
@@ -77,6 +88,7 @@ impl Phone {
             auth: Auth::default(),
             call: None,
             departed: VecDeque::new(),
+            waiting: None,
             generation: 0,
             report: Report::default(),
             sent: Vec::new(),
@@ -99,13 +111,15 @@ impl Phone {
             }
             Input::Timeout => self.timeout(now, out),
         }
+        self.look_at_waiting(now, out);
         self.report.sip_retransmitted = self.transactions.retransmissions();
     }
 
     /// When [`Input::Timeout`] is due next; it may be earlier than needed.
     pub fn deadline(&self) -> Option<Instant> {
         let call = self.call.as_ref().and_then(Call::deadline);
-        let own = [self.transactions.deadline(), self.registration.next, call];
+        let waiting = self.waiting.as_ref().map(|waiting| waiting.until);
+        let own = [self.transactions.deadline(), self.registration.next, call, waiting];
         own.into_iter().flatten().min()
     }
 

@@ -538,3 +538,22 @@ fn calls_end_in_any_weather_and_a_seed_repeats_itself() {
     }
     assert!(answered > 450, "{answered}");
 }
+
+/// Whose own call comes to nothing rings for who called meanwhile; else that one hears that the phone is busy.
+#[test]
+fn who_calls_a_phone_that_is_calling_waits_for_what_comes_of_it() {
+    for (declined_at, expected) in
+        [(1_000, Event::Answered), (60_000, Event::Ended(Why::Refused(486)))]
+    {
+        let mut configs = vec![config(1), config(2), config(3)];
+        configs[1].ring = None;
+        let mut world = World::new(3, configs);
+        world.at(0, 0, Order::Call("1002".into()));
+        world.at(500, 2, Order::Call("sip:1001@192.0.2.1".into()));
+        world.at(declined_at, 1, Order::HangUp);
+        world.run(20);
+        assert!(world.told(2, &expected), "{:?}", world.events);
+        let rang = world.told(0, &Event::Incoming { from: "1003.demo".into() });
+        assert_eq!(rang, expected == Event::Answered);
+    }
+}

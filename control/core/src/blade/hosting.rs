@@ -10,7 +10,7 @@ use base::{AgentSlot, CallRef, CcbId, Instant, Rng, TenantId, Transport, WorkerI
 
 use super::cluster::Waiting;
 use super::leases::Wait;
-use super::side::{Purpose, Side};
+use super::side::{CALLER, Purpose, Side};
 use super::{Asked, Blade};
 use crate::calls::Call;
 use crate::cluster::{Answer, BladeName, Denial, Grant, HeldLease, Question};
@@ -233,7 +233,6 @@ impl Blade {
         let shown = side.calls.find(wants.call).and_then(|call| call.legs.first());
         let shown = shown.map(|(_, leg)| leg.number().as_str().to_owned());
         let shown = shown.or_else(|| self.guest_shown(wants.ccb, wants.call));
-        let after_call_s = self.after_call_of(wants.ccb, wants.call);
         let number = String::from_utf8_lossy(&wants.number).into_owned();
         let wanted = Wanted {
             blade: blade.clone().unwrap_or_else(|| name.clone()),
@@ -246,7 +245,7 @@ impl Blade {
             caller: record.map(|it| it.number.clone()).or(shown).unwrap_or_default(),
             caller_agent: agent.map(|login| login.agent),
             serial: region.calls().find(wants.call).map_or(0, |row| row.serial),
-            after_call_s,
+            queue: self.queueing.queue_of(now, (wants.ccb, wants.call), wants.tenant),
         };
         if !is_there {
             return self.not_hosted(now, wants, None, out);
@@ -385,6 +384,52 @@ impl Blade {
     fn caller_of(&self, wants: &Wants) -> Option<Party> {
         let call = self.sides.get(&wants.ccb)?.calls.find(wants.call)?;
         call.legs.first().and_then(|(_, leg)| leg.party())
+    }
+
+    /// Finds the sessions that an earlier control process made of calls of that CCB: the home's end, and the end of a
+    /// home, concern them as ever.
+    pub(super) fn find_sessions(&mut self, now: Instant, ccb: CcbId) {
+        let Some(side) = self.sides.get(&ccb) else { return };
+        let Some(region) = side.region() else { return };
+        let mut found = Vec::new();
+        for call in side.calls.iter().filter(|call| call.row.state() != CallState::Ended) {
+            let Some(worker) = region.calls().owner(call.call.slot) else { continue };
+            // The first leg is the caller's; one of a peer there is that of an agent of ours.
+            for (_, leg) in call.legs.iter().filter(|(_, leg)| leg.leg != u32::from(CALLER)) {
+                let Some(Party::Peer(home)) = leg.party() else { continue };
+                let is_known = |session: &crate::hosting::Session<Wants>| {
+                    (session.call.ccb, session.call.call) == (ccb, call.call)
+                        && session.wanted.home == home
+                };
+                let mut sessions = self.hosting.holder.sessions();
+                if leg.state() == LegState::Ended || sessions.any(|(_, one)| is_known(one)) {
+                    continue;
+                }
+                let (tenant, number) = (call.row.tenant(), leg.number().as_str().to_owned());
+                let caller = call.legs.first().map(|(_, leg)| leg.number().as_str().to_owned());
+                let wanted = Wanted {
+                    blade: "".into(),
+                    home,
+                    holder: ccb,
+                    holder_incarnation: region.header().data_plane().incarnation,
+                    tenant,
+                    number: number.clone(),
+                    purpose: abi::Purpose::Call,
+                    caller: caller.unwrap_or_default(),
+                    caller_agent: None,
+                    serial: call.row.serial,
+                    queue: None,
+                };
+                let (number, call) = (number.into_bytes(), call.call);
+                found.push((
+                    wanted,
+                    Wants { ccb, worker, ask: 0, call, tenant, number, again: true },
+                ));
+            }
+        }
+        for (wanted, wants) in found {
+            self.hosting.holder.found(now, wanted, wants);
+        }
     }
 
     /// Looks at the sessions: whose call is over gives back what it has not used; whose agent's home died ends

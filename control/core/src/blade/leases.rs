@@ -313,6 +313,9 @@ impl Blade {
                 let hosted = home.holder_of(slot).filter(|it| it.fence.counter == counter);
                 let Some(hosted) = hosted else { continue };
                 self.hosting.serials.insert((ccb, call.call), hosted.serial);
+                if let Some(queue) = &hosted.queue {
+                    self.queueing.came_by((ccb, call.call), hosted.tenant, queue);
+                }
                 let is_known = |ear: &Ear| (ear.call, ear.counter) == (call.call, counter);
                 let known = self.hosting.ears.get(&(ccb, slot));
                 if !known.is_some_and(is_known)

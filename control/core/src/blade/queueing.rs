@@ -17,7 +17,7 @@ use super::{Asked, Blade};
 use crate::acd::{Acd, CallerId, Ending, Match, Place, QueueSpec, QueueView, place, waited_ns};
 use crate::calls::{Call, Changed};
 use crate::cdm::CcbStatus;
-use crate::cluster::BladeName;
+use crate::cluster::{BladeName, FromQueue};
 use crate::login::LoginKey;
 use crate::message::Output;
 use crate::routes::{Destination, Service};
@@ -91,6 +91,25 @@ impl Queueing {
         caller.is_some_and(|waiting| waiting.offered.is_some())
     }
 
+    /// What the home of an agent has to know of a call of ours that wants the agent.
+    pub(super) fn queue_of(
+        &self,
+        now: Instant,
+        (ccb, call): (CcbId, CallRef),
+        tenant: TenantId,
+    ) -> Option<FromQueue> {
+        let (name, waited_ms) = self.of_call(now, ccb, call)?;
+        let after_call_s = self.acd.queue(tenant, &name).map_or(0, |queue| queue.after_call_s);
+        Some(FromQueue { name, waited_ms, after_call_s })
+    }
+
+    /// A call of another blade has an agent of ours, and came by that queue.
+    pub(super) fn came_by(&mut self, call: (CcbId, CallRef), tenant: TenantId, queue: &FromQueue) {
+        let after_call_s = queue.after_call_s;
+        let spec = QueueSpec { after_call_s, ..QueueSpec::new(tenant, &queue.name) };
+        self.taken.entry(call).or_insert_with(|| (Arc::new(spec), queue.waited_ms));
+    }
+
     /// The queue that a call came by, and how long its caller waited, in milliseconds.
     pub(super) fn of_call(&self, now: Instant, ccb: CcbId, call: CallRef) -> Option<(String, u64)> {
         if let Some((queue, waited_ms)) = self.taken.get(&(ccb, call)) {
@@ -153,7 +172,7 @@ impl Blade {
     }
 
     /// Matches whoever can be matched.
-    fn match_all(&mut self, now: Instant, out: &mut Vec<Output>) {
+    pub(super) fn match_all(&mut self, now: Instant, out: &mut Vec<Output>) {
         while let Some(found) = self.queueing.acd.next_match() {
             self.offer(now, found, out);
         }
@@ -235,7 +254,10 @@ impl Blade {
         if let Some(owner) = self.owner_of(tenant, name) {
             return self.send_caller(now, caller, owner, out);
         }
+        self.gather(now, &(tenant, name.to_string()));
         self.queueing.acd.join(caller, tenant, name, place);
+        // Others hear of the owner at once.
+        self.claim_queues(now, out);
         if let Some(found) = self.queueing.acd.match_of(caller) {
             self.offer(now, found, out);
         }
@@ -533,14 +555,6 @@ impl Blade {
         }
     }
 
-    /// How long the agent works after a call whose caller waits in a queue of ours, in seconds.
-    pub(super) fn after_call_of(&self, ccb: CcbId, call: CallRef) -> u32 {
-        let caller = self.queueing.by_call.get(&(ccb, call));
-        let waiting = caller.and_then(|caller| self.queueing.callers.get(caller));
-        let queue = waiting.and_then(|one| self.queueing.acd.queue(one.tenant, &one.queue));
-        queue.map_or(0, |queue| queue.after_call_s)
-    }
-
     /// How long an agent works after that call.
     fn after_call(&self, ccb: CcbId, call: &Call) -> Duration {
         if let Some((_, first)) = call.legs.first()
@@ -552,8 +566,9 @@ impl Blade {
                 _ => None,
             };
             let hosted = call.legs.iter().find_map(|(_, leg)| of(leg));
-            let after_s = hosted.map_or(0, |hosted| hosted.after_call_s);
-            return Duration::from_secs(after_s.into());
+            if let Some(queue) = hosted.and_then(|hosted| hosted.queue.as_ref()) {
+                return Duration::from_secs(queue.after_call_s.into());
+            }
         }
         let taken = self.queueing.taken.get(&(ccb, call.call)).map(|(queue, _)| queue);
         let queue = taken.or_else(|| {
@@ -578,7 +593,12 @@ impl Blade {
             for (_, leg) in call.legs.iter().filter(|(_, leg)| leg.party() == Some(party)) {
                 let holds =
                     |held: &(CallRef, u8)| held.0 == call.call && u32::from(held.1) != leg.leg;
-                let is = match leg.state() {
+                // The row of a caller's leg follows the call's without an event of its own.
+                let is_answered = leg.leg == u32::from(CALLER)
+                    && call.row.state() == CallState::Answered
+                    && matches!(leg.state(), LegState::Calling | LegState::Ringing);
+                let state = if is_answered { LegState::Answered } else { leg.state() };
+                let is = match state {
                     LegState::Free | LegState::Ended => Engaged::Free,
                     LegState::Answered if side.on_hold.iter().any(holds) => Engaged::Held,
                     LegState::Answered => Engaged::Talking,
@@ -635,7 +655,9 @@ impl Blade {
     pub(super) fn tend_queues(&mut self, now: Instant, out: &mut Vec<Output>) {
         self.resume_queues(now, out);
         let is_there = |side: &Side| side.attached.is_some() && side.link;
-        let all_there = self.sides.values().all(is_there);
+        // A caller of before may have waited for longer at the owner of the queue.
+        let is_joined = self.cluster.as_ref().is_none_or(|cluster| cluster.connected);
+        let all_there = is_joined && self.sides.values().all(is_there);
         let late = self.queueing.began_at + Duration::from_millis(GATHER_MS);
         if self.queueing.acd.is_held() && (all_there || now >= late) {
             self.queueing.acd.release();
@@ -700,7 +722,7 @@ impl Blade {
 /// True when the caller's leg stands and nobody was ever joined to it, nor is being called for it.
 fn waits_alone(call: &Call) -> bool {
     call.legs.iter().all(|(_, leg)| match leg.leg == u32::from(CALLER) {
-        true => leg.state() == LegState::Answered,
+        true => leg.state() != LegState::Ended,
         false => leg.state() == LegState::Ended && leg.answered_at == 0,
     })
 }

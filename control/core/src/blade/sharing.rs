@@ -21,6 +21,7 @@ use base::{Instant, TenantId};
 
 use super::Blade;
 use super::cluster::Waiting as Answering;
+use super::gathering::Gathering;
 use super::queueing::Spot;
 use super::side::{CALLER, Purpose};
 use crate::acd::{CallerId, Ending, Match, place, waited_ns};
@@ -44,7 +45,7 @@ const TOLD_AGENTS: usize = 2_048;
 /// How much longer than the phone rings an outcome is waited for, in milliseconds.
 const OUTCOME_MS: u64 = 15_000;
 
-type QueueName = (TenantId, String);
+pub(super) type QueueName = (TenantId, String);
 
 /// What a blade knows of queues that it shares with others.
 #[derive(Debug, Default)]
@@ -62,6 +63,8 @@ pub(super) struct Shared {
     abroad: HashMap<LoginKey, Abroad>,
     /// Agents who are offered somebody; what their blades say of them meanwhile is old.
     pub(super) in_flight: HashSet<LoginKey>,
+    /// Queues of ours, or soon ours, of which the others have not all told.
+    pub(super) gathering: BTreeMap<QueueName, Gathering>,
     told_at: Instant,
     /// The idle agents that owners know of.
     told: Vec<(LoginKey, Instant)>,
@@ -90,6 +93,11 @@ impl Shared {
     /// The number of an agent of another blade.
     pub(super) fn number_of(&self, agent: LoginKey) -> Option<String> {
         self.abroad.get(&agent).map(|abroad| abroad.number.clone())
+    }
+
+    /// True while we own the queue.
+    pub(super) fn is_ours(&self, queue: &QueueName) -> bool {
+        self.ours.contains_key(queue)
     }
 
     pub(super) fn drop_guest(&mut self, caller: CallerId) -> Option<Guest> {
@@ -171,6 +179,7 @@ impl Blade {
         }
         waiting.spot = Spot::Here;
         let (tenant, queue, place) = (waiting.tenant, waiting.queue.clone(), waiting.place);
+        self.gather(now, &(tenant, queue.to_string()));
         self.queueing.acd.join(caller, tenant, &queue, place);
         if let Some(found) = self.queueing.acd.match_of(caller) {
             self.offer(now, found, out);
@@ -190,11 +199,16 @@ impl Blade {
         match claim {
             Some(claim) => {
                 let is_other = claim.blade != cluster.name;
-                shared.owners.insert(queue.clone(), (claim, now));
+                let before = shared.owners.insert(queue.clone(), (claim.clone(), now));
                 if is_other {
                     self.lose_queue(&queue);
                 }
                 self.move_callers(now, out);
+                if is_other && before.is_none_or(|(before, _)| before != claim) {
+                    // The new owner waits for this.
+                    self.queueing.shared.told_at = Instant::ZERO;
+                    self.tell_idle(now, out);
+                }
             }
             None => {
                 shared.owners.remove(&queue);
@@ -218,7 +232,8 @@ impl Blade {
         match term {
             Some(_) => {
                 shared.owners.insert(queue.clone(), (claim, now));
-                shared.ours.insert(queue, (now, None));
+                shared.ours.insert(queue.clone(), (now, None));
+                self.gather_on(now, &queue);
             }
             None => self.lose_queue(&queue),
         }
@@ -227,6 +242,7 @@ impl Blade {
 
     /// The queue is another's: the callers of other blades go where their blades send them.
     fn lose_queue(&mut self, queue: &QueueName) {
+        self.stop_gathering(queue);
         let shared = &mut self.queueing.shared;
         shared.ours.remove(queue);
         let of = |(caller, guest): (&CallerId, &Guest)| (guest.queue == *queue).then_some(*caller);
@@ -263,6 +279,9 @@ impl Blade {
         let Some(cluster) = self.cluster.as_ref() else { return };
         if !cluster.connected {
             self.queueing.shared.owners.clear();
+            for queue in self.queueing.shared.gathering.keys().cloned().collect::<Vec<_>>() {
+                self.stop_gathering(&queue);
+            }
             for queue in std::mem::take(&mut self.queueing.shared.ours).into_keys() {
                 self.lose_queue(&queue);
             }
@@ -275,10 +294,11 @@ impl Blade {
         self.claim_queues(now, out);
         self.move_callers(now, out);
         self.tell_idle(now, out);
+        self.tend_gathering(now, out);
     }
 
     /// Claims queues with callers that nobody owns, renews our claims, and gives up those that nobody needs.
-    fn claim_queues(&mut self, now: Instant, out: &mut Vec<Output>) {
+    pub(super) fn claim_queues(&mut self, now: Instant, out: &mut Vec<Output>) {
         let Some(cluster) = self.cluster.as_ref() else { return };
         let claim = Claim { blade: cluster.name.clone(), incarnation: cluster.incarnation };
         let own = self.queueing.callers.values().filter(|one| one.spot == Spot::Here);
@@ -287,6 +307,7 @@ impl Blade {
         let shared = &mut self.queueing.shared;
         wanted.extend(shared.guests.values().map(|guest| guest.queue.clone()));
         let renew = Duration::from_millis(RENEW_MS);
+        let mut unowned = Vec::new();
         for queue in &wanted {
             let asked = shared.claimed.get(queue).is_some_and(|at| now < *at + renew);
             let is_ours = shared.ours.contains_key(queue);
@@ -294,6 +315,7 @@ impl Blade {
                 shared.claimed.insert(queue.clone(), now);
                 let key = Key::Queue(queue.0, queue.1.clone());
                 out.push(Output::Bus(Say::Claim { key, claim: claim.clone() }));
+                unowned.push(queue.clone());
             }
         }
         let mut given_up = Vec::new();
@@ -315,8 +337,13 @@ impl Blade {
             }
         }
         for queue in given_up {
+            let shared = &mut self.queueing.shared;
             shared.ours.remove(&queue);
             shared.owners.remove(&queue);
+            self.stop_gathering(&queue);
+        }
+        for queue in unowned {
+            self.gather(now, &queue);
         }
     }
 
@@ -495,6 +522,7 @@ impl Blade {
                 self.offer(now, found, out);
             }
         }
+        self.gathered(now, from, out);
     }
 
     /// Offers another blade's caller to an agent; false when the caller is one of ours.

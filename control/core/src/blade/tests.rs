@@ -13,8 +13,10 @@ use abi::{
     UnregisterCause,
 };
 
+mod away;
 mod cluster;
 mod forwards;
+mod hosting;
 mod orders;
 mod pool;
 mod queues;

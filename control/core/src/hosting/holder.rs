@@ -7,7 +7,7 @@ use abi::{Fence, Purpose};
 use base::{CcbId, Instant, TenantId};
 
 use super::WANTED_MS;
-use crate::cluster::{BladeName, Denial, Grant, HeldLease, LeaseRequest};
+use crate::cluster::{BladeName, Denial, FromQueue, Grant, HeldLease, LeaseRequest};
 
 /// Whom a call wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,8 +32,8 @@ pub struct Wanted {
     pub caller_agent: Option<u64>,
     /// The call's serial number.
     pub serial: u64,
-    /// How long the agent works after the call, in seconds: it is a queue's.
-    pub after_call_s: u32,
+    /// The queue that it came by.
+    pub queue: Option<FromQueue>,
 }
 
 /// How far a session with a hosted agent is.
@@ -45,6 +45,8 @@ pub enum Stage {
     Virtual(Box<Grant>),
     /// The INVITE is ordered (S2-014).
     Dialled(Box<Grant>),
+    /// An earlier control process dialled, and the call stands.
+    Found,
 }
 
 /// A session with an agent of another CCB. `C` is what the call is to its keeper.
@@ -121,12 +123,19 @@ impl<C: Clone> Holder<C> {
             caller: wanted.caller.clone(),
             caller_agent: wanted.caller_agent,
             serial: wanted.serial,
-            after_call_s: wanted.after_call_s,
             ttl_ms: WANTED_MS,
+            queue: wanted.queue.clone(),
         };
         let session = Session { wanted, stage: Stage::Asking, since: now, call };
         self.sessions.insert(id, session);
         request
+    }
+
+    /// A call that an earlier control process made stands with an agent of another CCB.
+    pub fn found(&mut self, now: Instant, wanted: Wanted, call: C) {
+        self.next += 1;
+        let session = Session { wanted, stage: Stage::Found, since: now, call };
+        self.sessions.insert(self.next, session);
     }
 
     /// The home answered that request, or nobody did. A grant that comes later than it was waited for, for a call
@@ -219,7 +228,7 @@ impl Stage {
         match self {
             Stage::Asking => "asked",
             Stage::Virtual(_) => "virtual",
-            Stage::Dialled(_) => "dialled",
+            Stage::Dialled(_) | Stage::Found => "dialled",
         }
     }
 }
@@ -228,7 +237,7 @@ impl<C> Session<C> {
     /// The lease, once it was granted.
     pub fn fence(&self) -> Option<Fence> {
         match &self.stage {
-            Stage::Asking => None,
+            Stage::Asking | Stage::Found => None,
             Stage::Virtual(grant) | Stage::Dialled(grant) => Some(grant.fence),
         }
     }

@@ -9,7 +9,7 @@ use abi::{Fence, LeaseState};
 use base::{AgentSlot, CcbId, Instant, TenantId};
 
 use super::{ANSWERS, ASK_HOLDS_MS, CONFIRMED, LISTENS, PROBE_AFTER_MS, PROBED_MS, SILENT_MS};
-use crate::cluster::{BladeName, Denial, Grant, HeldLease, LeaseRequest};
+use crate::cluster::{BladeName, Denial, FromQueue, Grant, HeldLease, LeaseRequest};
 
 /// An agent's desk as its home sees it when a request comes.
 #[derive(Clone, Copy, Debug)]
@@ -43,8 +43,8 @@ pub struct Hosted {
     pub purpose: abi::Purpose,
     /// The call's serial number at the holder; 0 when it is not known.
     pub serial: u64,
-    /// How long the agent works after it, in seconds, as the holder said.
-    pub after_call_s: u32,
+    /// The queue that the call came by, as far as is known.
+    pub queue: Option<FromQueue>,
     /// Since when, as far as is known.
     pub since: Instant,
     /// True once the INVITE came.
@@ -207,7 +207,7 @@ impl Home {
             incarnation: Some(request.holder_incarnation),
             purpose,
             serial: request.serial,
-            after_call_s: request.after_call_s,
+            queue: request.queue.clone(),
             since: now,
             bound: false,
             gone: None,
@@ -282,7 +282,7 @@ impl Home {
             incarnation: None,
             purpose,
             serial: 0,
-            after_call_s: 0,
+            queue: None,
             since: now,
             bound,
             gone: None,

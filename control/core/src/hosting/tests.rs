@@ -32,7 +32,7 @@ fn wanted(number: &str, caller: (&str, u64)) -> Wanted {
         caller: caller.0.into(),
         caller_agent: Some(caller.1),
         serial: 77,
-        after_call_s: 0,
+        queue: None,
     }
 }
 

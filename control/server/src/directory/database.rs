@@ -101,7 +101,14 @@ impl Database {
         let limit = Duration::from_millis(MIGRATE_MS);
         let run = async {
             self.check_encoding().await?;
-            sqlx::migrate!("./migrations").run(&self.0.pool).await.map_err(DirectoryError::from)
+            // The lock of a migration belongs to its connection, which goes back to the pool: a try that is given up goes
+            // on to its end, else it would keep the lock from all others.
+            let pool = self.0.pool.clone();
+            let run = tokio::spawn(async move { sqlx::migrate!("./migrations").run(&pool).await });
+            match run.await {
+                Ok(done) => done.map_err(DirectoryError::from),
+                Err(why) => Err(DirectoryError::Field(format!("the migration: {why}"))),
+            }
         };
         let done = tokio::time::timeout(limit, run).await.unwrap_or_else(|_| Err(too_slow(limit)));
         if let Err(DirectoryError::Away(why)) = &done {

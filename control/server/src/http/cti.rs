@@ -188,7 +188,7 @@ enum DeskBody {
     PhoneLost,
     /// A newer login of the same agent took over.
     Replaced,
-    /// The CCB is given back to the pool: log in again with the token; the login ends after these milliseconds.
+    /// The CCB is given back to the pool, or is away: log in again with the token; the login stands for these milliseconds.
     LogInAgain { within_ms: u32 },
     /// The login is over.
     LoggedOut { reason: &'static str },

@@ -42,8 +42,14 @@ impl Postgres {
 
     /// A cluster for one test alone, which may kill it.
     pub fn start() -> Postgres {
+        Postgres::start_in(&std::env::temp_dir())
+    }
+
+    /// The same, with all its files below that folder.
+    pub fn start_in(parent: &Path) -> Postgres {
         let programs = programs();
-        let folder = tempfile::Builder::new().prefix("jackfield-pg-").tempdir().expect("a folder");
+        let folder = tempfile::Builder::new().prefix("jackfield-pg-").tempdir_in(parent);
+        let folder = folder.expect("a folder");
         let data = folder.path().join("data");
         std::fs::create_dir(&data).expect("a folder");
         std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
@@ -94,6 +100,17 @@ impl Postgres {
     pub fn start_again(&self) {
         self.order(Order::Start);
         self.wait();
+    }
+
+    /// Starts it again if it does not answer.
+    #[allow(dead_code, reason = "only who fills its disk needs it")]
+    pub fn see_to_it(&self) {
+        let mut ask = self.psql("postgres");
+        ask.args(["-c", "CHECKPOINT"]).stdout(Stdio::null()).stderr(Stdio::null());
+        if !ask.status().expect("psql runs").success() {
+            self.kill();
+            self.start_again();
+        }
     }
 
     fn order(&self, order: Order) {

@@ -427,3 +427,19 @@ fn desks_order_their_calls() {
     let out = world.give(Input::DeskCommand { reply: 8, socket: 999, command: DeskCommand::Ready });
     assert!(matches!(out[..], [Output::Done { result: OpOutcome::Unknown, .. }]));
 }
+
+/// The row of the caller's leg is written again when the caller has the answer, without an event.
+#[test]
+fn an_agent_who_calls_talks_as_soon_as_the_call_is_answered() {
+    let mut world = world();
+    let (a, _) = ready(&mut world, 1001);
+    let (b, _) = ready(&mut world, 1002);
+    let agents = [world.slot(a), world.slot(b)];
+    world.planes[0].call(1, CallState::Answered, agents, false);
+    let legs = world.planes[0].region.legs();
+    let row = legs.read(5).expect("the caller's");
+    legs.write(5, &LegRow { state: LegState::Calling.into(), ..row });
+    let call = CallRef { slot: 1, generation: 7 };
+    changed(&mut world, call, CallState::Answered);
+    assert_eq!((state(&world, a), state(&world, b)), (SeatState::Talking, SeatState::Talking));
+}

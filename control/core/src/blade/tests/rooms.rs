@@ -3,7 +3,9 @@
 use abi::{GuestKind, MediaOrder, MixRole, Purpose as For};
 
 use super::*;
-use crate::cluster::{Answer, Fact, Heard, Home, Key as Place, LeaseRequest, Question, Say};
+use crate::cluster::{
+    Answer, Fact, FromQueue, Heard, Home, Key as Place, LeaseRequest, Question, Say,
+};
 use crate::desk::{Carried, CarriedAnswer, CarriedOrder, DeskRefusal, Supervision};
 
 /// A call of worker 0, as [`Plane::call`] writes it: 1001 calls 1002.
@@ -461,7 +463,7 @@ fn work_after_a_call_of_another_blades_queue_is_known_at_home() {
             caller_agent: None,
             serial: 3,
             ttl_ms: 1_000,
-            after_call_s,
+            queue: Some(FromQueue { name: "desk".into(), waited_ms: 1, after_call_s }),
         };
         let question = Box::new(Question::Lease(request));
         let out = world.give(Input::Bus(Heard::Asked { reply: 4, from: "b2".into(), question }));

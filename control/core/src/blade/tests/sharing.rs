@@ -270,3 +270,29 @@ fn without_the_bus_each_blade_serves_its_own() {
     blades.pass(500);
     assert_eq!([0, 1, 2].map(|blade| blades.offers(blade).len()), [0, 0, 1]);
 }
+
+#[test]
+fn the_first_caller_gets_the_longest_idle_agent_of_all_blades() {
+    let mut blades = Blades::new(3, &[(2, 1001), (0, 1002)]);
+    for agent in [1001, 1002] {
+        blades.ready(agent);
+        blades.pass(500);
+    }
+    blades.on(0, |world| _ = call(world, 1, "702"));
+    blades.pass(100);
+    let told = blades.offers(0);
+    assert!(matches!(&told[..], [(_, 1, number)] if number == "1001"), "{told:?}");
+}
+
+#[test]
+fn a_blade_that_says_nothing_is_waited_for_a_while_only() {
+    let mut blades = Blades::new(3, &[(0, 1001)]);
+    blades.ready(1001);
+    blades.alive[2] = false;
+    blades.on(0, |world| _ = call(world, 1, "702"));
+    blades.pass(500);
+    assert_eq!(blades.offers(0), [], "blade 2 was heard of just now");
+    blades.pass(1_000);
+    let told = blades.offers(0);
+    assert!(matches!(&told[..], [(_, 1, number)] if number == "1001"), "{told:?}");
+}
