@@ -58,7 +58,7 @@ impl Worker {
         if entry.phase != Phase::Outgoing || entry.ext.early.is_empty() {
             return OpResult::Refused;
         }
-        // RFC 6665, 8.2.2: Allow-Events is "a list of tokens indicating the event packages supported by the client".
+        // Phones that obey it list the package in Allow-Events (RFC 6665, 8.2.2).
         if !entry.ext.takes_talk {
             return OpResult::Declined;
         }
