@@ -23,10 +23,23 @@ pub(super) struct Homes {
     to_put: Numbers,
     /// True when homes may name us that we do not have.
     to_check: bool,
-    /// Homes of other blades that these told us themselves, and the bus has not yet: what it says of earlier ones
-    /// comes too late.
-    told: BTreeMap<(TenantId, String), (u32, u32)>,
+    /// Homes of other blades that these told us themselves: what the bus says of earlier ones comes too late, also
+    /// after its word of this one, for blades write at once.
+    told: BTreeMap<(TenantId, String), Told>,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// Epoch and turn.
+    home: (u32, u32),
+    /// The bus has said it as well.
+    is_heard: bool,
+    /// Reports since then.
+    reports: u8,
+}
+
+/// For so many reports an earlier home is late: by then whoever has the agent has put the right one again.
+const TOLD_REPORTS: u8 = 20;
 
 /// True when that home stands rather than ours: its login is later, or a later turn of the same. Of two that are the
 /// same in that, one must go.
@@ -52,12 +65,28 @@ impl Homes {
 
     /// True when the bus says something of a home that is older than one we were told of.
     fn is_late(&mut self, number: &(TenantId, String), home: Option<&Home>) -> bool {
-        let Some(told) = self.told.get(number).copied() else { return false };
-        let is_late = home.is_none_or(|home| (home.epoch, home.turn) < told);
-        if !is_late {
-            self.told.remove(number);
+        let Some(told) = self.told.get_mut(number) else { return false };
+        let Some(home) = home else {
+            // One that the bus never had cannot be gone.
+            let is_late = !told.is_heard;
+            if !is_late {
+                self.told.remove(number);
+            }
+            return is_late;
+        };
+        let heard = (home.epoch, home.turn);
+        if heard >= told.home {
+            (told.home, told.is_heard) = (heard, true);
         }
-        is_late
+        heard < told.home
+    }
+
+    /// A report was made: what was told long ago is what the bus says.
+    fn age_told(&mut self) {
+        self.told.retain(|_, told| {
+            told.reports = told.reports.saturating_add(1);
+            !told.is_heard || told.reports < TOLD_REPORTS
+        });
     }
 }
 
@@ -68,6 +97,7 @@ impl Cluster {
         let known = self.homes.get(&number).map(|home| (home.epoch, home.turn));
         let told = (home.epoch, home.turn);
         if known < Some(told) && self.connected && home.blade != self.name {
+            let told = Told { home: told, is_heard: false, reports: 0 };
             self.own.told.insert(number.clone(), told);
             self.homes.insert(number, home);
         }
@@ -180,6 +210,7 @@ impl Blade {
         let Some(cluster) = self.cluster.as_mut().filter(|cluster| cluster.connected) else {
             return;
         };
+        cluster.own.age_told();
         for _ in 0..HOMES_A_REPORT {
             let Some(number) = cluster.own.to_put.pop_first() else { return };
             let Some(Own { login, turn }) = cluster.own.logins.get(&number).copied() else {

@@ -595,6 +595,7 @@ fn who_asked_for_a_login_knows_its_home_before_the_bus_tells_it() {
     assert_eq!(hear(Some(0)), [1]);
     assert_eq!(hear(Some(1)), [1]);
     assert_eq!(hear(Some(2)), [2]);
+    assert_eq!(hear(Some(1)), [2], "the word of another blade was slower");
     assert!(hear(None).is_empty());
 }
 
