@@ -60,7 +60,7 @@ struct Rig {
     balancer: Host,
     // What goes last.
     haproxy: Option<Process>,
-    _bus: Process,
+    bus: Process,
     _hosts: Vec<Host>,
     _postgres: Arc<Postgres>,
     folder: tempfile::TempDir,
@@ -101,7 +101,7 @@ impl Rig {
             floor,
             balancer,
             haproxy: None,
-            _bus: bus,
+            bus,
             _hosts,
             _postgres: postgres,
             folder,
@@ -229,7 +229,8 @@ impl Rig {
         });
         agreed.unwrap_or_else(|| {
             let logs: Vec<String> = self.blades.iter().map(Blade::log).collect();
-            panic!("not {count} CCBs: {last:?}\n{}", logs.join("\n---\n"))
+            let bus = self.bus.output();
+            panic!("not {count} CCBs: {last:?}\n{}\n---\n{bus}", logs.join("\n---\n"))
         })
     }
 
