@@ -34,7 +34,7 @@ pub(super) struct Mailbox {
 }
 
 impl Listener {
-    /// Takes all news, in order, and makes the descriptor unreadable.
+    /// Takes all news, in order, and makes the descriptor unreadable if there was some.
     pub fn take(&self, mut told: impl FnMut(News)) {
         let news = std::mem::take(&mut *self.0.lock());
         // Each cycle looks, and there is nothing as a rule: that must cost no system call.
