@@ -386,6 +386,9 @@ pub struct Load {
     /// Say on standard error when the first call is about to be made and when the last is over
     #[arg(long, conflicts_with = "rate_pps")]
     pub progress: bool,
+    /// Many registrations instead of many calls.
+    #[command(flatten)]
+    pub refresh: crate::load::RefreshOptions,
     /// Many packets instead of many calls.
     #[command(flatten)]
     pub blast: crate::load::BlastOptions,

@@ -8,6 +8,7 @@ mod by_sip;
 mod desks;
 mod options;
 mod pairs;
+mod refresh;
 mod tally;
 mod watch;
 
@@ -30,7 +31,7 @@ use crate::http::Server;
 use crate::place;
 use crate::process::{self, StopSignals};
 use crate::show;
-pub use options::BlastOptions;
+pub use options::{BlastOptions, RefreshOptions};
 pub use pairs::Pairs;
 use tally::Tally;
 
@@ -55,6 +56,9 @@ const FRAME: Duration = Duration::from_millis(20);
 pub fn run(options: &cli::Load) -> Result<ExitCode, String> {
     if !options.blast.rate_pps.is_empty() {
         return blast_run::run(options);
+    }
+    if !options.refresh.refresh.is_empty() || options.refresh.stay {
+        return refresh::run(options);
     }
     if let Some(desks) = options.desks {
         return desks::run(options, desks, proxies(options)?);

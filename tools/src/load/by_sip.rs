@@ -94,7 +94,8 @@ fn silent(mut config: PhoneConfig) -> PhoneConfig {
     config
 }
 
-fn own_address(peer: SocketAddr) -> std::io::Result<IpAddr> {
+/// The address from which `peer` is reached.
+pub(super) fn own_address(peer: SocketAddr) -> std::io::Result<IpAddr> {
     let any: IpAddr = if peer.is_ipv4() { [0, 0, 0, 0].into() } else { [0_u16; 8].into() };
     let socket = UdpSocket::bind((any, 0))?;
     // Connecting sends nothing; the kernel chooses the route and with it the address.

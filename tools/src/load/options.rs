@@ -52,6 +52,20 @@ pub struct BlastOptions {
     pub json: bool,
 }
 
+/// The options that make `load` refresh registrations at a rate of their own, many phones at one port.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Registrations at a rate")]
+pub struct RefreshOptions {
+    /// Instead of calls: phones without desks register, then again, so many a second over all of them, for --seconds;
+    /// one measurement for each rate
+    #[arg(long, value_name = "R", value_delimiter = ',', conflicts_with_all = ["rate_pps", "desks"],
+          value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub refresh: Vec<u32>,
+    /// Stay registered then, until this program is interrupted
+    #[arg(long, conflicts_with_all = ["rate_pps", "desks"])]
+    pub stay: bool,
+}
+
 fn parse_percent(text: &str) -> Result<f64, String> {
     let percent = text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
     percent.ok_or_else(|| "must be 0 to 100 percent".into())
@@ -81,6 +95,9 @@ mod tests {
             "jackfield load --highest",
             "jackfield load --watch 7",
             "jackfield load --json",
+            "jackfield load --refresh 0",
+            "jackfield load --refresh 10 --rate-pps 1",
+            "jackfield load --stay --desks 5",
             "jackfield load --rate-pps 1 --ng 127.0.0.1:2223 --direct 127.0.0.1",
             "jackfield load --rate-pps 1 --ng 127.0.0.1:2223 --callers 127.0.0.1",
         ] {
