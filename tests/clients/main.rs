@@ -8,6 +8,7 @@ mod comeback;
 mod demo;
 mod desk;
 mod faults;
+mod flows;
 mod glare;
 mod kamailio;
 mod lab;
