@@ -184,3 +184,257 @@ fn sessions_go_as_the_rfc_draws_them() {
     a_busy_agent(&floor);
     floor.demo.process.stop();
 }
+
+/// RFC 5359, 2.1 and 2.3: the caller holds in one of three ways and retrieves; who is held hears music where the
+/// way of holding lets it hear anything.
+fn a_hold(floor: &Floor, how: Sdp, shown: &str, answered: Sdp, music: bool) {
+    let (mut caller, mut called) = (calls_the_second(floor), answers("1002"));
+    caller.waits().reinvites(how, &[]).is_silent().waits();
+    caller.reinvites(Sdp::Both, &[("", "!a=(recvonly|inactive)")]).talks_again().waits().hangs_up();
+    called.is_reinvited(&[("", shown)], answered).is_reinvited(&[("", "!a=(sendonly|inactive)")], Sdp::Both);
+    called.is_hung_up_on();
+    let parties = both(floor, "hold", &caller, &called);
+    floor.talk(["1001", "1002"], SOME);
+    parties[0].go();
+    parties[0].is_there();
+    let (to_held, to_holder) = (("1002", "packets_out"), ("1001", "packets_out"));
+    match music {
+        // The held phone of this test talks on; the holder hears nothing of that.
+        true => floor.passes(&[to_held, ("1002", "packets_in")], SOME, &[to_holder]),
+        false => floor.passes(&[("1002", "packets_in")], SOME, &[to_held, to_holder]),
+    }
+    parties[0].go();
+    floor.talk(["1001", "1002"], SOME);
+    parties[0].go();
+    floor.is_over(parties.into());
+}
+
+#[test]
+fn holds_go_as_the_rfc_draws_them() {
+    let _turn = turn();
+    let prompts = crate::media::prompts();
+    let folder = prompts.path().to_str().expect("a path");
+    let mut floor = Floor::start(&["1001", "1002"], &["--prompts", folder]);
+    floor.tool(&["hold-music", "welcome.wav"]);
+    a_hold(&floor, Sdp::SendOnly, "a=sendonly", Sdp::RecvOnly, true);
+    a_hold(&floor, Sdp::Inactive, "a=inactive", Sdp::Inactive, false);
+    a_hold(&floor, Sdp::Zeros, "a=(sendonly|inactive)", Sdp::RecvOnly, true);
+    floor.demo.process.stop();
+}
+
+/// The agent of a call with 1001 holds it.
+fn holds(agent: &str) -> Ladder {
+    let mut ladder = answers(agent);
+    ladder.waits().reinvites(Sdp::SendOnly, &[("", "a=recvonly")]);
+    ladder
+}
+
+/// The agent's second line calls the third agent.
+fn asks_the_third(floor: &Floor) -> [Ladder; 2] {
+    let mut asking = floor.calls("1002", "1003", Some(Sdp::Both));
+    asking.hears(180, &[]).hears_of(200, &[]).acks(None).talks();
+    let mut asked = Ladder::is_called(&Floor::user("1003"), &[("From:", "sip:1002@")]);
+    asked.answers(180, "", None).answers(200, "", Some(Sdp::Both)).is_asked("ACK", &[]).talks();
+    [asking, asked]
+}
+
+/// RFC 5359, 2.2: who was called holds, asks a third, and comes back.
+fn a_consultation(floor: &Floor) {
+    let mut first = calls_the_second(floor);
+    first.is_reinvited(&[("", "a=sendonly")], Sdp::RecvOnly);
+    first.is_reinvited(&[("", "!a=sendonly")], Sdp::Both).waits().hangs_up();
+    let mut second = holds("1002");
+    second.waits().reinvites(Sdp::Both, &[]).is_hung_up_on();
+    let [mut line, mut third] = asks_the_third(floor);
+    line.waits().hangs_up();
+    third.is_hung_up_on();
+    let [first, second] = both(floor, "consultation", &first, &second);
+    floor.talk(["1001", "1002"], SOME);
+    second.go();
+    second.is_there();
+    let third = floor.phone("third", "1003", &third);
+    let line = floor.line("line", "1002", &line);
+    floor.talk(["1002", "1003"], SOME);
+    line.go();
+    line.ends_well();
+    second.go();
+    floor.talk(["1001", "1002"], SOME);
+    first.go();
+    floor.is_over(vec![first, second, third]);
+}
+
+/// What a REFER is told of how it goes (RFC 3515, 2.4.5 and 2.4.7).
+fn is_told(ladder: &mut Ladder, status: &str, state: &str) {
+    let looks = [("Event:", "refer"), ("Subscription-State:", state), ("", status)];
+    ladder.is_asked("NOTIFY", &looks).answers(200, "", None);
+}
+
+/// RFC 5359, 2.4: who was called gives the caller to a third, who answers.
+fn a_blind_transfer(floor: &Floor) {
+    let mut first = calls_the_second(floor);
+    first.is_reinvited(&[("", "a=sendonly")], Sdp::RecvOnly);
+    first.is_reinvited(&[("", "!a=sendonly")], Sdp::Both).waits().hangs_up();
+    let mut second = holds("1002");
+    second.says("REFER", "Refer-To: <sip:1003@[remote_ip]>\n", None).hears(202, &[]);
+    is_told(&mut second, "SIP/2.0 100", "active");
+    is_told(&mut second, "SIP/2.0 180", "active");
+    is_told(&mut second, "SIP/2.0 200", "terminated;reason=noresource");
+    second.hangs_up();
+    let mut third = Ladder::is_called(&Floor::user("1003"), &[("From:", "sip:1001@")]);
+    third.answers(180, "", None).waits().answers_later(200, Sdp::Both).is_asked("ACK", &[]);
+    third.talks().is_hung_up_on();
+    let third = floor.phone("third", "1003", &third);
+    let [first, second] = both(floor, "blind", &first, &second);
+    floor.talk(["1001", "1002"], SOME);
+    second.go();
+    third.go();
+    second.ends_well();
+    floor.talk(["1001", "1003"], SOME);
+    first.go();
+    floor.is_over(vec![first, third]);
+}
+
+/// The same, but the third is busy: the two who talked go on.
+fn a_blind_transfer_to_who_is_busy(floor: &Floor) {
+    let mut first = calls_the_second(floor);
+    first.is_reinvited(&[("", "a=sendonly")], Sdp::RecvOnly);
+    first.is_reinvited(&[("", "!a=sendonly")], Sdp::Both).waits().hangs_up();
+    let mut second = holds("1002");
+    second.says("REFER", "Refer-To: <sip:1003@[remote_ip]>\n", None).hears(202, &[]);
+    is_told(&mut second, "SIP/2.0 100", "active");
+    is_told(&mut second, "SIP/2.0 486", "terminated;reason=noresource");
+    second.reinvites(Sdp::Both, &[]).is_hung_up_on();
+    let mut third = Ladder::is_called(&Floor::user("1003"), &[]);
+    third.answers(486, "", None).is_asked("ACK", &[]);
+    let third = floor.phone("third", "1003", &third);
+    let [first, second] = both(floor, "blind-busy", &first, &second);
+    floor.talk(["1001", "1002"], SOME);
+    second.go();
+    third.ends_well();
+    floor.talk(["1001", "1002"], SOME);
+    first.go();
+    floor.is_over(vec![first, second]);
+}
+
+/// RFC 5359, 2.5: who was called asks a third by a second line, and joins the two (RFC 3891).
+fn an_attended_transfer(floor: &Floor) {
+    let mut first = calls_the_second(floor);
+    first.is_reinvited(&[("", "a=sendonly")], Sdp::RecvOnly);
+    first.is_reinvited(&[("", "!a=sendonly")], Sdp::Both).waits().hangs_up();
+    let mut second = holds("1002");
+    second.waits().says("REFER", &format!("Refer-To:{TOLD}\n"), None).hears(202, &[]);
+    is_told(&mut second, "SIP/2.0 100", "active");
+    is_told(&mut second, "SIP/2.0 200", "terminated;reason=noresource");
+    second.hangs_up();
+    let [mut line, mut third] = asks_the_third(floor);
+    line.is_known().is_hung_up_on();
+    third.is_reinvited(&[], Sdp::Both).is_hung_up_on();
+    let third = floor.phone("third", "1003", &third);
+    let [first, second] = both(floor, "attended", &first, &second);
+    floor.talk(["1001", "1002"], SOME);
+    second.go();
+    second.is_there();
+    let line = floor.line("line", "1002", &line);
+    floor.talk(["1002", "1003"], SOME);
+    second.go_with(&format!("<sip:1003@127.0.0.1?Replaces={}>", line.replaces_escaped()));
+    second.ends_well();
+    line.ends_well();
+    floor.talk(["1001", "1003"], SOME);
+    first.go();
+    floor.is_over(vec![first, third]);
+}
+
+/// RFC 5359, 2.15: who was called holds; a third takes the held caller by an INVITE that names the dialog.
+fn a_park(floor: &Floor) {
+    let mut first = calls_the_second(floor);
+    first.is_reinvited(&[("", "a=sendonly")], Sdp::RecvOnly);
+    first.is_reinvited(&[("", "!a=sendonly")], Sdp::Both).waits().hangs_up();
+    let mut second = holds("1002");
+    second.is_known().is_hung_up_on();
+    let [first, second] = both(floor, "park", &first, &second);
+    floor.talk(["1001", "1002"], SOME);
+    second.go();
+    let lines = format!("Replaces: {}\nRequire: replaces\n", second.replaces());
+    let (user, secret) = (Floor::user("1003"), Some(floor.secret("1003")));
+    let mut third = Ladder::calls_with(&user, secret, "1002", &lines, Some(Sdp::Both));
+    third.hears_of(200, &[("", "m=audio")]).acks(None).talks().is_hung_up_on();
+    let third = floor.phone("third", "1003", &third);
+    second.ends_well();
+    floor.talk(["1001", "1003"], SOME);
+    first.go();
+    floor.is_over(vec![first, third]);
+}
+
+#[test]
+fn transfers_go_as_the_rfc_draws_them() {
+    let _turn = turn();
+    let mut floor = Floor::start(&["1001", "1002", "1003"], &[]);
+    a_consultation(&floor);
+    a_blind_transfer(&floor);
+    a_blind_transfer_to_who_is_busy(&floor);
+    an_attended_transfer(&floor);
+    a_park(&floor);
+    assert_eq!(floor.demo.counter("transfers_completed"), 3);
+    floor.demo.process.stop();
+}
+
+/// RFC 5359, 2.7 to 2.9: the call goes to the third, who is told from whom it comes.
+fn a_forward(floor: &Floor, rule: &[&str], second: Option<Ladder>, reason: &str) {
+    floor.tool(&[&["forward", "set", "1002"], rule].concat());
+    let mut first = floor.calls("1001", "1002", Some(Sdp::Both));
+    let rang = second.is_some();
+    if rang {
+        first.hears(180, &[]);
+    }
+    first.hears(181, &[]).hears(180, &[]).hears_of(200, &[]).acks(None).talks().waits().hangs_up();
+    let diversion = format!("sip:1002@.*reason={reason}");
+    let looks = [("From:", "sip:1001@"), ("Diversion:", diversion.as_str())];
+    let mut third = Ladder::is_called(&Floor::user("1003"), &looks);
+    third.answers(180, "", None).answers(200, "", Some(Sdp::Both)).is_asked("ACK", &[]).talks();
+    third.is_hung_up_on();
+    let mut parties: Vec<Party> =
+        second.iter().map(|second| floor.phone("second", "1002", second)).collect();
+    parties.push(floor.phone("third", "1003", &third));
+    let first = floor.phone("first", "1001", &first);
+    floor.talk(["1001", "1003"], SOME);
+    first.go();
+    parties.push(first);
+    floor.is_over(parties);
+    floor.tool(&["forward", "remove", "1002"]);
+}
+
+/// A phone that rings until it is told to stop.
+fn rings_in_vain(agent: &str) -> Ladder {
+    let mut phone = Ladder::is_called(&Floor::user(agent), &[]);
+    phone.answers(180, "", None).is_asked("CANCEL", &[]).answers(200, "", None);
+    phone.refuses_the_invite(487).is_asked("ACK", &[]);
+    phone
+}
+
+/// RFC 5359, 2.18: control calls the first's phone and then the second's, as one who has both (RFC 3725, 4.1).
+fn a_click(floor: &Floor) {
+    let mut first = Ladder::is_called(&Floor::user("1001"), &[("From:", "sip:1002@"), ("", "m=audio")]);
+    first.answers(180, "", None).answers(200, "", Some(Sdp::Both)).is_asked("ACK", &[]).talks();
+    first.is_reinvited(&[], Sdp::Both).waits().hangs_up();
+    let mut second = answers("1002");
+    second.is_hung_up_on();
+    let parties = both(floor, "click", &first, &second);
+    floor.tool(&["call", "dial", "--from", "1001", "--to", "1002"]);
+    floor.talk(["1001", "1002"], SOME);
+    parties[0].go();
+    floor.is_over(parties.into());
+}
+
+#[test]
+fn forwards_go_as_the_rfc_draws_them() {
+    let _turn = turn();
+    let mut floor = Floor::start(&["1001", "1002", "1003", "1004"], &[]);
+    a_forward(&floor, &["--always", "1003"], None, "unconditional");
+    let mut busy = Ladder::is_called(&Floor::user("1002"), &[]);
+    busy.answers(180, "", None).answers(486, "", None).is_asked("ACK", &[]);
+    a_forward(&floor, &["--busy", "1003"], Some(busy), "user-busy");
+    let late = ["--no-answer", "1003", "--after", "1"];
+    a_forward(&floor, &late, Some(rings_in_vain("1002")), "no-answer");
+    a_click(&floor);
+    floor.demo.process.stop();
+}

@@ -168,7 +168,7 @@ impl Ladder {
 
     /// Accepts its INVITE after the test's word came in between.
     pub fn answers_later(&mut self, status: u16, sdp: Sdp) -> &mut Self {
-        self.version -= 1;
+        self.version = self.version.saturating_sub(1);
         let sdp = self.describe(sdp);
         let head = format!(
             "SIP/2.0 {status} As The Flow Says\nVia:[$via]\nFrom:[$from]\nTo:[$to];tag=L[call_number]\n\
@@ -257,14 +257,19 @@ impl Ladder {
         self
     }
 
-    /// Waits until the test says so; the log has the dialog meanwhile.
+    /// Waits until the test says so.
     pub fn waits(&mut self) -> &mut Self {
+        self.is_known().heard("request=\"GO\"", &[], &[("Told:", ".*", "told")]);
+        self
+    }
+
+    /// Writes down the dialog that it is in, for the test.
+    pub fn is_known(&mut self) -> &mut Self {
         let (local, remote) = (&self.local, self.remote);
         self.push(&format!(
             "<nop><action><log message=\"waits|[call_id]|{}|{remote}\"/></action></nop>",
             escaped(local)
         ));
-        self.heard("request=\"GO\"", &[], &[("Told:", ".*", "told")]);
         self
     }
 
