@@ -1,6 +1,6 @@
 //! The whole of two CCBs and their control in one thread, in virtual time, from one seed.
 //!
-//! `SIM_SEED=N cargo test --release -p house-tests --test sim` runs that one seed.
+//! `SIM_SEED=N cargo test --release -p house-tests --test sim` runs that one seed, `SIM_SEEDS=N` that many.
 
 mod bus;
 mod ccb;
@@ -11,25 +11,22 @@ mod world;
 use world::{Outcome, Plant, glare, run, run_lossy};
 
 const SEEDS: u64 = 256;
-/// Seeds on the worst network in a run of the tests; `LOSSY_SEEDS=256` plays as many.
+/// Seeds on the worst network in a run of the tests.
 const LOSSY_SEEDS: u64 = 64;
 /// Rounds of glare in a run of the tests.
 const GLARES: u64 = 2_000;
 
-fn seeds() -> std::ops::Range<u64> {
-    match std::env::var("SIM_SEED").ok().and_then(|seed| seed.parse().ok()) {
+/// The seeds of a run whose usual number is that.
+fn seeds_of(usual: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());
+    match number("SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..SEEDS,
+        None => 0..number("SIM_SEEDS").unwrap_or(usual),
     }
 }
 
-/// How many of them the worst network plays.
-fn lossy_seeds() -> std::ops::Range<u64> {
-    match std::env::var("LOSSY_SEEDS").ok().and_then(|seeds| seeds.parse().ok()) {
-        Some(most) => 0..most,
-        None if std::env::var_os("SIM_SEED").is_some() => seeds(),
-        None => 0..LOSSY_SEEDS,
-    }
+fn seeds() -> std::ops::Range<u64> {
+    seeds_of(SEEDS)
 }
 
 /// Every call ends, no port or lease leaks, counters balance, whatever dies and whatever is lost. Answered
@@ -82,7 +79,7 @@ fn every_seed_comes_to_rest() {
 #[test]
 fn a_lossy_network_leaves_nothing_behind() {
     let (mut sum, mut failed) = (Outcome::default(), Vec::new());
-    for seed in lossy_seeds() {
+    for seed in seeds_of(LOSSY_SEEDS) {
         match run_lossy(seed) {
             Ok(outcome) => {
                 sum.calls += outcome.calls;
@@ -98,7 +95,7 @@ fn a_lossy_network_leaves_nothing_behind() {
     }
     println!("{sum:?}");
     assert!(failed.is_empty(), "{} seeds failed:\n{}", failed.len(), failed.join("\n"));
-    let count = lossy_seeds().count() as u64;
+    let count = seeds_of(LOSSY_SEEDS).count() as u64;
     assert!(sum.answered > 4 * count, "too little happened: {sum:?}");
     assert!(sum.transferred * 2 > count, "hardly anybody was given away: {sum:?}");
 }

@@ -406,7 +406,7 @@ impl World {
         }
         let ms = 200 + self.rng.below(3_000);
         self.after_ms(ms, Act::Person(desk));
-        if !self.resting && is_busy && self.rng.chance(50) && self.gives_away(desk) {
+        if !self.resting && is_busy && self.rng.chance(75) && self.gives_away(desk) {
             return;
         }
         let order = match (self.resting, is_busy, self.rng.below(10)) {
@@ -414,7 +414,7 @@ impl World {
             (true, false, _) | (false, true, 8..) => None,
             (false, true, 4..=5) => Some(Order::Hold),
             (false, true, _) => Some(Order::Resume),
-            (false, false, 0) if !is_trunk => {
+            (false, false, 0) if !is_trunk && !self.desks[desk].line.is_busy() => {
                 // An agent goes home, and comes back.
                 if let Some(socket) = self.desks[desk].socket {
                     let control = self.control_of(self.desks[desk].ccb);
@@ -422,6 +422,8 @@ impl World {
                 }
                 None
             }
+            // Where everybody calls all the time nobody is free to be given somebody.
+            (false, false, 6..) => None,
             (false, false, _) => Some(Order::Call(self.whom_to_call(desk))),
         };
         if let Some(order) = order {

@@ -580,6 +580,92 @@ fn an_agent_joins_a_caller_with_who_was_asked() {
     end_joined(&mut house, &ok);
 }
 
+/// The second agent, who got the caller from the first, asks the first by a line of its own, and gives the caller back:
+/// of the call that brought the two agents together nobody is left, and so it is over.
+#[test]
+fn who_was_given_somebody_gives_them_on() {
+    // Whether who gives away hangs up by itself.
+    for polite in [true, false] {
+        let mut house = House::new();
+        let [invite, ok, asked, answered] = consultation(&mut house);
+        let change = attended(&mut house, &invite, &answered);
+        agree(&mut house, &change);
+        told(&mut house, AGENT_A, "200 OK");
+        let bye = house.next_to(AGENT_A);
+        house.reply(AGENT_A, &bye, 200, "", None);
+        house.send(AGENT_A, &house.within("BYE", &invite, "", 3, None));
+        house.next_to(AGENT_A);
+        invite_from(&mut house, AGENT_B, "1002", "1001", "c3");
+        assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 100 "));
+        let offered = house.next_to(AGENT_A);
+        house.reply(AGENT_A, &offered, 200, "t3", Some(OFFER_B));
+        assert!(house.next_to(AGENT_A).starts_with("ACK "));
+        let other = house.next_to(AGENT_B);
+        house.send(AGENT_B, &within("ACK", AGENT_B, &other, 2));
+
+        let (call_id, from) = (header(&asked, "Call-ID: "), header(&asked, "From: "));
+        let tag = from.split_once(";tag=").expect("a tag").1;
+        let to = format!("<sip:1@127.0.0.1?Replaces={call_id}%3Bto-tag%3D{tag}%3Bfrom-tag%3Dt2>");
+        let line = format!("Max-Forwards: 70\r\nRefer-To: {to}\r\n");
+        let text = within("REFER", AGENT_B, &other, 3).replace("Max-Forwards: 70\r\n", &line);
+        house.send(AGENT_B, &text);
+        assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 202 "));
+        told(&mut house, AGENT_B, "100 Trying");
+        let change = house.next_to(AGENT_A);
+        assert!(change.starts_with("INVITE "), "{change}");
+        house.reply(AGENT_A, &change, 200, "", Some(OFFER_B));
+        assert!(house.next_to(AGENT_A).starts_with("ACK "));
+        let tell = house.next_to(TRUNK);
+        house.reply(TRUNK, &tell, 200, "", Some(OFFER_B));
+        assert!(house.next_to(TRUNK).starts_with("ACK "));
+        told(&mut house, AGENT_B, "200 OK");
+        let bye = house.next_to(AGENT_B);
+        assert!(bye.starts_with("BYE ") && header(&bye, "Call-ID: ") == call_id, "{bye}");
+        house.reply(AGENT_B, &bye, 200, "", None);
+        if polite {
+            house.send(AGENT_B, &within("BYE", AGENT_B, &other, 4));
+            house.next_to(AGENT_B);
+        } else {
+            let bye = await_to(&mut house, AGENT_B);
+            assert!(bye.starts_with("BYE ") && header(&bye, "Call-ID: ") == "c3", "{bye}");
+            house.reply(AGENT_B, &bye, 200, "", None);
+        }
+        assert_eq!(house.legs().len(), 2, "the first agent and the trunk");
+        let standing = house.calls().iter().filter(|(_, row)| row.state() == CallState::Answered).count();
+        assert_eq!(standing, 2, "of three calls");
+        hang_up(&mut house, &ok, "c1", 2, AGENT_A);
+    }
+}
+
+/// The second agent, who got the caller from the first, sends them back blindly and hangs up; nobody takes them.
+#[test]
+fn a_call_is_over_when_nobody_is_left_in_it() {
+    let mut house = House::new();
+    let [invite, ok, asked, answered] = consultation(&mut house);
+    let change = attended(&mut house, &invite, &answered);
+    agree(&mut house, &change);
+    told(&mut house, AGENT_A, "200 OK");
+    let bye = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &bye, 200, "", None);
+    house.send(AGENT_A, &house.within("BYE", &invite, "", 3, None));
+    house.next_to(AGENT_A);
+    let text = refer(&house, &asked, 1, "<sip:1001@127.0.0.1>").replace("tag=t1", "tag=t2");
+    house.send(AGENT_B, &text);
+    assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 202 "));
+    told(&mut house, AGENT_B, "100 Trying");
+    let offered = house.next_to(AGENT_A);
+    let bye = house.within("BYE", &asked, "", 2, None).replace("tag=t1", "tag=t2");
+    house.send(AGENT_B, &bye);
+    assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 200 "));
+    house.reply(AGENT_A, &offered, 603, "t3", None);
+    assert!(house.next_to(AGENT_A).starts_with("ACK "));
+    let bye = house.next_to(TRUNK);
+    assert!(bye.starts_with("BYE "), "{bye}");
+    house.reply(TRUNK, &bye, 200, "", None);
+    house.expect_nothing_left();
+    drop(ok);
+}
+
 #[test]
 fn a_joined_call_goes_on_over_a_death() {
     for hung_up in [true, false] {
