@@ -22,10 +22,10 @@
 //! | 2.7, 2.8, 2.9 | forwarding: always, busy, no answer | `forwards` |
 //! | 2.10 | a third party is added | `supervision`, `media`: conferences of the desk |
 //! | 2.11 | a third party joins | `supervision`: barge; the Join header is not known (420) |
-//! | 2.12 | find-me | `forwards` |
+//! | 2.12 | find-me | `forwards`: by rules that lead from one number to the next |
 //! | 2.13, 2.14 | screening | a policy of routes: `calls_come_from_trunks_and_leave_by_them` |
 //! | 2.15 | park | `transfers`: a held call is taken by INVITE with Replaces |
-//! | 2.16 | pickup | `transfers` |
+//! | 2.16 | pickup | `transfers`: the test tells the dialog's name, which is the dialog event package's to tell (not known, 489) |
 //! | 2.17 | automatic redial | no: the dialog event package is not known (489) |
 //! | 2.18 | click to dial | `forwards`: by control's API instead of REFER out of a dialog (403) |
 
@@ -66,10 +66,10 @@ fn both(floor: &Floor, name: &str, caller: &Ladder, called: &Ladder) -> [Party; 
 fn a_session(floor: &Floor) {
     for ends in [0, 1] {
         let (mut caller, mut called) = (calls_the_second(floor), answers("1002"));
-        match ends {
-            0 => drop((caller.waits().hangs_up(), called.is_hung_up_on())),
-            _ => drop((called.waits().hangs_up(), caller.is_hung_up_on())),
-        }
+        let (first, last) =
+            if ends == 0 { (&mut caller, &mut called) } else { (&mut called, &mut caller) };
+        first.waits().hangs_up();
+        last.is_hung_up_on();
         let parties = both(floor, "session", &caller, &called);
         floor.talk(["1001", "1002"], SOME);
         parties[ends].go();
@@ -116,7 +116,10 @@ fn no_answer(floor: &Floor) {
     caller.hears_of(180, &[]).waits().cancels("1002").hears(200, &[("CSeq:", "CANCEL")]);
     caller.hears(487, &[("CSeq:", "2 INVITE")]).acks_refusal();
     let mut called = Ladder::is_called(&Floor::user("1002"), &[]);
-    called.answers(180, "", None).is_asked("CANCEL", &[("CSeq:", " 1 CANCEL")]).answers(200, "", None);
+    called
+        .answers(180, "", None)
+        .is_asked("CANCEL", &[("CSeq:", " 1 CANCEL")])
+        .answers(200, "", None);
     called.refuses_the_invite(487).is_asked("ACK", &[("CSeq:", " 1 ACK")]);
     let parties = both(floor, "no-answer", &caller, &called);
     parties[0].go();
@@ -199,7 +202,11 @@ fn a_hold(floor: &Floor, how: Sdp, shown: &str, answered: Sdp, music: bool) {
     parties[0].go();
     parties[0].is_there();
     if music {
-        floor.passes(&[("1002", "packets_out")], SOME, &[("1001", "packets_out"), ("1002", "packets_in")]);
+        floor.passes(
+            &[("1002", "packets_out")],
+            SOME,
+            &[("1001", "packets_out"), ("1002", "packets_in")],
+        );
     }
     parties[0].go();
     floor.talk(["1001", "1002"], SOME);
@@ -364,6 +371,26 @@ fn a_park(floor: &Floor) {
     floor.is_over(vec![first, third]);
 }
 
+/// RFC 5359, 2.16: the second's phone rings, the third takes the call by an INVITE that names the early dialog.
+fn a_pickup(floor: &Floor) {
+    let mut first = floor.calls("1001", "1002", Some(Sdp::Both));
+    first.hears(180, &[]).hears_of(200, &[("", "m=audio")]).acks(None).talks().waits().hangs_up();
+    let mut second = Ladder::is_called(&Floor::user("1002"), &[]);
+    second.answers(180, "", None).is_known().is_asked("CANCEL", &[("Reason:", "cause=200")]);
+    second.answers(200, "", None).refuses_the_invite(487).is_asked("ACK", &[]);
+    let parties = both(floor, "pickup", &first, &second);
+    let lines = format!("Replaces: {};early-only\nRequire: replaces\n", parties[1].replaces());
+    let (user, secret) = (Floor::user("1003"), Some(floor.secret("1003")));
+    let mut third = Ladder::calls_with(&user, secret, "1002", &lines, Some(Sdp::Both));
+    third.hears_of(200, &[("", "m=audio")]).acks(None).talks().is_hung_up_on();
+    let third = floor.phone("third", "1003", &third);
+    let [first, second] = parties;
+    second.ends_well();
+    floor.talk(["1001", "1003"], SOME);
+    first.go();
+    floor.is_over(vec![first, third]);
+}
+
 #[test]
 fn transfers_go_as_the_rfc_draws_them() {
     let _turn = turn();
@@ -373,6 +400,7 @@ fn transfers_go_as_the_rfc_draws_them() {
     a_blind_transfer_to_who_is_busy(&floor);
     an_attended_transfer(&floor);
     a_park(&floor);
+    a_pickup(&floor);
     assert_eq!(floor.demo.counter("transfers_completed"), 3);
     floor.demo.process.stop();
 }
@@ -410,9 +438,45 @@ fn rings_in_vain(agent: &str) -> Ladder {
     phone
 }
 
+/// RFC 5359, 2.12, by rules of which one leads to the next: nobody answers, the next is busy, the last takes the call.
+fn a_find_me(floor: &Floor) {
+    floor.tool(&["forward", "set", "1002", "--no-answer", "1003", "--after", "1"]);
+    floor.tool(&["forward", "set", "1003", "--busy", "1004"]);
+    let mut first = floor.calls("1001", "1002", Some(Sdp::Both));
+    first
+        .hears(180, &[])
+        .hears(181, &[])
+        .hears(181, &[])
+        .hears(180, &[])
+        .hears_of(200, &[])
+        .acks(None);
+    first.talks().waits().hangs_up();
+    let mut third =
+        Ladder::is_called(&Floor::user("1003"), &[("Diversion:", "sip:1002@.*no-answer")]);
+    third.answers(486, "", None).is_asked("ACK", &[]);
+    let looks = [("From:", "sip:1001@"), ("Diversion:", "sip:1003@.*user-busy")];
+    let mut fourth = Ladder::is_called(&Floor::user("1004"), &looks);
+    fourth.answers(180, "", None).answers(200, "", Some(Sdp::Both)).is_asked("ACK", &[]).talks();
+    fourth.is_hung_up_on();
+    let mut parties = vec![
+        floor.phone("second", "1002", &rings_in_vain("1002")),
+        floor.phone("third", "1003", &third),
+        floor.phone("fourth", "1004", &fourth),
+    ];
+    let first = floor.phone("first", "1001", &first);
+    floor.talk(["1001", "1004"], SOME);
+    first.go();
+    parties.push(first);
+    floor.is_over(parties);
+    for number in ["1002", "1003"] {
+        floor.tool(&["forward", "remove", number]);
+    }
+}
+
 /// RFC 5359, 2.18: control calls the first's phone and then the second's, as one who has both (RFC 3725, 4.1).
 fn a_click(floor: &Floor) {
-    let mut first = Ladder::is_called(&Floor::user("1001"), &[("From:", "sip:1002@"), ("", "m=audio")]);
+    let mut first =
+        Ladder::is_called(&Floor::user("1001"), &[("From:", "sip:1002@"), ("", "m=audio")]);
     first.answers(180, "", None).answers(200, "", Some(Sdp::Both)).is_asked("ACK", &[]).talks();
     first.is_reinvited(&[], Sdp::Both).waits().hangs_up();
     let mut second = answers("1002");
@@ -434,6 +498,7 @@ fn forwards_go_as_the_rfc_draws_them() {
     a_forward(&floor, &["--busy", "1003"], Some(busy), "user-busy");
     let late = ["--no-answer", "1003", "--after", "1"];
     a_forward(&floor, &late, Some(rings_in_vain("1002")), "no-answer");
+    a_find_me(&floor);
     a_click(&floor);
     floor.demo.process.stop();
 }

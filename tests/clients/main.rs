@@ -2,6 +2,7 @@
 //! sip-tester, sipvicious, iproute2 and curl; `tools/test.sh` installs them.
 
 mod baresip;
+mod baresips;
 mod blades;
 mod capture;
 mod comeback;
@@ -12,6 +13,7 @@ mod flows;
 mod glare;
 mod kamailio;
 mod lab;
+mod lossy;
 mod media;
 mod phone;
 mod pool;
@@ -29,6 +31,7 @@ mod torture;
 mod transfer;
 mod transports;
 mod trunk_names;
+mod weather;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream, UdpSocket};

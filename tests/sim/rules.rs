@@ -133,7 +133,11 @@ pub fn standing_legs(region: &Region) -> String {
         let call = region.calls().find(leg.call()).map(|call| call.state());
         let (party, state) = (leg.party(), leg.state());
         let (number, bridge) = (leg.number(), leg.bridge as i32);
-        text += &format!("{:?} leg {} {party:?} {number:?} {state:?} bridge {bridge} of {call:?}; ", leg.call(), leg.leg);
+        text += &format!(
+            "{:?} leg {} {party:?} {number:?} {state:?} bridge {bridge} of {call:?}; ",
+            leg.call(),
+            leg.leg
+        );
     }
     text
 }

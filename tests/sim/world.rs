@@ -275,7 +275,8 @@ impl World {
 
     fn next_at(&self) -> Option<Instant> {
         let acts = self.acts.peek().map(|Reverse((at, ..))| *at);
-        let phones = self.desks.iter().flat_map(|desk| [desk.phone.deadline(), desk.line.deadline()]);
+        let phones =
+            self.desks.iter().flat_map(|desk| [desk.phone.deadline(), desk.line.deadline()]);
         let phones = phones.flatten().min();
         let ccbs = self.ccbs.iter().filter_map(Ccb::deadline).min();
         let control = self.blades.iter().flatten().map(Blade::deadline).min();

@@ -337,7 +337,8 @@ impl Worker {
     /// Ends a call that nobody is left in: who gave somebody of another call away may have hung up before that was
     /// decided.
     fn end_if_empty(&mut self, now: Instant, call: CallRef, status: u16) {
-        let Some(entry) = self.calls.find(call).filter(|call| call.state != CallState::Ended) else {
+        let Some(entry) = self.calls.find(call).filter(|call| call.state != CallState::Ended)
+        else {
             return;
         };
         if entry.legs.iter().all(|leg| matches!(leg.phase, Phase::Leaving | Phase::Gone)) {
@@ -488,7 +489,7 @@ impl Worker {
     }
 
     /// Joins two legs that are joined to nobody.
-    fn join(&mut self, a: LegRef, b: LegRef) {
+    pub(crate) fn join(&mut self, a: LegRef, b: LegRef) {
         for leg in [a, b] {
             if let Some(entry) = self.calls.leg_mut(leg) {
                 (entry.awaited, entry.ext.answered_here) = (None, false);

@@ -16,8 +16,6 @@ use crate::lab::{Process, jackfield, run, wait_for};
 use crate::{FLAGS, log_in};
 
 const SBC: &str = "127.0.0.1:15060";
-/// The trunk's address.
-pub const TRUNK: &str = "127.0.0.3";
 /// Where media of the first party goes; each has as many ports.
 const MEDIA: usize = 17_000;
 const MEDIA_PORTS: usize = 40;
@@ -123,7 +121,8 @@ impl Floor {
 
     /// Both legs of those numbers have got `packets` each way since this was asked; nobody else has a leg.
     pub fn talk(&self, numbers: [&str; 2], packets: u64) {
-        let ways = numbers.iter().flat_map(|number| [(*number, "packets_in"), (*number, "packets_out")]);
+        let ways =
+            numbers.iter().flat_map(|number| [(*number, "packets_in"), (*number, "packets_out")]);
         self.passes(&ways.collect::<Vec<_>>(), packets, &[]);
     }
 
@@ -142,12 +141,12 @@ impl Floor {
                 before = None;
                 return None;
             }
-            let grown: Vec<u64> = now.iter().zip(then).map(|(now, then)| now.saturating_sub(*then)).collect();
+            let grown: Vec<u64> =
+                now.iter().zip(then).map(|(now, then)| now.saturating_sub(*then)).collect();
             grown[..ways.len()].iter().all(|grown| *grown >= packets).then_some(grown)
         });
-        let grown = grown.unwrap_or_else(|| {
-            panic!("{ways:?} do not pass: {last:#?}\n{}", self.stories())
-        });
+        let grown =
+            grown.unwrap_or_else(|| panic!("{ways:?} do not pass: {last:#?}\n{}", self.stories()));
         let silent = grown[ways.len()..].iter().all(|grown| *grown * 4 < packets);
         assert!(silent, "{ways:?} {others:?} grew by {grown:?}");
     }
@@ -158,7 +157,9 @@ impl Floor {
         let mut files: Vec<PathBuf> = fs::read_dir(self.demo.folder())
             .expect("readable")
             .filter_map(|file| Some(file.ok()?.path()))
-            .filter(|path| path.extension().is_some_and(|ending| ending == "err" || ending == "msg"))
+            .filter(|path| {
+                path.extension().is_some_and(|ending| ending == "err" || ending == "msg")
+            })
             .filter(|path| {
                 let name = path.file_name().map(|name| name.to_string_lossy().into_owned());
                 let number = name.and_then(|name| name.split('-').next()?.parse::<usize>().ok());
@@ -230,7 +231,8 @@ impl Party {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             log.lines().filter(|line| line.starts_with("waits|")).nth(nth).map(str::to_owned)
         });
-        let line = line.unwrap_or_else(|| panic!("sipp {} does not get there: {}", self.name, self.story()));
+        let line = line
+            .unwrap_or_else(|| panic!("sipp {} does not get there: {}", self.name, self.story()));
         let mut parts = line.split('|').skip(1);
         let mut part = || parts.next().expect("three parts").to_owned();
         let (call_id, local, remote) = (part(), part(), part());

@@ -201,10 +201,12 @@ impl Phone {
             Asked::Reinvite(generation) => self.reinvite_answered(now, generation, response, out),
             Asked::Bye(generation) => self.bye_answered(now, generation, response, out),
             // Accepted is not done.
-            Asked::Refer(generation) => match response.status() {
-                Some(status @ 300..) => self.referred(now, generation, status, out),
-                _ => {}
-            },
+            Asked::Refer(generation) => {
+                let refused = response.status().filter(|status| *status >= 300);
+                if let Some(status) = refused {
+                    self.referred(now, generation, status, out);
+                }
+            }
         }
     }
 

@@ -375,7 +375,11 @@ fn two_holds_that_cross_both_come_through() {
 fn a_peer_that_cannot_be_given_away_stays() {
     let mut world = pair(9);
     world.at(0, 0, Order::Call("1002".into()));
-    world.at(1_000, 0, Order::Refer { to: "1003".into(), replaces: Some("a;to-tag=b;from-tag=c".into()) });
+    world.at(
+        1_000,
+        0,
+        Order::Refer { to: "1003".into(), replaces: Some("a;to-tag=b;from-tag=c".into()) },
+    );
     world.at(3_000, 0, Order::HangUp);
     world.run(5);
     let wanted = [Event::Referred { status: 405 }, Event::Ended(Why::HungUp)];

@@ -631,7 +631,8 @@ fn who_was_given_somebody_gives_them_on() {
             house.reply(AGENT_B, &bye, 200, "", None);
         }
         assert_eq!(house.legs().len(), 2, "the first agent and the trunk");
-        let standing = house.calls().iter().filter(|(_, row)| row.state() == CallState::Answered).count();
+        let standing =
+            house.calls().iter().filter(|(_, row)| row.state() == CallState::Answered).count();
         assert_eq!(standing, 2, "of three calls");
         hang_up(&mut house, &ok, "c1", 2, AGENT_A);
     }
@@ -924,6 +925,107 @@ fn a_phone_moves_its_own_call() {
     let bye = house.next_to(AGENT_A);
     house.reply(AGENT_A, &bye, 200, "", None);
     assert_eq!(shares(&house)[0], 1);
+}
+
+/// RFC 5359, 2.16: the first agent's phone rings, the second takes the call, at its word that it only takes what rings.
+#[test]
+fn a_phone_takes_a_call_that_rings_for_another() {
+    for extra in ["", ";early-only"] {
+        let mut house = House::new();
+        house.register("1001", AGENT_A);
+        house.register("1002", AGENT_B);
+        let text = house.invite("1001", "c1", Some(OFFER));
+        house.send(TRUNK, &text);
+        house.next_to(TRUNK);
+        let ringing = house.next_to(AGENT_A);
+        house.reply(AGENT_A, &ringing, 180, "t1", None);
+        assert!(house.next_to(TRUNK).starts_with("SIP/2.0 180 "));
+        replace(&mut house, AGENT_B, "1002", &replacing_invite(&ringing, extra), true);
+        let taken = house.next_to(AGENT_B);
+        assert!(taken.starts_with("SIP/2.0 200 ") && taken.contains(" RTP/AVP 0 8\r\n"), "{taken}");
+        house.send(AGENT_B, &within("ACK", AGENT_B, &taken, 2));
+        let ok = house.next_to(TRUNK);
+        assert!(ok.starts_with("SIP/2.0 200 ") && ok.contains("m=audio "), "{ok}");
+        house.ack(TRUNK, &ok, "c1");
+        let cancel = house.next_to(AGENT_A);
+        assert!(cancel.starts_with("CANCEL "), "{cancel}");
+        assert!(header(&cancel, "Reason: ").contains("cause=200"), "{cancel}");
+        house.reply(AGENT_A, &cancel, 200, "t1", None);
+        house.reply(AGENT_A, &ringing, 487, "t1", None);
+        assert!(house.next_to(AGENT_A).starts_with("ACK "));
+        assert_eq!(shares(&house), [0, 1]);
+        assert_eq!(house.calls()[0].1.state(), CallState::Answered);
+        assert_eq!(
+            (house.count(Counter::CallsPickedUp), house.count(Counter::CallsAnswered)),
+            (1, 1)
+        );
+        let pairs: Vec<u32> = house.legs().iter().map(|leg| (leg.rtp_port - 30_000) / 2).collect();
+        let sent = (0..8).map(|n| house.rtp(pairs[0], "203.0.113.9:4000", n)).last();
+        assert!(matches!(sent, Some(Verdict::Send { .. })), "{sent:?}");
+        hang_up(&mut house, &ok, "c1", 2, AGENT_B);
+    }
+}
+
+/// The phone that rang answers at the same moment: its answer is let go.
+#[test]
+fn who_answers_what_is_taken_hears_goodbye() {
+    let mut house = House::new();
+    house.register("1001", AGENT_A);
+    house.register("1002", AGENT_B);
+    let text = house.invite("1001", "c1", Some(OFFER));
+    house.send(TRUNK, &text);
+    house.next_to(TRUNK);
+    let ringing = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &ringing, 180, "t1", None);
+    house.next_to(TRUNK);
+    replace(&mut house, AGENT_B, "1002", &replacing_invite(&ringing, ""), true);
+    let taken = house.next_to(AGENT_B);
+    house.send(AGENT_B, &within("ACK", AGENT_B, &taken, 2));
+    let ok = house.next_to(TRUNK);
+    house.ack(TRUNK, &ok, "c1");
+    let cancel = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &ringing, 200, "t1", Some(OFFER));
+    house.reply(AGENT_A, &cancel, 200, "t1", None);
+    assert!(house.next_to(AGENT_A).starts_with("ACK "));
+    let bye = house.next_to(AGENT_A);
+    assert!(bye.starts_with("BYE "), "{bye}");
+    house.reply(AGENT_A, &bye, 200, "", None);
+    hang_up(&mut house, &ok, "c1", 2, AGENT_B);
+}
+
+/// Who offers what the caller cannot hear, and who is no agent of the tenant, takes nothing: the phone rings on.
+#[test]
+fn a_call_that_cannot_be_taken_rings_on() {
+    let mut house = House::new();
+    house.register("1001", AGENT_A);
+    house.register("1002", AGENT_B);
+    let text = house.invite("1001", "c1", Some(OFFER));
+    house.send(TRUNK, &text);
+    house.next_to(TRUNK);
+    let ringing = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &ringing, 180, "t1", None);
+    house.next_to(TRUNK);
+    let named = replacing_invite(&ringing, "");
+    let refused = replace(&mut house, AGENT_B, "1002", &named, false);
+    assert!(refused.starts_with("SIP/2.0 488 "), "{refused}");
+    let by_trunk = house
+        .invite("1001", "r9", Some(OFFER))
+        .replace("Max-Forwards", &format!("{named}\r\nMax-Forwards"));
+    house.send(TRUNK, &by_trunk);
+    let refused = house.next_to(TRUNK);
+    assert!(refused.starts_with("SIP/2.0 403 "), "{refused}");
+    house.reply(AGENT_A, &ringing, 200, "t1", Some(OFFER));
+    assert!(house.next_to(AGENT_A).starts_with("ACK "));
+    let ok = house.next_to(TRUNK);
+    assert!(ok.starts_with("SIP/2.0 200 "), "{ok}");
+    house.ack(TRUNK, &ok, "c1");
+    let bye = house.within("BYE", &ok, "c1", 2, None);
+    house.send(TRUNK, &bye);
+    house.next_to(TRUNK);
+    let bye = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &bye, 200, "", None);
+    house.run_out();
+    house.expect_nothing_left();
 }
 
 #[test]
