@@ -101,47 +101,6 @@ impl Baresip {
     }
 }
 
-impl Baresip {
-    /// Which tones it has heard so far, in their order, each for at least half a second: in Hz, rounded to tens.
-    pub fn tones(&self) -> Vec<u32> {
-        let mut files: Vec<PathBuf> = fs::read_dir(&self.folder)
-            .expect("readable")
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .filter(|path| path.to_string_lossy().ends_with("-dec.wav"))
-            .collect();
-        files.sort();
-        let windows = files.iter().flat_map(|file| windows(&fs::read(file).expect("readable")));
-        let mut runs: Vec<(u32, u32)> = Vec::new();
-        for hz in windows {
-            match runs.last_mut() {
-                Some((last, count)) if *last == hz => *count += 1,
-                _ => runs.push((hz, 1)),
-            }
-        }
-        let long = runs.into_iter().filter(|(hz, count)| *hz > 0 && *count >= 5);
-        let mut tones: Vec<u32> = long.map(|(hz, _)| hz).collect();
-        tones.dedup();
-        tones
-    }
-}
-
-/// The pitch of each 100 ms of a 16-bit WAV, in Hz, rounded to tens; 0 is silence.
-fn windows(wav: &[u8]) -> Vec<u32> {
-    if wav.len() < 44 {
-        return Vec::new();
-    }
-    let rate = u32::from_le_bytes(wav[24..28].try_into().expect("four bytes")) as usize;
-    let samples: Vec<i16> =
-        wav[44..].chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect();
-    let pitch = |window: &[i16]| {
-        if window.iter().all(|sample| sample.unsigned_abs() < 200) {
-            return 0;
-        }
-        window.windows(2).filter(|pair| pair[0] < 0 && pair[1] >= 0).count() as u32 * 10
-    };
-    samples.chunks_exact(rate / 10).map(pitch).collect()
-}
-
 fn config(ip: &str, tone_hz: u32, way: &Way, folder: &Path) -> String {
     let verified = way.ca.as_ref().map_or(String::new(), |ca| {
         format!("sip_cafile {}\nsip_verify_server yes\n", ca.display())

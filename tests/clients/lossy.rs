@@ -22,7 +22,7 @@ const PHONES: &str = "10.79.1.2";
 /// Agents; each has a second line.
 const AGENTS: usize = 16;
 /// Answered calls without `LOSSY_CALLS`.
-const CALLS: u64 = 40;
+const CALLS: u64 = 30;
 const CLIMATE: Climate = Climate { lost_percent: 10, doubled_percent: 5, delay_ms: (100, 200) };
 /// How long the people may take for a call of those wanted.
 const A_CALL: Duration = Duration::from_secs(3);
@@ -107,13 +107,16 @@ fn people(sbc: &Host, floor: &Host, climate: Option<Climate>) -> Vec<Person> {
         assert_eq!(status, 200, "{login}");
         let phones = [440, 620].map(|hz| Softphone::start_in(climate, floor, &login, ip, hz));
         phones[0].order(Order::Register);
-        phones[0].expect(Duration::from_secs(60), "registered", |event| {
-            matches!(event, Event::Registered { .. })
-        });
         let events = [Vec::new(), Vec::new()];
         Person { number, phones, next: Instant::now(), held: false, events }
     };
-    (0..AGENTS).map(person).collect()
+    let people: Vec<Person> = (0..AGENTS).map(person).collect();
+    for person in &people {
+        person.phones[0].expect(Duration::from_secs(60), "registered", |event| {
+            matches!(event, Event::Registered { .. })
+        });
+    }
+    people
 }
 
 /// They call each other until so many calls were answered; then everybody hangs up.

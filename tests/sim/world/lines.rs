@@ -2,8 +2,9 @@
 
 use super::*;
 
-/// Where a second line has its SIP; its media is one port higher, so that everything is one host's.
+/// Where a second line has its SIP, at the address of the phone.
 pub const LINE_SIP: u16 = 5062;
+/// Where it has its RTP.
 pub const LINE_RTP: u16 = 4002;
 
 impl World {
@@ -13,31 +14,33 @@ impl World {
         let is_trunk = desk == PHONES;
         let entry = &self.desks[desk];
         let dialogs = [entry.phone.dialog(), entry.line.dialog()];
-        let (here, order) = match (dialogs, entry.line.is_busy(), self.rng.below(6)) {
-            ([Some(_), Some(other)], _, 0..=2) => (Here::Phone, Some((String::new(), Some(other)))),
-            ([Some(other), Some(_)], _, 3) => (Here::Line, Some((String::new(), Some(other)))),
-            ([Some(_), None], false, 0) => (Here::Phone, Some((self.whom_to_call(desk), None))),
+        match (dialogs, entry.line.is_busy(), self.rng.below(6)) {
+            ([Some(_), Some(other)], _, 0..=2) => {
+                let order = self.refer(desk, Some(other));
+                self.phone(desk, PhoneInput::Order(order));
+            }
+            ([Some(other), Some(_)], _, 3) => {
+                let order = self.refer(desk, Some(other));
+                self.line(desk, PhoneInput::Order(order));
+            }
+            ([Some(_), None], false, 0) => {
+                let order = self.refer(desk, None);
+                self.phone(desk, PhoneInput::Order(order));
+            }
             ([_, None], false, 1..=2) if !is_trunk => {
                 let number = self.whom_to_call(desk);
                 self.phone(desk, PhoneInput::Order(Order::Hold));
                 self.line(desk, PhoneInput::Order(Order::Call(number)));
-                return true;
             }
-            (_, true, 4) => {
-                self.line(desk, PhoneInput::Order(Order::HangUp));
-                return true;
-            }
+            (_, true, 4) => self.line(desk, PhoneInput::Order(Order::HangUp)),
             _ => return false,
-        };
-        let Some((to, replaces)) = order else { return false };
-        // RFC 5589, 7.3: with Replaces, the number names who is called if the dialog does not.
-        let to = if to.is_empty() { self.whom_to_call(desk) } else { to };
-        let order = PhoneInput::Order(Order::Refer { to, replaces });
-        match here {
-            Here::Phone => self.phone(desk, order),
-            Here::Line => self.line(desk, order),
         }
         true
+    }
+
+    /// The number counts where no dialog is named.
+    fn refer(&mut self, desk: usize, replaces: Option<String>) -> Order {
+        Order::Refer { to: self.whom_to_call(desk), replaces }
     }
 
     pub(super) fn line(&mut self, desk: usize, input: PhoneInput<'_>) {
@@ -45,10 +48,4 @@ impl World {
         self.desks[desk].line.handle(self.now, input, &mut out);
         self.phone_says(desk, [LINE_SIP, LINE_RTP], out);
     }
-}
-
-#[derive(Clone, Copy)]
-enum Here {
-    Phone,
-    Line,
 }
