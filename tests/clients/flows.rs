@@ -286,7 +286,8 @@ fn a_blind_transfer(floor: &Floor) {
     is_told(&mut second, "SIP/2.0 180", "active");
     is_told(&mut second, "SIP/2.0 200", "terminated;reason=noresource");
     second.hangs_up();
-    let mut third = Ladder::is_called(&Floor::user("1003"), &[("From:", "sip:1001@")]);
+    let looks = [("From:", "sip:1001@"), ("Referred-By:", "sip:1002@")];
+    let mut third = Ladder::is_called(&Floor::user("1003"), &looks);
     third.answers(180, "", None).waits().answers_later(200, Sdp::Both).is_asked("ACK", &[]);
     third.talks().is_hung_up_on();
     let third = floor.phone("third", "1003", &third);

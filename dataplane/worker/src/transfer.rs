@@ -189,7 +189,15 @@ impl Worker {
         let of = self.transferred(call).ok_or_else(|| Refusal::status(481))?;
         let offer = self.offer_of(of, leg)?;
         let name = self.calls.leg(of).map_or(Number::EMPTY, |leg| leg.who);
-        self.send_invite_as(now, leg, &target, name, Some(offer), &[])
+        // RFC 3892, 2.2: whose wish it is. Of control's there is nobody to name, nor of who withholds their number.
+        let by = self.calls.find(call).and_then(|call| call.transfer.as_ref()?.by);
+        let by = by
+            .and_then(|by| Some(self.calls.leg(by)?.who))
+            .filter(|who| !["", "anonymous"].contains(&who.as_str()));
+        let host = self.address_of(target.flow);
+        let by = by.map(|who| format!("<sip:{who}@{host}>"));
+        let lines = by.as_ref().map(|by| ("Referred-By", by.as_bytes()));
+        self.send_invite_as(now, leg, &target, name, Some(offer), lines.as_slice())
     }
 
     /// The leg of who is to take over.

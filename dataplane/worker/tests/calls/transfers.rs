@@ -79,6 +79,7 @@ fn a_phone_gives_its_caller_to_another() {
     let offered = house.next_to(AGENT_B);
     assert!(offered.starts_with("INVITE sip:phone@192.0.2.2:5070 "), "{offered}");
     assert!(offered.contains("From: <sip:0301@"), "in the name of the caller: {offered}");
+    assert_eq!(header(&offered, "Referred-By: "), "<sip:1001@127.0.0.1:5060>");
     assert!(offered.contains("a=sendrecv\r\n"), "the hold was between others: {offered}");
     assert!(offered.contains("m=audio ") && offered.contains(" RTP/AVP 0 8\r\n"), "{offered}");
     house.reply(AGENT_B, &offered, 180, "t2", None);
