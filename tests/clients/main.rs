@@ -2,15 +2,18 @@
 //! sip-tester, sipvicious, iproute2 and curl; `tools/test.sh` installs them.
 
 mod baresip;
+mod baresips;
 mod blades;
 mod capture;
 mod comeback;
 mod demo;
 mod desk;
 mod faults;
+mod flows;
 mod glare;
 mod kamailio;
 mod lab;
+mod lossy;
 mod media;
 mod phone;
 mod pool;
@@ -28,6 +31,7 @@ mod torture;
 mod transfer;
 mod transports;
 mod trunk_names;
+mod weather;
 
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpStream, UdpSocket};

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Wall};
 
 use crate::lab::Host;
+use crate::weather::{Climate, Weather};
 use base::{Instant, Rng};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value;
@@ -43,6 +44,8 @@ struct Heard {
     /// When the newest RTP packet of the present call came, in microseconds since the first phone; 0 is none.
     last_us: AtomicU64,
     is_busy: AtomicBool,
+    /// The call that stands, as a Replaces header names it.
+    dialog: Mutex<Option<String>>,
     /// What it heard in the last 200 ms.
     samples: Samples,
 }
@@ -70,7 +73,24 @@ impl Softphone {
         Softphone::with(sockets, login, tone_hz, 3_600)
     }
 
-    fn with(sockets: Sockets, login: &Value, tone_hz: u32, expires_s: u32) -> Softphone {
+    /// The same on a network as bad as that, both ways.
+    pub fn start_in(
+        climate: Option<Climate>,
+        host: &Host,
+        login: &Value,
+        ip: IpAddr,
+        tone_hz: u32,
+    ) -> Softphone {
+        let mut sockets = host.enter(|| Sockets::bind(ip).expect("three ports"));
+        let seed = u64::from(sockets.sip.local_addr().expect("bound").port());
+        sockets.weather = climate.map(|climate| {
+            let [there, back] = [2 * seed, 2 * seed + 1].map(|seed| Weather::new(climate, seed));
+            Box::new(Ways { there, back })
+        });
+        Softphone::with(sockets, login, tone_hz, 3_600)
+    }
+
+    fn with(mut sockets: Sockets, login: &Value, tone_hz: u32, expires_s: u32) -> Softphone {
         let phone = &login["phone"];
         let text = |value: &Value| {
             value.as_str().unwrap_or_else(|| panic!("no text in {phone}")).to_owned()
@@ -180,6 +200,11 @@ impl Softphone {
         self.heard.is_busy.load(Ordering::Relaxed)
     }
 
+    /// The call that stands, as a Replaces header names it.
+    pub fn dialog(&self) -> Option<String> {
+        self.heard.dialog.lock().expect("whole").clone()
+    }
+
     /// For how long no RTP of the present call has come; none before the first packet.
     pub fn silence(&self) -> Option<Duration> {
         let last = self.heard.last_us.load(Ordering::Relaxed);
@@ -198,6 +223,16 @@ struct Sockets {
     sip: UdpSocket,
     rtp: UdpSocket,
     rtcp: UdpSocket,
+    weather: Option<Box<Ways>>,
+}
+
+/// A datagram, and which of the three sockets it is of.
+type Datagram = (usize, SocketAddr, Vec<u8>);
+
+/// A bad network between the phone and its sockets.
+struct Ways {
+    there: Weather<Datagram>,
+    back: Weather<Datagram>,
 }
 
 impl Sockets {
@@ -213,14 +248,14 @@ impl Sockets {
                 for socket in [&sip, &rtp, &rtcp] {
                     socket.set_nonblocking(true)?;
                 }
-                return Ok(Sockets { sip, rtp, rtcp });
+                return Ok(Sockets { sip, rtp, rtcp, weather: None });
             }
         }
         Err(io::ErrorKind::AddrInUse.into())
     }
 
     fn run(
-        self,
+        &mut self,
         config: PhoneConfig,
         orders: &Receiver<Order>,
         events: &Sender<Event>,
@@ -253,20 +288,23 @@ impl Sockets {
             if phone.deadline().is_some_and(|deadline| deadline <= now()) {
                 phone.handle(now(), Input::Timeout, &mut out);
             }
-            while let Ok((len, from)) = self.sip.recv_from(&mut buffer) {
-                phone.handle(now(), Input::Sip { from, datagram: &buffer[..len] }, &mut out);
-            }
-            while let Ok((len, _)) = self.rtp.recv_from(&mut buffer) {
-                let at = Wall::now();
-                if let Some(last) = last_rtp.replace(at).filter(|_| phone.is_busy()) {
-                    heard.gap_us.fetch_max((at - last).as_micros() as u64, Ordering::Relaxed);
-                }
-                listen(&buffer[..len], &heard.samples);
-                heard.last_us.store(clock_us(), Ordering::Relaxed);
-                phone.handle(now(), Input::Rtp(&buffer[..len]), &mut out);
-            }
-            while let Ok((len, _)) = self.rtcp.recv_from(&mut buffer) {
-                phone.handle(now(), Input::Rtcp(&buffer[..len]), &mut out);
+            while let Some((socket, from, len)) = self.receive(&mut buffer) {
+                let datagram = &buffer[..len];
+                let input = match socket {
+                    0 => Input::Sip { from, datagram },
+                    1 => {
+                        let at = Wall::now();
+                        if let Some(last) = last_rtp.replace(at).filter(|_| phone.is_busy()) {
+                            let gap_us = (at - last).as_micros() as u64;
+                            heard.gap_us.fetch_max(gap_us, Ordering::Relaxed);
+                        }
+                        listen(datagram, &heard.samples);
+                        heard.last_us.store(clock_us(), Ordering::Relaxed);
+                        Input::Rtp(datagram)
+                    }
+                    _ => Input::Rtcp(datagram),
+                };
+                phone.handle(now(), input, &mut out);
             }
             if last_rtp.is_none_or(|at| at.elapsed() > SILENT) {
                 heard.samples.lock().expect("whole").clear();
@@ -276,23 +314,51 @@ impl Sockets {
                 heard.last_us.store(0, Ordering::Relaxed);
             }
             heard.is_busy.store(phone.is_busy(), Ordering::Relaxed);
+            *heard.dialog.lock().expect("whole") = phone.dialog();
             self.send(&mut out, events);
         }
     }
 
-    fn send(&self, out: &mut Vec<Output>, events: &Sender<Event>) {
+    /// The next datagram for the phone, in the buffer.
+    fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddr, usize)> {
+        let mut sockets = [&self.sip, &self.rtp, &self.rtcp].into_iter().enumerate();
+        let Some(ways) = &mut self.weather else {
+            return sockets.find_map(|(number, socket)| {
+                socket.recv_from(buffer).ok().map(|(len, from)| (number, from, len))
+            });
+        };
+        for (number, socket) in sockets {
+            while let Ok((len, from)) = socket.recv_from(buffer) {
+                ways.back.put(Wall::now(), (number, from, buffer[..len].to_vec()));
+            }
+        }
+        let (number, from, bytes) = ways.back.take(Wall::now())?;
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Some((number, from, bytes.len()))
+    }
+
+    fn send(&mut self, out: &mut Vec<Output>, events: &Sender<Event>) {
+        let sockets = [&self.sip, &self.rtp, &self.rtcp];
         for output in out.drain(..) {
-            let (socket, to, bytes): (_, SocketAddr, &[u8]) = match &output {
-                Output::Sip { to, datagram } => (&self.sip, *to, datagram),
-                Output::Rtp { to, packet, .. } => (&self.rtp, *to, packet),
-                Output::Rtcp { to, packet } => (&self.rtcp, *to, packet),
+            let (number, to, bytes): (usize, SocketAddr, &[u8]) = match &output {
+                Output::Sip { to, datagram } => (0, *to, datagram),
+                Output::Rtp { to, packet, .. } => (1, *to, packet),
+                Output::Rtcp { to, packet } => (2, *to, packet),
                 Output::Event(event) => {
                     let _ = events.send(event.clone());
                     continue;
                 }
             };
             // A peer that is dead right now answers by ICMP, which says nothing new.
-            let _ = socket.send_to(bytes, to);
+            match &mut self.weather {
+                Some(ways) => ways.there.put(Wall::now(), (number, to, bytes.to_vec())),
+                None => drop(sockets[number].send_to(bytes, to)),
+            }
+        }
+        while let Some(ways) = &mut self.weather
+            && let Some((number, to, bytes)) = ways.there.take(Wall::now())
+        {
+            drop(sockets[number].send_to(&bytes, to));
         }
     }
 }

@@ -13,18 +13,18 @@ use crate::lab::{Host, jackfield, run, turn, wait_for};
 
 const SBC: &str = "10.78.1.1";
 
-struct Station {
-    host: Host,
-    ip: &'static str,
-    phone: Option<Baresip>,
+pub struct Station {
+    pub host: Host,
+    pub ip: &'static str,
+    pub phone: Option<Baresip>,
 }
 
 impl Station {
-    fn new(name: &str, ip: &'static str) -> Station {
+    pub fn new(name: &str, ip: &'static str) -> Station {
         Station { host: Host::new(name), ip, phone: None }
     }
 
-    fn start(&mut self, agent: &str, gateway: &str, location: &str, tone_hz: u32, demo: &Demo) {
+    pub fn start(&mut self, agent: &str, gateway: &str, location: &str, tone_hz: u32, demo: &Demo) {
         let body = json!({"tenant": "demo", "agent": agent, "password": format!("demo-{agent}"), "location": location});
         let (status, login) = self.host.post(&format!("http://{gateway}:8080/v1/login"), &body);
         assert_eq!(status, 200, "{login}");
@@ -34,7 +34,7 @@ impl Station {
     }
 
     /// A command to the phone, as a netstring of JSON.
-    fn tell(&self, command: &str, params: &str) {
+    pub fn tell(&self, command: &str, params: &str) {
         let text = json!({"command": command, "params": params}).to_string();
         let address = format!("{}:4444", self.ip);
         self.host.enter(|| {
@@ -54,7 +54,7 @@ impl Station {
 }
 
 /// Waits until the two legs that stand are of those numbers, and `packets` have gone each way since.
-fn talk(demo: &Demo, numbers: [&str; 2], packets: u64) {
+pub fn talk(demo: &Demo, numbers: [&str; 2], packets: u64) {
     let mut before: Option<Vec<u64>> = None;
     let talked = wait_for(Duration::from_secs(30), || {
         let calls = demo.ask("calls")?;
@@ -80,7 +80,7 @@ fn talk(demo: &Demo, numbers: [&str; 2], packets: u64) {
     assert!(talked.is_some(), "{numbers:?} do not talk: {:#?}", demo.ask("calls"));
 }
 
-fn tool(demo: &Demo, arguments: &[&str]) -> String {
+pub fn tool(demo: &Demo, arguments: &[&str]) -> String {
     let output = run(Command::new(jackfield()).args(arguments).arg("--dir").arg(demo.dir()));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
@@ -88,7 +88,7 @@ fn tool(demo: &Demo, arguments: &[&str]) -> String {
     text
 }
 
-/// RFC 5359, 2.4 (unattended transfer), 2.8 (forwarding) and 2.19 (click to dial).
+/// RFC 5359, 2.4 (unattended transfer), 2.7 (forwarding) and 2.18 (click to dial).
 #[test]
 fn a_baresip_gives_its_call_away_and_control_moves_others() {
     let _turn = turn();

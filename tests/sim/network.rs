@@ -46,6 +46,12 @@ impl Network {
         }
     }
 
+    /// A bad one whatever its seed: 10 % loss, 5 % duplicates, up to 300 ms delay, so that nothing keeps its order.
+    pub fn lossy(rng: Rng) -> Network {
+        let delay_us = (50_000, 300_000);
+        Network { loss_percent: 10, double_percent: 5, delay_us, ..Network::new(rng) }
+    }
+
     /// A good one: nothing is lost, and what is sent comes within 1 ms.
     pub fn quiet(rng: Rng) -> Network {
         let delay_us = (200, 1_000);

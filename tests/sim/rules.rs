@@ -67,7 +67,8 @@ impl Watch {
                 let dialog = region.dialogs().read(place).filter(|dialog| dialog.call() == call);
                 dialog.is_some_and(|dialog| dialog.phase() == DialogPhase::Standing)
             });
-            if row.state() == CallState::Answered && stands && legs == 2 {
+            let is_one = is_joined(&legs_of(region, call).collect::<Vec<_>>());
+            if row.state() == CallState::Answered && stands && legs == 2 && is_one {
                 standing.push((call, row.serial));
             }
         }
@@ -96,6 +97,10 @@ impl Watch {
                 continue;
             }
             let legs: Vec<_> = legs_of(&region, call).collect();
+            // One of them may have been given to somebody else meanwhile.
+            if !is_joined(&legs) {
+                continue;
+            }
             // What the phone behind another CCB sends, that one must pass on.
             if legs.iter().any(|(_, leg)| matches!(leg.party(), Some(Party::Peer(_)))) {
                 continue;
@@ -118,6 +123,28 @@ impl Watch {
             }
         }
     }
+}
+
+/// The legs that stand, for people.
+pub fn standing_legs(region: &Region) -> String {
+    let stands = |leg: &LegRow| !matches!(leg.state(), LegState::Free | LegState::Ended);
+    let mut text = String::new();
+    for (_, leg) in region.legs().iter().filter(|(_, leg)| stands(leg)) {
+        let call = region.calls().find(leg.call()).map(|call| call.state());
+        let (party, state) = (leg.party(), leg.state());
+        let (number, bridge) = (leg.number(), leg.bridge as i32);
+        text += &format!(
+            "{:?} leg {} {party:?} {number:?} {state:?} bridge {bridge} of {call:?}; ",
+            leg.call(),
+            leg.leg
+        );
+    }
+    text
+}
+
+/// Two legs that talk to each other.
+fn is_joined(legs: &[(u32, LegRow)]) -> bool {
+    matches!(legs, [(_, a), (_, b)] if a.bridge == b.bridge && a.bridge != u32::MAX)
 }
 
 fn legs_of(region: &Region, call: CallRef) -> impl Iterator<Item = (u32, LegRow)> {

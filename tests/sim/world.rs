@@ -19,11 +19,13 @@ use worker::{Input, Passed, Worker};
 use crate::bus::{self, Bus, Due};
 use crate::ccb::{Ccb, Out, SIP_PORT, WORKERS};
 use crate::network::Network;
-use crate::rules::Watch;
+use crate::rules::{self, Watch};
 
 mod glare;
+mod lines;
 
 pub use glare::glare;
+use lines::{LINE_RTP, LINE_SIP};
 
 const PHONES: usize = 8;
 const REALM: &str = "demo.test";
@@ -68,6 +70,9 @@ pub struct Outcome {
     pub stale: u64,
     /// Calls that came from another CCB and were answered.
     pub between: u64,
+    /// Parties that were given to somebody else, and those that stayed.
+    pub transferred: u64,
+    pub stayed: u64,
     /// How many calls ended with which cause.
     pub causes: BTreeMap<u32, u64>,
 }
@@ -111,6 +116,8 @@ struct Desk {
     asks: bool,
     socket: Option<u64>,
     phone: Phone,
+    /// A second line, which only calls.
+    line: Phone,
     ip: IpAddr,
 }
 
@@ -145,6 +152,18 @@ pub struct World {
 /// Runs the world of `seed` to its end; an error says what does not hold.
 pub fn run(seed: u64, plant: Plant) -> Result<Outcome, String> {
     let mut world = World::new(seed, plant);
+    world.play();
+    world.check()
+}
+
+/// The same on the worst network, on which nobody dies.
+pub fn run_lossy(seed: u64) -> Result<Outcome, String> {
+    let mut world = World::new(seed, Plant::Nothing);
+    let rng = Rng::from_number(world.rng.next_u64());
+    world.network = Network::lossy(rng);
+    world.acts.retain(|Reverse((_, _, act))| {
+        !matches!(act, Act::KillDataPlane(_) | Act::KillControl(_) | Act::CutBus(_) | Act::Cut(_))
+    });
     world.play();
     world.check()
 }
@@ -256,7 +275,9 @@ impl World {
 
     fn next_at(&self) -> Option<Instant> {
         let acts = self.acts.peek().map(|Reverse((at, ..))| *at);
-        let phones = self.desks.iter().filter_map(|desk| desk.phone.deadline()).min();
+        let phones =
+            self.desks.iter().flat_map(|desk| [desk.phone.deadline(), desk.line.deadline()]);
+        let phones = phones.flatten().min();
         let ccbs = self.ccbs.iter().filter_map(Ccb::deadline).min();
         let control = self.blades.iter().flatten().map(Blade::deadline).min();
         [acts, phones, ccbs, control, self.network.next_at()].into_iter().flatten().min()
@@ -266,6 +287,9 @@ impl World {
         for desk in 0..self.desks.len() {
             if self.desks[desk].phone.deadline().is_some_and(|at| at <= self.now) {
                 self.phone(desk, PhoneInput::Timeout);
+            }
+            if self.desks[desk].line.deadline().is_some_and(|at| at <= self.now) {
+                self.line(desk, PhoneInput::Timeout);
             }
         }
         for ccb in 0..self.ccbs.len() {
@@ -378,12 +402,20 @@ impl World {
     fn person(&mut self, desk: usize) {
         let is_trunk = desk == PHONES;
         let is_busy = self.desks[desk].phone.is_busy();
+        if self.resting && self.desks[desk].line.is_busy() {
+            self.line(desk, PhoneInput::Order(Order::HangUp));
+        }
+        let ms = 200 + self.rng.below(3_000);
+        self.after_ms(ms, Act::Person(desk));
+        if !self.resting && is_busy && self.rng.chance(75) && self.gives_away(desk) {
+            return;
+        }
         let order = match (self.resting, is_busy, self.rng.below(10)) {
             (true, true, _) | (false, true, 0..=3) => Some(Order::HangUp),
             (true, false, _) | (false, true, 8..) => None,
             (false, true, 4..=5) => Some(Order::Hold),
             (false, true, _) => Some(Order::Resume),
-            (false, false, 0) if !is_trunk => {
+            (false, false, 0) if !is_trunk && !self.desks[desk].line.is_busy() => {
                 // An agent goes home, and comes back.
                 if let Some(socket) = self.desks[desk].socket {
                     let control = self.control_of(self.desks[desk].ccb);
@@ -391,13 +423,13 @@ impl World {
                 }
                 None
             }
+            // Where everybody calls all the time nobody is free to be given somebody.
+            (false, false, 6..) => None,
             (false, false, _) => Some(Order::Call(self.whom_to_call(desk))),
         };
         if let Some(order) = order {
             self.phone(desk, PhoneInput::Order(order));
         }
-        let ms = 200 + self.rng.below(3_000);
-        self.after_ms(ms, Act::Person(desk));
     }
 
     fn whom_to_call(&mut self, desk: usize) -> String {
@@ -412,12 +444,17 @@ impl World {
     fn phone(&mut self, desk: usize, input: PhoneInput<'_>) {
         let mut out = Vec::new();
         self.desks[desk].phone.handle(self.now, input, &mut out);
+        self.phone_says(desk, [5060, 4000], out);
+    }
+
+    /// What a phone at those ports sends and tells.
+    fn phone_says(&mut self, desk: usize, [sip, rtp]: [u16; 2], out: Vec<PhoneOutput>) {
         let ip = self.desks[desk].ip;
         for output in out {
             let (port, to, bytes) = match output {
-                PhoneOutput::Sip { to, datagram } => (5060, to, datagram.to_vec()),
-                PhoneOutput::Rtp { to, packet, .. } => (4000, to, packet),
-                PhoneOutput::Rtcp { to, packet } => (4001, to, packet),
+                PhoneOutput::Sip { to, datagram } => (sip, to, datagram.to_vec()),
+                PhoneOutput::Rtp { to, packet, .. } => (rtp, to, packet),
+                PhoneOutput::Rtcp { to, packet } => (rtp + 1, to, packet),
                 PhoneOutput::Event(event) => {
                     if self.listens {
                         self.heard.push((desk, event));
@@ -533,6 +570,9 @@ impl World {
             5060 => self.phone(desk, PhoneInput::Sip { from, datagram: bytes }),
             4000 => self.phone(desk, PhoneInput::Rtp(bytes)),
             4001 => self.phone(desk, PhoneInput::Rtcp(bytes)),
+            LINE_SIP => self.line(desk, PhoneInput::Sip { from, datagram: bytes }),
+            LINE_RTP => self.line(desk, PhoneInput::Rtp(bytes)),
+            4003 => self.line(desk, PhoneInput::Rtcp(bytes)),
             _ => {}
         }
     }
@@ -700,7 +740,8 @@ impl World {
         let mut config = phone_config(&user, registrar, entry.ip, desk);
         config.realm = REALM.into();
         config.secret = entry.secret.clone();
-        entry.phone = Phone::new(config, Rng::from_number(self.rng.next_u64()));
+        entry.phone = Phone::new(config.clone(), Rng::from_number(self.rng.next_u64()));
+        entry.line = Phone::new(second(config), Rng::from_number(self.rng.next_u64()));
         self.phone(desk, PhoneInput::Order(Order::Register));
         let ms = self.rng.below(1_000);
         self.after_ms(ms, Act::Attach(desk));
@@ -739,7 +780,8 @@ impl World {
         for ccb in &self.ccbs {
             for (id, worker) in ccb.workers.iter().enumerate() {
                 expect(worker.is_idle(), || {
-                    format!("CCB {} worker {id} has {}", ccb.id, worker.load())
+                    let legs = rules::standing_legs(&ccb.region);
+                    format!("CCB {} worker {id} has {}: {legs}", ccb.id, worker.load())
                 })?;
                 // Registrations are renewed for ever: a REGISTER, its challenge and its repetition each
                 // keep a transaction for 64*T1.
@@ -760,6 +802,7 @@ impl World {
         for desk in &self.desks {
             let report = desk.phone.report();
             expect(!desk.phone.is_busy(), || format!("phone {} is in a call", desk.number))?;
+            expect(!desk.line.is_busy(), || format!("line {} is in a call", desk.number))?;
             self.outcome.rtp_sent += report.rtp_sent;
             self.outcome.rtp_received += report.rtp_received;
         }
@@ -775,6 +818,8 @@ impl World {
         self.outcome.answered = total(Counter::CallsAnswered);
         self.outcome.hosted = total(Counter::CallsHosted);
         self.outcome.fenced = total(Counter::CallsFenced);
+        self.outcome.transferred = total(Counter::TransfersCompleted);
+        self.outcome.stayed = total(Counter::TransfersFailed);
         self.outcome.stale = total(Counter::LeaseStale) + total(Counter::LeaseForged);
         let records = self.records.len() as u64;
         expect(records + evicted == started, || {
@@ -829,6 +874,8 @@ fn desk(index: usize, rng: Rng) -> Desk {
     };
     let registrar = if is_trunk { "10.0.1.1:5060" } else { "10.0.0.0:5060" };
     let config = phone_config(&user, registrar.parse().expect("an address"), ip, index);
+    let mut rng = rng;
+    let line = Phone::new(second(config.clone()), Rng::from_number(rng.next_u64()));
     Desk {
         number,
         ccb: index % 2,
@@ -839,6 +886,7 @@ fn desk(index: usize, rng: Rng) -> Desk {
         asks: false,
         socket: None,
         phone: Phone::new(config, rng),
+        line,
         ip,
     }
 }
@@ -851,6 +899,13 @@ fn phone_config(user: &str, registrar: SocketAddr, ip: IpAddr, index: usize) -> 
     config.expires_s = 60;
     config.frames = Some(25);
     config.listen = false;
+    config
+}
+
+/// The same phone's second line.
+fn second(mut config: PhoneConfig) -> PhoneConfig {
+    config.sip.set_port(LINE_SIP);
+    config.rtp.set_port(LINE_RTP);
     config
 }
 

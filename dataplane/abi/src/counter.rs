@@ -175,6 +175,8 @@ counters! {
     TransfersCompleted = "transfers_completed",
     /// Transfers that did not.
     TransfersFailed = "transfers_failed",
+    /// Calls that rang for one and were taken by another (INVITE with Replaces).
+    CallsPickedUp = "calls_picked_up",
     /// Sessions that we renewed in time (RFC 4028).
     SessionsRenewed = "sessions_renewed",
     /// Calls ended because a peer did not renew their session.

@@ -1,4 +1,4 @@
-//! Calls that go elsewhere than they were dialled: forwarding (RFC 5359, 2.8 to 2.10) and click to dial.
+//! Calls that go elsewhere than they were dialled: forwarding (RFC 5359, 2.7 to 2.9) and click to dial.
 //!
 //! Whether an agent forwards stands in the agent's row; where to is control's to say, since a number may lead
 //! anywhere. Without control, and after [`MAX_FORWARDS`], the caller hears what the agent's phone would have said.

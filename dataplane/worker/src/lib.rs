@@ -35,6 +35,7 @@ mod news;
 mod offer;
 mod overload;
 mod park;
+mod pickup;
 mod prack;
 mod probe;
 mod recording;

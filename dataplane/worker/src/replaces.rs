@@ -52,6 +52,10 @@ impl Worker {
         arrival: Arrival<'_>,
         named: &Replaces,
     ) -> Result<(), Refusal> {
+        if let Some(old) = self.ringing_leg(named) {
+            let who = self.identify(now, arrival)?;
+            return self.pick_up(now, arrival, who, old);
+        }
         // RFC 3891, 3: "If no match is found, the UAS rejects the INVITE and returns a 481".
         let old = self.leg_named(named);
         let owner = self.ticketed(arrival.message);
@@ -97,13 +101,13 @@ impl Worker {
             // the request with a 603".
             Phase::Leaving | Phase::Gone => Err(Refusal::status(603)),
             // "If the Replaces header field matches an early dialog that was not initiated by this UA, it
-            // returns a 481". One of ours that rings has no tag yet that anybody could name.
+            // returns a 481". One of ours that rings, and that is named, is picked up before.
             Phase::Incoming | Phase::Outgoing => Err(Refusal::status(481)),
         }
     }
 
     /// The new leg in the call of the old one.
-    fn add_replacing(
+    pub(crate) fn add_replacing(
         &mut self,
         now: Instant,
         arrival: Arrival<'_>,

@@ -189,7 +189,15 @@ impl Worker {
         let of = self.transferred(call).ok_or_else(|| Refusal::status(481))?;
         let offer = self.offer_of(of, leg)?;
         let name = self.calls.leg(of).map_or(Number::EMPTY, |leg| leg.who);
-        self.send_invite_as(now, leg, &target, name, Some(offer), &[])
+        // RFC 3892, 2.2: whose wish it is. Of control's there is nobody to name, nor of who withholds their number.
+        let by = self.calls.find(call).and_then(|call| call.transfer.as_ref()?.by);
+        let by = by
+            .and_then(|by| Some(self.calls.leg(by)?.who))
+            .filter(|who| !["", "anonymous"].contains(&who.as_str()));
+        let host = self.address_of(target.flow);
+        let by = by.map(|who| format!("<sip:{who}@{host}>"));
+        let lines = by.as_ref().map(|by| ("Referred-By", by.as_bytes()));
+        self.send_invite_as(now, leg, &target, name, Some(offer), lines.as_slice())
     }
 
     /// The leg of who is to take over.
@@ -326,11 +334,27 @@ impl Worker {
                 self.timers.set(limit, Timer::Spare(leg));
             } else {
                 // RFC 3891, 3: it "replaces" the dialog, which ends with a BYE.
-                self.part_leg(now, leg, &Refusal::status(487));
+                self.dismiss(now, leg);
             }
         }
         self.try_bypass(a);
         self.try_bypass(b);
+        self.end_if_empty(now, call, 0);
+    }
+
+    /// Ends a call that nobody is left in: who gave somebody of another call away may have hung up before that was
+    /// decided.
+    fn end_if_empty(&mut self, now: Instant, call: CallRef, status: u16) {
+        let Some(entry) = self.calls.find(call).filter(|call| call.state != CallState::Ended)
+        else {
+            return;
+        };
+        if entry.legs.iter().all(|leg| matches!(leg.phase, Phase::Leaving | Phase::Gone)) {
+            match status {
+                0 => self.hang_up(now, call),
+                _ => self.end_call(now, call, &Refusal::status(status)),
+            }
+        }
     }
 
     /// The parties stay as they are; who has none any more is told goodbye.
@@ -375,6 +399,7 @@ impl Worker {
                 self.end_call(now, leg.call, &Refusal::status(status));
             }
         }
+        self.end_if_empty(now, call, status);
     }
 
     pub(crate) fn on_transfer_limit(&mut self, now: Instant, call: CallRef, number: u64) {
@@ -386,8 +411,21 @@ impl Worker {
 
     /// Who gave its peer away has not hung up.
     pub(crate) fn on_spare(&mut self, now: Instant, leg: LegRef) {
-        if self.peer_of(leg).is_none() && self.goes_on_without(leg) {
-            self.part_leg(now, leg, &Refusal::status(487));
+        let is_wanted = self.calls.find(leg.call).is_none_or(|call| call.transfer.is_some())
+            || self.calls.leg(leg).is_none_or(|leg| {
+                leg.awaited.is_some() || leg.conferred.is_some() || leg.ext.answered_here
+            });
+        if self.peer_of(leg).is_none() && !is_wanted {
+            self.dismiss(now, leg);
+        }
+    }
+
+    /// Lets a leg go that is joined to nobody any more; its call is over, unless it goes on without the leg: who was
+    /// in it may have been given to somebody of another call before.
+    fn dismiss(&mut self, now: Instant, leg: LegRef) {
+        match self.goes_on_without(leg) {
+            true => self.part_leg(now, leg, &Refusal::status(487)),
+            false => self.hang_up(now, leg.call),
         }
     }
 
@@ -459,7 +497,7 @@ impl Worker {
     }
 
     /// Joins two legs that are joined to nobody.
-    fn join(&mut self, a: LegRef, b: LegRef) {
+    pub(crate) fn join(&mut self, a: LegRef, b: LegRef) {
         for leg in [a, b] {
             if let Some(entry) = self.calls.leg_mut(leg) {
                 (entry.awaited, entry.ext.answered_here) = (None, false);

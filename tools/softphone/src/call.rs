@@ -29,6 +29,8 @@ pub(crate) struct Call {
     pub(crate) change: Option<Change>,
     /// The ACK to the last 2xx, for a 2xx that comes again.
     pub(crate) last_ack: Option<Ack>,
+    /// A REFER of ours is open.
+    pub(crate) refers: bool,
     /// The Call-ID is ours.
     pub(crate) owns_call_id: bool,
     /// We hung up before the ACK to our answer came.
@@ -120,6 +122,7 @@ impl Call {
             answer_at: None,
             change: None,
             last_ack: None,
+            refers: false,
             owns_call_id: state == State::Calling,
             hung_up: false,
         }

@@ -16,7 +16,7 @@ use crate::{Event, Output, Why};
 /// How long who calls meanwhile waits for the end of our own call's beginning.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The methods that the phone takes.
-pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS";
+pub(crate) const ALLOW: &str = "INVITE, ACK, CANCEL, BYE, OPTIONS, NOTIFY";
 
 impl Phone {
     /// A new request that is neither ACK nor CANCEL.
@@ -40,6 +40,12 @@ impl Phone {
             Some(Method::Invite) if within => self.reinvited(now, key, from, message, out),
             Some(Method::Invite) => self.invited(now, key, from, message, out),
             Some(Method::Bye) => self.peer_hung_up(now, key, from, message, out),
+            Some(Method::Notify) => self.notified(now, key, from, message, out),
+            // RFC 3261, 12.2.2: a request with a To tag whose dialog is not known is answered 481; so whoever asks
+            // learns that this phone has forgotten the call.
+            Some(Method::Options) if within && self.dialog_for(message).is_none() => {
+                self.reply(now, key, from, message, 481, &[], out);
+            }
             Some(Method::Options) => {
                 let extra = [("Allow", ALLOW.as_bytes()), ("Accept", SDP.as_bytes())];
                 self.reply(now, key, from, message, 200, &extra, out);
@@ -320,7 +326,7 @@ impl Phone {
 
     /// A response with a tag of its own.
     #[allow(clippy::too_many_arguments)]
-    fn reply(
+    pub(crate) fn reply(
         &mut self,
         now: Instant,
         key: ServerKey,

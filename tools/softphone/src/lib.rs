@@ -14,6 +14,7 @@ mod ear;
 mod incoming;
 mod outgoing;
 mod phone;
+mod refer;
 mod registration;
 mod session;
 mod stream;
@@ -109,6 +110,14 @@ pub enum Order {
     Hold,
     /// Talk again.
     Resume,
+    /// Give the peer to a number, or to who that number is in a call with on another line; the phone hangs up when
+    /// that is done. Nothing happens while nobody talks or an earlier one is open.
+    Refer {
+        /// The number.
+        to: String,
+        /// The other line's [`Phone::dialog`].
+        replaces: Option<String>,
+    },
     /// Press a key: the event of RFC 4733, 0 to 9, 10 for `*`, 11 for `#`. It lasts 100 ms, during which
     /// the tone is not sent; nothing happens when the peer does not take events.
     Press(u8),
@@ -198,6 +207,11 @@ pub enum Event {
         /// The peer holds us.
         by_peer: bool,
     },
+    /// What became of [`Order::Refer`], by its final status.
+    Referred {
+        /// 2xx when the peer has somebody else.
+        status: u16,
+    },
     /// The call is over.
     Ended(Why),
 }
@@ -238,6 +252,8 @@ pub struct Report {
     pub failed: u64,
     /// The final status of the last call that failed.
     pub last_status: u16,
+    /// Calls whose peer was given to somebody else.
+    pub given_away: u64,
     /// Calls of both kinds that are over.
     pub ended: u64,
     /// From the first INVITE to its 2xx, of the last call placed and answered.

@@ -51,6 +51,7 @@ pub(crate) enum Asked {
     /// A later one.
     Reinvite(u32),
     Bye(u32),
+    Refer(u32),
 }
 
 impl Asked {
@@ -60,17 +61,19 @@ impl Asked {
             Asked::Invite(generation) => (1, generation),
             Asked::Reinvite(generation) => (2, generation),
             Asked::Bye(generation) => (3, generation),
+            Asked::Refer(generation) => (4, generation),
         };
-        (u64::from(generation) << 2) | kind
+        (u64::from(generation) << 3) | kind
     }
 
     fn of(word: u64) -> Asked {
-        let generation = (word >> 2) as u32;
-        match word & 3 {
+        let generation = (word >> 3) as u32;
+        match word & 7 {
             0 => Asked::Register,
             1 => Asked::Invite(generation),
             2 => Asked::Reinvite(generation),
-            _ => Asked::Bye(generation),
+            3 => Asked::Bye(generation),
+            _ => Asked::Refer(generation),
         }
     }
 }
@@ -152,6 +155,7 @@ impl Phone {
             Order::HangUp => self.hang_up(now, out),
             Order::Hold => self.change_hold(now, true, out),
             Order::Resume => self.change_hold(now, false, out),
+            Order::Refer { to, replaces } => self.refer(now, &to, replaces.as_deref(), out),
             Order::Press(event) => {
                 if let Some(stream) = self.call.as_mut().and_then(|call| call.stream.as_mut()) {
                     stream.press(event);
@@ -196,6 +200,13 @@ impl Phone {
             Asked::Invite(generation) => self.invite_answered(now, generation, response, out),
             Asked::Reinvite(generation) => self.reinvite_answered(now, generation, response, out),
             Asked::Bye(generation) => self.bye_answered(now, generation, response, out),
+            // Accepted is not done.
+            Asked::Refer(generation) => {
+                let refused = response.status().filter(|status| *status >= 300);
+                if let Some(status) = refused {
+                    self.referred(now, generation, status, out);
+                }
+            }
         }
     }
 
@@ -210,6 +221,7 @@ impl Phone {
                     Asked::Invite(generation) => self.invite_failed(generation, 408, out),
                     Asked::Reinvite(generation) => self.reinvite_lost(now, generation, out),
                     Asked::Bye(_) => {}
+                    Asked::Refer(generation) => self.referred(now, generation, 408, out),
                 },
                 Fired::NoAck { key, .. } => self.not_acknowledged(now, key, out),
                 Fired::RefusalNotAcked { .. } | Fired::Unanswered { .. } => {}

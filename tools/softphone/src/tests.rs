@@ -372,6 +372,21 @@ fn two_holds_that_cross_both_come_through() {
 }
 
 #[test]
+fn a_peer_that_cannot_be_given_away_stays() {
+    let mut world = pair(9);
+    world.at(0, 0, Order::Call("1002".into()));
+    world.at(
+        1_000,
+        0,
+        Order::Refer { to: "1003".into(), replaces: Some("a;to-tag=b;from-tag=c".into()) },
+    );
+    world.at(3_000, 0, Order::HangUp);
+    world.run(5);
+    let wanted = [Event::Referred { status: 405 }, Event::Ended(Why::HungUp)];
+    assert_eq!(world.events[0][world.events[0].len() - 2..], wanted, "{:?}", world.events[0]);
+}
+
+#[test]
 fn a_phone_registers_refreshes_and_unregisters() {
     let mut world = registering(7);
     world.phones[0].config.expires_s = 100;

@@ -79,6 +79,7 @@ fn a_phone_gives_its_caller_to_another() {
     let offered = house.next_to(AGENT_B);
     assert!(offered.starts_with("INVITE sip:phone@192.0.2.2:5070 "), "{offered}");
     assert!(offered.contains("From: <sip:0301@"), "in the name of the caller: {offered}");
+    assert_eq!(header(&offered, "Referred-By: "), "<sip:1001@127.0.0.1:5060>");
     assert!(offered.contains("a=sendrecv\r\n"), "the hold was between others: {offered}");
     assert!(offered.contains("m=audio ") && offered.contains(" RTP/AVP 0 8\r\n"), "{offered}");
     house.reply(AGENT_B, &offered, 180, "t2", None);
@@ -580,6 +581,93 @@ fn an_agent_joins_a_caller_with_who_was_asked() {
     end_joined(&mut house, &ok);
 }
 
+/// The second agent, who got the caller from the first, asks the first by a line of its own, and gives the caller back:
+/// of the call that brought the two agents together nobody is left, and so it is over.
+#[test]
+fn who_was_given_somebody_gives_them_on() {
+    // Whether who gives away hangs up by itself.
+    for polite in [true, false] {
+        let mut house = House::new();
+        let [invite, ok, asked, answered] = consultation(&mut house);
+        let change = attended(&mut house, &invite, &answered);
+        agree(&mut house, &change);
+        told(&mut house, AGENT_A, "200 OK");
+        let bye = house.next_to(AGENT_A);
+        house.reply(AGENT_A, &bye, 200, "", None);
+        house.send(AGENT_A, &house.within("BYE", &invite, "", 3, None));
+        house.next_to(AGENT_A);
+        invite_from(&mut house, AGENT_B, "1002", "1001", "c3");
+        assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 100 "));
+        let offered = house.next_to(AGENT_A);
+        house.reply(AGENT_A, &offered, 200, "t3", Some(OFFER_B));
+        assert!(house.next_to(AGENT_A).starts_with("ACK "));
+        let other = house.next_to(AGENT_B);
+        house.send(AGENT_B, &within("ACK", AGENT_B, &other, 2));
+
+        let (call_id, from) = (header(&asked, "Call-ID: "), header(&asked, "From: "));
+        let tag = from.split_once(";tag=").expect("a tag").1;
+        let to = format!("<sip:1@127.0.0.1?Replaces={call_id}%3Bto-tag%3D{tag}%3Bfrom-tag%3Dt2>");
+        let line = format!("Max-Forwards: 70\r\nRefer-To: {to}\r\n");
+        let text = within("REFER", AGENT_B, &other, 3).replace("Max-Forwards: 70\r\n", &line);
+        house.send(AGENT_B, &text);
+        assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 202 "));
+        told(&mut house, AGENT_B, "100 Trying");
+        let change = house.next_to(AGENT_A);
+        assert!(change.starts_with("INVITE "), "{change}");
+        house.reply(AGENT_A, &change, 200, "", Some(OFFER_B));
+        assert!(house.next_to(AGENT_A).starts_with("ACK "));
+        let tell = house.next_to(TRUNK);
+        house.reply(TRUNK, &tell, 200, "", Some(OFFER_B));
+        assert!(house.next_to(TRUNK).starts_with("ACK "));
+        told(&mut house, AGENT_B, "200 OK");
+        let bye = house.next_to(AGENT_B);
+        assert!(bye.starts_with("BYE ") && header(&bye, "Call-ID: ") == call_id, "{bye}");
+        house.reply(AGENT_B, &bye, 200, "", None);
+        if polite {
+            house.send(AGENT_B, &within("BYE", AGENT_B, &other, 4));
+            house.next_to(AGENT_B);
+        } else {
+            let bye = await_to(&mut house, AGENT_B);
+            assert!(bye.starts_with("BYE ") && header(&bye, "Call-ID: ") == "c3", "{bye}");
+            house.reply(AGENT_B, &bye, 200, "", None);
+        }
+        assert_eq!(house.legs().len(), 2, "the first agent and the trunk");
+        let standing =
+            house.calls().iter().filter(|(_, row)| row.state() == CallState::Answered).count();
+        assert_eq!(standing, 2, "of three calls");
+        hang_up(&mut house, &ok, "c1", 2, AGENT_A);
+    }
+}
+
+/// The second agent, who got the caller from the first, sends them back blindly and hangs up; nobody takes them.
+#[test]
+fn a_call_is_over_when_nobody_is_left_in_it() {
+    let mut house = House::new();
+    let [invite, ok, asked, answered] = consultation(&mut house);
+    let change = attended(&mut house, &invite, &answered);
+    agree(&mut house, &change);
+    told(&mut house, AGENT_A, "200 OK");
+    let bye = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &bye, 200, "", None);
+    house.send(AGENT_A, &house.within("BYE", &invite, "", 3, None));
+    house.next_to(AGENT_A);
+    let text = refer(&house, &asked, 1, "<sip:1001@127.0.0.1>").replace("tag=t1", "tag=t2");
+    house.send(AGENT_B, &text);
+    assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 202 "));
+    told(&mut house, AGENT_B, "100 Trying");
+    let offered = house.next_to(AGENT_A);
+    let bye = house.within("BYE", &asked, "", 2, None).replace("tag=t1", "tag=t2");
+    house.send(AGENT_B, &bye);
+    assert!(house.next_to(AGENT_B).starts_with("SIP/2.0 200 "));
+    house.reply(AGENT_A, &offered, 603, "t3", None);
+    assert!(house.next_to(AGENT_A).starts_with("ACK "));
+    let bye = house.next_to(TRUNK);
+    assert!(bye.starts_with("BYE "), "{bye}");
+    house.reply(TRUNK, &bye, 200, "", None);
+    house.expect_nothing_left();
+    drop(ok);
+}
+
 #[test]
 fn a_joined_call_goes_on_over_a_death() {
     for hung_up in [true, false] {
@@ -838,6 +926,107 @@ fn a_phone_moves_its_own_call() {
     let bye = house.next_to(AGENT_A);
     house.reply(AGENT_A, &bye, 200, "", None);
     assert_eq!(shares(&house)[0], 1);
+}
+
+/// RFC 5359, 2.16: the first agent's phone rings, the second takes the call, at its word that it only takes what rings.
+#[test]
+fn a_phone_takes_a_call_that_rings_for_another() {
+    for extra in ["", ";early-only"] {
+        let mut house = House::new();
+        house.register("1001", AGENT_A);
+        house.register("1002", AGENT_B);
+        let text = house.invite("1001", "c1", Some(OFFER));
+        house.send(TRUNK, &text);
+        house.next_to(TRUNK);
+        let ringing = house.next_to(AGENT_A);
+        house.reply(AGENT_A, &ringing, 180, "t1", None);
+        assert!(house.next_to(TRUNK).starts_with("SIP/2.0 180 "));
+        replace(&mut house, AGENT_B, "1002", &replacing_invite(&ringing, extra), true);
+        let taken = house.next_to(AGENT_B);
+        assert!(taken.starts_with("SIP/2.0 200 ") && taken.contains(" RTP/AVP 0 8\r\n"), "{taken}");
+        house.send(AGENT_B, &within("ACK", AGENT_B, &taken, 2));
+        let ok = house.next_to(TRUNK);
+        assert!(ok.starts_with("SIP/2.0 200 ") && ok.contains("m=audio "), "{ok}");
+        house.ack(TRUNK, &ok, "c1");
+        let cancel = house.next_to(AGENT_A);
+        assert!(cancel.starts_with("CANCEL "), "{cancel}");
+        assert!(header(&cancel, "Reason: ").contains("cause=200"), "{cancel}");
+        house.reply(AGENT_A, &cancel, 200, "t1", None);
+        house.reply(AGENT_A, &ringing, 487, "t1", None);
+        assert!(house.next_to(AGENT_A).starts_with("ACK "));
+        assert_eq!(shares(&house), [0, 1]);
+        assert_eq!(house.calls()[0].1.state(), CallState::Answered);
+        assert_eq!(
+            (house.count(Counter::CallsPickedUp), house.count(Counter::CallsAnswered)),
+            (1, 1)
+        );
+        let pairs: Vec<u32> = house.legs().iter().map(|leg| (leg.rtp_port - 30_000) / 2).collect();
+        let sent = (0..8).map(|n| house.rtp(pairs[0], "203.0.113.9:4000", n)).last();
+        assert!(matches!(sent, Some(Verdict::Send { .. })), "{sent:?}");
+        hang_up(&mut house, &ok, "c1", 2, AGENT_B);
+    }
+}
+
+/// The phone that rang answers at the same moment: its answer is let go.
+#[test]
+fn who_answers_what_is_taken_hears_goodbye() {
+    let mut house = House::new();
+    house.register("1001", AGENT_A);
+    house.register("1002", AGENT_B);
+    let text = house.invite("1001", "c1", Some(OFFER));
+    house.send(TRUNK, &text);
+    house.next_to(TRUNK);
+    let ringing = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &ringing, 180, "t1", None);
+    house.next_to(TRUNK);
+    replace(&mut house, AGENT_B, "1002", &replacing_invite(&ringing, ""), true);
+    let taken = house.next_to(AGENT_B);
+    house.send(AGENT_B, &within("ACK", AGENT_B, &taken, 2));
+    let ok = house.next_to(TRUNK);
+    house.ack(TRUNK, &ok, "c1");
+    let cancel = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &ringing, 200, "t1", Some(OFFER));
+    house.reply(AGENT_A, &cancel, 200, "t1", None);
+    assert!(house.next_to(AGENT_A).starts_with("ACK "));
+    let bye = house.next_to(AGENT_A);
+    assert!(bye.starts_with("BYE "), "{bye}");
+    house.reply(AGENT_A, &bye, 200, "", None);
+    hang_up(&mut house, &ok, "c1", 2, AGENT_B);
+}
+
+/// Who offers what the caller cannot hear, and who is no agent of the tenant, takes nothing: the phone rings on.
+#[test]
+fn a_call_that_cannot_be_taken_rings_on() {
+    let mut house = House::new();
+    house.register("1001", AGENT_A);
+    house.register("1002", AGENT_B);
+    let text = house.invite("1001", "c1", Some(OFFER));
+    house.send(TRUNK, &text);
+    house.next_to(TRUNK);
+    let ringing = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &ringing, 180, "t1", None);
+    house.next_to(TRUNK);
+    let named = replacing_invite(&ringing, "");
+    let refused = replace(&mut house, AGENT_B, "1002", &named, false);
+    assert!(refused.starts_with("SIP/2.0 488 "), "{refused}");
+    let by_trunk = house
+        .invite("1001", "r9", Some(OFFER))
+        .replace("Max-Forwards", &format!("{named}\r\nMax-Forwards"));
+    house.send(TRUNK, &by_trunk);
+    let refused = house.next_to(TRUNK);
+    assert!(refused.starts_with("SIP/2.0 403 "), "{refused}");
+    house.reply(AGENT_A, &ringing, 200, "t1", Some(OFFER));
+    assert!(house.next_to(AGENT_A).starts_with("ACK "));
+    let ok = house.next_to(TRUNK);
+    assert!(ok.starts_with("SIP/2.0 200 "), "{ok}");
+    house.ack(TRUNK, &ok, "c1");
+    let bye = house.within("BYE", &ok, "c1", 2, None);
+    house.send(TRUNK, &bye);
+    house.next_to(TRUNK);
+    let bye = house.next_to(AGENT_A);
+    house.reply(AGENT_A, &bye, 200, "", None);
+    house.run_out();
+    house.expect_nothing_left();
 }
 
 #[test]
