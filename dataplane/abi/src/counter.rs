@@ -197,6 +197,22 @@ counters! {
     ConnectionsOpened = "connections_opened",
     /// Connections that could not be opened to a peer.
     ConnectFailed = "connect_failed",
+    /// Connections to trunks not made: the certificate is for another name (RFC 5922, 7.2).
+    TlsWrongName = "tls_wrong_name",
+    /// Connections to trunks not made: the certificate is not valid yet, or not any more.
+    TlsExpired = "tls_expired",
+    /// Connections to trunks not made: the certificate leads to no root that is believed.
+    TlsUntrusted = "tls_untrusted",
+    /// Connections that a trunk ended: it does not take our certificate, or wants one.
+    TlsNotTaken = "tls_not_taken",
+    /// Connections to trunks not made: no TLS with them.
+    TlsFailed = "tls_failed",
+    /// Connections to trunks not made: our own files of certificates cannot be read.
+    TlsFiles = "tls_files",
+    /// Connections refused: the certificate that the peer showed is not believed.
+    ClientCertificateRefused = "client_certificate_refused",
+    /// Connections of trunks that are known by their certificate.
+    TrunksProved = "trunks_proved",
     /// Connections refused: as many as there may be, of all or of one address.
     RefusedConnectionsFull = "refused_connections_full",
     /// Connections whose TLS or WebSocket handshake failed.
