@@ -30,6 +30,13 @@ pub(crate) struct Arrival<'m> {
     pub channel: Channel,
 }
 
+impl Arrival<'_> {
+    /// The way that it came.
+    pub fn flow(&self) -> Flow {
+        Flow { location: self.location, peer: self.from, channel: self.channel }
+    }
+}
+
 impl Worker {
     /// Takes a datagram from a socket of ours and passes it on if another worker owns it.
     pub(crate) fn intake(&mut self, now: Instant, came: Flow, datagram: &[u8]) {
@@ -90,13 +97,13 @@ impl Worker {
             _ => from,
         };
         let flow = Flow { peer, ..came };
-        if self.guard.is_banned(now, from.ip()) && !self.is_known(message, from) {
+        if self.guard.is_banned(now, from.ip()) && !self.is_known(message, came) {
             return self.count(Counter::DropSipBanned);
         }
         self.mirror.note_received(came, message);
         if let Err(error) = message.check() {
             self.count(Counter::DropSipMalformed);
-            if self.admit_stranger(now, from, message).is_err() {
+            if self.admit_stranger(now, came, message).is_err() {
                 return;
             }
             let status = match (error, message.method()) {
@@ -173,8 +180,8 @@ impl Worker {
         if is_within && self.leg_of(arrival.message).is_none() {
             return Err(Refusal::status(481));
         }
-        if !self.is_known(arrival.message, arrival.from) {
-            self.admit_stranger(now, arrival.from, arrival.message)?;
+        if !self.is_known(arrival.message, arrival.flow()) {
+            self.admit_stranger(now, arrival.flow(), arrival.message)?;
         }
         check_scheme(arrival.message)?;
         let extra: &[(&str, &[u8])] = &[

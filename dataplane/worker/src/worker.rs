@@ -132,7 +132,7 @@ impl Provision {
         let tenants = region.tenants().iter().map(|(_, row)| row);
         Provision {
             tenants: tenants.filter(|row| row.tenant != 0).collect(),
-            trunks: region.trunks().iter().filter(|(_, row)| row.state == 1).collect(),
+            trunks: region.trunks().iter().filter(|(_, row)| row.state != 0).collect(),
             read_at: now,
         }
     }
@@ -205,8 +205,8 @@ impl Worker {
             Input::Sip { location, from, channel, datagram } => {
                 self.intake(now, Flow { location, peer: from, channel }, datagram);
             }
-            Input::Unsent { location, to, channel, datagram } => {
-                self.on_unsent(now, Flow { location, peer: to, channel }, datagram);
+            Input::Unsent { location, to, channel, outage, datagram } => {
+                self.on_unsent(now, Flow { location, peer: to, channel }, outage, datagram);
             }
             Input::Disconnected { connection } => self.on_disconnected(now, connection),
             Input::Mesh(Passed::Sip { location, from, channel, datagram }) => {

@@ -304,6 +304,7 @@ impl House {
             location: LocationId(0),
             to: to.parse().expect("an address"),
             channel: base::Channel::any(transport),
+            outage: abi::Outage::Unreachable,
             datagram: text.as_bytes(),
         });
     }
