@@ -81,6 +81,7 @@ fn tls_settings(location: &crate::config::Location) -> driver::TlsSettings {
         identity: location.streams.identity.clone(),
         ca: location.streams.ca.clone(),
         verify: location.streams.verify,
+        ask_clients: location.streams.ask_clients,
     }
 }
 

@@ -91,13 +91,7 @@ impl Worker {
     }
 
     /// A message could not be sent by `flow`. A request goes by another way where its peer has one.
-    pub(crate) fn on_unsent(
-        &mut self,
-        now: Instant,
-        flow: Flow,
-        outage: Outage,
-        datagram: &[u8],
-    ) {
+    pub(crate) fn on_unsent(&mut self, now: Instant, flow: Flow, outage: Outage, datagram: &[u8]) {
         let Ok(message) = wire::lex(datagram) else {
             return;
         };

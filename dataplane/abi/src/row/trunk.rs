@@ -228,7 +228,8 @@ mod tests {
         assert!(row.contains(inside) && !row.is_by_certificate());
         row.set_domain(Text::new(b"sip.carrier.example").expect("it fits"));
         assert!(!row.contains(inside) && row.is_by_certificate());
-        let other = TrunkRow { domain: field(Text::new(b"SIP.carrier.EXAMPLE").expect("it fits")), ..row };
+        let other =
+            TrunkRow { domain: field(Text::new(b"SIP.carrier.EXAMPLE").expect("it fits")), ..row };
         assert_eq!(row.proof(), other.proof(), "in whatever case");
         assert_ne!(row.proof(), TrunkRow::default().proof());
     }

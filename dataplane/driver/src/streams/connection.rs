@@ -241,11 +241,19 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(visit: &mut Visit, stream: S) 
     let Visit { hub, line, posts, in_hand, unheard, is_guest, .. } = visit;
     // A peer of TLS 1.3 refuses our certificate after we have begun to write.
     let unheard = (!*is_guest && line.peer.transport == Transport::Tls).then_some(unheard);
-    let (end, last) = tokio::select! {
+    let may_refuse = unheard.is_some();
+    let (mut end, last) = tokio::select! {
         read = read(hub, line, &mut reader) => read,
         end = write(&mut writer, posts, in_hand, line, unheard) => (end, None),
         () = line.is_slow.notified() => (End::Slow, None),
     };
+    // What cannot be written any more may have been refused, and why can still be read.
+    if may_refuse
+        && (end, line.is_heard.get()) == (End::Peer, false)
+        && let Ok((said, _)) = timeout(FAREWELL_LIMIT, read(hub, line, &mut reader)).await
+    {
+        end = said;
+    }
     let farewell = async {
         if let Some(last) = last {
             writer.write_all(&last).await?;

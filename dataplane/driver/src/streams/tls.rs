@@ -32,7 +32,7 @@ pub(super) use names::{counter_of, domains, is_bad_certificate, outage_of};
 pub(super) use trunks::{Call, Connectors};
 
 /// How often the files of certificates are looked at.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
 /// How a location speaks TLS.
 pub(super) struct Tls {
@@ -176,10 +176,7 @@ fn pairs(folder: &Path) -> io::Result<Vec<(PathBuf, PathBuf)>> {
 }
 
 /// A client that shows and believes what the sources say; none where there is no root to believe.
-fn client(
-    sources: &Sources,
-    provider: &Arc<CryptoProvider>,
-) -> io::Result<Option<TlsConnector>> {
+fn client(sources: &Sources, provider: &Arc<CryptoProvider>) -> io::Result<Option<TlsConnector>> {
     let config = ClientConfig::builder_with_provider(Arc::clone(provider))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;
@@ -255,7 +252,8 @@ fn fingerprint<'p>(paths: impl Iterator<Item = &'p Path>) -> u64 {
 fn changed_at(settings: &TlsSettings, folder: Option<&Path>) -> u64 {
     let identity = settings.identity.as_ref();
     let pairs = folder.and_then(|folder| pairs(folder).ok()).unwrap_or_default();
-    let own = [identity.map(|files| &files.0), identity.map(|files| &files.1), settings.ca.as_ref()];
+    let own =
+        [identity.map(|files| &files.0), identity.map(|files| &files.1), settings.ca.as_ref()];
     let shown = pairs.iter().flat_map(|(certificate, key)| [certificate, key]);
     fingerprint(own.into_iter().flatten().chain(shown).map(PathBuf::as_path))
 }

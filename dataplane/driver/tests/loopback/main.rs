@@ -10,3 +10,4 @@ mod link;
 mod refused;
 mod restart;
 mod streams;
+mod tls;

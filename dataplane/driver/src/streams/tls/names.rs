@@ -11,8 +11,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error, RootCertStore,
-    SignatureScheme,
+    AlertDescription, CertificateError, DigitallySignedStruct, DistinguishedName, Error,
+    RootCertStore, SignatureScheme,
 };
 use webpki::EndEntityCert;
 
@@ -243,6 +243,7 @@ fn is_about_ours(alert: AlertDescription) -> bool {
             | AlertDescription::CertificateUnknown
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
             | AlertDescription::CertificateRequired
             | AlertDescription::NoCertificate
     )
@@ -292,7 +293,12 @@ mod tests {
         }
         let with_uri = certificate(
             &["host.carrier.example"],
-            &["sip:carrier.example", "SIP:other.example;lr", "sip:bob@user.example", "https://web.example"],
+            &[
+                "sip:carrier.example",
+                "SIP:other.example;lr",
+                "sip:bob@user.example",
+                "https://web.example",
+            ],
         );
         assert!(is_for(&with_uri, "carrier.example") && is_for(&with_uri, "other.example"));
         for other in ["host.carrier.example", "user.example", "web.example"] {
