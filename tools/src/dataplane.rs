@@ -48,6 +48,7 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         locations: ccb.locations.iter().map(location).collect(),
         streams: driver::StreamSettings {
             tls: ccb.locations.iter().map(tls_settings).collect(),
+            certificates: ccb.certificates.clone(),
             ..driver::StreamSettings::default()
         },
         rtp_ports: ccb.rtp_ports,
