@@ -4,6 +4,7 @@
 mod baresip;
 mod blades;
 mod capture;
+mod carriers;
 mod comeback;
 mod demo;
 mod desk;

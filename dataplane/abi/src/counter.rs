@@ -249,6 +249,8 @@ counters! {
     LeaseStale = "lease_stale",
     /// Refused: an INVITE with a lease token that is not the agent's.
     LeaseForged = "lease_forged",
+    /// Refused: a leg of a call to a sips URI that would have gone without TLS (RFC 5630, 5.3).
+    SipsRefused = "sips_refused",
     /// Calls of agents that gave way to one that comes to the agent (G-03).
     CallsYielded = "calls_yielded",
 }

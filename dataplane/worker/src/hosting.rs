@@ -120,7 +120,7 @@ impl Worker {
         // A blade whose tickets are right may now and then have one for a login that has just ended.
         self.guard.proved(now, arrival.from.ip());
         self.watch_connection(arrival.channel);
-        self.screen_session(message)?;
+        self.screen_session(arrival)?;
         self.check_interval(message)?;
         let lease = self.bind_fenced(now, agent, &row, ticket).map_err(|what| {
             self.count(Counter::LeaseStale);

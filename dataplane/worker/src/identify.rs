@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use abi::{AgentRow, AgentState, Class, Counter, Event, Party, TenantRow, TrunkRow};
-use base::{AgentSlot, Instant, LocationId, TenantId, Text};
+use base::{AgentSlot, Instant, LocationId, TenantId, Text, Transport};
 use sip::digest::{self, Algorithm, Credentials, MalformedAuth, Verdict, Verifier};
 use sip::wire::{Header, Message, Method};
 
@@ -288,11 +288,23 @@ impl Worker {
 
     /// The trunk that a message comes from: the one whose certificate its connection has shown, else by address.
     pub(crate) fn trunk_behind(&self, came: Flow) -> Option<(u32, TrunkRow)> {
-        let proof = came.channel.proof;
-        let mut trunks = self.provision.trunks.iter();
-        let proved = (proof != 0)
-            .then(|| trunks.find(|(_, row)| row.is_by_certificate() && row.proof() == proof));
-        proved.flatten().copied().or_else(|| self.trunk_of(came.peer.ip()))
+        self.trunk_proved(came.channel.proof).or_else(|| self.trunk_of(came.peer.ip()))
+    }
+
+    /// The trunk that is called at an address; [`u32::MAX`] for one that never calls us.
+    pub(crate) fn trunk_called(&self, at: Flow) -> u32 {
+        let proofs = || self.provision.proofs.iter();
+        let proof = match at.channel.transport {
+            Transport::Tls => proofs().find(|(address, _)| *address == at.peer),
+            _ => None,
+        };
+        let found = proof.and_then(|(_, proof)| self.trunk_proved(*proof));
+        found.or_else(|| self.trunk_of(at.peer.ip())).map_or(u32::MAX, |(row, _)| row)
+    }
+
+    fn trunk_proved(&self, proof: u64) -> Option<(u32, TrunkRow)> {
+        let mut trunks = self.provision.trunks.iter().filter(|_| proof != 0);
+        trunks.find(|(_, row)| row.is_by_certificate() && row.proof() == proof).copied()
     }
 
     /// The trunk with the most specific network around an address.

@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use abi::Counter;
 use base::{CallRef, Channel, Instant, LocationId, Transport, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
-use sip::wire::{self, Header, LexError, Message, Method, Replaces, Start, Uri};
+use sip::wire::{self, Header, LexError, Message, Method, Replaces, Start};
 
 use crate::call::{Flow, LegRef};
 use crate::extension::SUPPORTED;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
+use crate::sips::check_scheme;
 use crate::worker::Worker;
 use crate::{Effect, Passed};
 
@@ -183,7 +184,7 @@ impl Worker {
         if !self.is_known(arrival.message, arrival.flow()) {
             self.admit_stranger(now, arrival.flow(), arrival.message)?;
         }
-        check_scheme(arrival.message)?;
+        check_scheme(arrival.message, arrival.channel)?;
         let extra: &[(&str, &[u8])] = &[
             ("Allow", ALLOW),
             ("Supported", SUPPORTED),
@@ -296,16 +297,6 @@ fn leg_tagged(message: &Message<'_>) -> Option<LegRef> {
                 parse_tag(&Replaces::parse(named)?.to_tag)
             }
         },
-    }
-}
-
-/// RFC 3261, 8.2.2.1: "If the Request-URI uses a scheme not supported by the UAS, it SHOULD reject the
-/// request with a 416 (Unsupported URI Scheme) response."
-pub(crate) fn check_scheme(message: &Message<'_>) -> Result<(), Refusal> {
-    let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
-    match uri {
-        Some(uri) if wire::same_token(uri.scheme, b"sip") => Ok(()),
-        _ => Err(Refusal::status(416)),
     }
 }
 

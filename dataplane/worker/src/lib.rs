@@ -47,6 +47,7 @@ mod reinvite;
 mod remember;
 mod replaces;
 mod session;
+mod sips;
 mod snapshot;
 mod studio;
 mod summon;

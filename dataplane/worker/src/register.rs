@@ -10,8 +10,9 @@ use sip::registrar::{self, Binding, Decision, Limits};
 use sip::wire::{self, Header, Message};
 
 use crate::call::Flow;
-use crate::intake::{Arrival, check_scheme};
+use crate::intake::Arrival;
 use crate::refusal::Refusal;
+use crate::sips::{check_register, check_scheme};
 use crate::worker::{Timer, Worker};
 
 /// How long a phone whose connection ended with an earlier incarnation may take to come back, in milliseconds:
@@ -24,7 +25,8 @@ impl Worker {
         now: Instant,
         arrival: Arrival<'_>,
     ) -> Result<(), Refusal> {
-        check_scheme(arrival.message)?;
+        check_scheme(arrival.message, arrival.channel)?;
+        check_register(arrival.message)?;
         // RFC 3261, 10.2: "This address-of-record MUST be a SIP URI or SIPS URI."
         if !arrival.message.to().is_ok_and(|to| to.has_scheme("sip") || to.has_scheme("sips")) {
             return Err(Refusal::status(400));

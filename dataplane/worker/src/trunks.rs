@@ -191,8 +191,9 @@ impl Worker {
         let pair = entry.pair;
         let flow =
             Flow { peer, ..Flow::of(entry.flow.location, entry.flow.channel.transport, peer) };
-        let trunk = self.trunk_of(peer.ip()).map_or(u32::MAX, |(row, _)| row);
+        let trunk = self.trunk_called(flow);
         let uri = crate::commands::uri_at(number.as_str(), flow);
+        let uri = self.uri_of_scheme(leg, Party::Trunk(trunk), uri);
         let branch = self.fresh_branch();
         let change = Change { uri: Some(&uri), via: &self.via(flow, &branch), interval_s: None };
         let Some(bytes) = changed(&invite, &change) else { return false };

@@ -119,6 +119,8 @@ pub struct Worker {
 pub(crate) struct Provision {
     pub tenants: Vec<TenantRow>,
     pub trunks: Vec<(u32, TrunkRow)>,
+    /// The addresses of trunks that are known by their certificate, with [`TrunkRow::proof`].
+    pub proofs: Vec<(SocketAddr, u64)>,
     read_at: Instant,
 }
 
@@ -130,7 +132,13 @@ const PROVISION_MISS_AGE: Duration = Duration::from_millis(5);
 impl Provision {
     fn read(region: &Region, now: Instant) -> Provision {
         let tenants = region.tenants().iter().map(|(_, row)| row);
+        // Its rows in service stand before all others.
+        let called = region.trunk_tls();
+        let called = called.iter().map(|(_, row)| row).take_while(|row| row.state != 0);
         Provision {
+            proofs: called
+                .map(|row| (row.address.get(), TrunkRow::proof_of(row.domain())))
+                .collect(),
             tenants: tenants.filter(|row| row.tenant != 0).collect(),
             trunks: region.trunks().iter().filter(|(_, row)| row.state != 0).collect(),
             read_at: now,

@@ -84,7 +84,11 @@ impl TrunkRow {
 
     /// What [`base::Channel::proof`] is where the peer's certificate proves this domain; never 0.
     pub fn proof(&self) -> u64 {
-        let domain = self.domain();
+        Self::proof_of(self.domain())
+    }
+
+    /// [`Self::proof`] of a trunk with that domain.
+    pub fn proof_of(domain: Text<248>) -> u64 {
         let bytes = domain.as_bytes().iter().map(u8::to_ascii_lowercase);
         let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
