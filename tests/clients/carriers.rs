@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::Value;
-use softphone::{Event, Order};
+use softphone::{Event, Order, Why};
 
 use crate::demo::Demo;
 use crate::kamailio::{Kamailio, PLAIN, SECRET, expect_talk, start, tls_section};
@@ -169,7 +169,7 @@ fn a_carrier_with_a_wrong_certificate_gets_no_call_and_status_says_why() {
         let phone = Softphone::start(&log_in("1001", "local"), [127, 0, 0, 2].into(), 440);
         phone.register();
         phone.order(Order::Call("95555".to_owned()));
-        let refused = |event: &Event| *event == Event::Ended(Ended::Refused(503));
+        let refused = |event: &Event| *event == Event::Ended(Why::Refused(503));
         phone.expect(LIMIT, "refused at once", refused);
         demo.expect_all_free();
         let _ = phone.end();

@@ -227,6 +227,12 @@ counters! {
     ClosedSlow = "closed_slow",
     /// Keep-alives that were answered (RFC 5626, 4.4.1).
     Pongs = "pongs",
+    /// STUN keep-alives that were answered (RFC 5626, 4.4.2).
+    StunAnswered = "stun_answered",
+    /// Dropped: STUN that asks nothing that is answered.
+    DropStunMalformed = "drop_stun_malformed",
+    /// Dropped: STUN of a source that has asked too much this second.
+    DropStunRate = "drop_stun_rate",
     /// SIP messages that could not be sent, for there was no connection.
     SipUnsent = "sip_unsent",
     /// Copies of SIP messages handed to the thread that sends them to the capture server and to traces.

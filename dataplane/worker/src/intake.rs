@@ -41,6 +41,9 @@ impl Arrival<'_> {
 impl Worker {
     /// Takes a datagram from a socket of ours and passes it on if another worker owns it.
     pub(crate) fn intake(&mut self, now: Instant, came: Flow, datagram: &[u8]) {
+        if self.answer_stun(now, came, datagram) {
+            return;
+        }
         self.count(Counter::SipReceived);
         match came.channel.transport {
             Transport::Udp => {}

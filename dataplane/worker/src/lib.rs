@@ -33,6 +33,7 @@ mod mirror;
 mod mixing;
 mod news;
 mod offer;
+mod outbound;
 mod overload;
 mod park;
 mod prack;

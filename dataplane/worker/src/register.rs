@@ -11,6 +11,7 @@ use sip::wire::{self, Header, Message};
 
 use crate::call::Flow;
 use crate::intake::Arrival;
+use crate::outbound::Outbound;
 use crate::refusal::Refusal;
 use crate::sips::{check_register, check_scheme};
 use crate::worker::{Timer, Worker};
@@ -40,6 +41,7 @@ impl Worker {
             return Err(Refusal::status(403));
         }
         let current = self.binding(now, agent, &row);
+        let outbound = Outbound::of(arrival.message)?;
         match registrar::register(
             arrival.message,
             now,
@@ -68,13 +70,13 @@ impl Worker {
                     self.count(Counter::DropSipPath);
                     return Err(Refusal::status(513));
                 }
-                self.accept_register(now, arrival, Some(&binding));
+                self.accept_register(now, arrival, Some(&binding), outbound);
             }
             Decision::Remove => {
                 self.unregister(agent, UnregisterCause::Removed);
-                self.accept_register(now, arrival, None);
+                self.accept_register(now, arrival, None, Outbound::No);
             }
-            Decision::Query => self.accept_register(now, arrival, current.as_ref()),
+            Decision::Query => self.accept_register(now, arrival, current.as_ref(), Outbound::No),
             Decision::IntervalTooBrief(least_s) => {
                 return Err(
                     Refusal::status(423).with("Min-Expires", least_s.to_string().as_bytes())
@@ -218,7 +220,13 @@ impl Worker {
     }
 
     /// RFC 3261, 10.3, step 8: the 200 lists the current binding with its time left.
-    fn accept_register(&mut self, now: Instant, arrival: Arrival<'_>, binding: Option<&Binding>) {
+    fn accept_register(
+        &mut self,
+        now: Instant,
+        arrival: Arrival<'_>,
+        binding: Option<&Binding>,
+        outbound: Outbound,
+    ) {
         let contact = binding.map(|binding| binding.contact_value(now));
         let mut extra: Vec<(&str, &[u8])> =
             contact.iter().map(|value| ("Contact", value.as_slice())).collect();
@@ -227,6 +235,8 @@ impl Worker {
         if !path.is_empty() {
             extra.push(("Path", &path));
         }
+        let lines = outbound.lines(arrival.channel);
+        extra.extend(lines.iter().map(|(name, value)| (*name, value.as_slice())));
         let tag = self.fresh_tag();
         let bytes =
             wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, &extra, None);

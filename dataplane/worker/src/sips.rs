@@ -22,8 +22,9 @@ pub(crate) fn check_scheme(message: &Message<'_>, came: Channel) -> Result<(), R
     match uri {
         Some(uri) if same_token(uri.scheme, b"sip") => Ok(()),
         Some(uri) if uri.is_secure() && came.transport.is_secure() => Ok(()),
-        // RFC 3261, 26.2.2: a sips URI "specifies that each hop over which the request is forwarded, until the request
-        // reaches the SIP entity responsible for the domain portion of the Request-URI, must be secured with TLS".
+        // RFC 3261, 26.2.2: "the SIPS scheme signifies that each hop over which the request is forwarded, until the
+        // request reaches the SIP entity responsible for the domain portion of the Request-URI, must be secured with
+        // TLS".
         Some(uri) if uri.is_secure() => {
             Err(Refusal::status(403)
                 .with("Warning", b"399 jackfield \"sips needs TLS on each hop\""))
@@ -32,8 +33,8 @@ pub(crate) fn check_scheme(message: &Message<'_>, came: Channel) -> Result<(), R
     }
 }
 
-/// RFC 5630, 5.2: a registrar takes a sips Contact "only if all the appropriate URIs are of the SIPS scheme", which are
-/// the Request-URI, the Contacts and all values of Path; else it "MUST reject the REGISTER with a 400 (Bad Request)".
+/// RFC 5630, 5.2: a registrar binds a sips Contact only where the Request-URI, all Contacts and all values of Path are
+/// sips, else something secret would be bound to something open; it answers 400 otherwise.
 pub(crate) fn check_register(message: &Message<'_>) -> Result<(), Refusal> {
     let contacts = || message.headers(Header::Contact).filter_map(NameAddr::parse);
     if !contacts().any(|contact| contact.has_scheme("sips")) {
@@ -100,8 +101,7 @@ impl Worker {
             })
         };
         if is_secure && !(target.flow.channel.transport.is_secure() && has_secret_path) {
-            // RFC 5630, 5.3: "the proxy MUST reject it with a 480 (Temporarily Unavailable) response", and says by warn-code
-            // 380 that sips is not to be had there.
+            // RFC 5630, 5.3: then it is 480, and warn-code 380 says that sips is not to be had there.
             self.count(Counter::SipsRefused);
             return Err(Refusal::status(480).with("Warning", b"380 jackfield \"SIPS Not Allowed\""));
         }

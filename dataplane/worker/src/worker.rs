@@ -16,6 +16,7 @@ use crate::connections::Connections;
 use crate::guard::Guard;
 use crate::mirror::Mirror;
 use crate::news::News;
+use crate::outbound::StunLimit;
 use crate::overload::Overload;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
@@ -110,6 +111,7 @@ pub struct Worker {
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
     pub(crate) mirror: Mirror,
+    pub(crate) stun_limit: StunLimit,
     /// Timers are held back until then: see [`Input::Paused`].
     timers_wait_until: Instant,
 }
@@ -191,6 +193,7 @@ impl Worker {
             watched: HashMap::new(),
             publish_turn: 0,
             mirror: Mirror::default(),
+            stun_limit: StunLimit::new(rng.next_u64()),
             timers_wait_until: Instant::ZERO,
             rng,
             region,

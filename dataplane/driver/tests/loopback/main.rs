@@ -7,6 +7,7 @@ mod blades;
 mod call;
 mod garbage;
 mod link;
+mod outbound;
 mod refused;
 mod restart;
 mod streams;

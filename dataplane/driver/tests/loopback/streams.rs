@@ -260,9 +260,17 @@ impl Phone {
     }
 
     pub fn invite_with(&mut self, plane: &Plane, number: &str, call: &str, extra: &[(&str, &str)]) {
-        let uri = format!("sip:{number}@{}", plane.sip(0));
+        self.invite_uri(&format!("sip:{number}@{}", plane.sip(0)), call, extra);
+    }
+
+    /// Calls a number by that scheme.
+    pub fn invite_to(&mut self, plane: &Plane, scheme: &str, number: &str, call: &str) {
+        self.invite_uri(&format!("{scheme}:{number}@{}", plane.sip(0)), call, &[]);
+    }
+
+    fn invite_uri(&mut self, uri: &str, call: &str, extra: &[(&str, &str)]) {
         let mut invite = self
-            .request("INVITE", &uri, call, 1)
+            .request("INVITE", uri, call, 1)
             .header("From", format!("<sip:555@{}>;tag=caller", self.host))
             .header("To", format!("<{uri}>"));
         for (name, value) in extra {

@@ -483,3 +483,44 @@ fn an_address_is_verified_where_no_name_is_said() {
     }
     plane.stop();
 }
+
+/// A call to a sips URI between two who speak TLS; a phone that does not is not called.
+#[test]
+fn a_call_to_sips_is_secret_on_both_hops() {
+    let plane = plane(MediaChoice::IoUring, |_| {});
+    write_tables(&plane);
+    wait_for("ports are bound ahead", || plane.count(Counter::PortsReady) > 20);
+    for (by, status) in [(Transport::Tls, "SIP/2.0 200"), (Transport::Tcp, "SIP/2.0 480")] {
+        let mut phone = Phone::new(&plane, PHONE, 1, by);
+        phone.register(&format!("reg{by}"));
+        let mut caller = Phone::new(&plane, TRUNK, 0, Transport::Tls);
+        caller.invite_to(&plane, "sips", "1001", &format!("secret{by}"));
+        if by == Transport::Tcp {
+            let refused = String::from_utf8(
+                std::iter::from_fn(|| caller.wire.next())
+                    .find(|message| !message.starts_with(b"SIP/2.0 100"))
+                    .expect("an answer"),
+            )
+            .expect("text");
+            assert!(refused.starts_with(status), "{refused}");
+            assert!(
+                refused.contains("\r\nWarning: 380 jackfield \"SIPS Not Allowed\"\r\n"),
+                "{refused}"
+            );
+            continue;
+        }
+        let offered = phone.expect("INVITE ");
+        let to_caller = phone.accept(&offered);
+        let answered = caller.expect(status);
+        assert!(answered.contains("\r\nContact: <sips:"), "{answered}");
+        caller.within("ACK", &answered, 1);
+        relay(&caller, &phone, 0, to_caller, media_of(&answered));
+        caller.within("BYE", &answered, 2);
+        let bye = phone.expect("BYE ");
+        phone.respond(&bye, 200, &[], None);
+        caller.expect("SIP/2.0 200");
+        wait_for("nothing is left", || plane.count(Counter::LegsNow) == 0);
+    }
+    assert_eq!(plane.count(Counter::SipsRefused), 1);
+    plane.stop();
+}

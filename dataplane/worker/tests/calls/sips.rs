@@ -2,6 +2,8 @@
 
 use abi::{Command, Counter};
 use base::{LocationId, Transport};
+use sip::digest::{Challenge, answer};
+use sip::wire::{Header, lex};
 
 use crate::house::{AGENT_A, House, OFFER, TRUNK, header};
 
@@ -177,4 +179,61 @@ fn a_sips_contact_is_bound_by_a_sips_request_alone() {
     }
     house.send(AGENT_A, &register("sips:demo.test", sips, "", "udp").replace("/TLS", "/UDP"));
     assert!(house.next_to(AGENT_A).starts_with("SIP/2.0 403"));
+}
+
+/// RFC 5626, 6: who asks for Outbound hears that it has it; who comes by a proxy that does not know it, hears that.
+#[test]
+fn a_flow_that_a_phone_keeps_is_acknowledged() {
+    let mut house = House::new();
+    house.log_in("1001", "secret");
+    let instance = "+sip.instance=\"<urn:uuid:00000000-0000-1000-8000-000a95a0e128>\"";
+    let contact = format!("<sip:1001@192.0.2.1;ob>;reg-id=1;{instance}");
+    let plain = format!("<sip:1001@192.0.2.1>;{instance}");
+    let proxy = "Via: SIP/2.0/UDP 192.0.2.1:5999;branch=z9hG4bKfirst\r\n";
+    let cases = [
+        (&contact, "Supported: outbound, path\r\n".to_owned(), 200, Some("30")),
+        (&contact, String::new(), 200, None),
+        (&plain, "Supported: outbound\r\n".to_owned(), 200, None),
+        (&contact, format!("{proxy}Supported: outbound\r\n"), 439, None),
+        (
+            &contact,
+            format!("{proxy}Path: <sip:192.0.2.1:5070;lr>\r\nSupported: outbound\r\n"),
+            439,
+            None,
+        ),
+        (
+            &contact,
+            format!("{proxy}Path: <sip:192.0.2.1:5070;lr;ob>\r\nSupported: outbound\r\n"),
+            200,
+            Some("30"),
+        ),
+        (&contact, "Require: outbound\r\nSupported: outbound\r\n".to_owned(), 200, Some("30")),
+    ];
+    for (number, (contact, lines, status, timer)) in cases.into_iter().enumerate() {
+        let register = |cseq: u32, proof: &str| {
+            format!(
+                "REGISTER sip:demo.test SIP/2.0\r\nVia: SIP/2.0/UDP {AGENT_A};branch=z9hG4bKr{number}{cseq}\r\n{lines}\
+                 From: <sip:1001.demo@demo.test>;tag=1\r\nTo: <sip:1001.demo@demo.test>\r\nCall-ID: r{number}\r\n\
+                 CSeq: {cseq} REGISTER\r\nContact: {contact}\r\n{proof}Max-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
+            )
+        };
+        // A nonce of its own.
+        house.pass_ms(40_000);
+        house.send(AGENT_A, &register(1, ""));
+        let challenged = house.next_to(AGENT_A);
+        assert!(challenged.starts_with("SIP/2.0 401"), "{challenged}");
+        let message = lex(challenged.as_bytes()).expect("SIP");
+        let challenge = Challenge::choose(message.headers(Header::WwwAuthenticate)).expect("one");
+        let proof =
+            answer(&challenge, "1001.demo", "secret", b"REGISTER", b"sip:demo.test", 1, "c");
+        house.send(
+            AGENT_A,
+            &register(2, &format!("Authorization: {}\r\n", String::from_utf8_lossy(&proof))),
+        );
+        let answered = house.next_to(AGENT_A);
+        assert!(answered.starts_with(&format!("SIP/2.0 {status}")), "{lines}: {answered}");
+        let line = |name: &str| answered.lines().find_map(|line| line.strip_prefix(name));
+        assert_eq!(line("Flow-Timer: "), timer, "{lines}: {answered}");
+        assert_eq!(line("Require: "), timer.map(|_| "outbound"), "{lines}: {answered}");
+    }
 }
