@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use serde_json::Value;
+use serde_json::{Value, json};
 use softphone::{Event, Order, Why};
 
+use crate::baresip::{Baresip, Way};
 use crate::demo::Demo;
 use crate::kamailio::{Kamailio, PLAIN, SECRET, expect_talk, start, tls_section};
-use crate::lab::{turn, wait_for};
+use crate::lab::{Host, turn, wait_for};
 use crate::phone::Softphone;
 use crate::sipp::{Line, Sipp};
 use crate::{FLAGS, log_in};
@@ -79,7 +80,12 @@ fn carrier(demo: &Demo, folder: &Path) -> Kamailio {
     let file = |name: &str| folder.join(name);
     let of_server = demo.dir().join("tls-root.pem");
     let roots = Some((of_server.as_path(), &*file("members.pem")));
-    start("tls", demo.folder(), &tls_section(&file("carrier.pem"), &file("carrier.key"), roots))
+    start(
+        "sip",
+        "tls",
+        demo.folder(),
+        &tls_section(&file("carrier.pem"), &file("carrier.key"), roots),
+    )
 }
 
 /// What `status` says of the one trunk, once that is so.
@@ -176,4 +182,51 @@ fn a_carrier_with_a_wrong_certificate_gets_no_call_and_status_says_why() {
         drop(kamailio);
         demo.process.stop();
     }
+}
+
+/// RFC 5630: the carrier calls a sips URI. A phone that registered by TLS gets the call, one that did not gets none.
+#[test]
+fn a_call_to_sips_reaches_a_phone_that_speaks_tls_and_no_other() {
+    let _turn = turn();
+    let (sbc, east) = (Host::new("sbc"), Host::new("east"));
+    sbc.connect("10.77.1.1", &east, "10.77.1.2");
+    let flags = ["--tls", "15061", "--location", "east=10.77.1.1", "--trunk", "127.0.0.1/32"];
+    let mut demo = Demo::start(Some(&sbc), &[FLAGS, &flags].concat());
+    let folder = demo.folder().to_owned();
+    let (certificate, key) = (demo.dir().join("tls.pem"), demo.dir().join("tls.key"));
+    let tls = tls_section(&certificate, &key, None);
+    let kamailio = sbc.enter(|| start("sips", "tls", &folder, &tls));
+    for (agent, transport, scenario) in
+        [("1001", "tls", "carrier-caller"), ("1002", "tcp", "carrier-refused")]
+    {
+        let body = json!({"tenant": "demo", "agent": agent, "password": format!("demo-{agent}"), "location": "east"});
+        let (status, login) = sbc.post("http://127.0.0.1:18080/v1/login", &body);
+        assert_eq!(status, 200, "{login}");
+        let way = Way { transport, ca: Some(demo.dir().join("tls-root.pem")) };
+        let mut phone = Baresip::start_by(&way, &east, "10.77.1.2", &login, 700, None, &folder);
+        phone.expect(LIMIT, "200 OK");
+        let one: Line = ["0301234".into(), String::new(), agent.into()];
+        let flags = ["-mp", "17400"];
+        let mut caller = sbc.enter(|| {
+            Sipp::start_at(
+                "127.0.0.5",
+                scenario,
+                PLAIN,
+                17_071,
+                std::slice::from_ref(&one),
+                &flags,
+                &folder,
+            )
+        });
+        caller.expect_success(&folder);
+        demo.expect_all_free();
+        phone.process.stop();
+    }
+    assert_eq!(demo.counter("sips_refused"), 1);
+    let records = demo.records();
+    let talked =
+        |leg: &Value| ["in", "out"].iter().all(|way| leg[*way]["packets"].as_u64() > Some(20));
+    assert!(records.len() >= 2 && records[..2].iter().all(talked), "{records:#?}");
+    drop(kamailio);
+    demo.process.stop();
 }

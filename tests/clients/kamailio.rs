@@ -33,7 +33,7 @@ impl Drop for Kamailio {
 /// The proxy, which speaks that transport to Jackfield, shows the demo's certificate and believes anybody.
 fn proxy(transport: &str, demo: &Demo) -> Kamailio {
     let (certificate, key) = (demo.dir().join("tls.pem"), demo.dir().join("tls.key"));
-    start(transport, demo.folder(), &tls_section(&certificate, &key, None))
+    start("sip", transport, demo.folder(), &tls_section(&certificate, &key, None))
 }
 
 /// How Kamailio speaks TLS: what it shows, and the roots of servers and of clients that it demands a certificate of.
@@ -54,14 +54,18 @@ pub fn tls_section(certificate: &Path, key: &Path, roots: Option<(&Path, &Path)>
     section("client", roots.map(|it| it.0)) + &section("server", roots.map(|it| it.1))
 }
 
-/// A proxy that speaks TLS so.
-pub fn start(transport: &str, folder: &Path, tls: &str) -> Kamailio {
+/// A proxy that speaks TLS so, and calls Jackfield by URIs of that scheme.
+pub fn start(scheme: &str, transport: &str, folder: &Path, tls: &str) -> Kamailio {
     let tls_file = folder.join("kamailio-tls.cfg");
     std::fs::write(&tls_file, tls).expect("written");
     let port = if transport == "tls" { 15_061 } else { 15_060 };
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/kamailio.cfg");
     let text = std::fs::read_to_string(template).expect("it is committed");
     let text = text
+        .replace(
+            "\"sip:\" + $rU + \"@JACKFIELD\"",
+            &format!("\"{scheme}:\" + $rU + \"@JACKFIELD\""),
+        )
         .replace("JACKFIELD", &format!("127.0.0.1:{port};transport={transport}"))
         .replace("TRANSPORT", transport)
         .replace("TLSFILE", &tls_file.to_string_lossy());

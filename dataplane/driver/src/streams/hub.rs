@@ -280,6 +280,8 @@ impl Hub {
     pub fn prove(&self, line: &Line, domains: Vec<String>) {
         line.domains.replace(domains);
         if self.proof(line) != 0 {
+            // It may be silent between calls.
+            line.is_known.set(true);
             self.count(Counter::TrunksProved);
         }
     }
