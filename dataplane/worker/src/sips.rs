@@ -93,14 +93,18 @@ impl Worker {
     /// How a leg of a call is called: by the scheme that the call is of.
     pub(crate) fn secured(&mut self, leg: LegRef, target: &Target) -> Result<Target, Refusal> {
         let is_secure = self.is_secure_call(leg.call);
-        let Target { path, .. } = target;
+        let Target { path, flow, .. } = target;
+        // Of two workers of ours, one invites the other: that leaves no machine.
+        if flow.peer == self.own_address(flow.location) {
+            return Ok(target.clone());
+        }
         let has_secret_path = path.is_empty() || {
             let mut hops = path.as_bytes().split(|byte| *byte == b',');
             hops.all(|hop| {
                 NameAddr::parse(hop.trim_ascii()).is_some_and(|hop| hop.has_scheme("sips"))
             })
         };
-        if is_secure && !(target.flow.channel.transport.is_secure() && has_secret_path) {
+        if is_secure && !(flow.channel.transport.is_secure() && has_secret_path) {
             // RFC 5630, 5.3: then it is 480, and warn-code 380 says that sips is not to be had there.
             self.count(Counter::SipsRefused);
             return Err(Refusal::status(480).with("Warning", b"380 jackfield \"SIPS Not Allowed\""));
