@@ -15,13 +15,13 @@ use crate::sipp::{Line, Sipp};
 use crate::{FLAGS, log_in};
 
 /// Where Kamailio listens for UDP and TCP, and for TLS: there it shows the demo's certificate.
-const PLAIN: &str = "127.0.0.4:17060";
-const SECRET: &str = "127.0.0.1:17061";
+pub const PLAIN: &str = "127.0.0.4:17060";
+pub const SECRET: &str = "127.0.0.1:17061";
 /// Long enough for a call that begins.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// A Kamailio. Its workers stay when their first process is killed, so it is asked to stop, also after a test that failed.
-struct Kamailio(Process);
+pub struct Kamailio(Process);
 
 impl Drop for Kamailio {
     fn drop(&mut self) {
@@ -30,17 +30,45 @@ impl Drop for Kamailio {
     }
 }
 
-/// The proxy, which speaks that transport to Jackfield.
+/// The proxy, which speaks that transport to Jackfield, shows the demo's certificate and believes anybody.
 fn proxy(transport: &str, demo: &Demo) -> Kamailio {
-    let folder = demo.folder();
+    let (certificate, key) = (demo.dir().join("tls.pem"), demo.dir().join("tls.key"));
+    start("sip", transport, demo.folder(), &tls_section(&certificate, &key, None))
+}
+
+/// How Kamailio speaks TLS: what it shows, and the roots of servers and of clients that it demands a certificate of.
+pub fn tls_section(certificate: &Path, key: &Path, roots: Option<(&Path, &Path)>) -> String {
+    let section = |name: &str, root: Option<&Path>| {
+        let verified = match root {
+            Some(root) => format!(
+                "verify_certificate = yes\nrequire_certificate = yes\nca_list = {}\n",
+                root.display()
+            ),
+            None => "verify_certificate = no\nrequire_certificate = no\n".to_owned(),
+        };
+        let (certificate, key) = (certificate.display(), key.display());
+        format!(
+            "[{name}:default]\nmethod = TLSv1.2+\ncertificate = {certificate}\nprivate_key = {key}\n{verified}"
+        )
+    };
+    section("client", roots.map(|it| it.0)) + &section("server", roots.map(|it| it.1))
+}
+
+/// A proxy that speaks TLS so, and calls Jackfield by URIs of that scheme.
+pub fn start(scheme: &str, transport: &str, folder: &Path, tls: &str) -> Kamailio {
+    let tls_file = folder.join("kamailio-tls.cfg");
+    std::fs::write(&tls_file, tls).expect("written");
     let port = if transport == "tls" { 15_061 } else { 15_060 };
     let template = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/kamailio.cfg");
     let text = std::fs::read_to_string(template).expect("it is committed");
     let text = text
+        .replace(
+            "\"sip:\" + $rU + \"@JACKFIELD\"",
+            &format!("\"{scheme}:\" + $rU + \"@JACKFIELD\""),
+        )
         .replace("JACKFIELD", &format!("127.0.0.1:{port};transport={transport}"))
         .replace("TRANSPORT", transport)
-        .replace("CERTIFICATE", &demo.dir().join("tls.pem").to_string_lossy())
-        .replace("KEY", &demo.dir().join("tls.key").to_string_lossy());
+        .replace("TLSFILE", &tls_file.to_string_lossy());
     let file = folder.join("kamailio.cfg");
     std::fs::write(&file, text).expect("written");
     let run = folder.join("kamailio");
@@ -121,7 +149,7 @@ fn calls_go_both_ways_by(transport: &'static str) {
 }
 
 /// Waits until each leg of the one call has received and sent so many packets.
-fn expect_talk(demo: &Demo, packets: u64) {
+pub fn expect_talk(demo: &Demo, packets: u64) {
     let talked = wait_for(Duration::from_secs(30), || {
         let legs = demo.ask("calls")?["calls"][0]["legs"].as_array()?.clone();
         let many = |leg: &Value, way: &str| leg[way].as_u64() > Some(packets);

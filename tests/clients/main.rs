@@ -5,6 +5,7 @@ mod baresip;
 mod baresips;
 mod blades;
 mod capture;
+mod carriers;
 mod comeback;
 mod demo;
 mod desk;

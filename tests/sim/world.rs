@@ -917,6 +917,7 @@ fn provision() -> Provision {
         addresses,
         location: None,
         transport: base::Transport::Udp,
+        tls: control_core::TrunkTls::default(),
     };
     Provision {
         tenants: vec![TenantRecord {
@@ -928,7 +929,7 @@ fn provision() -> Provision {
         trunks: vec![TrunkRecord {
             tenant: TENANT,
             name: "carrier".into(),
-            net: "10.9.0.0/16".parse().expect("a network"),
+            by: "10.9.0.0/16".parse().expect("a network"),
         }],
         forwards: Vec::new(),
         routes: vec![Route { tenant: TENANT, prefix: "9".into(), to }],

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use control_server::{Cidr, Destination, QUEUE_RULE, is_queue_name};
+use control_server::{Destination, QUEUE_RULE, TrunkKey, is_queue_name};
 
 use crate::config::{self, Media, XdpMode};
 pub use call::{CallCommand, Leg, To, Transfer};
@@ -214,12 +214,12 @@ pub struct Demo {
     /// One more location with an SBC address of its own; may be repeated
     #[arg(long, value_name = "NAME=IP", value_parser = parse_location)]
     pub location: Vec<DemoLocation>,
-    /// SIP peers of the demo tenant, trusted by address; may be repeated
-    #[arg(long, value_name = "CIDR")]
-    pub trunk: Vec<Cidr>,
+    /// SIP peers of the demo tenant, trusted by address, or by the name that their TLS certificate is for; may be repeated
+    #[arg(long, value_name = "CIDR|tls:DOMAIN")]
+    pub trunk: Vec<TrunkKey>,
     /// Where numbers go that are no agent's: to a trunk, or to a service (answer, play:NAME or
     /// mix:NUMBER); of several addresses to the first that is up; may be repeated
-    #[arg(long, value_name = "PREFIX=IP:PORT[,IP:PORT...]|HOST.DOMAIN[:PORT][;transport=tcp|tls]|SERVICE", value_parser = parse_route)]
+    #[arg(long, value_name = "PREFIX=IP:PORT[,IP:PORT...]|HOST.DOMAIN[:PORT][;transport=tcp|tls][;tls_name=DOMAIN][;tls_ca=NAME][;tls_identity=NAME][;tls_verify=no]|SERVICE", value_parser = parse_route)]
     pub route: Vec<Route>,
     /// A queue, which calls reach by --route NUMBER=queue:NAME; all of the demo's agents can serve it
     #[arg(long, value_name = "NAME", value_parser = parse_queue)]
@@ -274,6 +274,13 @@ pub struct Demo {
     /// The port of SIP over TLS at every location; the demo makes a certificate of its own
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub tls: Option<u16>,
+    /// The roots that trunks' certificates must lead to, PEM [default: the demo's own]
+    #[arg(long, value_name = "FILE")]
+    pub tls_ca: Option<PathBuf>,
+    /// A folder of certificates: NAME.pem with NAME.key are shown to who asks for their names, and to trunks whose route
+    /// says tls_identity=NAME; tls_ca=NAME is NAME.pem there
+    #[arg(long, value_name = "DIR")]
+    pub certificates: Option<PathBuf>,
     /// The port of SIP over WebSocket at every location
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     pub ws: Option<u16>,
@@ -471,7 +478,7 @@ mod tests {
             DemoLocation { name: "west".into(), ip: "::1".parse().unwrap() }
         );
         assert_eq!(demo.trunk[0].to_string(), "10.0.0.0/8");
-        assert_eq!(demo.trunk[1].bits, 32);
+        assert_eq!(demo.trunk[1].to_string(), "192.0.2.7/32");
         let routes: Vec<_> = demo.route.iter().map(|route| route.to.to_string()).collect();
         assert_eq!(demo.options_s, 10);
         assert_eq!(

@@ -104,6 +104,8 @@ pub struct Ccb {
     pub hep: Option<String>,
     /// The number that it captures under.
     pub hep_agent: u32,
+    /// The folder of certificates that are shown by name, and of those that trunks' routes name; none without.
+    pub certificates: Option<PathBuf>,
     /// The SBC addresses, at least one.
     pub locations: Vec<Location>,
 }
@@ -255,6 +257,10 @@ impl Config {
                 let _ = writeln!(text, "hep = \"{server}\"");
             }
             let _ = writeln!(text, "hep_agent = {}", ccb.hep_agent);
+            if let Some(folder) = &ccb.certificates {
+                let folder = toml::Value::from(folder.display().to_string());
+                let _ = writeln!(text, "certificates = {folder}");
+            }
             text += &ccb.media.to_toml();
             text += &ccb.media.xdp_toml();
             for location in &ccb.locations {
@@ -444,6 +450,9 @@ fn read_ccb(table: &Table<'_, '_>) -> Option<Ccb> {
         }
     }
     let (hep, hep_agent) = read_hep(table, default_number);
+    let certificates =
+        table.parsed("certificates", ABSOLUTE_RULE, |text| parse_absolute(text).map(Some));
+    let certificates = table.or("certificates", certificates, None);
     let sizes = read_sizes(table);
     let locations = read_locations(table);
     table.finish();
@@ -457,6 +466,7 @@ fn read_ccb(table: &Table<'_, '_>) -> Option<Ccb> {
         media: media?,
         hep: hep?,
         hep_agent: u32::try_from(hep_agent?).ok()?,
+        certificates: certificates?,
         locations: locations?,
     })
 }

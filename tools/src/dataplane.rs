@@ -48,6 +48,7 @@ fn driver_config(ccb: &Ccb) -> driver::Config {
         locations: ccb.locations.iter().map(location).collect(),
         streams: driver::StreamSettings {
             tls: ccb.locations.iter().map(tls_settings).collect(),
+            certificates: ccb.certificates.clone(),
             ..driver::StreamSettings::default()
         },
         rtp_ports: ccb.rtp_ports,
@@ -81,6 +82,7 @@ fn tls_settings(location: &crate::config::Location) -> driver::TlsSettings {
         identity: location.streams.identity.clone(),
         ca: location.streams.ca.clone(),
         verify: location.streams.verify,
+        ask_clients: location.streams.ask_clients,
     }
 }
 

@@ -402,8 +402,15 @@ fn trunks_line(trunks: &[Value]) -> String {
     if trunks.is_empty() {
         return String::new();
     }
-    let state = |trunk: &Value| if trunk["up"] == true { "up" } else { "DOWN" };
-    let shown = |trunk: &Value| format!("{} {}", text(&trunk["address"]), state(trunk));
+    let state = |trunk: &Value| match (trunk["up"] == true, trunk["why"].as_str()) {
+        (true, _) => "up".to_owned(),
+        (false, Some(why)) => format!("DOWN ({why})"),
+        (false, None) => "DOWN".to_owned(),
+    };
+    let doubt =
+        |trunk: &Value| if trunk["unverified"] == true { ", CERTIFICATE NOT VERIFIED" } else { "" };
+    let shown =
+        |trunk: &Value| format!("{} {}{}", text(&trunk["address"]), state(trunk), doubt(trunk));
     format!("trunks: {}\n", trunks.iter().map(shown).collect::<Vec<_>>().join(", "))
 }
 
@@ -483,7 +490,8 @@ mod tests {
                 "ccb": 1, "status": "normal", "data_plane_pid": 8, "incarnation": 1, "online": 2,
                 "phones": 0, "calls": 1, "leases_held": 2, "spool": {"state": "slow"},
                 "trunks": [{"address": "10.0.0.1:5060", "up": true},
-                    {"address": "10.0.0.2:5060", "up": false}],
+                    {"address": "10.0.0.2:5060", "up": false, "why": "no answer",
+                     "unverified": true}],
                 "counters": {"streams_in_process": 4, "streams_xdp": 6, "recordings_now": 2,
                     "spool_lost": 9},
                 "workers": [
@@ -497,7 +505,8 @@ mod tests {
         let records = "call records: FAILING, 3 writes failed, 2 calls wait, 8 lines written";
         assert!(text.contains(records), "{text}");
         assert!(text.contains("CCB 1: normal, data plane pid 8"), "{text}");
-        let trunks = "trunks: 10.0.0.1:5060 up, 10.0.0.2:5060 DOWN\n";
+        let trunks = "trunks: 10.0.0.1:5060 up, 10.0.0.2:5060 DOWN (no answer), \
+                      CERTIFICATE NOT VERIFIED\n";
         assert!(text.contains(trunks), "{text}");
         let media = "media: 4 streams in the process, 6 by XDP, 2 legs recorded, 0 in mixes; \
                      THE SPOOL IS SLOW, 9 bytes lost";

@@ -15,7 +15,7 @@ use crate::calls::Changed;
 use crate::cdm::{CcbStatus, Cdm};
 use crate::login::{Login, LoginKey};
 use crate::message::{AgentRecord, Collected, Ha1, Input, Output, Provision};
-use crate::routes::{Forwards, Routes};
+use crate::routes::{Forwards, Routes, TrunkKey};
 use crate::seat::{Seat, SeatState};
 
 mod asked;
@@ -47,6 +47,7 @@ pub use leases::LeaseView;
 pub use pooling::SlotView;
 pub use side::Counts;
 use side::Side;
+pub use trunks::TrunkView;
 
 /// How often the header is told that control lives and is asked whether the data plane does.
 pub const BEAT_MS: u64 = 250;
@@ -162,8 +163,8 @@ pub struct CcbView {
     pub counts: Counts,
     /// Its spool of recordings.
     pub spool: SpoolView,
-    /// The trunks that its data plane watches, and whether each is up.
-    pub trunks: Vec<(SocketAddr, bool)>,
+    /// The trunks that its data plane watches.
+    pub trunks: Vec<TrunkView>,
     /// Its region as it was last mapped.
     pub region: Option<Arc<Region>>,
 }
@@ -420,7 +421,12 @@ impl Blade {
         }
         let trunks = self.provision.trunks.iter().filter_map(|trunk| {
             let mut row = TrunkRow { tenant: trunk.tenant.0, state: 1, ..TrunkRow::default() };
-            row.set_network(trunk.net.ip, u32::from(trunk.net.bits));
+            match &trunk.by {
+                TrunkKey::Network(net) => row.set_network(net.ip, u32::from(net.bits)),
+                TrunkKey::Certificate(domain) => {
+                    row.set_domain(Text::new(domain.as_bytes()).ok()?);
+                }
+            }
             row.set_name(Text::new(trunk.name.as_bytes()).ok()?);
             Some(row)
         });
@@ -431,6 +437,7 @@ impl Blade {
                 region.trunks().write(slot, &row);
             }
         }
+        self.write_trunk_tls(region);
     }
 
     fn attach(&mut self, now: Instant, ccb: CcbId, region: Arc<Region>, out: &mut Vec<Output>) {
@@ -659,9 +666,9 @@ impl Blade {
                     out.push(Output::SourceRefused { ccb, call, leg, address, left_out });
                 }
             }
-            Event::Trunk { addr: address, up } => {
-                if side.trunks.heard(address, up) {
-                    out.push(Output::Trunk { ccb, address, up });
+            Event::Trunk { addr: address, outage } => {
+                if side.trunks.heard(address, outage) {
+                    out.push(Output::Trunk { ccb, address, outage });
                 }
             }
             Event::SourceBanned { addr: address, seconds } => {

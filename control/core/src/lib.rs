@@ -24,7 +24,7 @@ pub use acd::{
 };
 pub use blade::{
     BEAT_MS, Blade, BladeView, CcbView, ClusterView, Counts, LeaseView, LoginView, SWEEP_MS,
-    SlotView, SpoolView,
+    SlotView, SpoolView, TrunkView,
 };
 pub use cdm::{Ccb, CcbStatus, Cdm, Strategy};
 pub use desk::{Carried, CarriedAnswer, CarriedOrder, DeskCommand, DeskRefusal, Supervision};
@@ -43,7 +43,7 @@ pub use pool::{
 };
 pub use routes::{
     Cidr, Destination, Forward, Forwards, MIX_RULE, MIXES, PROMPT_RULE, Route, Routes, Service,
-    TrunkName, When, is_prompt_name, mix_number, nearest,
+    TrunkKey, TrunkName, TrunkTls, When, is_prompt_name, mix_number, nearest,
 };
 pub use seat::{
     Engaged, LOGGED_ON, NO_ANSWER, Next, Reason, Seat, SeatChange, SeatEvent, SeatState, Work,

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use abi::{
-    CallRow, DigitsCause, EndedBy, MediaOrder, MediaPath, OpResult, PathReason, Region, SpoolState,
+    CallRow, DigitsCause, EndedBy, MediaOrder, MediaPath, OpResult, Outage, PathReason, Region,
+    SpoolState,
 };
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
@@ -15,7 +16,7 @@ use crate::cluster::{Heard, Say};
 use crate::desk::{DeskCommand, DeskRefusal, Supervision};
 use crate::login::{End, LoginKey};
 use crate::pool::{PoolOrder, PoolRefusal, SlotId, SlotOrder, SlotState, Wish};
-use crate::routes::{Cidr, Forward, Route};
+use crate::routes::{Forward, Route, TrunkKey};
 use crate::seat::SeatEvent;
 
 /// What a blade's core is told.
@@ -282,8 +283,8 @@ pub enum Output {
         ccb: CcbId,
         /// Its address.
         address: SocketAddr,
-        /// Whether it answers.
-        up: bool,
+        /// Why it does not serve; [`Outage::None`] when it does.
+        outage: Outage,
     },
     /// The answer to [`Input::Leave`].
     Left {
@@ -417,7 +418,7 @@ pub enum OpOutcome {
 pub struct Provision {
     /// The tenants.
     pub tenants: Vec<TenantRecord>,
-    /// Peers trusted by address.
+    /// Peers trusted by address or by certificate.
     pub trunks: Vec<TrunkRecord>,
     /// Where numbers go that are no agent's.
     pub routes: Vec<Route>,
@@ -453,8 +454,8 @@ pub struct TrunkRecord {
     pub tenant: TenantId,
     /// Its name, at most 48 bytes.
     pub name: String,
-    /// The addresses that are trusted.
-    pub net: Cidr,
+    /// What it is known by when it calls us.
+    pub by: TrunkKey,
 }
 
 /// What a region's tables hold of an agent.

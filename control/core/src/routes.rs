@@ -12,8 +12,10 @@ use base::{LocationId, TenantId, Transport};
 use crate::acd::{QUEUE_RULE, is_queue_name};
 
 mod name;
+mod tls;
 
 pub use name::TrunkName;
+pub use tls::{TrunkKey, TrunkTls};
 
 /// A network of addresses, such as `10.0.0.0/8`; an address alone is a network of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -190,6 +192,8 @@ pub enum Destination {
         transport: Transport,
         /// The location whose SBC sends the call; `None` is the one nearest to the address.
         location: Option<String>,
+        /// How TLS is spoken there.
+        tls: TrunkTls,
     },
     /// The data plane answers itself.
     Service(Service),
@@ -211,6 +215,8 @@ pub enum Service {
 
 /// The most addresses of one route.
 pub const MAX_ADDRESSES: usize = 8;
+const PARAMETERS: &str =
+    ";transport=udp|tcp|tls, ;tls_name=DOMAIN, ;tls_ca=NAME, ;tls_identity=NAME, ;tls_verify=no";
 const ADDRESSES_RULE: &str = "a route has 8 addresses at most";
 
 /// The longest name of a prompt, in bytes: the data plane has room for no more.
@@ -276,10 +282,30 @@ impl FromStr for Destination {
 
     /// Addresses with commas between them or a name, for which the nearest location sends, or a service.
     fn from_str(text: &str) -> Result<Self, String> {
-        let (list, transport) = match text.split_once(";transport=") {
-            Some((list, name)) => (list, Some(name)),
-            None => (text, None),
+        let mut parts = text.split(';');
+        let list = parts.next().unwrap_or_default();
+        let (mut transport, mut tls) = (None, TrunkTls::default());
+        for part in parts {
+            let (key, value) = part.split_once('=').unwrap_or((part, ""));
+            match key {
+                "transport" => transport = Some(value),
+                _ if tls.take(key, value)? => {}
+                _ => {
+                    return Err(format!(
+                        "{text:?}: unknown parameter {key}; there are {PARAMETERS}"
+                    ));
+                }
+            }
+        }
+        let may_be_tls = |transport: Option<Transport>| match transport {
+            Some(Transport::Tls) => true,
+            // RFC 3263: a name may turn out to speak it.
+            None => list.parse::<SocketAddr>().is_err() && !list.contains(','),
+            Some(_) => false,
         };
+        if tls != TrunkTls::default() && !may_be_tls(name::transport(transport)?) {
+            return Err("tls_... needs transport=tls".into());
+        }
         let addresses: Result<Vec<SocketAddr>, _> = list.split(',').map(str::parse).collect();
         if let Ok(addresses) = addresses {
             let transport = name::transport(transport)?.unwrap_or(Transport::Udp);
@@ -287,7 +313,8 @@ impl FromStr for Destination {
                 true => Err("the port must not be 0".into()),
                 false if addresses.len() > MAX_ADDRESSES => Err(ADDRESSES_RULE.into()),
                 false => {
-                    Ok(Destination::Trunk { name: None, addresses, transport, location: None })
+                    let (name, location) = (None, None);
+                    Ok(Destination::Trunk { name, addresses, transport, location, tls })
                 }
             };
         }
@@ -302,9 +329,10 @@ impl FromStr for Destination {
                 name: Some(name),
                 addresses: Vec::new(),
                 location: None,
+                tls,
             }),
             None => Err(format!(
-                "{text:?} must be IP:PORT[,IP:PORT...] or HOST.DOMAIN[:PORT], each with ;transport=udp|tcp|tls or without, \
+                "{text:?} must be IP:PORT[,IP:PORT...] or HOST.DOMAIN[:PORT], each with or without ({PARAMETERS}), \
                  answer, play:NAME, mix:NUMBER or queue:NAME"
             )),
         }
@@ -314,14 +342,15 @@ impl FromStr for Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Destination::Trunk { name: Some(name), .. } => name.fmt(f),
-            Destination::Trunk { addresses, transport, .. } => {
+            Destination::Trunk { name: Some(name), tls, .. } => write!(f, "{name}{tls}"),
+            Destination::Trunk { addresses, transport, tls, .. } => {
                 let texts: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
                 f.write_str(&texts.join(","))?;
                 match transport {
                     Transport::Udp => Ok(()),
                     other => write!(f, ";transport={other}"),
-                }
+                }?;
+                tls.fmt(f)
             }
             Destination::Service(service) => service.fmt(f),
         }
@@ -393,6 +422,7 @@ mod tests {
                 addresses: vec![SocketAddr::from(([10, 0, 0, 1], port))],
                 transport: Transport::Udp,
                 location: None,
+                tls: TrunkTls::default(),
             },
         }
     }
@@ -408,6 +438,8 @@ mod tests {
             "[::1]:5060",
             "sip.carrier.example",
             "carrier.example:5070",
+            "carrier.example;tls_name=sip.carrier.example",
+            "10.0.0.1:5061;transport=tls;tls_name=a.example;tls_ca=ca;tls_identity=us-1;tls_verify=no",
             "3com.example;transport=tls",
             "a-b.example.:5061;transport=udp",
             "answer",

@@ -2,7 +2,7 @@ use std::fmt::Write as _;
 use std::str::FromStr;
 
 use base::{CcbId, TenantId};
-use control_core::{Cidr, Destination, Provision, Route, TenantRecord, TrunkRecord};
+use control_core::{Destination, Provision, Route, TenantRecord, TrunkKey, TrunkRecord};
 use sqlx::any::AnyRow;
 use sqlx::{AssertSqlSafe, Row, query};
 
@@ -409,7 +409,7 @@ impl Directory {
     pub async fn put_trunks(
         &self,
         tenant: TenantId,
-        trunks: &[(String, Cidr)],
+        trunks: &[(String, TrunkKey)],
         routes: &[Route],
     ) -> Result<(), DirectoryError> {
         let tenant = i64::from(tenant.0);
@@ -419,9 +419,9 @@ impl Directory {
         {
             writer.execute(query(table).bind(tenant)).await?;
         }
-        for (name, net) in trunks {
+        for (name, by) in trunks {
             let insert = query("INSERT INTO trunks (tenant_id, name, net) VALUES ($1, $2, $3)");
-            let insert = insert.bind(tenant).bind(name.as_str()).bind(net.to_string());
+            let insert = insert.bind(tenant).bind(name.as_str()).bind(by.to_string());
             writer.execute(insert).await?;
         }
         for route in routes {
@@ -461,7 +461,7 @@ impl Directory {
             provision.trunks.push(TrunkRecord {
                 tenant: tenant_id(row.try_get("tenant_id")?)?,
                 name: row.try_get("name")?,
-                net: parsed(&row, "net")?,
+                by: parsed(&row, "net")?,
             });
         }
         let rows = query("SELECT tenant_id, prefix, destination, location FROM routes");

@@ -36,7 +36,7 @@ pub use config::{
 };
 pub use control_core::{
     Cidr, Destination, MIX_RULE, MIXES, Marks, PROMPT_RULE, QUEUE_RULE, Route, Service, SlotId,
-    Strategy, is_prompt_name, is_queue_name, path_name, reason_name, spool_name,
+    Strategy, TrunkKey, is_prompt_name, is_queue_name, path_name, reason_name, spool_name,
 };
 pub use directory::{
     Address, AddressKind, Agent, DemoLocation, DemoSpec, Directory, DirectoryError,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use abi::{Process, Region, SpoolState};
+use abi::{Outage, Process, Region, SpoolState};
 use base::{CallRef, CcbId, Instant, WorkerId};
 use control_core::cluster::{BladeName, Heard};
 use control_core::{
@@ -497,11 +497,11 @@ fn log(output: &Output) {
             let state = spool_name(*state);
             tracing::error!(ccb = ccb.0, worker = worker.0, state, lost, "recorded media is lost");
         }
-        Output::Trunk { ccb, address, up } => {
-            let ccb = ccb.0;
-            match up {
-                true => tracing::info!(ccb, %address, "a trunk answers again"),
-                false => tracing::warn!(ccb, %address, "a trunk does not answer"),
+        Output::Trunk { ccb, address, outage } => {
+            let (ccb, why) = (ccb.0, outage.text());
+            match outage {
+                Outage::None => tracing::info!(ccb, %address, "a trunk answers again"),
+                _ => tracing::warn!(ccb, %address, why, "a trunk does not serve"),
             }
         }
         Output::Scaled { wish, result: Ok(_) } => {

@@ -199,6 +199,22 @@ counters! {
     ConnectionsOpened = "connections_opened",
     /// Connections that could not be opened to a peer.
     ConnectFailed = "connect_failed",
+    /// Connections to trunks not made: the certificate is for another name (RFC 5922, 7.2).
+    TlsWrongName = "tls_wrong_name",
+    /// Connections to trunks not made: the certificate is not valid yet, or not any more.
+    TlsExpired = "tls_expired",
+    /// Connections to trunks not made: the certificate leads to no root that is believed.
+    TlsUntrusted = "tls_untrusted",
+    /// Connections that a trunk ended: it does not take our certificate, or wants one.
+    TlsNotTaken = "tls_not_taken",
+    /// Connections to trunks not made: no TLS with them.
+    TlsFailed = "tls_failed",
+    /// Connections to trunks not made: our own files of certificates cannot be read.
+    TlsFiles = "tls_files",
+    /// Connections refused: the certificate that the peer showed is not believed.
+    ClientCertificateRefused = "client_certificate_refused",
+    /// Connections of trunks that are known by their certificate.
+    TrunksProved = "trunks_proved",
     /// Connections refused: as many as there may be, of all or of one address.
     RefusedConnectionsFull = "refused_connections_full",
     /// Connections whose TLS or WebSocket handshake failed.
@@ -213,6 +229,12 @@ counters! {
     ClosedSlow = "closed_slow",
     /// Keep-alives that were answered (RFC 5626, 4.4.1).
     Pongs = "pongs",
+    /// STUN keep-alives that were answered (RFC 5626, 4.4.2).
+    StunAnswered = "stun_answered",
+    /// Dropped: STUN that asks nothing that is answered.
+    DropStunMalformed = "drop_stun_malformed",
+    /// Dropped: STUN of a source that has asked too much this second.
+    DropStunRate = "drop_stun_rate",
     /// SIP messages that could not be sent, for there was no connection.
     SipUnsent = "sip_unsent",
     /// Copies of SIP messages handed to the thread that sends them to the capture server and to traces.
@@ -235,6 +257,8 @@ counters! {
     LeaseStale = "lease_stale",
     /// Refused: an INVITE with a lease token that is not the agent's.
     LeaseForged = "lease_forged",
+    /// Refused: a leg of a call to a sips URI that would have gone without TLS (RFC 5630, 5.3).
+    SipsRefused = "sips_refused",
     /// Calls of agents that gave way to one that comes to the agent (G-03).
     CallsYielded = "calls_yielded",
 }

@@ -9,7 +9,7 @@ use crate::bell::Wake;
 use crate::record::{MAX_BLOB_BYTES, Put, Raw, RegionRing, Take};
 use crate::region::{Region, RingKind};
 use crate::ring::{Corrupt, Full, Reader, Room, Writer};
-use crate::row::CallState;
+use crate::row::{CallState, Outage};
 
 /// Something that happened in the data plane. The rows say how things stand; an event says that one
 /// of them changed, or asks.
@@ -138,8 +138,8 @@ pub enum Event {
     Trunk {
         /// Its address.
         addr: SocketAddr,
-        /// Whether it answers.
-        up: bool,
+        /// Why it does not serve; [`Outage::None`] when it does.
+        outage: Outage,
     },
     /// A source of SIP that proved nothing too often, or guessed wrong, is not answered any more. Send it as
     /// [`Class::Statistic`].
@@ -342,7 +342,7 @@ impl Event {
             Event::SourceRefused { call, leg, addr } => {
                 Put::new(SOURCE_REFUSED).call(call).int(leg).address(addr)
             }
-            Event::Trunk { addr, up } => Put::new(TRUNK).address(addr).int(up),
+            Event::Trunk { addr, outage } => Put::new(TRUNK).address(addr).int(outage as u32),
             Event::SourceBanned { addr, seconds } => {
                 Put::new(SOURCE_BANNED).address(addr).int(seconds)
             }
@@ -402,7 +402,10 @@ impl Event {
             SOURCE_REFUSED => {
                 Event::SourceRefused { call: take.call()?, leg: take.int()?, addr: take.address()? }
             }
-            TRUNK => Event::Trunk { addr: take.address()?, up: take.yes_or_no()? },
+            TRUNK => Event::Trunk {
+                addr: take.address()?,
+                outage: take.one_of(Outage::of, "why a trunk does not serve")?,
+            },
             SOURCE_BANNED => Event::SourceBanned { addr: take.address()?, seconds: take.int()? },
             _ => return Err(Corrupt { what: "the kind of an event" }),
         };

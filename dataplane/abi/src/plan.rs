@@ -9,13 +9,13 @@ use crate::counter::Counter;
 use crate::record::{Raw, ring_shape};
 use crate::row::{
     AgentRow, CallRow, DialogRow, LegRow, LocationRow, RegistrationRow, SecretRow, StreamRow,
-    TenantRow, TrunkRow,
+    TenantRow, TrunkRow, TrunkTlsRow,
 };
 use crate::sync::Pod;
 use crate::{cell, header, index};
 
 /// The number of this layout; it changes when the meaning of a word does.
-pub const LAYOUT_VERSION: u64 = 9;
+pub const LAYOUT_VERSION: u64 = 10;
 
 /// The sizes of a region. Both processes must have been built for the same [`LAYOUT_VERSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,6 +140,7 @@ pub(crate) struct Plan {
     pub(crate) registrations: Range<usize>,
     pub(crate) tenants: Range<usize>,
     pub(crate) trunks: Range<usize>,
+    pub(crate) trunk_tls: Range<usize>,
     pub(crate) locations: Range<usize>,
     pub(crate) calls: Range<usize>,
     pub(crate) acknowledged: Range<usize>,
@@ -184,6 +185,7 @@ impl Plan {
             registrations: part(agents * cell::words::<RegistrationRow>()),
             tenants: part(layout.tenants as usize * cell::words::<TenantRow>()),
             trunks: part(layout.trunks as usize * cell::words::<TrunkRow>()),
+            trunk_tls: part(layout.trunks as usize * cell::words::<TrunkTlsRow>()),
             locations: part(usize::from(layout.locations) * cell::words::<LocationRow>()),
             calls: part(calls * cell::words::<CallRow>()),
             acknowledged: part(calls),
@@ -212,6 +214,7 @@ pub(crate) const fn shape() -> u64 {
         RegistrationRow::WORDS,
         TenantRow::WORDS,
         TrunkRow::WORDS,
+        TrunkTlsRow::WORDS,
         LocationRow::WORDS,
         CallRow::WORDS,
         LegRow::WORDS,

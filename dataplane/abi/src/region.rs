@@ -26,6 +26,7 @@
 //!                   RegistrationRow     x agents             the worker that owns the user
 //!                   TenantRow           x tenants            control
 //!                   TrunkRow            x trunks             control
+//!                   TrunkTlsRow         x trunks             control
 //!                   LocationRow         x locations          data plane
 //!                   CallRow             x workers x calls    the worker that owns the call
 //!                   acknowledged words  x workers x calls    control
@@ -74,7 +75,7 @@ use crate::plan::{self, BadLayout, LAYOUT_VERSION, Layout, Plan};
 use crate::record::{Raw, RegionRing, ring_shape};
 use crate::ring::{Reader, Shape};
 use crate::row::{
-    DialogRow, LocationRow, RegistrationRow, SecretRow, StreamRow, TenantRow, TrunkRow,
+    DialogRow, LocationRow, RegistrationRow, SecretRow, StreamRow, TenantRow, TrunkRow, TrunkTlsRow,
 };
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::{Agents, Calls, Legs, Part, Shares, Table};
@@ -312,6 +313,11 @@ impl Region {
     /// The trunks; written by control.
     pub fn trunks(&self) -> Table<'_, TrunkRow> {
         Table::new(self.part(&self.plan.trunks))
+    }
+
+    /// How TLS is spoken to trunks; written by control.
+    pub fn trunk_tls(&self) -> Table<'_, TrunkTlsRow> {
+        Table::new(self.part(&self.plan.trunk_tls))
     }
 
     /// The locations; written by the data plane at its start.

@@ -289,7 +289,7 @@ impl RegistrationRow {
     /// By what the REGISTER came, and INVITEs go.
     pub fn channel(&self) -> Channel {
         let transport = Transport::from_number(u32::from(self.transport)).unwrap_or_default();
-        Channel { transport, connection: self.connection }
+        Channel { connection: self.connection, ..Channel::any(transport) }
     }
 
     /// Sets by what the REGISTER came.
@@ -365,64 +365,6 @@ impl TenantRow {
     /// Sets the realm.
     pub fn set_realm(&mut self, realm: Text<64>) {
         self.realm = field(realm);
-    }
-}
-
-row! {
-    /// A network whose SIP peers are trusted by address; its writer is the control process.
-    #[derive(Debug)]
-    pub struct TrunkRow: u32 {
-        /// 0 none, 1 in service.
-        pub state: u32,
-        /// The tenant it belongs to.
-        pub tenant: u32,
-        /// The network, IPv4 as `::ffff:a.b.c.d`.
-        pub net: [u8; 16],
-        /// How many of the 128 bits of `net` count.
-        pub prefix_bits: u32,
-        /// For a whole number of words.
-        pub reserved: u32,
-        /// The name; zeros behind it.
-        pub name: [u8; 48],
-    }
-}
-
-impl TrunkRow {
-    /// The network as an address and the number of bits that count, of 32 for IPv4 and 128 for
-    /// IPv6.
-    pub fn network(&self) -> (IpAddr, u32) {
-        match Ipv6Addr::from(self.net).to_canonical() {
-            ip @ IpAddr::V4(_) if self.prefix_bits >= 96 => (ip, (self.prefix_bits - 96).min(32)),
-            _ => (IpAddr::V6(Ipv6Addr::from(self.net)), self.prefix_bits.min(128)),
-        }
-    }
-
-    /// Sets the network; `bits` of 32 for IPv4 and of 128 for IPv6.
-    pub fn set_network(&mut self, ip: IpAddr, bits: u32) {
-        (self.net, self.prefix_bits) = match ip {
-            IpAddr::V4(ip) => (ip.to_ipv6_mapped().octets(), 96 + bits.min(32)),
-            IpAddr::V6(ip) => (ip.octets(), bits.min(128)),
-        };
-    }
-
-    /// True when the row is in service and its network has `ip`.
-    pub fn contains(&self, ip: IpAddr) -> bool {
-        let ip = match ip {
-            IpAddr::V4(ip) => ip.to_ipv6_mapped(),
-            IpAddr::V6(ip) => ip,
-        };
-        let differing = u128::from(ip) ^ u128::from_be_bytes(self.net);
-        self.state == 1 && (differing.leading_zeros() >= self.prefix_bits.min(128))
-    }
-
-    /// The name.
-    pub fn name(&self) -> Text<48> {
-        text(&self.name)
-    }
-
-    /// Sets the name.
-    pub fn set_name(&mut self, name: Text<48>) {
-        self.name = field(name);
     }
 }
 
@@ -718,9 +660,11 @@ impl LegRow {
 
 mod agent;
 mod dialog;
+mod trunk;
 
 pub use agent::AgentRow;
 pub use dialog::{DIALOG_TEXT_BYTES, DialogPhase, DialogRow, DialogText, StreamRow};
+pub use trunk::{Outage, TrunkRow, TrunkTlsRow};
 
 /// An address and a port; IPv4 is kept as `::ffff:a.b.c.d`. An IPv6 flow label is not kept.
 #[derive(Clone, Copy, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]

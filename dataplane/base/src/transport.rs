@@ -91,15 +91,18 @@ pub struct Channel {
     /// The connection's number, unique in this and the next incarnations of the process for a long time;
     /// 0 for datagrams, and where a connection is still to be made.
     pub connection: u32,
+    /// The trunk whose name the peer's certificate has proved, by a hash of that name that no two trunks share;
+    /// 0 for nobody.
+    pub proof: u64,
 }
 
 impl Channel {
     /// Datagrams.
-    pub const UDP: Channel = Channel { transport: Transport::Udp, connection: 0 };
+    pub const UDP: Channel = Channel::any(Transport::Udp);
 
     /// Some connection by this transport, an open one or a new one.
     pub const fn any(transport: Transport) -> Channel {
-        Channel { transport, connection: 0 }
+        Channel { transport, connection: 0, proof: 0 }
     }
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use abi::{Counter, Region};
+use abi::{Counter, Outage, Region};
 use base::{Channel, Instant, LocationId, WorkerId};
 use media::{FlowSpec, Packet, PairId, SocketSlot, Verdict};
 use worker::{BypassNews, Effect, Input, Worker};
@@ -420,8 +420,8 @@ impl<D: Datagrams> Duty<D> {
                 let input = Input::Sip { location, from, channel, datagram: &message };
                 worker.handle(now, input, effects);
             }
-            Parcel::Unsent { location, to, channel, message } => {
-                let input = Input::Unsent { location, to, channel, datagram: &message };
+            Parcel::Unsent { location, to, channel, outage, message } => {
+                let input = Input::Unsent { location, to, channel, outage, datagram: &message };
                 worker.handle(now, input, effects);
             }
             Parcel::Disconnected { connection } => {
@@ -443,7 +443,8 @@ impl<D: Datagrams> Duty<D> {
         if let Err(Order::Send(letter)) = self.outlet.order(Order::Send(letter)) {
             self.count(Counter::SendFailed);
             let datagram = &letter.message;
-            let input = Input::Unsent { location, to, channel, datagram };
+            let outage = Outage::Unreachable;
+            let input = Input::Unsent { location, to, channel, outage, datagram };
             self.worker.handle(now, input, &mut self.effects);
         }
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use abi::{Region, Wake};
+use abi::{Outage, Region, Wake};
 use base::{Channel, LocationId, WorkerId};
 use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
@@ -39,6 +39,8 @@ pub enum Parcel {
         to: SocketAddr,
         /// By what.
         channel: Channel,
+        /// Why not.
+        outage: Outage,
         /// Which.
         message: Box<[u8]>,
     },

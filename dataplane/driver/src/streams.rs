@@ -47,6 +47,9 @@ const BACKLOG: i32 = 1_024;
 pub struct StreamSettings {
     /// How each location speaks TLS, in their order; one that is not there does so by default.
     pub tls: Vec<TlsSettings>,
+    /// A folder of PEM files. A `NAME.pem` with a `NAME.key` beside it is a certificate of ours: shown to whoever asks for
+    /// one of its names (SNI), and to trunks for which control says NAME. Of the others, roots of trunks are named.
+    pub certificates: Option<PathBuf>,
     /// Connections at a time, as far as the limit of open files allows.
     pub limit: u32,
     /// Connections at a time that one address may open: several hundred phones may be behind one NAT.
@@ -60,6 +63,7 @@ impl Default for StreamSettings {
     fn default() -> Self {
         StreamSettings {
             tls: Vec::new(),
+            certificates: None,
             limit: 16_384,
             limit_per_source: 2_048,
             whole_limit: Duration::from_secs(15),
@@ -77,11 +81,13 @@ pub struct TlsSettings {
     pub ca: Option<PathBuf>,
     /// Whether the certificates of trunks that are connected to are verified.
     pub verify: bool,
+    /// Whether who comes by TLS is asked for a certificate; one that is shown must lead to a root.
+    pub ask_clients: bool,
 }
 
 impl Default for TlsSettings {
     fn default() -> Self {
-        TlsSettings { identity: None, ca: None, verify: true }
+        TlsSettings { identity: None, ca: None, verify: true, ask_clients: false }
     }
 }
 
@@ -185,13 +191,14 @@ pub(crate) fn start(
 ) -> Result<(Outlet, JoinHandle<()>), DriverError> {
     let failed =
         |what: &'static str| move |source| DriverError::Io { what: what.to_owned(), source };
+    let folder = config.streams.certificates.as_deref();
     let places = config
         .locations
         .iter()
         .enumerate()
         .map(|(number, location)| {
             let settings = config.streams.tls.get(number).cloned().unwrap_or_default();
-            hub::Place::new(location.clone(), settings)
+            hub::Place::new(location.clone(), settings, folder)
         })
         .collect::<Result<Vec<_>, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -200,6 +207,7 @@ pub(crate) fn start(
         .build()
         .map_err(failed("a runtime for connections"))?;
     let first = random_number()?;
+    let connectors = tls::Connectors::new(config.streams.certificates.clone());
     let (sender, orders) = mpsc::channel(ORDERS);
     let (region, mesh) = (Arc::clone(region), Arc::clone(mesh));
     let workers = config.cores.len() as u8;
@@ -211,7 +219,7 @@ pub(crate) fn start(
     let thread = Builder::new()
         .name("streams".to_owned())
         .spawn(move || {
-            let hub = Rc::new(Hub::new(region, mesh, workers, places, first, limits));
+            let hub = Rc::new(Hub::new(region, mesh, workers, (places, connectors), first, limits));
             LocalSet::new().block_on(&runtime, serve(hub, openings, orders));
         })
         .map_err(failed("a thread for connections"))?;

@@ -11,5 +11,6 @@ pub mod registrar;
 pub mod reliable;
 pub mod sdp;
 pub mod session_timer;
+pub mod stun;
 pub mod transaction;
 pub mod wire;

@@ -33,7 +33,7 @@ impl Worker {
             return;
         };
         if leg.call == WATCHER {
-            return self.on_trunk_answered(key, leg.leg, status);
+            return self.on_trunk_status(key, leg.leg, status);
         }
         match cseq.method {
             // The call is long forgotten; its phone must not think that it stands.

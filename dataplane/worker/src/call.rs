@@ -113,6 +113,8 @@ pub struct Call {
     pub dialling: Option<Number>,
     /// It was made to bring somebody into a mix.
     pub summons: Option<Box<Summons>>,
+    /// It was made to a sips URI: each hop of it is secret.
+    pub secure: bool,
     /// Why it ends, as who ended it says: values of Reason (RFC 3326).
     pub reasons: Vec<Vec<u8>>,
 }
@@ -164,6 +166,8 @@ pub struct Leg {
     pub conferred: Option<bool>,
     /// Control wants to hear whether its peer lives.
     pub probed: bool,
+    /// Its dialog is one of sips URIs, ours too.
+    pub secure: bool,
     /// When it was last taken back from a hold.
     pub unheld_at: Instant,
     /// What is played to it, collected from it, recorded and mixed of it; none for most legs.
@@ -316,6 +320,7 @@ impl Leg {
             parked: false,
             conferred: None,
             probed: false,
+            secure: false,
             unheld_at: Instant::ZERO,
             functions: None,
             lease: None,

@@ -14,9 +14,6 @@ use crate::refusal::Refusal;
 use crate::summon::Summons;
 use crate::worker::Worker;
 
-/// The row of a trunk that is called by address only.
-const NO_ROW: u32 = u32::MAX;
-
 impl Worker {
     pub(crate) fn obey(&mut self, now: Instant, command: Command, blob: &[u8]) {
         let (op, result) = match command {
@@ -108,7 +105,7 @@ impl Worker {
             return OpResult::Refused;
         };
         let uri = uri_at(number.as_str(), flow);
-        let trunk = self.trunk_of(flow.peer.ip()).map_or(NO_ROW, |(row, _)| row);
+        let trunk = self.trunk_called(flow);
         let target = Target::new(Party::Trunk(trunk), number, flow, uri);
         match self.dial_or_invite(now, call, target) {
             Ok(()) => {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use abi::{Counter, UnregisterCause};
+use abi::{Counter, Outage, UnregisterCause};
 use base::{AgentSlot, Channel, Instant, Transport};
 use sip::transaction::{ClientKey, Sent};
 use sip::wire::{self, Message, Method, reason_phrase};
@@ -85,13 +85,13 @@ impl Worker {
             let inviting = entry.filter(|_| is_by_it).and_then(|entry| entry.inviting.as_ref());
             let found = inviting.map(|inviting| inviting.key).zip(entry.map(|entry| entry.flow));
             if let Some((key, flow)) = found {
-                self.on_unreachable(now, key, leg, flow);
+                self.on_unreachable(now, key, leg, flow, Outage::Unreachable);
             }
         }
     }
 
     /// A message could not be sent by `flow`. A request goes by another way where its peer has one.
-    pub(crate) fn on_unsent(&mut self, now: Instant, flow: Flow, datagram: &[u8]) {
+    pub(crate) fn on_unsent(&mut self, now: Instant, flow: Flow, outage: Outage, datagram: &[u8]) {
         let Ok(message) = wire::lex(datagram) else {
             return;
         };
@@ -118,7 +118,7 @@ impl Worker {
             (None, sent) => {
                 self.count(Counter::SipUnsent);
                 if let Some((key, _)) = sent {
-                    self.on_unreachable(now, key, leg, flow);
+                    self.on_unreachable(now, key, leg, flow, outage);
                 }
             }
         }
@@ -128,9 +128,10 @@ impl Worker {
     /// again by another connection; to a trunk one is made.
     fn other_way(&self, now: Instant, leg: LegRef, failed: Flow) -> Option<Flow> {
         let entry = self.calls.leg(leg)?;
-        let Channel { transport, connection } = failed.channel;
+        let Channel { transport, connection, .. } = failed.channel;
         let Some(agent) = entry.agent() else {
-            return (connection != 0).then(|| Flow::of(failed.location, transport, failed.peer));
+            let channel = Channel { connection: 0, ..failed.channel };
+            return (connection != 0).then_some(Flow { channel, ..failed });
         };
         let row = self.region.agents().read(agent)?;
         let (flow, _) = self.registered(now, agent, &row)?;
@@ -143,7 +144,14 @@ impl Worker {
     ///
     /// RFC 3261, 8.1.3.1: "If a fatal transport error is reported by the transport layer [...], the condition MUST be
     /// treated as a 503 (Service Unavailable) status code."
-    fn on_unreachable(&mut self, now: Instant, key: ClientKey, leg: LegRef, flow: Flow) {
+    fn on_unreachable(
+        &mut self,
+        now: Instant,
+        key: ClientKey,
+        leg: LegRef,
+        flow: Flow,
+        outage: Outage,
+    ) {
         let Some(request) = self.transactions.request_of(key).map(<[u8]>::to_vec) else {
             return;
         };
@@ -155,7 +163,7 @@ impl Worker {
         let is_agent = self.calls.leg(leg).is_some_and(|entry| entry.agent().is_some());
         let status = if is_agent { 480 } else { 503 };
         if leg.call == WATCHER {
-            return self.on_trunk_answered(key, leg.leg, status);
+            return self.on_trunk_answered(key, leg.leg, outage);
         }
         if request.method() == Some(Method::Options) {
             // Whether the peer lives was the question.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use abi::{AgentRow, CallState, Counter, LeaseTicket, Party, Why};
-use base::{AgentSlot, CallRef, Instant, Text, Transport, owner};
+use base::{AgentSlot, CallRef, Instant, Text, owner};
 use sip::wire::{self, Header, Method, RequestWriter};
 
 use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Phase, Times};
@@ -11,6 +11,7 @@ use crate::carried::{ANONYMOUS, is_withheld};
 use crate::extension::SUPPORTED;
 use crate::intake::ALLOW;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
+use crate::sips::is_sips;
 use crate::worker::{Timer, Worker};
 
 /// How long a leg may ring, in milliseconds (RFC 3261, 16.6: timer C "MUST be larger than 3 minutes").
@@ -121,9 +122,11 @@ impl Worker {
         offer: Option<Vec<u8>>,
         extra: &[(&str, &[u8])],
     ) -> Result<(), Refusal> {
+        let target = &self.secured(leg, target)?;
+        let scheme = if is_sips(&target.uri) { "sips" } else { "sip" };
         let from = match self.caller_invite(leg, is_withheld) {
             Some(true) => ANONYMOUS.to_owned(),
-            _ => format!("<sip:{caller}@{}>", self.address_of(target.flow)),
+            _ => format!("<{scheme}:{caller}@{}>", self.address_of(target.flow)),
         };
         let asked_s = self.first_interval(leg);
         let hops = self.hops_left(leg);
@@ -137,7 +140,7 @@ impl Worker {
             .header_fmt("Via", format_args!("SIP/2.0/{token} {address};branch={branch};rport"))
             .header_fmt("Max-Forwards", format_args!("{hops}"))
             .header_fmt("From", format_args!("{from};tag={}", new.local_tag))
-            .header_fmt("To", format_args!("<sip:{}@{}>", target.number, target.flow.peer))
+            .header_fmt("To", format_args!("<{scheme}:{}@{}>", target.number, target.flow.peer))
             .header("Call-ID", &new.call_id)
             .header("CSeq", "1 INVITE")
             .header("Contact", self.contact(leg, target.flow))
@@ -252,17 +255,6 @@ impl Worker {
         let location = &self.config.locations[usize::from(flow.location.0)];
         let port = location.port(flow.channel.transport).unwrap_or(location.sip_port);
         std::net::SocketAddr::new(location.ip, port)
-    }
-
-    /// Our Contact for a leg; it names the call, so that a restart can find it.
-    pub(crate) fn contact(&self, leg: LegRef, flow: Flow) -> Vec<u8> {
-        let CallRef { slot, generation } = leg.call;
-        let address = self.address_of(flow);
-        match flow.channel.transport {
-            Transport::Udp => format!("<sip:{slot:x}.{generation:x}@{address}>"),
-            other => format!("<sip:{slot:x}.{generation:x}@{address};transport={other}>"),
-        }
-        .into_bytes()
     }
 
     /// The caller's Max-Forwards less one (RFC 3261, 16.6, step 3, which a B2BUA does well to keep).

@@ -14,8 +14,8 @@ use crate::trunks::Others;
 use crate::worker::Worker;
 
 /// The option tags that may stand in Require (RFC 3261, 19.2): RFC 3262, RFC 4028, RFC 7433,
-/// RFC 3891, RFC 4488.
-const KNOWN: [&str; 5] = ["100rel", "timer", "uui", "replaces", "norefersub"];
+/// RFC 3891, RFC 4488, RFC 5626.
+const KNOWN: [&str; 6] = ["100rel", "timer", "uui", "replaces", "norefersub", "outbound"];
 /// What our Supported says.
 pub(crate) const SUPPORTED: &[u8] = b"100rel, timer, uui, replaces, norefersub";
 

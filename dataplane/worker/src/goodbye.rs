@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use abi::{CallState, Counter, EndedBy};
+use abi::{CallState, Counter, EndedBy, Outage};
 use base::{CallRef, Instant};
 use sip::transaction::{ClientKey, ServerKey};
 use sip::wire::{self, Message, Method};
@@ -313,7 +313,7 @@ impl Worker {
     /// A request of ours was never answered (RFC 3261, 8.1.3.1: as if by 408).
     pub(crate) fn on_client_timeout(&mut self, now: Instant, key: ClientKey, leg: LegRef) {
         if leg.call == WATCHER {
-            return self.on_trunk_answered(key, leg.leg, 408);
+            return self.on_trunk_answered(key, leg.leg, Outage::Silent);
         }
         let Some(entry) = self.calls.leg_mut(leg) else {
             return;

@@ -120,7 +120,7 @@ impl Worker {
         // A blade whose tickets are right may now and then have one for a login that has just ended.
         self.guard.proved(now, arrival.from.ip());
         self.watch_connection(arrival.channel);
-        self.screen_session(message)?;
+        self.screen_session(arrival)?;
         self.check_interval(message)?;
         let lease = self.bind_fenced(now, agent, &row, ticket).map_err(|what| {
             self.count(Counter::LeaseStale);
@@ -212,13 +212,13 @@ impl Worker {
     fn refuse_forged(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<(), Refusal> {
         self.count(Counter::LeaseForged);
         let from = arrival.from;
-        if self.trunk_of(from.ip()).is_none()
+        if self.trunk_behind(arrival.flow()).is_none()
             && let Some(ban) = self.guard.wrong(now, from.ip())
         {
             self.ban(from, ban);
             return Err(Refusal::silence());
         }
-        self.admit_stranger(now, from, arrival.message)?;
+        self.admit_stranger(now, arrival.flow(), arrival.message)?;
         self.refuse(now, arrival, Refusal::status(403));
         self.transactions.forget(arrival.key);
         Ok(())

@@ -1,15 +1,15 @@
-//! Who sends a request: an agent who proves it by digest, or a trunk known by its address.
+//! Who sends a request: an agent who proves it by digest, or a trunk known by its address or its certificate.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use abi::{AgentRow, AgentState, Class, Counter, Event, Party, TenantRow, TrunkRow};
-use base::{AgentSlot, Instant, LocationId, TenantId, Text};
+use base::{AgentSlot, Instant, LocationId, TenantId, Text, Transport};
 use sip::digest::{self, Algorithm, Credentials, MalformedAuth, Verdict, Verifier};
 use sip::wire::{Header, Message, Method};
 
-use crate::call::{Number, is_dialable};
+use crate::call::{Flow, Number, is_dialable};
 use crate::carried::{asserted, is_withheld};
 use crate::guard::Stranger;
 use crate::intake::Arrival;
@@ -51,16 +51,16 @@ impl Offers {
 }
 
 impl Worker {
-    /// The trunk whose network `from` lies in, else the agent that the credentials prove; a challenge
+    /// The trunk whose certificate was shown or whose network it comes from, else the agent that the credentials prove; a challenge
     /// when they do not.
     pub(crate) fn identify(
         &mut self,
         now: Instant,
         arrival: Arrival<'_>,
     ) -> Result<Identity, Refusal> {
-        let mut trunk = self.trunk_at(arrival.from, arrival.message);
+        let mut trunk = self.trunk_at(arrival.flow(), arrival.message);
         if trunk.is_none() && self.read_provision(now) {
-            trunk = self.trunk_at(arrival.from, arrival.message);
+            trunk = self.trunk_at(arrival.flow(), arrival.message);
         }
         if let Some(identity) = trunk {
             self.watch_connection(arrival.channel);
@@ -79,8 +79,9 @@ impl Worker {
 
     /// True when a request is from somebody who is in: a trunk, the peer of a call, a phone that is registered
     /// where the request comes from, another blade. It is not proved by that, only heard.
-    pub(crate) fn is_known(&self, message: &Message<'_>, from: SocketAddr) -> bool {
-        if message.status().is_some() || self.trunk_of(from.ip()).is_some() {
+    pub(crate) fn is_known(&self, message: &Message<'_>, came: Flow) -> bool {
+        let from = came.peer;
+        if message.status().is_some() || self.trunk_behind(came).is_some() {
             return true;
         }
         let is_registered_there = || {
@@ -97,16 +98,17 @@ impl Worker {
     pub(crate) fn admit_stranger(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        came: Flow,
         message: &Message<'_>,
     ) -> Result<(), Refusal> {
-        if self.trunk_of(from.ip()).is_some() {
+        let from = came.peer;
+        if self.trunk_behind(came).is_some() {
             return Ok(());
         }
         match self.guard.stranger(now, from.ip()) {
             Stranger::Answer => return Ok(()),
             // A registered phone renews however many strangers share its address.
-            Stranger::Later if self.is_known(message, from) => return Ok(()),
+            Stranger::Later if self.is_known(message, came) => return Ok(()),
             Stranger::Later => self.count(Counter::DropSipRate),
             Stranger::Ban(ban) => self.ban(from, ban),
         }
@@ -121,8 +123,8 @@ impl Worker {
         self.tell_as(event, &[], Class::Statistic);
     }
 
-    fn trunk_at(&self, from: SocketAddr, message: &Message<'_>) -> Option<Identity> {
-        let (index, row) = self.trunk_of(from.ip())?;
+    fn trunk_at(&self, came: Flow, message: &Message<'_>) -> Option<Identity> {
+        let (index, row) = self.trunk_behind(came)?;
         let number = self.number_of_caller(message);
         Some(Identity { tenant: TenantId(row.tenant), party: Party::Trunk(index), number })
     }
@@ -156,7 +158,7 @@ impl Worker {
         // issuing a new challenge with a scheme it understands".
         let mut given = given.filter(|read| !matches!(read, Err(MalformedAuth::Scheme))).peekable();
         if given.peek().is_none() {
-            self.admit_stranger(now, arrival.from, message)?;
+            self.admit_stranger(now, arrival.flow(), message)?;
             return Err(self.challenge(now, message, false));
         }
         let Some(credentials) = given.find_map(Result::ok) else {
@@ -282,6 +284,27 @@ impl Worker {
             found = find(self);
         }
         found.unwrap_or_default()
+    }
+
+    /// The trunk that a message comes from: the one whose certificate its connection has shown, else by address.
+    pub(crate) fn trunk_behind(&self, came: Flow) -> Option<(u32, TrunkRow)> {
+        self.trunk_proved(came.channel.proof).or_else(|| self.trunk_of(came.peer.ip()))
+    }
+
+    /// The trunk that is called at an address; [`u32::MAX`] for one that never calls us.
+    pub(crate) fn trunk_called(&self, at: Flow) -> u32 {
+        let proofs = || self.provision.proofs.iter();
+        let proof = match at.channel.transport {
+            Transport::Tls => proofs().find(|(address, _)| *address == at.peer),
+            _ => None,
+        };
+        let found = proof.and_then(|(_, proof)| self.trunk_proved(*proof));
+        found.or_else(|| self.trunk_of(at.peer.ip())).map_or(u32::MAX, |(row, _)| row)
+    }
+
+    fn trunk_proved(&self, proof: u64) -> Option<(u32, TrunkRow)> {
+        let mut trunks = self.provision.trunks.iter().filter(|_| proof != 0);
+        trunks.find(|(_, row)| row.is_by_certificate() && row.proof() == proof).copied()
     }
 
     /// The trunk with the most specific network around an address.

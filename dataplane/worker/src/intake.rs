@@ -5,11 +5,12 @@ use std::net::SocketAddr;
 use abi::Counter;
 use base::{CallRef, Channel, Instant, LocationId, Transport, WorkerId, owner};
 use sip::transaction::{Fired, Received, Sent, ServerKey};
-use sip::wire::{self, Header, LexError, Message, Method, Replaces, Start, Uri};
+use sip::wire::{self, Header, LexError, Message, Method, Replaces, Start};
 
 use crate::call::{Flow, LegRef};
 use crate::extension::SUPPORTED;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
+use crate::sips::check_scheme;
 use crate::worker::Worker;
 use crate::{Effect, Passed};
 
@@ -30,9 +31,19 @@ pub(crate) struct Arrival<'m> {
     pub channel: Channel,
 }
 
+impl Arrival<'_> {
+    /// The way that it came.
+    pub fn flow(&self) -> Flow {
+        Flow { location: self.location, peer: self.from, channel: self.channel }
+    }
+}
+
 impl Worker {
     /// Takes a datagram from a socket of ours and passes it on if another worker owns it.
     pub(crate) fn intake(&mut self, now: Instant, came: Flow, datagram: &[u8]) {
+        if self.answer_stun(now, came, datagram) {
+            return;
+        }
         self.count(Counter::SipReceived);
         match came.channel.transport {
             Transport::Udp => {}
@@ -90,13 +101,13 @@ impl Worker {
             _ => from,
         };
         let flow = Flow { peer, ..came };
-        if self.guard.is_banned(now, from.ip()) && !self.is_known(message, from) {
+        if self.guard.is_banned(now, from.ip()) && !self.is_known(message, came) {
             return self.count(Counter::DropSipBanned);
         }
         self.mirror.note_received(came, message);
         if let Err(error) = message.check() {
             self.count(Counter::DropSipMalformed);
-            if self.admit_stranger(now, from, message).is_err() {
+            if self.admit_stranger(now, came, message).is_err() {
                 return;
             }
             let status = match (error, message.method()) {
@@ -173,10 +184,10 @@ impl Worker {
         if is_within && self.leg_of(arrival.message).is_none() {
             return Err(Refusal::status(481));
         }
-        if !self.is_known(arrival.message, arrival.from) {
-            self.admit_stranger(now, arrival.from, arrival.message)?;
+        if !self.is_known(arrival.message, arrival.flow()) {
+            self.admit_stranger(now, arrival.flow(), arrival.message)?;
         }
-        check_scheme(arrival.message)?;
+        check_scheme(arrival.message, arrival.channel)?;
         let extra: &[(&str, &[u8])] = &[
             ("Allow", ALLOW),
             ("Supported", SUPPORTED),
@@ -289,16 +300,6 @@ fn leg_tagged(message: &Message<'_>) -> Option<LegRef> {
                 parse_tag(&Replaces::parse(named)?.to_tag)
             }
         },
-    }
-}
-
-/// RFC 3261, 8.2.2.1: "If the Request-URI uses a scheme not supported by the UAS, it SHOULD reject the
-/// request with a 416 (Unsupported URI Scheme) response."
-pub(crate) fn check_scheme(message: &Message<'_>) -> Result<(), Refusal> {
-    let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
-    match uri {
-        Some(uri) if wire::same_token(uri.scheme, b"sip") => Ok(()),
-        _ => Err(Refusal::status(416)),
     }
 }
 

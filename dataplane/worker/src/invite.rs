@@ -12,10 +12,11 @@ use crate::call::{
 };
 use crate::dial::Target;
 use crate::identify::Identity;
-use crate::intake::{Arrival, check_scheme};
+use crate::intake::Arrival;
 use crate::prack::Reliable;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::register::way_back;
+use crate::sips::{check_scheme, is_to_sips, wants_sips_contact};
 use crate::worker::{Timer, Worker};
 
 /// How long control may take to say where a call goes, in milliseconds; then the call is answered 503.
@@ -46,7 +47,7 @@ impl Worker {
         {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         }
-        let called = self.screen(arrival.message)?;
+        let called = self.screen(arrival)?;
         self.check_interval(arrival.message)?;
         let call = self.begin_call(now, arrival, caller, called)?;
         if let Err(refusal) = self.route(now, call, caller, called) {
@@ -56,22 +57,23 @@ impl Worker {
     }
 
     /// What can be refused without a call: RFC 3261, 8.2 in its order, then the offer (RFC 3264).
-    fn screen(&self, message: &Message<'_>) -> Result<Number, Refusal> {
+    fn screen(&self, arrival: Arrival<'_>) -> Result<Number, Refusal> {
         if self.draining {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         }
-        self.screen_session(message)?;
-        let uri = message.request_uri().and_then(|uri| Uri::parse(uri).ok());
+        self.screen_session(arrival)?;
+        let uri = arrival.message.request_uri().and_then(|uri| Uri::parse(uri).ok());
         let user = uri.map_or(&b""[..], |uri| uri.user);
         dialled(user).filter(|number| !number.is_empty()).ok_or_else(|| Refusal::status(404))
     }
 
     /// The same whoever is called.
-    pub(crate) fn screen_session(&self, message: &Message<'_>) -> Result<(), Refusal> {
+    pub(crate) fn screen_session(&self, arrival: Arrival<'_>) -> Result<(), Refusal> {
+        let message = arrival.message;
         if message.max_forwards().ok().flatten() == Some(0) {
             return Err(Refusal::status(483));
         }
-        check_scheme(message)?;
+        check_scheme(message, arrival.channel)?;
         if self.is_loop(message) {
             return Err(Refusal::status(482));
         }
@@ -96,6 +98,7 @@ impl Worker {
         let leg = self.incoming_leg(now, arrival, &caller, at)?;
         self.transactions.set_user(arrival.key, at.to_word());
         if let Some(entry) = self.calls.find_mut(call) {
+            entry.secure = is_to_sips(arrival.message);
             entry.legs.push(leg);
         }
         self.note_call(call);
@@ -143,6 +146,7 @@ impl Worker {
             diverted: None,
             dialling: None,
             summons: None,
+            secure: false,
         });
         self.count(Counter::CallsStarted);
         Ok(place.call)
@@ -170,6 +174,7 @@ impl Worker {
         leg.local_tag = self.leg_tag(at).into();
         dialog.set_local_tag(leg.local_tag.as_bytes());
         leg.dialog = Some(dialog);
+        leg.secure = wants_sips_contact(arrival.message, arrival.channel);
         leg.ext.note(arrival.message);
         leg.ext.reliable = Reliable::of(arrival.message, self.rng.next_u64());
         leg.invited = Some(Invited {

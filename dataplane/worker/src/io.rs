@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 
 use std::sync::Arc;
 
+use abi::Outage;
 use base::{Channel, Instant, LocationId, Text, WorkerId};
 use media::codec::Frame;
 use media::{FlowSpec, FlowStats, PairId, SocketSlot, WhyNot};
@@ -31,6 +32,8 @@ pub enum Input<'a> {
         to: SocketAddr,
         /// By what.
         channel: Channel,
+        /// Why not.
+        outage: Outage,
         /// The message.
         datagram: &'a [u8],
     },

@@ -39,6 +39,7 @@ use crate::call::{Bridge, Call, Flow, Invited, Inviting, Lease, Leg, LegRef, Pha
 use crate::intake::parse_tag;
 use crate::refusal::Refusal;
 use crate::remember::{dialog_of, extensions_of, image_of, joined_of, lease_of, values};
+use crate::sips::is_sips;
 use crate::summon::Summons;
 use crate::worker::Worker;
 use crate::{Config, Location};
@@ -69,6 +70,11 @@ struct Memory {
     place: u32,
     leg: LegRow,
     dialog: DialogRow,
+}
+
+/// True for a dialog of sips URIs.
+fn is_secure(row: &DialogRow) -> bool {
+    is_sips(row.text(DialogText::LocalUri)) || is_sips(row.text(DialogText::RemoteTarget))
 }
 
 /// Judges in the region what an earlier incarnation of this data plane left: calls that go on stay
@@ -313,6 +319,7 @@ impl Worker {
             dialling: None,
             summons: Summons::of(row),
             reasons: Vec::new(),
+            secure: memories.iter().any(|memory| is_secure(&memory.dialog)),
         }
     }
 
@@ -333,6 +340,7 @@ impl Worker {
         entry.lease = lease;
         self.leases_held += u64::from(entry.lease.is_some());
         entry.joined = joined_of(row);
+        entry.secure = is_secure(row);
         entry.sdp_version = row.sdp_version;
         entry.ext = extensions_of(row);
         entry.call_id = match row.text(DialogText::CallId) {

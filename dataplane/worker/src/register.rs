@@ -10,8 +10,10 @@ use sip::registrar::{self, Binding, Decision, Limits};
 use sip::wire::{self, Header, Message};
 
 use crate::call::Flow;
-use crate::intake::{Arrival, check_scheme};
+use crate::intake::Arrival;
+use crate::outbound::Outbound;
 use crate::refusal::Refusal;
+use crate::sips::{check_register, check_scheme};
 use crate::worker::{Timer, Worker};
 
 /// How long a phone whose connection ended with an earlier incarnation may take to come back, in milliseconds:
@@ -24,7 +26,8 @@ impl Worker {
         now: Instant,
         arrival: Arrival<'_>,
     ) -> Result<(), Refusal> {
-        check_scheme(arrival.message)?;
+        check_scheme(arrival.message, arrival.channel)?;
+        check_register(arrival.message)?;
         // RFC 3261, 10.2: "This address-of-record MUST be a SIP URI or SIPS URI."
         if !arrival.message.to().is_ok_and(|to| to.has_scheme("sip") || to.has_scheme("sips")) {
             return Err(Refusal::status(400));
@@ -38,6 +41,7 @@ impl Worker {
             return Err(Refusal::status(403));
         }
         let current = self.binding(now, agent, &row);
+        let outbound = Outbound::of(arrival.message)?;
         match registrar::register(
             arrival.message,
             now,
@@ -66,13 +70,13 @@ impl Worker {
                     self.count(Counter::DropSipPath);
                     return Err(Refusal::status(513));
                 }
-                self.accept_register(now, arrival, Some(&binding));
+                self.accept_register(now, arrival, Some(&binding), outbound);
             }
             Decision::Remove => {
                 self.unregister(agent, UnregisterCause::Removed);
-                self.accept_register(now, arrival, None);
+                self.accept_register(now, arrival, None, Outbound::No);
             }
-            Decision::Query => self.accept_register(now, arrival, current.as_ref()),
+            Decision::Query => self.accept_register(now, arrival, current.as_ref(), Outbound::No),
             Decision::IntervalTooBrief(least_s) => {
                 return Err(
                     Refusal::status(423).with("Min-Expires", least_s.to_string().as_bytes())
@@ -216,7 +220,13 @@ impl Worker {
     }
 
     /// RFC 3261, 10.3, step 8: the 200 lists the current binding with its time left.
-    fn accept_register(&mut self, now: Instant, arrival: Arrival<'_>, binding: Option<&Binding>) {
+    fn accept_register(
+        &mut self,
+        now: Instant,
+        arrival: Arrival<'_>,
+        binding: Option<&Binding>,
+        outbound: Outbound,
+    ) {
         let contact = binding.map(|binding| binding.contact_value(now));
         let mut extra: Vec<(&str, &[u8])> =
             contact.iter().map(|value| ("Contact", value.as_slice())).collect();
@@ -225,6 +235,8 @@ impl Worker {
         if !path.is_empty() {
             extra.push(("Path", &path));
         }
+        let lines = outbound.lines(arrival.channel);
+        extra.extend(lines.iter().map(|(name, value)| (*name, value.as_slice())));
         let tag = self.fresh_tag();
         let bytes =
             wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, &extra, None);

@@ -164,7 +164,7 @@ impl Worker {
     }
 
     /// The SIP address of a location.
-    fn own_address(&self, location: LocationId) -> std::net::SocketAddr {
+    pub(crate) fn own_address(&self, location: LocationId) -> std::net::SocketAddr {
         let location = &self.config.locations[usize::from(location.0)];
         std::net::SocketAddr::new(location.ip, location.sip_port)
     }

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use abi::{Event, OpResult, Party};
+use abi::{Event, OpResult, Outage, Party};
 use base::{CallRef, Instant};
 use sip::transaction::ClientKey;
 use sip::wire::{Method, RequestWriter};
@@ -36,7 +36,8 @@ struct Watch {
     due: Instant,
     pending: Option<ClientKey>,
     failures: u32,
-    is_down: bool,
+    /// Why it is down.
+    outage: Outage,
 }
 
 /// Where a call goes when its trunk does not serve it (RFC 3263, 4.3).
@@ -72,8 +73,8 @@ impl Worker {
         }
         if let Some(watch) = known.and_then(|known| trunks[known].as_mut()) {
             watch.every = every;
-            let is_down = watch.is_down;
-            self.tell(Event::Trunk { addr: flow.peer, up: !is_down });
+            let outage = watch.outage;
+            self.tell(Event::Trunk { addr: flow.peer, outage });
             return OpResult::Ok;
         }
         let place = trunks.iter().position(Option::is_none).unwrap_or(trunks.len());
@@ -85,7 +86,7 @@ impl Worker {
         }
         // Not all trunks at once.
         let due = now + every.mul_f64(0.5 + self.rng.below(1_000) as f64 / 2_000.0);
-        let watch = Watch { flow, every, due, pending: None, failures: 0, is_down: false };
+        let watch = Watch { flow, every, due, pending: None, failures: 0, outage: Outage::None };
         self.watched_trunks.trunks[place] = Some(watch);
         self.timers.set(due, Timer::Trunk(place as u8));
         OpResult::Ok
@@ -101,7 +102,7 @@ impl Worker {
         let (due, flow, was_silent) = (watch.due, watch.flow, watch.pending.take().is_some());
         self.timers.set(due, Timer::Trunk(index));
         if was_silent {
-            self.trunk_heard(index, false);
+            self.trunk_heard(index, Outage::Silent);
         }
         let pending = self.ask_trunk(now, index, flow);
         if let Some(watch) = self.watched_trunks.find(index) {
@@ -129,24 +130,35 @@ impl Worker {
         self.transactions.request(now, Method::Options, bytes, branch, flow, word, sent).ok()
     }
 
-    /// A trunk answered, or never will. Any answer is a sign of life, but for 503 (it takes no calls) and 408
+    /// A trunk answered with that status. Any answer is a sign of life, but for 503 (it takes no calls) and 408
     /// (it is behind who answers).
-    pub(crate) fn on_trunk_answered(&mut self, key: ClientKey, index: u8, status: u16) {
-        let Some(watch) = self.watched_trunks.find(index) else { return };
-        if status < 200 || watch.pending.take_if(|pending| *pending == key).is_none() {
-            return;
+    pub(crate) fn on_trunk_status(&mut self, key: ClientKey, index: u8, status: u16) {
+        match status {
+            ..200 => {}
+            408 | 503 => self.on_trunk_answered(key, index, Outage::Refuses),
+            _ => self.on_trunk_answered(key, index, Outage::None),
         }
-        self.trunk_heard(index, !matches!(status, 408 | 503));
     }
 
-    fn trunk_heard(&mut self, index: u8, is_alive: bool) {
+    /// A trunk answered, or never will.
+    pub(crate) fn on_trunk_answered(&mut self, key: ClientKey, index: u8, outage: Outage) {
         let Some(watch) = self.watched_trunks.find(index) else { return };
+        if watch.pending.take_if(|pending| *pending == key).is_some() {
+            self.trunk_heard(index, outage);
+        }
+    }
+
+    fn trunk_heard(&mut self, index: u8, outage: Outage) {
+        let Some(watch) = self.watched_trunks.find(index) else { return };
+        let is_alive = outage == Outage::None;
         watch.failures = if is_alive { 0 } else { watch.failures.saturating_add(1) };
-        let is_down = watch.failures >= FAILURES || (watch.is_down && !is_alive);
-        if is_down != watch.is_down {
-            watch.is_down = is_down;
+        let is_down = watch.failures >= FAILURES || watch.outage != Outage::None;
+        let is_down = (is_down || outage.is_certain()) && !is_alive;
+        let outage = if is_down { outage } else { Outage::None };
+        // Who is down for another reason than before is told of again: somebody may be at work on it.
+        if std::mem::replace(&mut watch.outage, outage) != outage {
             let addr = watch.flow.peer;
-            self.tell(Event::Trunk { addr, up: !is_down });
+            self.tell(Event::Trunk { addr, outage });
         }
     }
 
@@ -179,8 +191,9 @@ impl Worker {
         let pair = entry.pair;
         let flow =
             Flow { peer, ..Flow::of(entry.flow.location, entry.flow.channel.transport, peer) };
-        let trunk = self.trunk_of(peer.ip()).map_or(u32::MAX, |(row, _)| row);
+        let trunk = self.trunk_called(flow);
         let uri = crate::commands::uri_at(number.as_str(), flow);
+        let uri = self.uri_of_scheme(leg, Party::Trunk(trunk), uri);
         let branch = self.fresh_branch();
         let change = Change { uri: Some(&uri), via: &self.via(flow, &branch), interval_s: None };
         let Some(bytes) = changed(&invite, &change) else { return false };

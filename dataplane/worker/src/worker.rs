@@ -16,6 +16,7 @@ use crate::connections::Connections;
 use crate::guard::Guard;
 use crate::mirror::Mirror;
 use crate::news::News;
+use crate::outbound::StunLimit;
 use crate::overload::Overload;
 use crate::snapshot::LegRows;
 use crate::studio::Studio;
@@ -110,6 +111,7 @@ pub struct Worker {
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
     pub(crate) mirror: Mirror,
+    pub(crate) stun_limit: StunLimit,
     /// Timers are held back until then: see [`Input::Paused`].
     timers_wait_until: Instant,
 }
@@ -119,6 +121,8 @@ pub struct Worker {
 pub(crate) struct Provision {
     pub tenants: Vec<TenantRow>,
     pub trunks: Vec<(u32, TrunkRow)>,
+    /// The addresses of trunks that are known by their certificate, with [`TrunkRow::proof`].
+    pub proofs: Vec<(SocketAddr, u64)>,
     read_at: Instant,
 }
 
@@ -130,9 +134,15 @@ const PROVISION_MISS_AGE: Duration = Duration::from_millis(5);
 impl Provision {
     fn read(region: &Region, now: Instant) -> Provision {
         let tenants = region.tenants().iter().map(|(_, row)| row);
+        // Its rows in service stand before all others.
+        let called = region.trunk_tls();
+        let called = called.iter().map(|(_, row)| row).take_while(|row| row.state != 0);
         Provision {
+            proofs: called
+                .map(|row| (row.address.get(), TrunkRow::proof_of(row.domain())))
+                .collect(),
             tenants: tenants.filter(|row| row.tenant != 0).collect(),
-            trunks: region.trunks().iter().filter(|(_, row)| row.state == 1).collect(),
+            trunks: region.trunks().iter().filter(|(_, row)| row.state != 0).collect(),
             read_at: now,
         }
     }
@@ -183,6 +193,7 @@ impl Worker {
             watched: HashMap::new(),
             publish_turn: 0,
             mirror: Mirror::default(),
+            stun_limit: StunLimit::new(rng.next_u64()),
             timers_wait_until: Instant::ZERO,
             rng,
             region,
@@ -205,8 +216,8 @@ impl Worker {
             Input::Sip { location, from, channel, datagram } => {
                 self.intake(now, Flow { location, peer: from, channel }, datagram);
             }
-            Input::Unsent { location, to, channel, datagram } => {
-                self.on_unsent(now, Flow { location, peer: to, channel }, datagram);
+            Input::Unsent { location, to, channel, outage, datagram } => {
+                self.on_unsent(now, Flow { location, peer: to, channel }, outage, datagram);
             }
             Input::Disconnected { connection } => self.on_disconnected(now, connection),
             Input::Mesh(Passed::Sip { location, from, channel, datagram }) => {

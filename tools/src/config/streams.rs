@@ -26,6 +26,8 @@ pub struct Streams {
     pub ca: Option<PathBuf>,
     /// Whether trunks' certificates are verified.
     pub verify: bool,
+    /// Whether who comes by TLS is asked for a certificate: trunks may be known by it.
+    pub ask_clients: bool,
 }
 
 impl Default for Streams {
@@ -38,6 +40,7 @@ impl Default for Streams {
             identity: None,
             ca: None,
             verify: true,
+            ask_clients: false,
         }
     }
 }
@@ -45,9 +48,9 @@ impl Default for Streams {
 impl Streams {
     /// Reads them from `[[ccb.location]]`.
     pub fn read(table: &Table<'_, '_>) -> Option<Streams> {
-        let flag = |field: &'static str| {
+        let flag = |field: &'static str, by_itself: bool| {
             let found = table.flag(field);
-            table.or(field, found, true)
+            table.or(field, found, by_itself)
         };
         let port = |field: &'static str| {
             let found = table.number(field, 1..65_536).map(|found| found.value as u16);
@@ -57,7 +60,8 @@ impl Streams {
             let found = table.parsed(field, ABSOLUTE_RULE, parse_absolute).map(|found| found.value);
             (found.is_some() || !table.has(field)).then_some(found)
         };
-        let (tcp, verify) = (flag("tcp"), flag("tls_verify"));
+        let (tcp, verify, asks) =
+            (flag("tcp", true), flag("tls_verify", true), flag("tls_ask", false));
         let (tls_port, ws_port, wss_port) = (port("tls_port"), port("ws_port"), port("wss_port"));
         let (certificate, key, ca) = (file("tls_certificate"), file("tls_key"), file("tls_ca"));
         let fault = |field: &str, rule: &str| {
@@ -81,6 +85,7 @@ impl Streams {
             identity: certificate?.zip(key?),
             ca: ca?,
             verify: verify?,
+            ask_clients: asks?,
         })
     }
 
@@ -102,6 +107,9 @@ impl Streams {
             if !is_so {
                 let _ = writeln!(text, "{field} = false");
             }
+        }
+        if self.ask_clients {
+            text += "tls_ask = true\n";
         }
         let ports =
             [("tls_port", self.tls_port), ("ws_port", self.ws_port), ("wss_port", self.wss_port)];

@@ -58,7 +58,8 @@ fn what_is_written_reads_back_the_same() {
     (streams.tcp, streams.verify) = (false, false);
     (streams.tls_port, streams.ws_port, streams.wss_port) = (Some(5061), Some(80), Some(443));
     streams.identity = Some(("/c d.pem".into(), "/k".into()));
-    streams.ca = Some("/ca".into());
+    (streams.ca, streams.ask_clients) = (Some("/ca".into()), true);
+    config.ccbs[0].certificates = Some("/certificates of ours".into());
     config.control.records = Some("/r \"s\"".into());
     config.control.trace_to = vec!["192.0.2.0/24".parse().unwrap(), "::1".parse().unwrap()];
     config.control.balancers = vec!["192.0.2.1".parse().unwrap()];

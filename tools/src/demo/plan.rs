@@ -6,7 +6,9 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use base::{CcbId, Transport};
+use control_server::TrunkKey;
 
+use super::tls::ROOT;
 use crate::cli;
 use crate::config::{self, Bus, Ccb, Config, Control, Location, MediaConfig, Streams};
 use crate::place::{DemoDir, demo_dir};
@@ -126,6 +128,7 @@ fn config(
             media,
             hep: options.hep.clone(),
             hep_agent: number.into(),
+            certificates: optional_absolute(options.certificates.as_ref())?,
             locations,
         }],
     };
@@ -170,6 +173,11 @@ fn locations(options: &cli::Demo, dir: &DemoDir) -> Result<Vec<Location>, String
     Ok(locations)
 }
 
+fn optional_absolute(path: Option<&PathBuf>) -> Result<Option<PathBuf>, String> {
+    let failed = |path: &Path, error| format!("{}: {error}", path.display());
+    path.map(|path| std::path::absolute(path).map_err(|error| failed(path, error))).transpose()
+}
+
 /// By what the demo speaks SIP besides UDP. Where TLS is a part of it, it has a certificate of its own.
 fn streams(options: &cli::Demo, dir: &DemoDir) -> Result<Streams, String> {
     let file = |name: &str| {
@@ -184,7 +192,11 @@ fn streams(options: &cli::Demo, dir: &DemoDir) -> Result<Streams, String> {
         identity: is_secure
             .then(|| Ok::<_, String>((file("tls.pem")?, file("tls.key")?)))
             .transpose()?,
-        ca: is_secure.then(|| file("tls-root.pem")).transpose()?,
+        ca: match optional_absolute(options.tls_ca.as_ref())? {
+            Some(ca) => Some(ca),
+            None => is_secure.then(|| file(ROOT)).transpose()?,
+        },
+        ask_clients: options.trunk.iter().any(|by| matches!(by, TrunkKey::Certificate(_))),
         ..Streams::default()
     })
 }
@@ -341,8 +353,9 @@ pub fn guide(options: &cli::Demo, configs: &[Config], dir: &Path) -> String {
         let _ = writeln!(text, "  {:<12} SIP {spoken}", location.name);
     }
     text += &other_blades(configs, dir);
-    if let Some(ca) = &ccb.locations[0].streams.ca {
-        let _ = writeln!(text, "Phones verify the demo by {}.", ca.display());
+    if let Some((certificate, _)) = &ccb.locations[0].streams.identity {
+        let root = certificate.with_file_name(ROOT);
+        let _ = writeln!(text, "Phones verify the demo by {}.", root.display());
     }
     for route in &options.route {
         let _ = writeln!(text, "Numbers {}... go to {}.", route.prefix, route.to);

@@ -9,15 +9,17 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 
 use crate::config::Config;
 
+/// The file of the demo's root, beside its certificate.
+pub const ROOT: &str = "tls-root.pem";
+
 /// Makes the certificates that the configuration names, for the addresses of its locations.
 pub fn make(config: &Config) -> Result<(), String> {
     let locations = || config.ccbs.iter().flat_map(|ccb| &ccb.locations);
     let Some(streams) = locations().map(|at| &at.streams).find(|it| it.identity.is_some()) else {
         return Ok(());
     };
-    let (Some((certificate, key)), Some(ca)) = (&streams.identity, &streams.ca) else {
-        return Ok(());
-    };
+    let Some((certificate, key)) = &streams.identity else { return Ok(()) };
+    let ca = &certificate.with_file_name(ROOT);
     let names = locations().map(|at| at.ip.to_string()).chain(["localhost".to_owned()]);
     let made = sign(names.collect()).map_err(|error| format!("the demo's certificate: {error}"))?;
     for (path, text) in [(ca, made.root), (certificate, made.certificate), (key, made.key)] {

@@ -330,14 +330,14 @@ impl Side {
     /// The name of that trunk's row; none when the row is nobody's.
     pub(super) fn trunk_name(&self, row: u32) -> Option<String> {
         let row = self.attached.as_ref()?.region.trunks().read(row)?;
-        (row.state == 1).then(|| row.name().as_str().to_owned())
+        (row.state != 0).then(|| row.name().as_str().to_owned())
     }
 
     /// The name of that tenant; empty when it is not known.
     pub(super) fn tenant_name(&self, tenant: TenantId) -> String {
         let region = self.attached.as_ref().map(|attached| &attached.region);
         let mut rows = region.into_iter().flat_map(|region| region.tenants().iter());
-        let row = rows.find(|(_, row)| row.state == 1 && row.tenant == tenant.0);
+        let row = rows.find(|(_, row)| row.state != 0 && row.tenant == tenant.0);
         row.map(|(_, row)| row.name().as_str().to_owned()).unwrap_or_default()
     }
 

@@ -293,7 +293,7 @@ fn provision() -> Provision {
         trunks: vec![TrunkRecord {
             tenant: TENANT,
             name: "t".into(),
-            net: "10.1.0.0/16".parse().expect("a network"),
+            by: "10.1.0.0/16".parse().expect("a network"),
         }],
         forwards: Vec::new(),
         queues: Vec::new(),
@@ -308,6 +308,7 @@ fn provision() -> Provision {
                 addresses: vec![SocketAddr::from(([10, 1, 2, 3], 5060))],
                 transport: base::Transport::Tcp,
                 location: None,
+                tls: crate::routes::TrunkTls::default(),
             },
         }],
     }
@@ -1038,6 +1039,7 @@ fn trunks_of_routes_are_watched_and_calls_go_to_one_that_is_up() {
         addresses: addresses.clone(),
         transport: base::Transport::Udp,
         location: None,
+        tls: crate::routes::TrunkTls::default(),
     };
     provision.routes = vec![Route { tenant: TENANT, prefix: "9".into(), to }];
     let watched = |world: &mut World| {
@@ -1068,19 +1070,76 @@ fn trunks_of_routes_are_watched_and_calls_go_to_one_that_is_up() {
     };
     let (address, blob, _) = dialled(&mut world);
     assert_eq!((address, blob.as_str()), (addresses[0], "95\n10.1.2.2:5060"));
-    world.planes[0].event(0, Event::Trunk { addr: addresses[0], up: false }, &[]);
+    let outage = abi::Outage::TlsName;
+    world.planes[0].event(0, Event::Trunk { addr: addresses[0], outage }, &[]);
     let (address, blob, out) = dialled(&mut world);
     assert_eq!((address, blob.as_str()), (addresses[1], "95\n10.1.2.1:5060"));
-    let down = |out: &Output| matches!(out, Output::Trunk { up: false, .. });
+    let down = |out: &Output| matches!(out, Output::Trunk { outage: abi::Outage::TlsName, .. });
     assert_eq!(out.iter().filter(|out| down(out)).count(), 1);
-    world.planes[0].event(0, Event::Trunk { addr: addresses[0], up: false }, &[]);
+    world.planes[0].event(0, Event::Trunk { addr: addresses[0], outage }, &[]);
     let (_, _, out) = dialled(&mut world);
     assert!(!out.iter().any(down), "it is told once");
-    let states: Vec<bool> =
-        world.blade.ccbs().flat_map(|ccb| ccb.trunks).map(|(_, up)| up).collect();
-    assert_eq!(states, [false, true]);
+    let states: Vec<abi::Outage> =
+        world.blade.ccbs().flat_map(|ccb| ccb.trunks).map(|trunk| trunk.outage).collect();
+    assert_eq!(states, [outage, abi::Outage::None]);
     // What no route leads to any more is let be.
     provision.routes.clear();
     world.give(Input::Provision(provision));
     assert_eq!(watched(&mut world), [(addresses[0], 0), (addresses[1], 0)]);
+}
+
+/// What routes say of TLS is written for each address of theirs, as DNS tells them; callers are known by what their
+/// certificate says.
+#[test]
+fn how_tls_is_spoken_to_trunks_is_in_the_tables() {
+    let mut world = World::new(1);
+    let mut provision = provision();
+    let to: Destination = "10.1.2.1:5061,10.1.2.2:5061;transport=tls;tls_ca=acme;tls_verify=no"
+        .parse()
+        .expect("it is one");
+    let mut named: Destination = "carrier.example;tls_identity=us".parse().expect("it is one");
+    let Destination::Trunk { addresses, transport, .. } = &mut named else { panic!("a trunk") };
+    (*addresses, *transport) =
+        (vec![SocketAddr::from(([10, 1, 2, 3], 5061))], base::Transport::Tls);
+    let route = |prefix: &str, to| Route { tenant: TENANT, prefix: prefix.into(), to };
+    provision.routes.extend([route("8", to), route("7", named)]);
+    provision.trunks.push(TrunkRecord {
+        tenant: TENANT,
+        name: "acme".into(),
+        by: "tls:SIP.acme.example".parse().expect("a name"),
+    });
+    world.give(Input::Provision(provision.clone()));
+    let rows = |world: &World| -> Vec<_> {
+        let region = world.planes[0].region.clone();
+        let rows = region.trunk_tls().iter().map(|(_, row)| row).filter(|row| row.state != 0);
+        rows.map(|row| {
+            let texts = [row.domain(), Text::new(row.ca().as_bytes()).expect("it fits")];
+            let texts = texts.map(|text| text.as_str().to_owned());
+            (
+                row.address.get().to_string(),
+                row.unverified,
+                texts,
+                row.identity().as_str().to_owned(),
+            )
+        })
+        .collect()
+    };
+    let row = |address: &str, unverified, domain: &str, ca: &str, identity: &str| {
+        (address.to_owned(), unverified, [domain.to_owned(), ca.to_owned()], identity.to_owned())
+    };
+    assert_eq!(
+        rows(&world),
+        [
+            row("10.1.2.1:5061", 1, "", "acme", ""),
+            row("10.1.2.2:5061", 1, "", "acme", ""),
+            row("10.1.2.3:5061", 0, "carrier.example", "", "us"),
+        ]
+    );
+    let trunks: Vec<_> = world.planes[0].region.trunks().iter().map(|(_, row)| row).collect();
+    assert!(trunks[0].state == 1 && !trunks[0].is_by_certificate());
+    assert!(trunks[1].is_by_certificate());
+    assert_eq!(trunks[1].domain().as_str(), "sip.acme.example");
+    provision.routes.clear();
+    world.give(Input::Provision(provision));
+    assert_eq!(rows(&world), []);
 }

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
+use abi::{Outage, Region, TrunkTlsRow};
 use base::{CcbId, Instant, LocationId, Transport, WorkerId, owner};
 
 use super::Blade;
@@ -24,26 +25,44 @@ pub(super) struct Trunks {
 struct Watched {
     way: Way,
     every_s: u32,
-    is_up: bool,
+    outage: Outage,
+    is_unverified: bool,
+}
+
+/// A trunk that a data plane watches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrunkView {
+    /// Its address.
+    pub address: SocketAddr,
+    /// Why it does not serve; one that was not asked yet counts as serving.
+    pub outage: Outage,
+    /// TLS is spoken to it, and its certificate is not verified.
+    pub unverified: bool,
 }
 
 impl Trunks {
     /// The addresses of a route, those first that are up.
     pub(super) fn in_order(&self, addresses: &[SocketAddr]) -> Vec<SocketAddr> {
         let mut ordered = addresses.to_vec();
-        ordered.sort_by_key(|address| self.watched.get(address).is_some_and(|it| !it.is_up));
+        ordered.sort_by_key(|address| {
+            self.watched.get(address).is_some_and(|it| it.outage != Outage::None)
+        });
         ordered
     }
 
     /// The data plane says how a trunk is; true when that is new.
-    pub(super) fn heard(&mut self, address: SocketAddr, up: bool) -> bool {
+    pub(super) fn heard(&mut self, address: SocketAddr, outage: Outage) -> bool {
         let known = self.watched.get_mut(&address);
-        known.is_some_and(|known| std::mem::replace(&mut known.is_up, up) != up)
+        known.is_some_and(|known| std::mem::replace(&mut known.outage, outage) != outage)
     }
 
-    /// Each trunk, and whether it is up; one that was not asked yet counts as up.
-    pub(super) fn states(&self) -> impl Iterator<Item = (SocketAddr, bool)> + '_ {
-        self.watched.iter().map(|(address, watched)| (*address, watched.is_up))
+    /// Each trunk.
+    pub(super) fn states(&self) -> impl Iterator<Item = TrunkView> + '_ {
+        self.watched.iter().map(|(address, watched)| TrunkView {
+            address: *address,
+            outage: watched.outage,
+            unverified: watched.is_unverified,
+        })
     }
 }
 
@@ -76,6 +95,31 @@ impl Side {
 }
 
 impl Blade {
+    /// Writes how TLS is spoken to each address of a trunk; of two routes to one address the first says it.
+    pub(super) fn write_trunk_tls(&self, region: &Region) {
+        let mut rows: BTreeMap<SocketAddr, TrunkTlsRow> = BTreeMap::new();
+        for route in self.routes.iter() {
+            let Destination::Trunk { name, addresses, transport: Transport::Tls, tls, .. } =
+                &route.to
+            else {
+                continue;
+            };
+            let name = name.as_ref().map(|name| &*name.host);
+            for address in addresses {
+                if let Some(row) = tls.row(*address, name) {
+                    rows.entry(*address).or_insert(row);
+                }
+            }
+        }
+        let mut rows = rows.into_values().chain(std::iter::repeat(TrunkTlsRow::default()));
+        for (slot, held) in region.trunk_tls().iter() {
+            let row = rows.next().unwrap_or_default();
+            if held != row {
+                region.trunk_tls().write(slot, &row);
+            }
+        }
+    }
+
     pub(super) fn watch_trunks_of_all(&mut self, now: Instant, out: &mut Vec<Output>) {
         let ccbs: Vec<CcbId> = self.sides.keys().copied().collect();
         for ccb in ccbs {
@@ -89,12 +133,13 @@ impl Blade {
         let Some(side) = self.sides.get_mut(&ccb).filter(|side| side.link) else { return };
         let mut wanted = BTreeMap::new();
         for route in self.routes.iter().filter(|_| every_s > 0) {
-            let Destination::Trunk { addresses, transport, location, .. } = &route.to else {
+            let Destination::Trunk { addresses, transport, location, tls, .. } = &route.to else {
                 continue;
             };
+            let is_unverified = *transport == Transport::Tls && tls.unverified;
             for address in addresses {
                 if let Some(location) = side.location_for(location.as_deref(), *address) {
-                    wanted.entry(*address).or_insert((location, *transport));
+                    wanted.entry(*address).or_insert(((location, *transport), is_unverified));
                 }
             }
         }
@@ -103,18 +148,20 @@ impl Blade {
             side.watch(now, address, watched.way, 0, out);
             side.trunks.watched.remove(&address);
         }
-        for (address, way) in wanted {
-            let known = side.trunks.watched.get(&address);
-            if known.is_some_and(|it| (it.way, it.every_s) == (way, every_s)) {
+        for (address, (way, is_unverified)) in wanted {
+            let known = side.trunks.watched.get_mut(&address);
+            if let Some(it) = known.filter(|it| (it.way, it.every_s) == (way, every_s)) {
+                it.is_unverified = is_unverified;
                 continue;
             }
-            let is_up = known.is_none_or(|known| known.is_up);
+            let known = side.trunks.watched.get(&address);
+            let outage = known.map_or(Outage::None, |known| known.outage);
             if let Some(known) = known.filter(|known| known.way != way) {
                 let before = known.way;
                 side.watch(now, address, before, 0, out);
             }
             side.watch(now, address, way, every_s, out);
-            side.trunks.watched.insert(address, Watched { way, every_s, is_up });
+            side.trunks.watched.insert(address, Watched { way, every_s, outage, is_unverified });
         }
     }
 }

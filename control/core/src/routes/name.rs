@@ -53,7 +53,7 @@ pub(super) fn transport(name: Option<&str>) -> Result<Option<Transport>, String>
 }
 
 /// RFC 1123, 2.1: letters, digits and hyphens; the last label is not all digits, or it would be an address.
-fn is_host(text: &str) -> bool {
+pub(super) fn is_host(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     let is_label = |label: &str| {
         (1..=LABEL_BYTES).contains(&label.len())

@@ -1,7 +1,7 @@
 use std::net::IpAddr;
 
 use base::{CcbId, TenantId, Transport};
-use control_core::{Cidr, Destination, QueueSpec, Route};
+use control_core::{Destination, QueueSpec, Route, TrunkKey};
 use sqlx::query;
 
 use super::{Address, AddressKind, Agent, Directory, DirectoryError, Parameters};
@@ -23,8 +23,8 @@ pub struct DemoSpec {
     pub agents: u32,
     /// The CCBs that serve it, with its locations there; the first location is the default.
     pub ccbs: Vec<(CcbId, Vec<DemoLocation>)>,
-    /// Peers that are trusted by address and may call any agent.
-    pub trunks: Vec<Cidr>,
+    /// Peers that are trusted by address or by certificate and may call any agent.
+    pub trunks: Vec<TrunkKey>,
     /// Its queues, which all of its agents can serve.
     pub queues: Vec<String>,
     /// Numbers that are no agent's: a prefix, and where they go.
@@ -80,8 +80,10 @@ impl Directory {
         let mut writer = self.database.write().await?;
         writer.execute(beyond).await?;
         writer.commit().await?;
-        let trunks: Vec<(String, Cidr)> =
-            spec.trunks.iter().map(|net| (net.to_string(), *net)).collect();
+        // A row has room for a name of 48 bytes.
+        let name = |by: &TrunkKey| by.to_string().chars().take(48).collect();
+        let trunks: Vec<(String, TrunkKey)> =
+            spec.trunks.iter().map(|by| (name(by), by.clone())).collect();
         let routes: Vec<Route> = spec
             .routes
             .iter()

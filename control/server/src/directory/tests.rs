@@ -100,7 +100,7 @@ async fn the_demo_holds_what_its_spec_says(directory: Directory) {
     assert_eq!(sbc, [Address { host: "127.0.0.2".into(), port: 5061, transport: "udp".into() }]);
     let provision = directory.provision().await.expect("an answer");
     assert_eq!(provision.tenants.len(), 1);
-    assert_eq!(provision.trunks[0].net.to_string(), "10.0.0.0/8");
+    assert_eq!(provision.trunks[0].by.to_string(), "10.0.0.0/8");
     assert_eq!(provision.routes[0].prefix, "9");
 }
 

@@ -1,7 +1,6 @@
 //! What the command line reaches, over a UNIX socket that only its owner may open.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use abi::{CallState, Counter, LeaseState, Region};
@@ -10,7 +9,9 @@ use axum::http::StatusCode;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use base::{CallRef, CcbId, Instant, WorkerId};
-use control_core::{CcbView, Counts, End, LeaseView, LoginView, OpOutcome, SeatState, spool_name};
+use control_core::{
+    CcbView, Counts, End, LeaseView, LoginView, OpOutcome, SeatState, TrunkView, spool_name,
+};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
@@ -116,7 +117,7 @@ fn ccb_json(view: &CcbView, now: Instant) -> Value {
         "calls": view.calls,
         "open_commands": view.open_ops,
         "spool": { "state": spool_name(view.spool.state), "lost_bytes": view.spool.lost },
-        "trunks": view.trunks.iter().map(|(address, up)| trunk_json(*address, *up)).collect::<Vec<_>>(),
+        "trunks": view.trunks.iter().map(trunk_json).collect::<Vec<_>>(),
         "control": counts_json(&view.counts),
     });
     if let (Some(region), Some(fields)) = (&view.region, ccb.as_object_mut()) {
@@ -133,8 +134,16 @@ fn reason_of(seat: &SeatState) -> Option<String> {
     }
 }
 
-fn trunk_json(address: SocketAddr, up: bool) -> Value {
-    json!({ "address": address.to_string(), "up": up })
+fn trunk_json(trunk: &TrunkView) -> Value {
+    let is_up = trunk.outage == abi::Outage::None;
+    let mut json = json!({ "address": trunk.address.to_string(), "up": is_up });
+    if !is_up {
+        json["why"] = trunk.outage.text().into();
+    }
+    if trunk.unverified {
+        json["unverified"] = true.into();
+    }
+    json
 }
 
 fn counts_json(counts: &Counts) -> Value {

@@ -99,7 +99,8 @@ fn event() -> impl Strategy<Value = Event> {
             addr
         }),
         (any::<u32>(), address()).prop_map(|(seconds, addr)| Event::SourceBanned { addr, seconds }),
-        (any::<bool>(), address()).prop_map(|(up, addr)| Event::Trunk { addr, up }),
+        (proptest::sample::select(Outage::ALL), address())
+            .prop_map(|(outage, addr)| Event::Trunk { addr, outage }),
     ]
 }
 

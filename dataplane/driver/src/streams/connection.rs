@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use abi::Counter;
+use abi::{Counter, Outage};
 use base::Transport;
 use rustix::net::sockopt;
 use sip::wire::{Frame, Framer};
@@ -14,9 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_rustls::{client, server};
 
 use super::hub::{Hub, Line, Peer, Post, Visit};
-use super::{Letter, Opening, web};
+use super::{Letter, Opening, tls, web};
 use crate::sockets::TOS_SIGNALLING;
 
 /// Who is known is closed after this time without a message or a keep-alive: longer than any registration lasts.
@@ -29,6 +30,8 @@ const CONNECT_LIMIT: Duration = Duration::from_secs(4);
 const WRITE_LIMIT: Duration = Duration::from_secs(15);
 /// How long the last word to a peer may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(1);
+/// Messages that are remembered until a trunk is heard, to be told of should it refuse the connection.
+const UNHEARD: usize = 16;
 /// The rest after a failure to accept, which is for want of files.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 /// A peer that is silent this long is asked whether it lives, by the kernel, in seconds.
@@ -44,6 +47,10 @@ pub(super) enum End {
     Malformed,
     Slow,
     Handshake,
+    /// It showed a certificate that is not believed.
+    Certificate,
+    /// It does not take our certificate.
+    NotTaken,
 }
 
 impl End {
@@ -54,6 +61,8 @@ impl End {
             End::Malformed => Counter::ClosedMalformed,
             End::Slow => Counter::ClosedSlow,
             End::Handshake => Counter::HandshakeFailed,
+            End::Certificate => Counter::ClientCertificateRefused,
+            End::NotTaken => Counter::TlsNotTaken,
         }
     }
 }
@@ -93,30 +102,52 @@ pub(super) async fn accept(hub: Rc<Hub>, opening: Opening) {
 async fn host(mut visit: Visit, stream: TcpStream) {
     let peer = visit.line.peer;
     prepare(&stream, peer.address);
-    let acceptor = visit.hub.places[usize::from(peer.location.0)].tls.borrow().acceptor.clone();
-    let end = match (peer.transport, acceptor) {
-        (Transport::Ws, _) => web::serve(&mut visit, stream).await,
-        (Transport::Tls | Transport::Wss, Some(acceptor)) => {
-            match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
-                Ok(Ok(stream)) if peer.transport == Transport::Wss => {
-                    web::serve(&mut visit, stream).await
-                }
-                Ok(Ok(stream)) => serve(&mut visit, stream).await,
-                _ => End::Handshake,
-            }
-        }
-        (Transport::Tls | Transport::Wss, None) => End::Handshake,
-        (Transport::Tcp | Transport::Udp, _) => serve(&mut visit, stream).await,
+    let end = match peer.transport {
+        Transport::Ws => web::serve(&mut visit, stream).await,
+        Transport::Tls | Transport::Wss => match accept_tls(&visit, stream).await {
+            Ok(stream) if peer.transport == Transport::Wss => web::serve(&mut visit, stream).await,
+            Ok(stream) => serve(&mut visit, stream).await,
+            Err(end) => end,
+        },
+        Transport::Tcp | Transport::Udp => serve(&mut visit, stream).await,
     };
     tracing::trace!(?peer, ?end, "a connection ended");
     visit.hub.count(end.counter());
+}
+
+/// Shakes hands with a peer that came; what its certificate proves is noted.
+async fn accept_tls(visit: &Visit, stream: TcpStream) -> Result<server::TlsStream<TcpStream>, End> {
+    let Visit { hub, line, .. } = visit;
+    let acceptor = {
+        let tls = hub.places[usize::from(line.peer.location.0)].tls.borrow();
+        match line.peer.transport {
+            Transport::Wss => tls.web_acceptor.clone(),
+            _ => tls.acceptor.clone(),
+        }
+    };
+    let Some(acceptor) = acceptor else { return Err(End::Handshake) };
+    match timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => {
+            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            if let Some(certificate) = shown {
+                hub.prove(line, tls::domains(certificate));
+            }
+            Ok(stream)
+        }
+        Ok(Err(error)) if tls::is_bad_certificate(&error) => {
+            let address = line.peer.address;
+            tracing::info!(%error, %address, "a certificate that was shown is not believed");
+            Err(End::Certificate)
+        }
+        Ok(Err(_)) | Err(_) => Err(End::Handshake),
+    }
 }
 
 /// Opens a connection to a peer, and sends that message first.
 pub(super) fn connect(hub: &Rc<Hub>, peer: Peer, letter: Letter) {
     let Some(mut visit) = Hub::enter(hub, peer, false) else {
         hub.count(Counter::RefusedConnectionsFull);
-        return hub.unsent(letter);
+        return hub.unsent(letter, Outage::Unreachable);
     };
     visit.in_hand = Some(letter);
     tokio::task::spawn_local(call_on(visit));
@@ -124,25 +155,8 @@ pub(super) fn connect(hub: &Rc<Hub>, peer: Peer, letter: Letter) {
 
 /// Serves a peer whom we call.
 async fn call_on(mut visit: Visit) {
-    let peer = visit.line.peer;
-    let place = &visit.hub.places[usize::from(peer.location.0)];
-    let ours = place.location.ip;
-    let connector = place.tls.borrow().connector.clone();
-    let reach = async {
-        let stream = dial(ours, peer.address).await?;
-        prepare(&stream, peer.address);
-        match (peer.transport, connector) {
-            (Transport::Tls, Some(connector)) => {
-                let stream = connector.connect(peer.address.ip().into(), stream).await?;
-                Ok(Reached::Tls(Box::new(stream)))
-            }
-            (Transport::Tls, None) => Err(io::Error::other("there are no roots to verify it by")),
-            _ => Ok(Reached::Tcp(stream)),
-        }
-    };
-    let reached =
-        timeout(CONNECT_LIMIT, reach).await.unwrap_or(Err(io::ErrorKind::TimedOut.into()));
-    let end = match reached {
+    let reached = timeout(CONNECT_LIMIT, reach(&visit)).await;
+    let end = match reached.unwrap_or(Err(Outage::Unreachable)) {
         Ok(reached) => {
             visit.hub.count(Counter::ConnectionsOpened);
             match reached {
@@ -150,17 +164,54 @@ async fn call_on(mut visit: Visit) {
                 Reached::Tls(stream) => serve(&mut visit, *stream).await,
             }
         }
-        Err(error) => {
-            tracing::debug!(%error, address = %peer.address, transport = %peer.transport, "no connection");
+        Err(outage) => {
+            visit.outage = outage;
+            if let Some(counter) = tls::counter_of(outage) {
+                visit.hub.count(counter);
+            }
             return visit.hub.count(Counter::ConnectFailed);
         }
     };
     visit.hub.count(end.counter());
+    if end == End::NotTaken {
+        visit.outage = Outage::TlsNotTaken;
+    }
+}
+
+/// Makes a connection.
+async fn reach(visit: &Visit) -> Result<Reached, Outage> {
+    let Visit { hub, line, in_hand, .. } = visit;
+    let (peer, transport) = (line.peer, line.peer.transport);
+    let failed = |error: io::Error, outage| {
+        let (address, why) = (peer.address, Outage::text(outage));
+        tracing::debug!(%error, why, %address, %transport, "no connection");
+        outage
+    };
+    let call = match transport {
+        Transport::Tls => {
+            let proof = in_hand.as_ref().map_or(0, |letter| letter.channel.proof);
+            let call = hub.secure_call(peer, proof);
+            Some(call.map_err(|error| failed(error, Outage::TlsFiles))?)
+        }
+        _ => None,
+    };
+    let ours = hub.places[usize::from(peer.location.0)].location.ip;
+    let stream = dial(ours, peer.address).await;
+    let stream = stream.map_err(|error| failed(error, Outage::Unreachable))?;
+    prepare(&stream, peer.address);
+    let Some(call) = call else { return Ok(Reached::Tcp(stream)) };
+    let stream = call.connector.connect(call.name, stream).await;
+    let stream = stream.map_err(|error| {
+        let outage = tls::outage_of(&error);
+        failed(error, outage)
+    })?;
+    hub.prove(line, call.proves.into_iter().collect());
+    Ok(Reached::Tls(Box::new(stream)))
 }
 
 enum Reached {
     Tcp(TcpStream),
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tls(Box<client::TlsStream<TcpStream>>),
 }
 
 async fn dial(ours: std::net::IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
@@ -187,12 +238,22 @@ fn prepare(stream: &TcpStream, peer: SocketAddr) {
 /// Reads and writes a stream until it ends.
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(visit: &mut Visit, stream: S) -> End {
     let (mut reader, mut writer) = tokio::io::split(stream);
-    let Visit { hub, line, posts, in_hand, .. } = visit;
-    let (end, last) = tokio::select! {
+    let Visit { hub, line, posts, in_hand, unheard, is_guest, .. } = visit;
+    // A peer of TLS 1.3 refuses our certificate after we have begun to write.
+    let unheard = (!*is_guest && line.peer.transport == Transport::Tls).then_some(unheard);
+    let may_refuse = unheard.is_some();
+    let (mut end, last) = tokio::select! {
         read = read(hub, line, &mut reader) => read,
-        end = write(&mut writer, posts, in_hand) => (end, None),
+        end = write(&mut writer, posts, in_hand, line, unheard) => (end, None),
         () = line.is_slow.notified() => (End::Slow, None),
     };
+    // What cannot be written any more may have been refused, and why can still be read.
+    if may_refuse
+        && (end, line.is_heard.get()) == (End::Peer, false)
+        && let Ok((said, _)) = timeout(FAREWELL_LIMIT, read(hub, line, &mut reader)).await
+    {
+        end = said;
+    }
     let farewell = async {
         if let Some(last) = last {
             writer.write_all(&last).await?;
@@ -214,8 +275,12 @@ async fn read(
     let mut patience = Patience::new(hub.limits.whole);
     loop {
         match timeout_at(patience.ends(line), read_some(hub, reader, &mut framer)).await {
-            Ok(Ok(0) | Err(_)) => return (End::Peer, None),
-            Ok(Ok(_)) => {}
+            Ok(Ok(0)) => return (End::Peer, None),
+            Ok(Err(error)) if tls::outage_of(&error) == Outage::TlsNotTaken => {
+                return (End::NotTaken, None);
+            }
+            Ok(Err(_)) => return (End::Peer, None),
+            Ok(Ok(_)) => line.is_heard.set(true),
             Err(_) if patience.is_over(line) => return (End::Idle, None),
             Err(_) => continue,
         }
@@ -263,6 +328,8 @@ async fn write(
     writer: &mut (impl AsyncWrite + Unpin),
     posts: &mut mpsc::Receiver<Post>,
     in_hand: &mut Option<Letter>,
+    line: &Line,
+    mut unheard: Option<&mut Vec<Letter>>,
 ) -> End {
     loop {
         if in_hand.is_none() {
@@ -279,7 +346,14 @@ async fn write(
             writer.flush().await
         };
         match timeout(WRITE_LIMIT, written).await {
-            Ok(Ok(())) => *in_hand = None,
+            Ok(Ok(())) => {
+                let written = in_hand.take();
+                match &mut unheard {
+                    Some(unheard) if line.is_heard.get() => unheard.clear(),
+                    Some(unheard) if unheard.len() < UNHEARD => unheard.extend(written),
+                    _ => {}
+                }
+            }
             Ok(Err(_)) => return End::Peer,
             Err(_) => return End::Slow,
         }

@@ -4,16 +4,17 @@ use std::cell::{Cell, RefCell};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use abi::{Counter, Region};
+use abi::{Counter, Outage, Region, TrunkRow};
 use base::{Channel, LocationId, Transport, WorkerId, owner};
 use sip::wire;
 use tokio::sync::{Notify, mpsc};
 
-use super::tls::Tls;
+use super::tls::{Call, Connectors, Tls};
 use super::{Letter, TlsSettings, connection};
 use crate::DriverError;
 use crate::mesh::{Mesh, Parcel};
@@ -22,6 +23,8 @@ use crate::mesh::{Mesh, Parcel};
 const LETTERS: usize = 128;
 /// How long a message waits before a full lane is looked at again, in milliseconds.
 const LANE_WAIT_MS: u64 = 2;
+/// How long a trunk that is known by its certificate stays one without another look.
+const PROOF_AGE: Duration = Duration::from_millis(100);
 /// Bytes of one read; all connections read into the same.
 const READ_BYTES: usize = 16_384;
 
@@ -31,6 +34,7 @@ pub(super) struct Hub {
     mesh: Arc<Mesh>,
     workers: u8,
     pub places: Vec<Place>,
+    pub connectors: Connectors,
     pub limits: Limits,
     table: RefCell<Table>,
     pub scratch: RefCell<Box<[u8]>>,
@@ -47,8 +51,12 @@ pub(super) struct Place {
 
 impl Place {
     /// Reads the certificates of a location.
-    pub fn new(location: worker::Location, settings: TlsSettings) -> Result<Place, DriverError> {
-        let tls = Tls::load(&settings).map_err(|source| DriverError::Io {
+    pub fn new(
+        location: worker::Location,
+        settings: TlsSettings,
+        folder: Option<&Path>,
+    ) -> Result<Place, DriverError> {
+        let tls = Tls::load(&settings, folder).map_err(|source| DriverError::Io {
             what: format!("TLS of location {}", location.name),
             source,
         })?;
@@ -72,6 +80,12 @@ pub(super) struct Line {
     pub is_known: Cell<bool>,
     /// The peer leaves too much unread.
     pub is_slow: Notify,
+    /// Whether anything has come from the peer.
+    pub is_heard: Cell<bool>,
+    /// The SIP domains that its certificate has proved.
+    domains: RefCell<Vec<String>>,
+    /// The trunk that they make it, and when that was looked up.
+    proof: Cell<(u64, Option<Instant>)>,
 }
 
 /// What is written to a peer.
@@ -115,7 +129,12 @@ pub(super) struct Visit {
     pub posts: mpsc::Receiver<Post>,
     /// What is being written.
     pub in_hand: Option<Letter>,
-    is_guest: bool,
+    /// What was written to a peer of whom nothing was heard, where its silence may be a refusal.
+    pub unheard: Vec<Letter>,
+    /// Why the connection ended, or was not made.
+    pub outage: Outage,
+    /// The peer came; else we called it.
+    pub is_guest: bool,
 }
 
 impl Hub {
@@ -124,7 +143,7 @@ impl Hub {
         region: Arc<Region>,
         mesh: Arc<Mesh>,
         workers: u8,
-        places: Vec<Place>,
+        (places, connectors): (Vec<Place>, Connectors),
         first: u32,
         limits: Limits,
     ) -> Hub {
@@ -140,6 +159,7 @@ impl Hub {
             mesh,
             workers,
             places,
+            connectors,
             limits,
             table: RefCell::new(table),
             scratch: RefCell::new(vec![0; READ_BYTES].into()),
@@ -166,20 +186,39 @@ impl Hub {
         }
         let number = table.free_number();
         let is_known = Cell::new(!is_guest);
-        let line = Rc::new(Line { number, peer, is_known, is_slow: Notify::new() });
+        let line = Rc::new(Line {
+            number,
+            peer,
+            is_known,
+            is_slow: Notify::new(),
+            is_heard: Cell::new(false),
+            domains: RefCell::default(),
+            proof: Cell::new((0, None)),
+        });
         let (sender, posts) = mpsc::channel(LETTERS);
         let record = Record { line: Rc::clone(&line), posts: sender, watchers: 0 };
         table.by_number.insert(number, record);
-        table.by_peer.insert(peer, number);
+        // Whom we call by TLS is verified; who comes is not, and gets nothing that is for somebody at that address.
+        if !(is_guest && peer.transport.is_secure()) {
+            table.by_peer.insert(peer, number);
+        }
         table.by_transport[peer.transport as usize] += 1;
         hub.publish(&table);
         drop(table);
-        Some(Visit { hub: Rc::clone(hub), line, posts, in_hand: None, is_guest })
+        Some(Visit {
+            hub: Rc::clone(hub),
+            line,
+            posts,
+            in_hand: None,
+            unheard: Vec::new(),
+            outage: Outage::Unreachable,
+            is_guest,
+        })
     }
 
     /// Sends a worker's message by its connection; where it names none, by one to the same peer, or a new one.
     pub fn send(hub: &Rc<Hub>, letter: Letter) {
-        let Letter { location, to, channel: Channel { transport, connection }, .. } = letter;
+        let Letter { location, to, channel: Channel { transport, connection, .. }, .. } = letter;
         let peer = Peer { location, transport, address: to };
         let posted = {
             let table = hub.table.borrow();
@@ -197,7 +236,7 @@ impl Hub {
             Err(letter) if connection == 0 && is_dialled(transport) => {
                 connection::connect(hub, peer, letter);
             }
-            Err(letter) => hub.unsent(letter),
+            Err(letter) => hub.unsent(letter, Outage::Unreachable),
         }
     }
 
@@ -217,7 +256,7 @@ impl Hub {
         let call_id = wire::lex(&message).ok().and_then(|message| message.call_id().ok());
         let worker = call_id.map_or(WorkerId(0), |call_id| owner(call_id, self.workers));
         let Peer { location, transport, address: from } = line.peer;
-        let channel = Channel { transport, connection: line.number };
+        let channel = Channel { transport, connection: line.number, proof: self.proof(line) };
         let mut parcel = Parcel::Arrived { location, from, channel, message };
         while let Err(back) = self.mesh.pass(&self.region, worker, parcel) {
             parcel = back;
@@ -226,9 +265,46 @@ impl Hub {
     }
 
     /// A message cannot be sent; its worker is told.
-    pub fn unsent(&self, letter: Letter) {
+    pub fn unsent(&self, letter: Letter, outage: Outage) {
         let Letter { worker, location, to, channel, message } = letter;
-        self.tell(worker, Parcel::Unsent { location, to, channel, message });
+        self.tell(worker, Parcel::Unsent { location, to, channel, outage, message });
+    }
+
+    /// How a trunk is called by TLS.
+    pub fn secure_call(&self, peer: Peer, proof: u64) -> std::io::Result<Call> {
+        let place = &self.places[usize::from(peer.location.0)];
+        self.connectors.call(&self.region, place, peer.address, proof)
+    }
+
+    /// The peer's certificate has proved these SIP domains.
+    pub fn prove(&self, line: &Line, domains: Vec<String>) {
+        line.domains.replace(domains);
+        if self.proof(line) != 0 {
+            // It may be silent between calls.
+            line.is_known.set(true);
+            self.count(Counter::TrunksProved);
+        }
+    }
+
+    /// The trunk that a peer has proved to be; control may have changed its mind since.
+    fn proof(&self, line: &Line) -> u64 {
+        let domains = line.domains.borrow();
+        if domains.is_empty() {
+            return 0;
+        }
+        let (found, at) = line.proof.get();
+        if at.is_some_and(|at| at.elapsed() < PROOF_AGE) {
+            return found;
+        }
+        let mut trunks = self.region.trunks().iter().map(|(_, row)| row);
+        let is_it = |row: &TrunkRow| {
+            let domain = row.domain();
+            let domain = domain.as_str().trim_end_matches('.');
+            row.is_by_certificate() && domains.iter().any(|it| it.eq_ignore_ascii_case(domain))
+        };
+        let found = trunks.find(is_it).map_or(0, |row| row.proof());
+        line.proof.set((found, Some(Instant::now())));
+        found
     }
 
     /// Answers a keep-alive, unless the peer takes nothing.
@@ -321,8 +397,12 @@ impl Drop for Visit {
             Post::Letter(letter) => Some(letter),
             Post::Pong => None,
         });
-        for letter in self.in_hand.take().into_iter().chain(waiting) {
-            self.hub.unsent(letter);
+        let unheard = match self.line.is_heard.get() {
+            true => Vec::new(),
+            false => std::mem::take(&mut self.unheard),
+        };
+        for letter in unheard.into_iter().chain(self.in_hand.take()).chain(waiting) {
+            self.hub.unsent(letter, self.outage);
         }
         let watchers = record.map_or(0, |record| record.watchers);
         for worker in (0..self.hub.workers).filter(|worker| watchers & (1 << worker) != 0) {

@@ -7,6 +7,8 @@ mod blades;
 mod call;
 mod garbage;
 mod link;
+mod outbound;
 mod refused;
 mod restart;
 mod streams;
+mod tls;

@@ -27,11 +27,11 @@ use crate::call::{
 use crate::link::Control;
 use crate::plane::{PATIENCE, Plane, config, peer, wait_for};
 
-const TRUNK: &str = "127.0.0.3";
-const PHONE: &str = "127.0.0.4";
+pub const TRUNK: &str = "127.0.0.3";
+pub const PHONE: &str = "127.0.0.4";
 
 /// A data plane whose locations speak everything.
-fn plane(media: MediaChoice, change: impl FnOnce(&mut Config)) -> Plane {
+pub fn plane(media: MediaChoice, change: impl FnOnce(&mut Config)) -> Plane {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let mut config = config(&folder, 2, media);
     let first = config.locations[0].sip_port;
@@ -45,7 +45,7 @@ fn plane(media: MediaChoice, change: impl FnOnce(&mut Config)) -> Plane {
 }
 
 /// A root, and a certificate of it for all of 127.0.0.1 to 4 and ::1.
-fn certificates(folder: &Path, name: &str) -> TlsSettings {
+pub fn certificates(folder: &Path, name: &str) -> TlsSettings {
     let file = |what: &str| folder.join(format!("{name}.{what}"));
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -58,11 +58,15 @@ fn certificates(folder: &Path, name: &str) -> TlsSettings {
     std::fs::write(file("root"), root_certificate.pem()).expect("it is written");
     std::fs::write(file("pem"), certificate.pem()).expect("it is written");
     std::fs::write(file("key"), key.serialize_pem()).expect("it is written");
-    TlsSettings { identity: Some((file("pem"), file("key"))), ca: Some(file("root")), verify: true }
+    TlsSettings {
+        identity: Some((file("pem"), file("key"))),
+        ca: Some(file("root")),
+        ..TlsSettings::default()
+    }
 }
 
 /// A connection from that address.
-fn tcp(from: &str, to: SocketAddr) -> TcpStream {
+pub fn tcp(from: &str, to: SocketAddr) -> TcpStream {
     let from = SocketAddr::new(from.parse().expect("an address"), 0);
     let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let fd: OwnedFd = socket(family, SocketType::STREAM, Some(ipproto::TCP)).expect("a socket");
@@ -75,20 +79,20 @@ fn tcp(from: &str, to: SocketAddr) -> TcpStream {
 }
 
 /// A peer's end of a connection.
-trait Wire {
+pub trait Wire {
     fn send(&mut self, message: &[u8]);
     /// The next message; none when the connection ends.
     fn next(&mut self) -> Option<Vec<u8>>;
 }
 
 /// Messages in a stream.
-struct Framed<S> {
-    stream: S,
+pub struct Framed<S> {
+    pub stream: S,
     framer: Framer,
 }
 
 impl<S> Framed<S> {
-    fn new(stream: S) -> Self {
+    pub fn new(stream: S) -> Self {
         Framed { stream, framer: Framer::default() }
     }
 }
@@ -178,15 +182,15 @@ fn web<S: Read + Write>(stream: S, uri: &str) -> tungstenite::WebSocket<S> {
 }
 
 /// Somebody who speaks by one connection, and has a socket for RTP.
-struct Phone {
-    wire: Box<dyn Wire>,
-    by: Transport,
-    host: String,
-    rtp: UdpSocket,
+pub struct Phone {
+    pub wire: Box<dyn Wire>,
+    pub by: Transport,
+    pub host: String,
+    pub rtp: UdpSocket,
 }
 
 impl Phone {
-    fn new(plane: &Plane, from: &str, location: usize, by: Transport) -> Phone {
+    pub fn new(plane: &Plane, from: &str, location: usize, by: Transport) -> Phone {
         Phone {
             wire: wire(plane, from, location, by),
             by,
@@ -222,7 +226,7 @@ impl Phone {
     }
 
     /// The first message that begins so; no refusal may come before it.
-    fn expect(&mut self, starts: &str) -> String {
+    pub fn expect(&mut self, starts: &str) -> String {
         loop {
             let message = self.wire.next().unwrap_or_else(|| panic!("closed before {starts}"));
             let text = String::from_utf8(message).expect("text");
@@ -233,7 +237,7 @@ impl Phone {
         }
     }
 
-    fn register(&mut self, call: &str) {
+    pub fn register(&mut self, call: &str) {
         let (address, uri) = (format!("<sip:{USER}@{REALM}>"), format!("sip:{REALM}"));
         let request = |phone: &Phone, cseq: u32| {
             phone
@@ -251,14 +255,22 @@ impl Phone {
         self.expect("SIP/2.0 200");
     }
 
-    fn invite(&mut self, plane: &Plane, number: &str, call: &str) {
+    pub fn invite(&mut self, plane: &Plane, number: &str, call: &str) {
         self.invite_with(plane, number, call, &[]);
     }
 
-    fn invite_with(&mut self, plane: &Plane, number: &str, call: &str, extra: &[(&str, &str)]) {
-        let uri = format!("sip:{number}@{}", plane.sip(0));
+    pub fn invite_with(&mut self, plane: &Plane, number: &str, call: &str, extra: &[(&str, &str)]) {
+        self.invite_uri(&format!("sip:{number}@{}", plane.sip(0)), call, extra);
+    }
+
+    /// Calls a number by that scheme.
+    pub fn invite_to(&mut self, plane: &Plane, scheme: &str, number: &str, call: &str) {
+        self.invite_uri(&format!("{scheme}:{number}@{}", plane.sip(0)), call, &[]);
+    }
+
+    fn invite_uri(&mut self, uri: &str, call: &str, extra: &[(&str, &str)]) {
         let mut invite = self
-            .request("INVITE", &uri, call, 1)
+            .request("INVITE", uri, call, 1)
             .header("From", format!("<sip:555@{}>;tag=caller", self.host))
             .header("To", format!("<{uri}>"));
         for (name, value) in extra {
@@ -268,7 +280,7 @@ impl Phone {
         self.wire.send(&invite);
     }
 
-    fn respond(
+    pub fn respond(
         &mut self,
         request: &str,
         status: u16,
@@ -284,7 +296,7 @@ impl Phone {
     }
 
     /// Answers an INVITE; returns where the caller's media is to be sent.
-    fn accept(&mut self, invite: &str) -> SocketAddr {
+    pub fn accept(&mut self, invite: &str) -> SocketAddr {
         let message = lex(invite.as_bytes()).expect("an INVITE");
         let sdp = sip::sdp::parse(message.body()).expect("an offer");
         let body = sip::sdp::answer(&sdp, &self.own()).expect("an answer");
@@ -294,7 +306,7 @@ impl Phone {
     }
 
     /// A request in the dialog that `answered` confirmed.
-    fn within(&mut self, method: &str, answered: &str, cseq: u32) {
+    pub fn within(&mut self, method: &str, answered: &str, cseq: u32) {
         let message = lex(answered.as_bytes()).expect("an answer");
         let call = String::from_utf8_lossy(message.call_id().expect("one")).into_owned();
         let target = uri_of(&header(answered, Header::Contact));
@@ -308,7 +320,13 @@ impl Phone {
 }
 
 /// Fifty packets each way, from that sequence number on.
-fn relay(caller: &Phone, callee: &Phone, first: u16, to_caller: SocketAddr, to_callee: SocketAddr) {
+pub fn relay(
+    caller: &Phone,
+    callee: &Phone,
+    first: u16,
+    to_caller: SocketAddr,
+    to_callee: SocketAddr,
+) {
     for sequence in first..first + 50 {
         let (there, back) = (rtp(sequence, 1), rtp(sequence, 2));
         caller.rtp.send_to(&there, to_callee).expect("loopback takes it");
@@ -377,7 +395,7 @@ fn a_call_from_tls_to_secure_websocket() {
     a_call(MediaChoice::Recvmmsg, Transport::Tls, Transport::Wss);
 }
 
-fn options(call: &str, end: &str) -> String {
+pub fn options(call: &str, end: &str) -> String {
     format!(
         "OPTIONS sip:x@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/TCP 127.0.0.1;branch=z9hG4bK{call}\r\n\
          From: <sip:probe@x>;tag=1\r\nTo: <sip:x@x>\r\nCall-ID: {call}\r\nCSeq: 1 OPTIONS\r\n\
@@ -604,7 +622,7 @@ fn a_call_goes_on_over_a_restart_when_its_peers_are_back() {
 }
 
 /// Lets a caller's INVITE go to a trunk, as control would.
-fn dial(plane: &Plane, to: SocketAddr, location: u8, transport: Transport) {
+pub fn dial(plane: &Plane, to: SocketAddr, location: u8, transport: Transport) {
     let region = plane.region();
     let mut receivers = [0, 1].map(|worker| region.event_receiver(WorkerId(worker)));
     let end = Instant::now() + PATIENCE;
@@ -628,7 +646,7 @@ fn dial(plane: &Plane, to: SocketAddr, location: u8, transport: Transport) {
 }
 
 /// A trunk that is called: it listens.
-fn listener(ip: &str) -> (TcpListener, SocketAddr) {
+pub fn listener(ip: &str) -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind((ip, 0)).expect("a port");
     let at = listener.local_addr().expect("it is bound");
     (listener, at)

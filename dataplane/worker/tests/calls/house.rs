@@ -298,12 +298,39 @@ impl House {
         });
     }
 
+    /// A message comes by that transport, as by one connection.
+    pub fn send_by(&mut self, from: &str, transport: base::Transport, text: &str) {
+        let channel = base::Channel { connection: 7, ..base::Channel::any(transport) };
+        let from = from.parse().expect("an address");
+        let (location, datagram) = (LocationId(0), text.as_bytes());
+        self.input(Input::Sip { location, from, channel, datagram });
+    }
+
+    /// The phone of an agent registered by that transport, with that Contact.
+    pub fn register_by(
+        &mut self,
+        number: &str,
+        phone: &str,
+        transport: base::Transport,
+        contact: &str,
+    ) {
+        self.register(number, phone);
+        let agents = self.region.agents();
+        let found = agents.find_number(TenantId(1), number.as_bytes());
+        let (slot, _) = found.expect("it is logged in");
+        let mut row = self.region.registrations().read(slot).expect("a row");
+        row.set_channel(base::Channel { connection: 9, ..base::Channel::any(transport) });
+        row.set_contact(Text::new(contact.as_bytes()).expect("fits"), b"");
+        self.region.registrations().write(slot, &row);
+    }
+
     /// A message could not be sent over a stream.
     pub fn unsent(&mut self, to: &str, transport: base::Transport, text: &str) {
         self.input(Input::Unsent {
             location: LocationId(0),
             to: to.parse().expect("an address"),
             channel: base::Channel::any(transport),
+            outage: abi::Outage::Unreachable,
             datagram: text.as_bytes(),
         });
     }

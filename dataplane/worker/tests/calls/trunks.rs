@@ -1,6 +1,6 @@
 //! Trunks that are watched by OPTIONS, and calls that go to the next address.
 
-use abi::{Command, Event, OpResult};
+use abi::{Command, Event, OpResult, Outage};
 use base::{LocationId, Transport};
 
 use crate::house::{House, OFFER, TRUNK, header};
@@ -29,9 +29,9 @@ fn asked(house: &mut House, seconds: u64) -> String {
 
 fn trunk_events(house: &mut House) -> Vec<bool> {
     let of = |event| match event {
-        Event::Trunk { addr, up } => {
+        Event::Trunk { addr, outage } => {
             assert_eq!(addr.to_string(), CARRIER);
-            Some(up)
+            Some(outage == Outage::None)
         }
         _ => None,
     };
