@@ -20,6 +20,7 @@ mod port;
 pub mod prompt;
 mod quality;
 pub mod recorder;
+pub mod srtp;
 mod stream;
 pub mod tone;
 pub mod wav;

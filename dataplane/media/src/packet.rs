@@ -36,6 +36,19 @@ impl<'a> Packet<'a> {
         self.start..self.end
     }
 
+    /// Lets the datagram end where `len` bytes of it are over; it never grows by that.
+    pub fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start + len);
+    }
+
+    /// Lets the datagram end `more` bytes later; none, and nothing done, where the buffer has no room.
+    #[must_use]
+    pub fn extend(&mut self, more: usize) -> Option<()> {
+        let fits = more <= self.tailroom();
+        self.end += if fits { more } else { 0 };
+        fits.then_some(())
+    }
+
     /// How many bytes are free before the datagram.
     pub fn headroom(&self) -> usize {
         self.start
