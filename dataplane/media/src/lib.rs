@@ -36,4 +36,6 @@ pub use port::{
     SocketSlot,
 };
 pub use quality::Quality;
-pub use stream::{Digit, EVENT_TIMEOUT_MS, SSRC_SILENCE_MS, StreamImage, StreamStats, Streams};
+pub use stream::{
+    Digit, EVENT_TIMEOUT_MS, Keys, SSRC_SILENCE_MS, StreamImage, StreamStats, Streams, is_rtcp,
+};
