@@ -81,8 +81,8 @@ pub use region::{Opened, Region, RegionError, RingUsage};
 #[cfg(not(loom))]
 pub use row::{
     Address, AgentRow, AgentState, CallRow, CallState, CtiState, DIALOG_TEXT_BYTES, DialogPhase,
-    DialogRow, DialogText, EndedBy, LegRow, LegState, LocationRow, MediaPath, NextWork, PathReason,
-    RegistrationRow, SecretRow, StreamRow, TenantRow, TrunkRow, WorkState,
+    DialogRow, DialogText, EndedBy, KeyRow, LegRow, LegState, LocationRow, MediaPath, NextWork,
+    PathReason, RegistrationRow, SecretRow, SrtpPolicy, StreamRow, TenantRow, TrunkRow, WorkState,
 };
 #[cfg(not(loom))]
 pub use table::{Agents, Calls, Legs, Row, Slot, Table};

@@ -37,5 +37,5 @@ pub use port::{
 };
 pub use quality::Quality;
 pub use stream::{
-    Digit, EVENT_TIMEOUT_MS, Keys, SSRC_SILENCE_MS, StreamImage, StreamStats, Streams, is_rtcp,
+    Digit, EVENT_TIMEOUT_MS, Keys, SSRC_SILENCE_MS, StreamImage, StreamStats, Streams,
 };

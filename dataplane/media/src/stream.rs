@@ -500,7 +500,7 @@ impl Streams {
 /// True for RTCP among RTP. RFC 5761, 4: "the RTP payload types used [...] MUST NOT" be 64 to 95, so that the
 /// packet types of RTCP are 192 to 223 where RTP has its marker and its payload type.
 #[inline]
-pub fn is_rtcp(packet: &[u8]) -> bool {
+fn is_rtcp(packet: &[u8]) -> bool {
     packet.get(1).is_some_and(|second| (192..=223).contains(second))
 }
 

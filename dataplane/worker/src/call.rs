@@ -22,6 +22,7 @@ use crate::extension::Extensions;
 use crate::forward::Diversion;
 use crate::functions::Functions;
 use crate::refer::Report;
+use crate::secure::Sdes;
 use crate::summon::Summons;
 use crate::transfer::{Change, Transfer};
 
@@ -152,6 +153,10 @@ pub struct Leg {
     pub pair: Option<PairId>,
     /// Its ports for video, while both sides have some.
     pub video: Option<PairId>,
+    /// Its SRTP; none where that was never spoken of.
+    pub secure: Option<Box<Sdes>>,
+    /// Its peer's RTCP comes and goes by the port of RTP (RFC 5761).
+    pub mux: bool,
     /// The G.711 that its peer takes and prefers, by its last description.
     pub takes: Option<Codec>,
     /// Its peer does not want to hear us now (RFC 3264, 8.4).
@@ -310,6 +315,8 @@ impl Leg {
             last_ack: None,
             pair: None,
             video: None,
+            secure: None,
+            mux: false,
             takes: None,
             held: false,
             silent: false,

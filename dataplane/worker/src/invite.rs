@@ -47,6 +47,8 @@ impl Worker {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         }
         let called = self.screen(arrival.message)?;
+        let offer = sip::body::session(arrival.message).unwrap_or_default();
+        self.check_srtp(caller.tenant, caller.party, offer)?;
         self.check_interval(arrival.message)?;
         let call = self.begin_call(now, arrival, caller, called)?;
         if let Err(refusal) = self.route(now, call, caller, called) {

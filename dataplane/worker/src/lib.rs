@@ -46,6 +46,7 @@ mod register;
 mod reinvite;
 mod remember;
 mod replaces;
+mod secure;
 mod session;
 mod snapshot;
 mod studio;

@@ -122,6 +122,13 @@ impl Streams {
         }
     }
 
+    /// True for RTCP that came to a socket, or goes out of it: by its own port, or among RTP where that was agreed.
+    #[inline]
+    pub fn is_rtcp(&self, socket: SocketSlot, packet: &Packet<'_>) -> bool {
+        let is_muxed = || self.hot.get(socket.pair().index()).is_some_and(|row| row.has(MUXED));
+        socket.is_rtcp() || is_muxed() && super::is_rtcp(packet.bytes())
+    }
+
     /// Encrypts what goes to an encrypted stream's peer.
     #[inline]
     pub fn seal(&mut self, verdict: Verdict, packet: &mut Packet<'_>) -> Verdict {
@@ -134,11 +141,10 @@ impl Streams {
 
     #[cold]
     fn seal_for(&mut self, socket: SocketSlot, packet: &mut Packet<'_>) -> Result<(), DropReason> {
-        let index = socket.pair().index();
-        let is_muxed = self.hot[index].has(MUXED);
-        let secure = self.cold[index].secure.as_mut();
+        let is_rtcp = self.is_rtcp(socket, packet);
+        let secure = self.cold[socket.pair().index()].secure.as_mut();
         let outbound = &mut secure.ok_or(DropReason::SrtpUnsealed)?.outbound;
-        let sealed = match socket.is_rtcp() || (is_muxed && super::is_rtcp(packet.bytes())) {
+        let sealed = match is_rtcp {
             true => outbound.seal_rtcp(packet),
             false => outbound.seal_rtp(packet),
         };
