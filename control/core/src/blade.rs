@@ -409,6 +409,7 @@ impl Blade {
             let mut row = TenantRow { tenant: tenant.id.0, state: 1, ..TenantRow::default() };
             row.set_name(Text::new(tenant.name.as_bytes()).ok()?);
             row.set_realm(Text::new(tenant.realm.as_bytes()).ok()?);
+            row.srtp = tenant.srtp.into();
             Some(row)
         });
         let mut rows = tenants.chain(std::iter::repeat(TenantRow::default()));
@@ -421,6 +422,7 @@ impl Blade {
         let trunks = self.provision.trunks.iter().filter_map(|trunk| {
             let mut row = TrunkRow { tenant: trunk.tenant.0, state: 1, ..TrunkRow::default() };
             row.set_network(trunk.net.ip, u32::from(trunk.net.bits));
+            row.srtp = trunk.srtp.into();
             row.set_name(Text::new(trunk.name.as_bytes()).ok()?);
             Some(row)
         });

@@ -289,11 +289,13 @@ fn provision() -> Provision {
             name: "demo".into(),
             realm: "r".into(),
             hold_music: None,
+            srtp: abi::SrtpPolicy::Offered,
         }],
         trunks: vec![TrunkRecord {
             tenant: TENANT,
             name: "t".into(),
             net: "10.1.0.0/16".parse().expect("a network"),
+            srtp: abi::SrtpPolicy::Required,
         }],
         forwards: Vec::new(),
         queues: Vec::new(),

@@ -15,6 +15,7 @@ mod mirror;
 mod offers;
 mod rooms;
 mod sessions;
+mod srtp;
 mod storm;
 mod strangers;
 mod transfers;
