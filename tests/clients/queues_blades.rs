@@ -82,13 +82,19 @@ impl Agent {
     }
 
     /// Waits for a customer on the phone; who it is, and how long that customer waited.
-    fn expect_customer(&self, limit: Duration) -> (String, Duration) {
-        let end = Instant::now() + limit;
+    fn expect_customer(&self, site: &Site) -> (String, Duration) {
+        let end = Instant::now() + LIMIT;
         let mut seen = Vec::new();
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let message = self.desk.next(left);
-            let Some(message) = message else { panic!("{}: nobody but {seen:?}", self.number) };
+            let Some(message) = message else {
+                let blades = site.blades.iter();
+                let state =
+                    blades.map(|one| (one.queue(), one.ask(&["leases"]), one.ask(&["calls"])));
+                let state: Vec<_> = state.collect();
+                panic!("{} of blade {}: nobody but {seen:?}: {state:#?}", self.number, self.ccb);
+            };
             if message["type"] == "Established" {
                 assert_eq!(message["queue"], QUEUE, "{message}");
                 let waited = Duration::from_millis(message["waited_ms"].as_u64().expect("a time"));
@@ -160,7 +166,7 @@ fn the_longest_idle_agent_of_all_blades_is_first() {
     let mut customers = Vec::new();
     for (place, agent) in order.iter().enumerate() {
         let customer = Customer::call(&site, place, (place * 3) % BLADES + 1);
-        let (party, _) = agent.expect_customer(LIMIT);
+        let (party, _) = agent.expect_customer(&site);
         assert_eq!(party, customer.number, "at {} of blade {}", agent.number, agent.ccb);
         customers.push(customer);
     }
@@ -206,7 +212,7 @@ fn denied(site: &Site, agents: &[Agent]) {
     let home = site.blades[first.ccb - 1].control.as_ref().expect("it runs").pid();
     signal(home, Signal::STOP);
     customer.call(ACCESS);
-    let (party, _) = next.expect_customer(LIMIT);
+    let (party, _) = next.expect_customer(site);
     signal(home, Signal::CONT);
     assert_eq!(party, "4930100");
     talk(&[&customer]);
@@ -251,7 +257,7 @@ fn callers_of_all_blades_keep_their_places_over_the_death_of_the_owner() {
     server.ready();
     let mut customers = customers.into_iter();
     for customer in customers.by_ref().take(3) {
-        let (party, waited) = server.expect_customer(LIMIT);
+        let (party, waited) = server.expect_customer(&site);
         let since = customer.called_at.elapsed();
         assert_eq!(party, customer.number);
         let is_right = since.saturating_sub(waited) < Duration::from_millis(1_500);
@@ -262,7 +268,7 @@ fn callers_of_all_blades_keep_their_places_over_the_death_of_the_owner() {
         server.desk.expect("AgentNotReady");
         server.ready();
     }
-    let (party, _) = server.expect_customer(LIMIT);
+    let (party, _) = server.expect_customer(&site);
     let talking = customers.next().expect("the fourth");
     assert_eq!(party, talking.number);
     talk(&[&talking.phone]);
@@ -286,7 +292,7 @@ fn a_blade_dies(site: &mut Site, agents: &[Agent], mut customers: Vec<Customer>)
     let server = agents.iter().find(is_there).expect("a desk whose control never died");
     server.ready();
     for customer in left {
-        let (party, waited) = server.expect_customer(LIMIT);
+        let (party, waited) = server.expect_customer(site);
         let since = customer.called_at.elapsed();
         assert_eq!(party, customer.number);
         let is_right = since.saturating_sub(waited) < Duration::from_millis(1_500);

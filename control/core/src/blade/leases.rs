@@ -17,6 +17,7 @@ use crate::cluster::{
 use crate::hosting::{Act, Desk, Glare, Presence};
 use crate::login::{LoginKey, Phone};
 use crate::message::Output;
+use crate::seat::SeatState;
 
 /// How long a request waits for an agent's own call whose aim is not known yet, or that gives way, in milliseconds.
 const SETTLE_MS: u64 = 400;
@@ -146,7 +147,7 @@ impl Blade {
         if let Some(answer) = self.hosting.home(ccb).answered(from, request) {
             return Some(answer.clone());
         }
-        let answer = match self.refusal(ccb, login) {
+        let answer = match self.refusal(ccb, login, request.purpose) {
             Some(denial) => Err(denial),
             None => match self.meets(now, (ccb, slot), login, request, is_last, out)? {
                 Some(denial) => Err(denial),
@@ -157,15 +158,27 @@ impl Blade {
         Some(answer)
     }
 
-    /// Why an agent is not to be had, whoever asks.
-    fn refusal(&self, ccb: CcbId, login: LoginKey) -> Option<Denial> {
+    /// Why an agent is not to be had, whoever asks. A queue gets nobody who does not take its calls: what its owner
+    /// was told of the agent may be older than what the agent says here.
+    fn refusal(&self, ccb: CcbId, login: LoginKey, purpose: Purpose) -> Option<Denial> {
         match self.cdm.ccb(ccb).map(|known| known.status) {
             Some(CcbStatus::Normal) => {}
             Some(CcbStatus::Draining) => return Some(Denial::Draining),
             _ => return Some(Denial::OwnerAway),
         }
-        let phone = self.logins.get(&login).map(|entry| entry.login.phone);
-        (phone != Some(Phone::Registered)).then_some(Denial::NotRegistered)
+        let entry = self.logins.get(&login);
+        match entry.map(|entry| (entry.login.phone, entry.seat.state())) {
+            Some((Phone::Registered, SeatState::NotReady(why))) if purpose == Purpose::Queue => {
+                Some(Denial::NotReady(why.as_str().to_owned()))
+            }
+            Some((Phone::Registered, state @ SeatState::AfterCall(_)))
+                if purpose == Purpose::Queue =>
+            {
+                Some(Denial::NotReady(state.name().to_owned()))
+            }
+            Some((Phone::Registered, _)) => None,
+            _ => Some(Denial::NotRegistered),
+        }
     }
 
     /// The agent may be calling: whose call goes on when the two call each other (G-03)? `Some(None)` when the agent

@@ -4,9 +4,10 @@ use abi::{GuestKind, MediaOrder, MixRole, Purpose as For};
 
 use super::*;
 use crate::cluster::{
-    Answer, Fact, FromQueue, Heard, Home, Key as Place, LeaseRequest, Question, Say,
+    Answer, Denial, Fact, FromQueue, Grant, Heard, Home, Key as Place, LeaseRequest, Question, Say,
 };
 use crate::desk::{Carried, CarriedAnswer, CarriedOrder, DeskRefusal, Supervision};
+use crate::seat::reason;
 
 /// A call of worker 0, as [`Plane::call`] writes it: 1001 calls 1002.
 const CALL: CallRef = CallRef { slot: 1, generation: 7 };
@@ -432,49 +433,79 @@ fn an_order_that_is_carried_here_is_answered_when_it_is_decided() {
     assert_eq!(answers, ["Desk(Refused(Declined))"]);
 }
 
+/// A blade with an agent that others hear: else it grants nothing.
+fn heard() -> (World, Granted, u64) {
+    let mut world = World::new(1);
+    let (granted, socket) = world.online(1001, 1);
+    world.blade.seed(base::Rng::from_number(1));
+    join(&mut world);
+    for _ in 0..60 {
+        let out = world.pass(50);
+        for one in out {
+            if let Output::Bus(Say::Put { key, fact: Some(fact) }) = one {
+                world.give(Input::Bus(Heard::Fact { key, fact: Some(fact) }));
+            }
+        }
+    }
+    (world, granted, socket)
+}
+
+/// Another blade asks for agent 1001.
+fn queue_asks(
+    world: &mut World,
+    id: u64,
+    purpose: For,
+    after_call_s: u32,
+) -> Result<Grant, Denial> {
+    let request = LeaseRequest {
+        id,
+        incarnation: 5,
+        holder: CcbId(2),
+        holder_incarnation: 1,
+        tenant: TENANT,
+        number: "1001".into(),
+        purpose,
+        caller: "0301".into(),
+        caller_agent: None,
+        serial: 3,
+        ttl_ms: 1_000,
+        queue: Some(FromQueue { name: "desk".into(), waited_ms: 1, after_call_s }),
+    };
+    let question = Box::new(Question::Lease(request));
+    let out = world.give(Input::Bus(Heard::Asked { reply: 4, from: "b2".into(), question }));
+    let answer = out.iter().find_map(|one| match one {
+        Output::Bus(Say::Reply { reply: 4, answer }) => match &**answer {
+            Answer::Lease(answer) => Some(answer.clone()),
+            _ => None,
+        },
+        _ => None,
+    });
+    answer.unwrap_or_else(|| panic!("{out:?}"))
+}
+
+/// What the owner of a queue was told of an agent may be old: the home has the last word (S3-007). A call that is the
+/// agent's own asks nobody's leave.
+#[test]
+fn a_queue_of_another_blade_gets_no_agent_who_is_not_ready() {
+    let (mut world, _, socket) = heard();
+    let asked = queue_asks(&mut world, 1, For::Queue, 0);
+    assert_eq!(asked, Err(Denial::NotReady("logged on".into())));
+    order(&mut world, socket, DeskCommand::Ready);
+    order(&mut world, socket, DeskCommand::NotReady(reason("lunch")));
+    let asked = queue_asks(&mut world, 2, For::Queue, 0);
+    assert_eq!(asked, Err(Denial::NotReady("lunch".into())));
+    assert!(queue_asks(&mut world, 3, For::Call, 0).is_ok(), "who is called by number");
+}
+
 /// An agent of ours whom another blade's queue called works on after the call for as long as that queue says.
 #[test]
 fn work_after_a_call_of_another_blades_queue_is_known_at_home() {
     for (after_call_s, wanted) in [(7, "after_call"), (0, "ready")] {
-        let mut world = World::new(1);
-        let (granted, socket) = world.online(1001, 1);
-        world.blade.seed(base::Rng::from_number(1));
-        join(&mut world);
+        let (mut world, granted, socket) = heard();
         order(&mut world, socket, DeskCommand::Ready);
         let slot = world.slot(granted.login);
-        // It grants only while others hear it.
-        for _ in 0..60 {
-            let out = world.pass(50);
-            for one in out {
-                if let Output::Bus(Say::Put { key, fact: Some(fact) }) = one {
-                    world.give(Input::Bus(Heard::Fact { key, fact: Some(fact) }));
-                }
-            }
-        }
-        let request = LeaseRequest {
-            id: 1,
-            incarnation: 5,
-            holder: CcbId(2),
-            holder_incarnation: 1,
-            tenant: TENANT,
-            number: "1001".into(),
-            purpose: For::Queue,
-            caller: "0301".into(),
-            caller_agent: None,
-            serial: 3,
-            ttl_ms: 1_000,
-            queue: Some(FromQueue { name: "desk".into(), waited_ms: 1, after_call_s }),
-        };
-        let question = Box::new(Question::Lease(request));
-        let out = world.give(Input::Bus(Heard::Asked { reply: 4, from: "b2".into(), question }));
-        let grant = out.iter().find_map(|one| match one {
-            Output::Bus(Say::Reply { reply: 4, answer }) => match &**answer {
-                Answer::Lease(Ok(grant)) => Some(grant.clone()),
-                _ => None,
-            },
-            _ => None,
-        });
-        let counter = grant.unwrap_or_else(|| panic!("{out:?}")).fence.counter;
+        let grant = queue_asks(&mut world, 1, For::Queue, after_call_s);
+        let counter = grant.expect("an idle agent").fence.counter;
         let region = world.planes[0].region.clone();
         assert!(region.leases().bind(slot, base::Medium::Voice, CcbId(2), counter));
         // The data plane's rows of that call, answered and then over.
