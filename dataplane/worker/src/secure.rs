@@ -55,6 +55,16 @@ impl Sdes {
         self.ours[suite as usize].get_or_insert_with(draw).0
     }
 
+    /// Takes what the peer chose now. A key that was used is not used again after another, or after plain RTP: peers
+    /// count from zero then, and no index of a key may come twice (RFC 3711, 9.1).
+    fn choose(&mut self, agreed: Option<Agreed>, was_used: bool) {
+        let left = self.agreed.filter(|before| Some(before.suite) != agreed.map(|now| now.suite));
+        if let Some(left) = left.filter(|_| was_used) {
+            self.ours[left.suite as usize] = None;
+        }
+        self.agreed = agreed;
+    }
+
     /// The one line that goes with what the peer chose.
     fn line(&mut self, agreed: Agreed, mux: bool, rng: &mut Rng) -> Secured {
         let line = Crypto::new(agreed.tag, agreed.suite, self.key(agreed.suite, rng));
@@ -107,6 +117,10 @@ impl Worker {
 
     fn srtp_policy_of(&self, leg: LegRef) -> SrtpPolicy {
         let Some(call) = self.calls.find(leg.call) else { return SrtpPolicy::default() };
+        if self.is_inside(leg) {
+            // Both ends are ours, on one machine.
+            return SrtpPolicy::Never;
+        }
         let party = call.leg(leg.leg).map(|leg| leg.party);
         party.map_or(SrtpPolicy::default(), |party| self.srtp_policy(call.tenant, party))
     }
@@ -118,22 +132,22 @@ impl Worker {
         party: Party,
         body: &[u8],
     ) -> Result<(), Refusal> {
+        self.check_srtp_by(self.srtp_policy(tenant, party), body)
+    }
+
+    /// The same of a leg that is there.
+    pub(crate) fn check_srtp_of(&self, leg: LegRef, body: &[u8]) -> Result<(), Refusal> {
+        self.check_srtp_by(self.srtp_policy_of(leg), body)
+    }
+
+    fn check_srtp_by(&self, policy: SrtpPolicy, body: &[u8]) -> Result<(), Refusal> {
         let Ok(sdp) = sdp::parse(body) else { return Ok(()) };
         let Ok(audio) = sdp::audio(&sdp) else { return Ok(()) };
-        judge(self.srtp_policy(tenant, party), &audio).map_err(|error| {
+        judge(policy, &audio).map_err(|error| {
             self.count(Counter::CallsSrtpRefused);
             let warning = format!("399 jackfield \"{}\"", error.name());
             Refusal::status(error.status()).with("Warning", warning.as_bytes())
         })
-    }
-
-    /// The same of a leg that stands.
-    pub(crate) fn check_srtp_of(&self, leg: LegRef, body: &[u8]) -> Result<(), Refusal> {
-        let call = self.calls.find(leg.call);
-        match call.and_then(|call| Some((call.tenant, call.leg(leg.leg)?.party))) {
-            Some((tenant, party)) => self.check_srtp(tenant, party, body),
-            None => Ok(()),
-        }
     }
 
     /// How what we describe to a leg is protected.
@@ -194,19 +208,20 @@ impl Worker {
             self.count(Counter::CallsSrtpRefused);
             return false;
         }
+        let was_used = self.streams.image(pair).sealed.is_some();
         let Some(entry) = self.calls.leg_mut(leg) else { return false };
         entry.mux = audio.mux;
         self.streams.mux(pair, audio.mux);
         let agreed = agreed_of(audio).filter(|_| policy != SrtpPolicy::Never);
         let (Some(agreed), Some(theirs)) = (agreed, audio.crypto) else {
             if let Some(sdes) = &mut entry.secure {
-                sdes.agreed = None;
+                sdes.choose(None, was_used);
             }
             self.streams.secure(now, pair, None);
             return true;
         };
         let sdes = entry.secure.get_or_insert_with(|| Box::new(Sdes::NEW));
-        sdes.agreed = Some(agreed);
+        sdes.choose(Some(agreed), was_used);
         let ours = sdes.key(agreed.suite, &mut self.rng);
         let (bytes, length) = theirs.mki;
         let mki = bytes.get(..usize::from(length)).and_then(Mki::new).unwrap_or_default();

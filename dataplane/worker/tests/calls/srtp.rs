@@ -1,6 +1,7 @@
 //! Legs whose media is encrypted: who is offered what, what is answered, and that each side hears the other.
 
 use abi::{Command, Counter, KeyRow, MediaOrder, OpResult, PathReason, SrtpPolicy};
+use base::{AgentSlot, Channel, Transport};
 use media::srtp::{Inbound, MasterKey, Mki, Outbound, Suite};
 use media::{DropReason, Packet};
 use worker::{PairId, Verdict};
@@ -209,6 +210,23 @@ fn what_is_offered_first_is_the_policy() {
     }
 }
 
+/// Without a word of configuration, a phone whose signalling is secret is offered secret media.
+#[test]
+fn a_phone_on_tls_is_offered_what_it_may_decline() {
+    for (transport, lines) in [(Transport::Udp, 0), (Transport::Tcp, 0), (Transport::Tls, 2)] {
+        let mut house = House::new();
+        house.register("1001", AGENT_A);
+        let mut row = house.region().registrations().read(AgentSlot(0)).expect("registered");
+        row.set_channel(Channel::any(transport));
+        house.region().registrations().write(AgentSlot(0), &row);
+        house.send(TRUNK, &house.invite("1001", "c1", Some(OFFER)));
+        house.next_to(TRUNK);
+        let invite = house.next_to(AGENT_A);
+        assert!(invite.contains(" RTP/AVP 0 8"), "{invite}");
+        assert_eq!(lines_of(&invite).len(), lines, "{transport}: {invite}");
+    }
+}
+
 #[test]
 fn what_is_offered_may_be_declined_unless_it_is_required() {
     for (phones, taken) in [(SrtpPolicy::Offered, true), (SrtpPolicy::Required, false)] {
@@ -307,6 +325,38 @@ fn a_peer_may_change_its_key_or_keep_it_and_be_held() {
         if flows == "sendrecv" {
             talk(&mut house, &mut peer, cseq as u16 * 10);
         }
+    }
+}
+
+/// RFC 3711, 9.1: no keystream is used twice, whatever a peer makes of its descriptions.
+#[test]
+fn a_key_that_was_left_does_not_come_again() {
+    let mut house = House::new();
+    let (mut peer, ok) = call(&mut house);
+    talk(&mut house, &mut peer, 1);
+    let [(4, _, first)] = lines_of(&ok)[..] else { panic!("{ok}") };
+    let mut seen = vec![first];
+    let secure = |suite: &str| described("RTP/SAVP", &[crypto(4, suite, 'B')]);
+    let plain = OFFER.replace("4000", "4100");
+    let all = [(secure(SHORT), true), (secure(LONG), true), (plain, false), (secure(LONG), true)];
+    for (cseq, (offer, is_secure)) in (2..).zip(all) {
+        let again = house.within("INVITE", &ok, "c1", cseq, Some(&offer));
+        house.send(TRUNK, &again);
+        house.next_to(TRUNK);
+        let passed = house.next_to(AGENT_A);
+        house.reply(AGENT_A, &passed, 200, "t1", Some(OFFER));
+        assert!(house.next_to(AGENT_A).starts_with("ACK "));
+        let again = house.next_to(TRUNK);
+        let ack = house.within("ACK", &ok, "c1", cseq, None);
+        house.send(TRUNK, &ack);
+        let lines = lines_of(&again);
+        assert_eq!(lines.len(), usize::from(is_secure), "{again}");
+        let Some((_, suite, ours)) = lines.first().copied() else { continue };
+        assert!(seen.iter().all(|key| key.key != ours.key), "{again}");
+        seen.push(ours);
+        peer = Peer::new(key('B', suite), ours);
+        peer.sequence = cseq as u16 * 100;
+        talk(&mut house, &mut peer, cseq as u16 * 100);
     }
 }
 
