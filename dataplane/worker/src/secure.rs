@@ -10,8 +10,10 @@ use base::{Instant, Rng, TenantId};
 use media::srtp::{self, KEY_BYTES, MasterKey, Mki, Progress};
 use media::{Keys, PairId, StreamImage};
 use sip::sdp::{self, Audio, Crypto, KEY_AND_SALT, SdpError, Secured, Suite};
+use sip::wire::{self, Method};
 
-use crate::call::{Leg, LegRef, Phase};
+use crate::call::{Inviting, Leg, LegRef, Phase};
+use crate::dial::{Change, changed};
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
@@ -170,11 +172,9 @@ impl Worker {
         if !is_first || !offers {
             return Secured { mux, ..Secured::default() };
         }
-        let sdes = entry.secure.get_or_insert_with(|| Box::new(Sdes::NEW));
-        let rng = &mut self.rng;
-        let line = |suite: Suite| Some(Crypto::new(suite as u32 + 1, suite, sdes.key(suite, rng)));
         let profile = policy == SrtpPolicy::Required;
-        Secured { profile, crypto: Suite::ALL.map(line), mux }
+        let crypto = self.all_lines(leg).unwrap_or_default();
+        Secured { profile, crypto, mux }
     }
 
     /// How our answer to an offer of a leg is protected.
@@ -232,6 +232,59 @@ impl Worker {
         };
         self.streams.secure(now, pair, Some(keys));
         true
+    }
+
+    /// The called party does not take what was offered (488), which was plain or might be: it is invited again with
+    /// SRTP alone. Phones that insist on it refuse `RTP/AVP` even with a key. False when it is not.
+    pub(crate) fn invite_secure(&mut self, now: Instant, leg: LegRef) -> bool {
+        self.invite_again_with_srtp(now, leg).is_some()
+    }
+
+    fn invite_again_with_srtp(&mut self, now: Instant, leg: LegRef) -> Option<()> {
+        let policy = self.srtp_policy_of(leg);
+        let serial = self.calls.find(leg.call)?.serial;
+        let entry = self.calls.leg(leg)?;
+        let key = entry.inviting.as_ref().filter(|inviting| inviting.offered)?.key;
+        let may = matches!(policy, SrtpPolicy::Allowed | SrtpPolicy::Offered);
+        if !may || matches!(entry.party, Party::Peer(_)) {
+            return None;
+        }
+        let flow = entry.flow;
+        let old = self.transactions.request_of(key)?.to_vec();
+        let refused = sdp::parse(wire::lex(&old).ok()?.body()).ok()?;
+        let audio = sdp::audio(&refused).ok().filter(|audio| !audio.secure)?;
+        let lines = self.all_lines(leg)?;
+        let entry = self.calls.leg_mut(leg)?;
+        entry.sdp_version += 1;
+        let with = sdp::Rewrite {
+            address: audio.address.ip(),
+            port: audio.address.port(),
+            video_port: sdp::video(&refused).map(|video| video.address.port()),
+            session_id: serial + u64::from(leg.leg),
+            version: entry.sdp_version,
+            secured: Secured { profile: true, crypto: lines, mux: false },
+        };
+        let described = sdp::rewrite(&refused, with).ok()?;
+        let branch = self.fresh_branch();
+        let via = self.via(flow, &branch);
+        let change = Change { uri: None, via: &via, interval_s: None, body: Some(&described) };
+        let bytes = changed(&old, &change)?;
+        let key = self.send_request(now, Method::Invite, bytes, &branch, flow, leg)?;
+        self.note_events_of(leg, &described);
+        let entry = self.calls.leg_mut(leg)?;
+        entry.ext.early.clear();
+        entry.ext.saying = Some(described.into());
+        entry.inviting = Some(Inviting { key, offered: true, renews: false });
+        Some(())
+    }
+
+    /// A line for each suite, with our keys.
+    fn all_lines(&mut self, leg: LegRef) -> Option<[Option<Crypto>; Suite::ALL.len()]> {
+        let entry = self.calls.leg_unchanged(leg)?;
+        let sdes = entry.secure.get_or_insert_with(|| Box::new(Sdes::NEW));
+        let rng = &mut self.rng;
+        let line = |suite: Suite| Some(Crypto::new(suite as u32 + 1, suite, sdes.key(suite, rng)));
+        Some(Suite::ALL.map(line))
     }
 
     /// True when what a leg's peer sends is encrypted.

@@ -252,6 +252,55 @@ fn what_is_offered_may_be_declined_unless_it_is_required() {
     }
 }
 
+/// baresip that insists on SRTP refuses `RTP/AVP` with 488, also with a key.
+#[test]
+fn a_phone_that_refuses_plain_audio_is_asked_again_with_srtp_alone() {
+    for (phones, tries) in [
+        (SrtpPolicy::Allowed, 2),
+        (SrtpPolicy::Offered, 2),
+        (SrtpPolicy::Never, 1),
+        (SrtpPolicy::Required, 1),
+    ] {
+        for takes in [true, false] {
+            let mut house = House::new();
+            house.srtp(phones, SrtpPolicy::Allowed);
+            house.register("1001", AGENT_A);
+            house.send(TRUNK, &house.invite("1001", "c1", Some(OFFER)));
+            house.next_to(TRUNK);
+            let mut invite = house.next_to(AGENT_A);
+            for number in 1..tries {
+                house.reply(AGENT_A, &invite, 488, "t0", None);
+                assert!(house.next_to(AGENT_A).starts_with("ACK "));
+                invite = house.next_to(AGENT_A);
+                assert!(invite.contains(&format!("CSeq: {} INVITE", number + 1)), "{invite}");
+                assert!(invite.contains(" RTP/SAVP 0 8"), "{invite}");
+            }
+            if !takes {
+                house.reply(AGENT_A, &invite, 488, "t0", None);
+                assert!(house.next_to(AGENT_A).starts_with("ACK "));
+                assert!(house.drain_to(AGENT_A).is_empty(), "{phones:?}: no third time");
+                let refusal = house.next_to(TRUNK);
+                assert!(refusal.starts_with("SIP/2.0 488 "), "{refusal}");
+                continue;
+            }
+            let Some((tag, Suite::Sha1Tag80, ours)) = lines_of(&invite).first().copied() else {
+                assert_eq!(phones, SrtpPolicy::Never);
+                continue;
+            };
+            let answer = described("RTP/SAVP", &[crypto(tag, LONG, 'C')]);
+            house.reply(AGENT_A, &invite, 200, "t1", Some(&answer));
+            let ok = house.next_to(TRUNK);
+            assert!(ok.starts_with("SIP/2.0 200 ") && !ok.contains("crypto"), "{ok}");
+            let mut peer = Peer::new(key('C', Suite::Sha1Tag80), ours);
+            let heard =
+                house.converted(PairId(1).rtp(), SECURE, &peer.says(0x11)).expect("relayed").1;
+            assert_eq!(heard[12..], [0x11; 160]);
+            let sent = house.converted(PairId(0).rtp(), PLAIN, &rtp(1, 0x22)).expect("relayed").1;
+            assert_eq!(peer.hears(&sent)[12..], [0x22; 160]);
+        }
+    }
+}
+
 #[test]
 fn offers_that_cannot_or_may_not_be_are_refused_by_name() {
     let unknown = described("RTP/SAVP", &[crypto(1, "AES_256_CM_HMAC_SHA1_80", 'A')]);

@@ -11,7 +11,6 @@ name = "acme"
 realm = "acme.example"
 default_location = "berlin"
 hold_music = "hold.wav"
-srtp = "offered"
 
 [[location]]
 tenant = "acme"
