@@ -29,13 +29,12 @@ struct Buffer {
 
 impl Buffer {
     fn new() -> Buffer {
-        let mut bytes = [0xd5; 2_048];
-        bytes[..12].copy_from_slice(&[0x80, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
-        Buffer { bytes, sequence: 0 }
+        Buffer { bytes: [0; 2_048], sequence: 0 }
     }
 
     fn next(&mut self) -> Packet<'_> {
         self.sequence = self.sequence.wrapping_add(1);
+        self.bytes[..12].copy_from_slice(&[0x80, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7]);
         self.bytes[2..4].copy_from_slice(&self.sequence.to_be_bytes());
         self.bytes[12..PACKET_BYTES].fill(0xd5);
         Packet::new(&mut self.bytes, 0..PACKET_BYTES)
