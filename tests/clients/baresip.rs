@@ -21,6 +21,15 @@ pub struct Way {
     pub ca: Option<PathBuf>,
 }
 
+/// How a phone's media goes.
+#[derive(Clone, Copy, Default)]
+pub struct MediaWay {
+    /// What it encrypts by, as its accounts name it: `srtp` offers it, `srtp-mand` insists on it.
+    pub encryption: Option<&'static str>,
+    /// RTCP by the port of RTP (RFC 5761).
+    pub mux: bool,
+}
+
 /// What a phone recorded of the other side.
 #[derive(Debug)]
 pub struct Sound {
@@ -43,9 +52,35 @@ impl Baresip {
         Baresip::start_by(&way, host, ip, login, tone_hz, dial, folder)
     }
 
+    /// The same with media that goes otherwise.
+    pub fn start_with(
+        media: MediaWay,
+        host: &Host,
+        ip: &str,
+        login: &Value,
+        tone_hz: u32,
+        dial: Option<&str>,
+        folder: &Path,
+    ) -> Baresip {
+        let way = Way { transport: "udp", ca: None };
+        Baresip::start_so((&way, media), host, ip, login, tone_hz, dial, folder)
+    }
+
     /// The same by any transport.
     pub fn start_by(
         way: &Way,
+        host: &Host,
+        ip: &str,
+        login: &Value,
+        tone_hz: u32,
+        dial: Option<&str>,
+        folder: &Path,
+    ) -> Baresip {
+        Baresip::start_so((way, MediaWay::default()), host, ip, login, tone_hz, dial, folder)
+    }
+
+    fn start_so(
+        (way, media): (&Way, MediaWay),
         host: &Host,
         ip: &str,
         login: &Value,
@@ -63,15 +98,17 @@ impl Baresip {
         let address = address.unwrap_or_else(|| panic!("nothing by {transport} in {phone}"));
         let sbc = format!("{}:{}", text(&address["host"]), address["port"]);
         let account = format!(
-            "<sip:{}@{sbc};transport={transport}>;auth_user={};auth_pass={};regint=600;answermode={}\n",
+            "<sip:{}@{sbc};transport={transport}>;auth_user={};auth_pass={};regint=600;answermode={}{}\n",
             text(&phone["user"]),
             text(&phone["auth_user"]),
             text(&phone["secret"]),
             if dial.is_some() { "manual" } else { "auto" },
+            media.encryption.map_or(String::new(), |by| format!(";mediaenc={by}")),
         );
         fs::write(folder.join("accounts"), account).expect("written");
         fs::write(folder.join("contacts"), "").expect("written");
-        fs::write(folder.join("config"), config(ip, tone_hz, way, &folder)).expect("written");
+        fs::write(folder.join("config"), config(ip, tone_hz, way, media, &folder))
+            .expect("written");
         let mut command = host.command("baresip");
         command.arg("-f").arg(&folder).arg("-v");
         if let Some(number) = dial {
@@ -101,17 +138,18 @@ impl Baresip {
     }
 }
 
-fn config(ip: &str, tone_hz: u32, way: &Way, folder: &Path) -> String {
+fn config(ip: &str, tone_hz: u32, way: &Way, media: MediaWay, folder: &Path) -> String {
     let verified = way.ca.as_ref().map_or(String::new(), |ca| {
         format!("sip_cafile {}\nsip_verify_server yes\n", ca.display())
     });
-    let modules: String = ["g711", "ausine", "aubridge", "sndfile"]
+    let mux = if media.mux { "yes" } else { "no" };
+    let modules: String = ["g711", "ausine", "aubridge", "sndfile", "srtp"]
         .map(|name| format!("module {name}.so\n"))
         .concat();
     format!(
         "{verified}sip_listen {ip}:5070\nnet_interface {ip}\naudio_player aubridge,nowhere\naudio_alert aubridge,bell\n\
          audio_source ausine,{tone_hz}\nausrc_srate 48000\nauplay_srate 8000\nausrc_channels 2\n\
-         auplay_channels 1\nrtp_ports 20000-20100\nrtcp_mux no\njitter_buffer_delay 5-10\n\
+         auplay_channels 1\nrtp_ports 20000-20100\nrtcp_mux {mux}\njitter_buffer_delay 5-10\n\
          module_path /usr/lib/baresip/modules\n{modules}module_tmp account.so\nmodule_app menu.so\nmodule_app ctrl_tcp.so\nctrl_tcp_listen {ip}:4444\n\
          snd_path {}\n",
         folder.display()

@@ -27,6 +27,7 @@ mod records;
 mod scanner;
 mod sipp;
 mod site;
+mod srtp;
 mod supervision;
 mod torture;
 mod transfer;

@@ -237,7 +237,7 @@ fn spray(mallory: &Host, rounds: u16) {
 }
 
 /// What control orders, as `jackfield call` does, for the one call.
-fn order(demo: &Demo, arguments: &[&str]) -> String {
+pub fn order(demo: &Demo, arguments: &[&str]) -> String {
     let output =
         run(Command::new(jackfield()).arg("call").args(arguments).arg("--dir").arg(demo.dir()));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -246,7 +246,7 @@ fn order(demo: &Demo, arguments: &[&str]) -> String {
     text
 }
 
-fn the_call(demo: &Demo) -> String {
+pub fn the_call(demo: &Demo) -> String {
     let name = wait_for(Duration::from_secs(5), || {
         Some(demo.ask("calls")?["calls"][0]["call"].as_str()?.to_owned())
     });
@@ -303,7 +303,7 @@ pub fn prompts() -> tempfile::TempDir {
 }
 
 /// The two channels of a stereo file at 8 kHz.
-fn channels(file: &Path) -> [Vec<i16>; 2] {
+pub fn channels(file: &Path) -> [Vec<i16>; 2] {
     let bytes = std::fs::read(file).expect("a recording");
     let start = bytes.windows(4).position(|word| word == b"data").expect("a data chunk") + 8;
     let samples: Vec<i16> =
@@ -312,7 +312,7 @@ fn channels(file: &Path) -> [Vec<i16>; 2] {
 }
 
 /// The finished recordings in a folder.
-fn recordings(folder: &Path, count: usize) -> Vec<PathBuf> {
+pub fn recordings(folder: &Path, count: usize) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let all = wait_for(Duration::from_secs(20), || {
         found = std::fs::read_dir(folder)

@@ -925,11 +925,13 @@ fn provision() -> Provision {
             name: "demo".into(),
             realm: REALM.into(),
             hold_music: None,
+            srtp: Default::default(),
         }],
         trunks: vec![TrunkRecord {
             tenant: TENANT,
             name: "carrier".into(),
             by: "10.9.0.0/16".parse().expect("a network"),
+            srtp: Default::default(),
         }],
         forwards: Vec::new(),
         routes: vec![Route { tenant: TENANT, prefix: "9".into(), to }],

@@ -297,8 +297,13 @@ fn site(place: usize, at: Instant) -> Site {
 }
 
 fn provision() -> Provision {
-    let tenant =
-        TenantRecord { id: TENANT, name: "demo".into(), realm: "r".into(), hold_music: None };
+    let tenant = TenantRecord {
+        id: TENANT,
+        name: "demo".into(),
+        realm: "r".into(),
+        hold_music: None,
+        srtp: Default::default(),
+    };
     Provision { tenants: vec![tenant], ..Provision::default() }
 }
 

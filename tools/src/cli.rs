@@ -9,13 +9,14 @@ mod queue;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use abi::SrtpPolicy;
 use clap::{Args, Parser, Subcommand};
 use control_server::{Destination, QUEUE_RULE, TrunkKey, is_queue_name};
 
 use crate::config::{self, Media, XdpMode};
 pub use call::{CallCommand, Leg, To, Transfer};
 pub use directory::{DirectoryCommand, Export, Format, Import};
-pub use forward::{ForwardCommand, HoldMusic, Set, Tenant};
+pub use forward::{ForwardCommand, HoldMusic, Set, Srtp, Tenant};
 pub use pool::PoolCommand;
 pub use queue::{QueueCommand, SetQueue};
 
@@ -63,6 +64,8 @@ pub enum Command {
     Pool(PoolCommand),
     /// Set what held parties hear
     HoldMusic(HoldMusic),
+    /// Set whether phones, or the peers of a trunk, speak SRTP
+    Srtp(Srtp),
     /// Write tenants, agents, locations and mappings to files, or read them from files
     #[command(subcommand)]
     Directory(DirectoryCommand),
@@ -224,6 +227,9 @@ pub struct Demo {
     /// A queue, which calls reach by --route NUMBER=queue:NAME; all of the demo's agents can serve it
     #[arg(long, value_name = "NAME", value_parser = parse_queue)]
     pub queue: Vec<String>,
+    /// Whether phones speak SRTP: no, allowed, offered or required
+    #[arg(long, value_name = "POLICY", default_value = "allowed", value_parser = parse_srtp)]
+    pub srtp: SrtpPolicy,
     /// How often trunks that routes lead to are asked by OPTIONS, in seconds; 0 for never
     #[arg(long, value_name = "SECONDS", default_value_t = control_server::OPTIONS_S)]
     pub options_s: u32,
@@ -425,6 +431,11 @@ fn parse_phones_ip(text: &str) -> Result<IpAddr, String> {
         return Err(format!("{ip} is no address that a phone could reach"));
     }
     Ok(ip)
+}
+
+fn parse_srtp(text: &str) -> Result<SrtpPolicy, String> {
+    let unknown = "must be no, allowed, offered or required";
+    SrtpPolicy::named(text).ok_or_else(|| unknown.into())
 }
 
 fn parse_queue(text: &str) -> Result<String, String> {

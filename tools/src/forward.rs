@@ -1,11 +1,11 @@
-//! `forward ...`, `hold-music`: asks control for rules, or tells it some.
+//! `forward ...`, `hold-music`, `srtp`: asks control for rules, or tells it some.
 
 use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
 use crate::admin::text;
-use crate::cli::{ForwardCommand, HoldMusic, Set, Tenant};
+use crate::cli::{ForwardCommand, HoldMusic, Set, Srtp, Tenant};
 use crate::order::ask;
 
 /// Shows or changes forwarding rules.
@@ -36,6 +36,18 @@ pub fn hold_music(music: &HoldMusic) -> Result<ExitCode, String> {
     told(&music.of, "hold-music", Some(body), |answer| match &answer["hold_music"] {
         Value::Null => "held parties hear nothing".to_owned(),
         prompt => format!("held parties hear {}", text(prompt)),
+    })
+}
+
+/// Sets whether phones, or the peers of a trunk, speak SRTP.
+pub fn srtp(srtp: &Srtp) -> Result<ExitCode, String> {
+    let body = json!({ "policy": srtp.policy, "trunk": srtp.trunk });
+    told(&srtp.of, "srtp", Some(body), |answer| {
+        let whose = match &answer["trunk"] {
+            Value::Null => "the phones".to_owned(),
+            trunk => format!("trunk {}", text(trunk)),
+        };
+        format!("SRTP of {whose}: {}", text(&answer["policy"]))
     })
 }
 

@@ -68,6 +68,7 @@ fn run(command: Command) -> Result<ExitCode, String> {
         Command::Call(command) => order::run(&command),
         Command::Forward(command) => forward::run(&command),
         Command::HoldMusic(options) => forward::hold_music(&options),
+        Command::Srtp(options) => forward::srtp(&options),
         Command::Directory(command) => directory::run(&command),
         Command::Queues(view) => queue::list(&view),
         Command::Queue(command) => queue::run(&command),

@@ -422,8 +422,12 @@ fn media_line(count: impl Fn(&str) -> u64, spool: &str) -> String {
         ("" | "writing", lost) => format!("; the spool lost {lost} bytes"),
         (state, lost) => format!("; THE SPOOL IS {}, {lost} bytes lost", state.to_uppercase()),
     };
+    let srtp = match count("streams_srtp") {
+        0 => String::new(),
+        legs => format!(", {legs} with SRTP"),
+    };
     format!(
-        "  media: {} streams in the process, {} by XDP, {} legs recorded, {} in mixes{trouble}\n",
+        "  media: {} streams in the process, {} by XDP, {} legs recorded, {} in mixes{srtp}{trouble}\n",
         count("streams_in_process"),
         count("streams_xdp"),
         count("recordings_now"),
@@ -492,7 +496,7 @@ mod tests {
                 "trunks": [{"address": "10.0.0.1:5060", "up": true},
                     {"address": "10.0.0.2:5060", "up": false, "why": "no answer",
                      "unverified": true}],
-                "counters": {"streams_in_process": 4, "streams_xdp": 6, "recordings_now": 2,
+                "counters": {"streams_in_process": 4, "streams_xdp": 6, "streams_srtp": 3, "recordings_now": 2,
                     "spool_lost": 9},
                 "workers": [
                     {"worker": 0, "counters": {"rtp_received": 5, "drop_sip_malformed": 0}},
@@ -508,7 +512,7 @@ mod tests {
         let trunks = "trunks: 10.0.0.1:5060 up, 10.0.0.2:5060 DOWN (no answer), \
                       CERTIFICATE NOT VERIFIED\n";
         assert!(text.contains(trunks), "{text}");
-        let media = "media: 4 streams in the process, 6 by XDP, 2 legs recorded, 0 in mixes; \
+        let media = "media: 4 streams in the process, 6 by XDP, 2 legs recorded, 0 in mixes, 3 with SRTP; \
                      THE SPOOL IS SLOW, 9 bytes lost";
         assert!(text.contains(media), "{text}");
         let line = text.lines().find(|line| line.contains("rtp_received")).unwrap();

@@ -410,6 +410,7 @@ impl Blade {
             let mut row = TenantRow { tenant: tenant.id.0, state: 1, ..TenantRow::default() };
             row.set_name(Text::new(tenant.name.as_bytes()).ok()?);
             row.set_realm(Text::new(tenant.realm.as_bytes()).ok()?);
+            row.srtp = tenant.srtp.into();
             Some(row)
         });
         let mut rows = tenants.chain(std::iter::repeat(TenantRow::default()));
@@ -427,6 +428,7 @@ impl Blade {
                     row.set_domain(Text::new(domain.as_bytes()).ok()?);
                 }
             }
+            row.srtp = trunk.srtp.into();
             row.set_name(Text::new(trunk.name.as_bytes()).ok()?);
             Some(row)
         });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use abi::{
     CallRow, DigitsCause, EndedBy, MediaOrder, MediaPath, OpResult, Outage, PathReason, Region,
-    SpoolState,
+    SpoolState, SrtpPolicy,
 };
 use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
@@ -445,6 +445,8 @@ pub struct TenantRecord {
     pub realm: String,
     /// The prompt that held parties hear; none is silence.
     pub hold_music: Option<String>,
+    /// Whether its phones speak SRTP.
+    pub srtp: SrtpPolicy,
 }
 
 /// A trunk of the directory.
@@ -456,6 +458,8 @@ pub struct TrunkRecord {
     pub name: String,
     /// What it is known by when it calls us.
     pub by: TrunkKey,
+    /// Whether they speak SRTP.
+    pub srtp: SrtpPolicy,
 }
 
 /// What a region's tables hold of an agent.

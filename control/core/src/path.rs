@@ -27,6 +27,7 @@ pub fn reason_name(reason: PathReason) -> &'static str {
         PathReason::NextHop => "next hop unknown",
         PathReason::TableFull => "table full",
         PathReason::Installing => "being installed",
+        PathReason::Srtp => "srtp",
     }
 }
 

@@ -16,6 +16,7 @@ mod forwards;
 mod import;
 mod place;
 mod queues;
+mod srtp;
 
 pub use demo::{DemoLocation, DemoSpec};
 pub use file::{Format, SourceFile};
@@ -443,25 +444,27 @@ impl Directory {
     /// What the data planes and the core need to know of the directory.
     pub async fn provision(&self) -> Result<Provision, DirectoryError> {
         let mut provision = Provision::default();
-        let rows = query("SELECT id, name, realm, hold_music FROM tenants ORDER BY id");
+        let rows = query("SELECT id, name, realm, hold_music, srtp FROM tenants ORDER BY id");
         for row in self.database.all(rows).await? {
             provision.tenants.push(TenantRecord {
                 id: tenant_id(row.try_get("id")?)?,
                 name: row.try_get("name")?,
                 realm: row.try_get("realm")?,
                 hold_music: row.try_get("hold_music")?,
+                srtp: srtp::policy(&row, "tenants.srtp")?,
             });
         }
         provision.forwards = self.forwards().await?;
         provision.queues = self.queues().await?;
         provision.skills = self.skills().await?;
         provision.supervisors = self.supervisors().await?;
-        let rows = query("SELECT tenant_id, name, net FROM trunks ORDER BY tenant_id, net");
+        let rows = query("SELECT tenant_id, name, net, srtp FROM trunks ORDER BY tenant_id, net");
         for row in self.database.all(rows).await? {
             provision.trunks.push(TrunkRecord {
                 tenant: tenant_id(row.try_get("tenant_id")?)?,
                 name: row.try_get("name")?,
                 by: parsed(&row, "net")?,
+                srtp: srtp::policy(&row, "trunks.srtp")?,
             });
         }
         let rows = query("SELECT tenant_id, prefix, destination, location FROM routes");

@@ -203,6 +203,7 @@ impl Site {
             trunks: Vec::new(),
             routes: Vec::new(),
             queues: Vec::new(),
+            srtp: Default::default(),
         };
         directory.create_demo(&spec).await.expect("it is created");
         directory.close().await;

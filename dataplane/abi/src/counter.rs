@@ -109,6 +109,16 @@ counters! {
     DropRtcpMalformed = "drop_rtcp_malformed",
     /// Dropped: RTCP not from the party's address.
     DropRtcpForeignSource = "drop_rtcp_foreign_source",
+    /// Dropped: SRTP or SRTCP whose tag is wrong.
+    DropSrtpUnauthentic = "drop_srtp_unauthentic",
+    /// Dropped: SRTP or SRTCP that came before, or too late to know.
+    DropSrtpReplayed = "drop_srtp_replayed",
+    /// Dropped: a packet that could not be encrypted for the peer.
+    DropSrtpUnsealed = "drop_srtp_unsealed",
+    /// Gauge: streams that are encrypted (SRTP).
+    StreamsSrtp = "streams_srtp",
+    /// Refused: a call that wanted SRTP where it may not be, or did not where it must.
+    CallsSrtpRefused = "calls_srtp_refused",
     /// Dropped: the ring to the worker that owns the message is full.
     DropMeshFull = "drop_mesh_full",
     /// Call events that found the ring full.

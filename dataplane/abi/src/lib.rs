@@ -81,8 +81,9 @@ pub use region::{Opened, Region, RegionError, RingUsage};
 #[cfg(not(loom))]
 pub use row::{
     Address, AgentRow, AgentState, CallRow, CallState, CtiState, DIALOG_TEXT_BYTES, DialogPhase,
-    DialogRow, DialogText, EndedBy, LegRow, LegState, LocationRow, MediaPath, NextWork, Outage,
-    PathReason, RegistrationRow, SecretRow, StreamRow, TenantRow, TrunkRow, TrunkTlsRow, WorkState,
+    DialogRow, DialogText, EndedBy, KeyRow, LegRow, LegState, LocationRow, MediaPath, NextWork,
+    Outage, PathReason, RegistrationRow, SecretRow, SrtpPolicy, StreamRow, TenantRow, TrunkRow,
+    TrunkTlsRow, WorkState,
 };
 #[cfg(not(loom))]
 pub use table::{Agents, Calls, Legs, Row, Slot, Table};

@@ -8,14 +8,14 @@ use base::{CcbId, Medium};
 use crate::counter::Counter;
 use crate::record::{Raw, ring_shape};
 use crate::row::{
-    AgentRow, CallRow, DialogRow, LegRow, LocationRow, RegistrationRow, SecretRow, StreamRow,
-    TenantRow, TrunkRow, TrunkTlsRow,
+    AgentRow, CallRow, DialogRow, KeyRow, LegRow, LocationRow, RegistrationRow, SecretRow,
+    StreamRow, TenantRow, TrunkRow, TrunkTlsRow,
 };
 use crate::sync::Pod;
 use crate::{cell, header, index};
 
 /// The number of this layout; it changes when the meaning of a word does.
-pub const LAYOUT_VERSION: u64 = 10;
+pub const LAYOUT_VERSION: u64 = 11;
 
 /// The sizes of a region. Both processes must have been built for the same [`LAYOUT_VERSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -155,6 +155,7 @@ pub(crate) struct Plan {
     pub(crate) total: usize,
     /// The rows of the secrets file.
     pub(crate) secrets: Range<usize>,
+    pub(crate) keys: Range<usize>,
     pub(crate) secrets_total: usize,
 }
 
@@ -197,10 +198,13 @@ impl Plan {
             ring_stride,
             total: 0,
             secrets: SECRETS_HEADER..SECRETS_HEADER + agents * cell::words::<SecretRow>(),
+            keys: 0..0,
             secrets_total: 0,
         };
+        let keys = plan.secrets.end.next_multiple_of(ALIGN);
+        plan.keys = keys..keys + legs * cell::words::<KeyRow>();
         plan.total = plan.rings.end.next_multiple_of(ALIGN);
-        plan.secrets_total = plan.secrets.end.next_multiple_of(ALIGN);
+        plan.secrets_total = plan.keys.end.next_multiple_of(ALIGN);
         plan
     }
 }
@@ -220,6 +224,7 @@ pub(crate) const fn shape() -> u64 {
         LegRow::WORDS,
         DialogRow::WORDS,
         StreamRow::WORDS,
+        KeyRow::WORDS,
         Raw::WORDS,
         Counter::COUNT,
         Medium::COUNT,

@@ -41,6 +41,7 @@
 //!    0         0    magic                                    data plane, once
 //!    1         8    creation nonce, as in the region         .
 //!   16       128    SecretRow           x agents             control
+//!                   KeyRow              x workers x legs     the worker that owns the call
 //! ```
 //!
 //! All words are of the machine's own byte order: a region never leaves its machine. A row is a
@@ -75,7 +76,8 @@ use crate::plan::{self, BadLayout, LAYOUT_VERSION, Layout, Plan};
 use crate::record::{Raw, RegionRing, ring_shape};
 use crate::ring::{Reader, Shape};
 use crate::row::{
-    DialogRow, LocationRow, RegistrationRow, SecretRow, StreamRow, TenantRow, TrunkRow, TrunkTlsRow,
+    DialogRow, KeyRow, LocationRow, RegistrationRow, SecretRow, StreamRow, TenantRow, TrunkRow,
+    TrunkTlsRow,
 };
 use crate::sync::{AtomicU64, Ordering};
 use crate::table::{Agents, Calls, Legs, Part, Shares, Table};
@@ -371,13 +373,23 @@ impl Region {
 
     /// What proves the agents' phones; written by control. In a read-only region it has no rows.
     pub fn secrets(&self) -> Table<'_, SecretRow> {
-        Table::new(match &self.secrets {
+        Table::new(self.secret_part(&self.plan.secrets))
+    }
+
+    /// The keys of encrypted streams, each at its leg's place; written by the worker that owns the call. In a
+    /// read-only region it has no rows.
+    pub fn keys(&self) -> Table<'_, KeyRow> {
+        Table::new(self.secret_part(&self.plan.keys))
+    }
+
+    fn secret_part(&self, range: &core::ops::Range<usize>) -> Part<'_> {
+        match &self.secrets {
             Some(memory) => {
-                let words = &memory.words()[self.plan.secrets.clone()];
+                let words = &memory.words()[range.clone()];
                 Part { words, writable: memory.is_writable() }
             }
             None => Part { words: &[], writable: false },
-        })
+        }
     }
 
     /// Worker: the end of its events ring. The caller sees to it that there is one at a time.

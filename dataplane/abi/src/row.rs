@@ -212,6 +212,8 @@ states! {
         TableFull = 10,
         /// It has just been asked for.
         Installing = 11,
+        /// The stream or its peer's is encrypted (SRTP).
+        Srtp = 12,
     }
 }
 
@@ -343,6 +345,10 @@ row! {
         pub name: [u8; 48],
         /// The realm of its phones' digest; zeros behind it.
         pub realm: [u8; 64],
+        /// Whether its phones speak SRTP, as a [`SrtpPolicy`].
+        pub srtp: u32,
+        /// For a whole number of words.
+        pub reserved: u32,
     }
 }
 
@@ -660,10 +666,12 @@ impl LegRow {
 
 mod agent;
 mod dialog;
+mod srtp;
 mod trunk;
 
 pub use agent::AgentRow;
 pub use dialog::{DIALOG_TEXT_BYTES, DialogPhase, DialogRow, DialogText, StreamRow};
+pub use srtp::{KeyRow, SrtpPolicy};
 pub use trunk::{Outage, TrunkRow, TrunkTlsRow};
 
 /// An address and a port; IPv4 is kept as `::ffff:a.b.c.d`. An IPv6 flow label is not kept.

@@ -89,4 +89,6 @@ pub enum WhyNot {
     TableFull,
     /// It has just been asked for.
     Installing,
+    /// The stream or its peer's is encrypted here (SRTP).
+    Srtp,
 }

@@ -140,6 +140,18 @@ impl Latch {
         Seen::Peer
     }
 
+    /// False for a source that [`Latch::see`] finds foreign whatever its packet says.
+    pub fn may_be_heard(&self, now: Instant, from: Endpoint) -> bool {
+        match self.phase {
+            Phase::Silent => false,
+            _ if from == self.signalled => true,
+            Phase::Locked(source) => source == from,
+            Phase::Relearning { old, .. } if old == from => true,
+            Phase::Relearning { until, .. } if now >= until => false,
+            _ => from.ip == self.signalled.ip || Some(from.ip) == self.host,
+        }
+    }
+
     /// The lock as it was in a process that is gone: `locked` to a source, or else learning one where an
     /// address was signalled.
     pub(crate) fn restore(

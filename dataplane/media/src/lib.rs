@@ -20,6 +20,7 @@ mod port;
 pub mod prompt;
 mod quality;
 pub mod recorder;
+pub mod srtp;
 mod stream;
 pub mod tone;
 pub mod wav;
@@ -35,4 +36,6 @@ pub use port::{
     SocketSlot,
 };
 pub use quality::Quality;
-pub use stream::{Digit, EVENT_TIMEOUT_MS, SSRC_SILENCE_MS, StreamImage, StreamStats, Streams};
+pub use stream::{
+    Digit, EVENT_TIMEOUT_MS, Keys, SSRC_SILENCE_MS, StreamImage, StreamStats, Streams,
+};

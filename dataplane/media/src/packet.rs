@@ -36,6 +36,19 @@ impl<'a> Packet<'a> {
         self.start..self.end
     }
 
+    /// Lets the datagram end where `len` bytes of it are over; it never grows by that.
+    pub fn truncate(&mut self, len: usize) {
+        self.end = self.end.min(self.start + len);
+    }
+
+    /// Lets the datagram end `more` bytes later; none, and nothing done, where the buffer has no room.
+    #[must_use]
+    pub fn extend(&mut self, more: usize) -> Option<()> {
+        let fits = more <= self.tailroom();
+        self.end += if fits { more } else { 0 };
+        fits.then_some(())
+    }
+
     /// How many bytes are free before the datagram.
     pub fn headroom(&self) -> usize {
         self.start
@@ -89,11 +102,17 @@ pub enum DropReason {
     RtcpMalformed,
     /// RTCP that comes neither from the signalled address nor from the host of the locked source.
     RtcpForeignSource,
+    /// SRTP or SRTCP whose tag is wrong: of another key, changed on its way, or plain.
+    SrtpUnauthentic,
+    /// SRTP or SRTCP that came before, or is too old to know (RFC 3711, 3.3.2).
+    SrtpReplayed,
+    /// It cannot be encrypted for the peer: its number went out before, or a tag has no room.
+    SrtpUnsealed,
 }
 
 impl DropReason {
     /// All the reasons.
-    pub const ALL: [DropReason; 11] = [
+    pub const ALL: [DropReason; 14] = [
         DropReason::RtpTooShort,
         DropReason::RtpVersion,
         DropReason::RtpForeignSource,
@@ -105,6 +124,9 @@ impl DropReason {
         DropReason::RtpUnbound,
         DropReason::RtcpMalformed,
         DropReason::RtcpForeignSource,
+        DropReason::SrtpUnauthentic,
+        DropReason::SrtpReplayed,
+        DropReason::SrtpUnsealed,
     ];
 
     /// The reason's name in counters and logs.
@@ -121,6 +143,9 @@ impl DropReason {
             DropReason::RtpUnbound => "rtp_unbound",
             DropReason::RtcpMalformed => "rtcp_malformed",
             DropReason::RtcpForeignSource => "rtcp_foreign_source",
+            DropReason::SrtpUnauthentic => "srtp_unauthentic",
+            DropReason::SrtpReplayed => "srtp_replayed",
+            DropReason::SrtpUnsealed => "srtp_unsealed",
         }
     }
 }

@@ -19,12 +19,16 @@ mod event;
 mod image;
 mod report;
 mod row;
+mod secure;
 mod sender;
 
 pub use event::{Digit, EVENT_TIMEOUT_MS};
 pub use image::StreamImage;
+pub use secure::Keys;
 
-use row::{Cold, Hot, LOCKED, NOBODY, OCCUPIED, OPEN, Row, SENDABLE, SPLICED, TAPPED};
+use row::{
+    Cold, Hot, LOCKED, MUXED, NOBODY, OCCUPIED, OPEN, Row, SECURE, SENDABLE, SPLICED, TAPPED,
+};
 
 /// A forward jump of this many sequence numbers is a new start of the sender, not a loss (RFC 3550, A.1).
 const MAX_DROPOUT: u16 = 3_000;
@@ -112,7 +116,7 @@ impl Streams {
     pub fn new(pairs: u32) -> Self {
         Streams {
             hot: vec![Hot::CLOSED; pairs as usize],
-            cold: vec![Cold::default(); pairs as usize],
+            cold: (0..pairs).map(|_| Cold::default()).collect(),
             digits: VecDeque::new(),
             pressed: Vec::new(),
             foreign: VecDeque::new(),
@@ -257,8 +261,22 @@ impl Streams {
     }
 
     /// Judges a packet that came to `socket`: who sent it, and where it goes. It is changed only where the
-    /// peer hears a spliced sender ([`Streams::make`]).
+    /// peer hears a spliced sender ([`Streams::make`]), and where one side of the two is encrypted.
+    #[inline]
     pub fn forward(
+        &mut self,
+        now: Instant,
+        socket: SocketSlot,
+        from: SocketAddr,
+        packet: &mut Packet<'_>,
+    ) -> Verdict {
+        let verdict = self.judged(now, socket, from, packet);
+        self.seal(verdict, packet)
+    }
+
+    /// The same, for who wants to see the packet as it goes on before it may be encrypted again:
+    /// [`Streams::seal`] follows.
+    pub fn judged(
         &mut self,
         now: Instant,
         socket: SocketSlot,
@@ -267,11 +285,20 @@ impl Streams {
     ) -> Verdict {
         let index = socket.pair().index();
         if socket.is_rtcp() {
-            return self.forward_rtcp(now, index, from, packet);
+            return self.forward_rtcp(now, index, from, packet, false);
         }
-        let Some(row) = self.hot.get_mut(index).filter(|row| row.has(OPEN)) else {
+        let Some(row) = self.hot.get(index).filter(|row| row.has(OPEN)) else {
             return Verdict::Drop(DropReason::RtpUnbound);
         };
+        if row.flags & (SECURE | MUXED) != 0 {
+            if row.has(MUXED) && is_rtcp(packet.bytes()) {
+                return self.forward_rtcp(now, index, from, packet, true);
+            }
+            if let Err(reason) = self.open_rtp(now, index, from, packet) {
+                return Verdict::Drop(reason);
+            }
+        }
+        let row = &mut self.hot[index];
         let rtp = match Rtp::parse(packet.bytes()) {
             Ok(rtp) => rtp,
             Err(RtpError::TooShort) => return Verdict::Drop(DropReason::RtpTooShort),
@@ -468,6 +495,13 @@ impl Streams {
         row.remote_port = remote.port;
         row.set(SENDABLE, latch.target().is_some());
     }
+}
+
+/// True for RTCP among RTP. RFC 5761, 4: "the RTP payload types used [...] MUST NOT" be 64 to 95, so that the
+/// packet types of RTCP are 192 to 223 where RTP has its marker and its payload type.
+#[inline]
+fn is_rtcp(packet: &[u8]) -> bool {
+    packet.get(1).is_some_and(|second| (192..=223).contains(second))
 }
 
 #[cfg(test)]

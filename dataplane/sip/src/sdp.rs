@@ -6,6 +6,7 @@
 //! [`offer`] and [`answer`] are a phone's own.
 
 mod audio;
+mod crypto;
 mod rewrite;
 mod write;
 
@@ -13,8 +14,9 @@ mod write;
 mod tests;
 
 pub use audio::{Audio, Direction, Payload, Video, audio, video};
+pub use crypto::{Crypto, KEY_AND_SALT, MAX_MKI, Secured, Suite};
 pub use rewrite::{Rewrite, rewrite, rewrite_as};
-pub use write::{Codec, Own, answer, offer};
+pub use write::{Codec, Own, answer, answer_secured, offer, offer_secured};
 
 use core::fmt;
 
@@ -41,8 +43,12 @@ pub enum SdpError {
     NoAudio,
     /// Audio is there, but refused with port 0.
     AudioRefused,
-    /// The audio is not plain RTP (`RTP/AVP` or `RTP/AVPF`).
+    /// The audio is neither plain RTP (`RTP/AVP` or `RTP/AVPF`) nor SRTP (`RTP/SAVP` or `RTP/SAVPF`).
     Transport,
+    /// The audio is SRTP, but with no key that we can use (RFC 4568), or where none is wanted.
+    Crypto,
+    /// The audio is plain where only SRTP may be.
+    Plain,
     /// No usable payload type in the audio line.
     NoPayload,
     /// No `c=` line for the audio, or one that breaks its grammar.
@@ -65,6 +71,8 @@ impl SdpError {
             SdpError::NoAudio => "sdp_no_audio",
             SdpError::AudioRefused => "sdp_audio_refused",
             SdpError::Transport => "sdp_transport",
+            SdpError::Crypto => "sdp_crypto",
+            SdpError::Plain => "sdp_plain",
             SdpError::NoPayload => "sdp_no_payload",
             SdpError::Connection => "sdp_connection",
             SdpError::HostName => "sdp_host_name",
@@ -134,6 +142,10 @@ impl<'a> Media<'a> {
 
     fn is_plain_rtp(&self) -> bool {
         [&b"RTP/AVP"[..], b"RTP/AVPF"].iter().any(|p| self.protocol.eq_ignore_ascii_case(p))
+    }
+
+    fn is_secure_rtp(&self) -> bool {
+        [&b"RTP/SAVP"[..], b"RTP/SAVPF"].iter().any(|p| self.protocol.eq_ignore_ascii_case(p))
     }
 }
 

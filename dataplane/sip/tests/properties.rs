@@ -79,6 +79,7 @@ fn described(sdp: &sdp::Sdp<'_>) {
         video_port: Some(11),
         session_id: 1,
         version: 1,
+        secured: sdp::Secured::default(),
     };
     let audio = sdp::audio(sdp);
     let Ok(out) = sdp::rewrite(sdp, with) else {
@@ -300,6 +301,7 @@ proptest! {
             video_port: Some(11),
             session_id: 1,
             version: 1,
+            secured: sdp::Secured::default(),
         };
         if let Ok(out) = sdp::parse(&bytes).and_then(|sdp| sdp::rewrite(&sdp, with)) {
             let out = String::from_utf8(out).unwrap();

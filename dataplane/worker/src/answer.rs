@@ -75,6 +75,7 @@ impl Worker {
             (200..=299, Phase::Established) => self.on_reinvite_answered(now, leg, message),
             (200..=299, _) => self.on_answered_too_late(now, leg, message),
             (422, Phase::Outgoing) if is_current && self.invite_wider(now, leg, message) => {}
+            (488 | 606, Phase::Outgoing) if is_current && self.invite_secure(now, leg) => {}
             (503, Phase::Outgoing) if is_current && self.try_next(now, leg) => {}
             (300..=699, Phase::Outgoing) if is_current => {
                 self.on_refused(now, leg, status, message)

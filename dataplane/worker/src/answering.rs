@@ -69,13 +69,16 @@ impl Worker {
             codecs: CODECS,
         };
         if offer.is_empty() {
-            let sdp = sdp::offer(&own);
+            let secured = self.secured(leg);
+            let sdp = sdp::offer_secured(&own, &secured);
             self.note_events_of(leg, &sdp);
             self.note_said(leg, &sdp);
             return Ok(sdp);
         }
         let parsed = sdp::parse(offer).map_err(|_| unable())?;
-        let sdp = sdp::answer(&parsed, &own).map_err(|_| unable())?;
+        let audio = sdp::audio(&parsed).map_err(|_| unable())?;
+        let secured = self.secured_answer(leg, &audio).map_err(|_| unable())?;
+        let sdp = sdp::answer_secured(&parsed, &own, &secured).map_err(|_| unable())?;
         self.learn_remote(now, leg, offer);
         self.note_events_of(leg, &sdp);
         self.note_said(leg, &sdp);

@@ -55,10 +55,13 @@ impl Worker {
 
     fn may_bypass(&self, leg: LegRef, pair: PairId) -> Result<media::FlowSpec, WhyNot> {
         // First what control wants to know of the leg, bypass or not.
-        if let Some(why) = self.payload_needed(leg).or(self.config.media.no_bypass) {
+        let joined = self.peer_of(leg);
+        let is_srtp = joined.is_some_and(|peer| self.is_srtp(peer)).then_some(WhyNot::Srtp);
+        let why = self.payload_needed(leg).or(is_srtp).or(self.config.media.no_bypass);
+        if let Some(why) = why {
             return Err(why);
         }
-        let peer = self.peer_of(leg).ok_or(WhyNot::NoPeer)?;
+        let peer = joined.ok_or(WhyNot::NoPeer)?;
         if let Some(why) = self.payload_needed(peer) {
             return Err(why);
         }
@@ -229,5 +232,6 @@ fn reason(why: WhyNot) -> PathReason {
         WhyNot::NextHop => PathReason::NextHop,
         WhyNot::TableFull => PathReason::TableFull,
         WhyNot::Installing => PathReason::Installing,
+        WhyNot::Srtp => PathReason::Srtp,
     }
 }

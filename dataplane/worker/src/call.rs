@@ -22,6 +22,7 @@ use crate::extension::Extensions;
 use crate::forward::Diversion;
 use crate::functions::Functions;
 use crate::refer::Report;
+use crate::secure::Sdes;
 use crate::summon::Summons;
 use crate::transfer::{Change, Transfer};
 
@@ -114,7 +115,7 @@ pub struct Call {
     /// It was made to bring somebody into a mix.
     pub summons: Option<Box<Summons>>,
     /// It was made to a sips URI: each hop of it is secret.
-    pub secure: bool,
+    pub sips: bool,
     /// Why it ends, as who ended it says: values of Reason (RFC 3326).
     pub reasons: Vec<Vec<u8>>,
 }
@@ -154,6 +155,10 @@ pub struct Leg {
     pub pair: Option<PairId>,
     /// Its ports for video, while both sides have some.
     pub video: Option<PairId>,
+    /// Its SRTP; none where that was never spoken of.
+    pub secure: Option<Box<Sdes>>,
+    /// Its peer's RTCP comes and goes by the port of RTP (RFC 5761).
+    pub mux: bool,
     /// The G.711 that its peer takes and prefers, by its last description.
     pub takes: Option<Codec>,
     /// Its peer does not want to hear us now (RFC 3264, 8.4).
@@ -167,7 +172,7 @@ pub struct Leg {
     /// Control wants to hear whether its peer lives.
     pub probed: bool,
     /// Its dialog is one of sips URIs, ours too.
-    pub secure: bool,
+    pub sips: bool,
     /// When it was last taken back from a hold.
     pub unheld_at: Instant,
     /// What is played to it, collected from it, recorded and mixed of it; none for most legs.
@@ -314,13 +319,15 @@ impl Leg {
             last_ack: None,
             pair: None,
             video: None,
+            secure: None,
+            mux: false,
             takes: None,
             held: false,
             silent: false,
             parked: false,
             conferred: None,
             probed: false,
-            secure: false,
+            sips: false,
             unheld_at: Instant::ZERO,
             functions: None,
             lease: None,

@@ -211,7 +211,7 @@ mod tests {
             dialling: None,
             summons: None,
             reasons: Vec::new(),
-            secure: false,
+            sips: false,
         }
     }
 

@@ -122,7 +122,7 @@ impl Worker {
         offer: Option<Vec<u8>>,
         extra: &[(&str, &[u8])],
     ) -> Result<(), Refusal> {
-        let target = &self.secured(leg, target)?;
+        let target = &self.by_scheme(leg, target)?;
         let scheme = if is_sips(&target.uri) { "sips" } else { "sip" };
         let from = match self.caller_invite(leg, is_withheld) {
             Some(true) => ANONYMOUS.to_owned(),
@@ -195,7 +195,7 @@ impl Worker {
         let Some(old) = self.transactions.request_of(key).map(<[u8]>::to_vec) else { return false };
         let branch = self.fresh_branch();
         let via = self.via(flow, &branch);
-        let change = Change { uri: None, via: &via, interval_s: Some(least) };
+        let change = Change { uri: None, via: &via, interval_s: Some(least), body: None };
         let Some(bytes) = changed(&old, &change) else { return false };
         let key = self.send_request(now, Method::Invite, bytes, &branch, flow, leg);
         let (Some(key), Some(entry)) = (key, self.calls.leg_mut(leg)) else { return false };
@@ -302,12 +302,16 @@ pub(crate) struct Change<'a> {
     /// A longer session interval, in seconds. RFC 4028, 7.3: then "the CSeq should contain a new sequence number
     /// that is one higher than the previous", and Min-SE has that of the 422.
     pub interval_s: Option<u32>,
+    /// Another description. RFC 3261, 8.1.3.5: "the CSeq should contain a new sequence number that is one higher
+    /// than the previous".
+    pub body: Option<&'a [u8]>,
 }
 
 /// An INVITE as before but for the change; none when it cannot be read.
 pub(crate) fn changed(old: &[u8], change: &Change<'_>) -> Option<Vec<u8>> {
     let old = wire::lex(old).ok()?;
-    let cseq = old.cseq().ok()?.number + u32::from(change.interval_s.is_some());
+    let is_next = change.interval_s.is_some() || change.body.is_some();
+    let cseq = old.cseq().ok()?.number + u32::from(is_next);
     let mut writer = RequestWriter::new(b"INVITE", change.uri.or(old.request_uri())?);
     for (header, name, value) in old.lines() {
         let name = core::str::from_utf8(name).ok()?;
@@ -322,6 +326,6 @@ pub(crate) fn changed(old: &[u8], change: &Change<'_>) -> Option<Vec<u8>> {
             _ => writer.header(name, value),
         };
     }
-    let body = Some(old.body()).filter(|body| !body.is_empty());
+    let body = change.body.or(Some(old.body())).filter(|body| !body.is_empty());
     Some(writer.finish(body.map(|sdp| ("application/sdp", sdp))))
 }

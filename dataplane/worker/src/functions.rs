@@ -295,13 +295,13 @@ impl Worker {
         if entry.ext.tones.is_some() {
             return Some(WhyNot::Prompt);
         }
-        let functions = entry.functions.as_ref()?;
-        match functions {
+        let why = entry.functions.as_ref().and_then(|functions| match functions {
             functions if functions.mixed.is_some() => Some(WhyNot::Mix),
             functions if functions.recording.is_some() => Some(WhyNot::Recording),
             functions if functions.playing.is_some() => Some(WhyNot::Prompt),
             _ => None,
-        }
+        });
+        why.or_else(|| self.is_srtp(leg).then_some(WhyNot::Srtp))
     }
 
     /// Makes streams do what the orders of a leg, and of its peer, want of them now.

@@ -48,6 +48,8 @@ impl Worker {
             return Err(Refusal::unavailable(RETRY_AFTER_S));
         }
         let called = self.screen(arrival)?;
+        let offer = sip::body::session(arrival.message).unwrap_or_default();
+        self.check_srtp(caller.tenant, caller.party, offer)?;
         self.check_interval(arrival.message)?;
         let call = self.begin_call(now, arrival, caller, called)?;
         if let Err(refusal) = self.route(now, call, caller, called) {
@@ -98,7 +100,7 @@ impl Worker {
         let leg = self.incoming_leg(now, arrival, &caller, at)?;
         self.transactions.set_user(arrival.key, at.to_word());
         if let Some(entry) = self.calls.find_mut(call) {
-            entry.secure = is_to_sips(arrival.message);
+            entry.sips = is_to_sips(arrival.message);
             entry.legs.push(leg);
         }
         self.note_call(call);
@@ -146,7 +148,7 @@ impl Worker {
             diverted: None,
             dialling: None,
             summons: None,
-            secure: false,
+            sips: false,
         });
         self.count(Counter::CallsStarted);
         Ok(place.call)
@@ -174,7 +176,7 @@ impl Worker {
         leg.local_tag = self.leg_tag(at).into();
         dialog.set_local_tag(leg.local_tag.as_bytes());
         leg.dialog = Some(dialog);
-        leg.secure = wants_sips_contact(arrival.message, arrival.channel);
+        leg.sips = wants_sips_contact(arrival.message, arrival.channel);
         leg.ext.note(arrival.message);
         leg.ext.reliable = Reliable::of(arrival.message, self.rng.next_u64());
         leg.invited = Some(Invited {

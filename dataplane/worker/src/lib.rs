@@ -48,6 +48,7 @@ mod register;
 mod reinvite;
 mod remember;
 mod replaces;
+mod secure;
 mod session;
 mod sips;
 mod snapshot;

@@ -92,6 +92,7 @@ impl Worker {
                 video_port: Some(self.config.rtp_ports.0),
                 session_id: 0,
                 version: 0,
+                secured: sdp::Secured::default(),
             };
             sdp::rewrite(&sdp, elsewhere)?;
             Ok(audio.address)
@@ -133,7 +134,7 @@ impl Worker {
         to: LegRef,
         body: &[u8],
     ) -> Option<Vec<u8>> {
-        if body.is_empty() {
+        if body.is_empty() || self.check_srtp_of(from, body).is_err() {
             return None;
         }
         self.learn_remote(now, from, body);
@@ -152,6 +153,9 @@ impl Worker {
         }
         // A changed address is learned by the process; what has not changed goes past again soon.
         self.leave_bypass(leg, WhyNot::Learning);
+        if !self.learn_srtp(now, leg, pair, &audio) {
+            return;
+        }
         self.streams.set_remote(now, pair, audio.address);
         self.streams.set_rtcp(pair, audio.rtcp);
         let takes =
@@ -199,6 +203,7 @@ impl Worker {
         let sdp = sdp::parse(body).ok()?;
         let serial = self.calls.find(leg.call)?.serial;
         let video_port = self.video_port(leg, &sdp);
+        let secured = self.secured(leg);
         let entry = self.calls.leg_mut(leg)?;
         let pair = entry.pair?;
         entry.sdp_version += 1;
@@ -208,6 +213,7 @@ impl Worker {
             video_port,
             session_id: serial + u64::from(leg.leg),
             version: entry.sdp_version,
+            secured,
         };
         let described = sdp::rewrite(&sdp, rewrite).ok()?;
         self.note_events_of(leg, &described);
@@ -237,6 +243,7 @@ impl Worker {
         }
         let parsed = sdp::parse(&body).map_err(|_| unable())?;
         let serial = self.calls.find(to.call).ok_or_else(unable)?.serial;
+        let secured = self.secured(to);
         let entry = self.calls.leg_mut(to).ok_or_else(unable)?;
         let pair = entry.pair.ok_or_else(unable)?;
         entry.sdp_version += 1;
@@ -246,6 +253,7 @@ impl Worker {
             video_port: None,
             session_id: serial + u64::from(to.leg),
             version: entry.sdp_version,
+            secured,
         };
         let described = sdp::rewrite_as(&parsed, rewrite, flows).map_err(|_| unable())?;
         self.note_events_of(to, &described);

@@ -180,7 +180,7 @@ impl Worker {
         verdict: Verdict,
     ) {
         let pair = socket.pair();
-        if socket.is_rtcp() || matches!(verdict, Verdict::Drop(_)) {
+        if self.streams.is_rtcp(socket, packet) || matches!(verdict, Verdict::Drop(_)) {
             return;
         }
         let Some(leg) = self.leg_at(pair) else { return };

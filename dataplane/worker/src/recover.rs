@@ -30,6 +30,7 @@ use abi::{
 };
 use base::{AgentSlot, CallRef, Instant, LocationId, Medium, Transport};
 use media::codec::Codec;
+use media::srtp::Progress;
 use media::{BindOutcome, PairId, StreamImage, WhyNot};
 use sip::transaction::Received;
 use sip::wire::{self, Message, Method, RequestWriter};
@@ -216,10 +217,16 @@ fn is_of(dialog: &DialogRow, leg: &LegRow) -> bool {
 /// Packets that may have been made between an image and the death of its process: a second of them.
 const MADE_UNSEEN: u16 = 50;
 
-/// What was made since the image was kept is unknown, and numbers that come again would be dropped.
+/// What was made since the image was kept is unknown, and numbers that come again would be dropped; of one key they
+/// must not come again at all.
 fn go_on(mut image: StreamImage) -> StreamImage {
+    if let (Some(_), Some((ssrc, ..))) = (image.keys, image.sender) {
+        let none = Progress { ssrc, ..Progress::default() };
+        let sealed = image.sealed.get_or_insert(none);
+        sealed.rtcp = Some(sealed.rtcp.map_or(0, |last| last.saturating_add(MADE_UNSEEN.into())));
+    }
     if image.spliced
-        && image.splice.is_none()
+        && (image.splice.is_none() || image.keys.is_some())
         && let Some((_, sequence, ..)) = &mut image.sender
     {
         *sequence = sequence.wrapping_add(MADE_UNSEEN);
@@ -319,7 +326,7 @@ impl Worker {
             dialling: None,
             summons: Summons::of(row),
             reasons: Vec::new(),
-            secure: memories.iter().any(|memory| is_secure(&memory.dialog)),
+            sips: memories.iter().any(|memory| is_secure(&memory.dialog)),
         }
     }
 
@@ -340,7 +347,7 @@ impl Worker {
         entry.lease = lease;
         self.leases_held += u64::from(entry.lease.is_some());
         entry.joined = joined_of(row);
-        entry.secure = is_secure(row);
+        entry.sips = is_secure(row);
         entry.sdp_version = row.sdp_version;
         entry.ext = extensions_of(row);
         entry.call_id = match row.text(DialogText::CallId) {
@@ -533,11 +540,14 @@ impl Worker {
         entry.pair = Some(pair);
         entry.alive = (now, row.packets);
         entry.held = row.flags & StreamRow::HELD != 0;
+        entry.mux = row.flags & StreamRow::MUXED != 0;
         let takes = Some(row.takes as u8).filter(|_| row.flags & StreamRow::TAKES != 0);
         entry.takes = takes.and_then(Codec::of_payload_type);
         self.legs_at[pair.index()] = Some(leg);
         self.ways[pair.index()] = Way::Process(WhyNot::Learning);
-        self.streams.restore(pair, &go_on(image_of(&row)));
+        let mut image = image_of(&row);
+        self.recall_keys(place, leg, &mut image);
+        self.streams.restore(pair, &go_on(image));
         self.recovered.insert(pair, leg);
         true
     }

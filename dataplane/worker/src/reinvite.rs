@@ -37,6 +37,8 @@ impl Worker {
             return Err(Refusal::status(491));
         }
         self.check_body(arrival.message)?;
+        let offer = sip::body::session(arrival.message).unwrap_or_default();
+        self.check_srtp_of(leg, offer)?;
         self.check_interval(arrival.message)?;
         self.accept_within(leg, arrival)?;
         if let Some(entry) = self.calls.leg_mut(leg) {

@@ -53,7 +53,9 @@ impl Worker {
         let Some(entry) = self.calls.leg(leg) else { return };
         let row = match entry.pair {
             Some(pair) => {
-                let mut row = stream_row(leg, self.ports.port(pair), &self.streams.image(pair));
+                let image = self.streams.image(pair);
+                self.note_keys(place, leg, &image);
+                let mut row = stream_row(leg, self.ports.port(pair), &image);
                 if let Some(codec) = entry.takes {
                     row.flags |= StreamRow::TAKES;
                     row.takes = u32::from(codec.payload_type());
@@ -63,7 +65,10 @@ impl Worker {
                 }
                 row
             }
-            None => StreamRow::default(),
+            None => {
+                self.note_keys(place, leg, &StreamImage::default());
+                StreamRow::default()
+            }
         };
         self.region.streams().write(place, &row);
     }
@@ -287,6 +292,7 @@ fn stream_row(of: LegRef, port: u16, image: &StreamImage) -> StreamRow {
             | flag(image.telephone_event.is_some(), StreamRow::HAS_EVENTS)
             | flag(image.splice.is_some(), StreamRow::HAS_SPLICE)
             | flag(image.bypassed, StreamRow::BYPASSED)
+            | flag(image.muxed, StreamRow::MUXED)
             | flag(host.is_some(), StreamRow::HAS_HOST),
         telephone_event: image.telephone_event.map_or(0, u32::from),
         signalled: address(image.signalled),
@@ -321,7 +327,8 @@ fn stream_row(of: LegRef, port: u16, image: &StreamImage) -> StreamRow {
     row
 }
 
-/// The stream that a row remembers. Prompts, mixes and recordings are not remembered, so nobody taps it.
+/// The stream that a row remembers. Prompts, mixes and recordings are not remembered, so nobody taps it; keys lie
+/// elsewhere ([`abi::KeyRow`]).
 pub(crate) fn image_of(row: &StreamRow) -> StreamImage {
     let address = |address: Address| (address.port != 0).then(|| address.get());
     let has = |flag| row.flags & flag != 0;
@@ -362,6 +369,10 @@ pub(crate) fn image_of(row: &StreamRow) -> StreamImage {
         splice: has(StreamRow::HAS_SPLICE).then_some((splice, row.splice_first)),
         bypassed: has(StreamRow::BYPASSED),
         absorbed: (row.absorbed_packets, row.absorbed_bytes, row.absorbed_foreign),
+        keys: None,
+        opened: None,
+        sealed: None,
+        muxed: has(StreamRow::MUXED),
     }
 }
 
@@ -400,6 +411,10 @@ mod tests {
             splice: Some((Splice { ssrc: 15, sequence: 16, timestamp: 17 }, 18)),
             bypassed: true,
             absorbed: (19, 20, 21),
+            keys: None,
+            opened: None,
+            sealed: None,
+            muxed: true,
         };
         for image in [full, StreamImage::default()] {
             let row = stream_row(LEG, 30_000, &image);

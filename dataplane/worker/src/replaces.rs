@@ -68,6 +68,10 @@ impl Worker {
         let old = old.ok_or_else(|| Refusal::status(481))?;
         let of = self.replaceable(old, named, caller, owner)?;
         self.check_body_of(arrival.message, is_inside)?;
+        if !is_inside {
+            let offer = sip::body::session(arrival.message).unwrap_or_default();
+            self.check_srtp(caller.tenant, caller.party, offer)?;
+        }
         let leg = self.add_replacing(now, arrival, caller, old)?;
         self.transfer_to_coming(now, old.call, of, leg);
         Ok(())

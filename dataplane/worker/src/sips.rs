@@ -87,11 +87,11 @@ fn with_scheme(uri: &[u8], is_sips: bool) -> Vec<u8> {
 impl Worker {
     /// True for a call to a sips URI: no leg of it goes over a hop that others can read.
     pub(crate) fn is_secure_call(&self, call: CallRef) -> bool {
-        self.calls.find(call).is_some_and(|call| call.secure)
+        self.calls.find(call).is_some_and(|call| call.sips)
     }
 
     /// How a leg of a call is called: by the scheme that the call is of.
-    pub(crate) fn secured(&mut self, leg: LegRef, target: &Target) -> Result<Target, Refusal> {
+    pub(crate) fn by_scheme(&mut self, leg: LegRef, target: &Target) -> Result<Target, Refusal> {
         let is_secure = self.is_secure_call(leg.call);
         let Target { path, flow, .. } = target;
         // Of two workers of ours, one invites the other: that leaves no machine.
@@ -112,7 +112,7 @@ impl Worker {
         let mut target = target.clone();
         target.uri = self.uri_of_scheme(leg, target.party, target.uri);
         if let Some(entry) = self.calls.leg_mut(leg) {
-            entry.secure = is_sips(&target.uri);
+            entry.sips = is_sips(&target.uri);
         }
         Ok(target)
     }
@@ -133,7 +133,7 @@ impl Worker {
     pub(crate) fn contact(&self, leg: LegRef, flow: crate::call::Flow) -> Vec<u8> {
         let CallRef { slot, generation } = leg.call;
         let address = self.address_of(flow);
-        let is_secure = self.calls.leg(leg).is_some_and(|leg| leg.secure);
+        let is_secure = self.calls.leg(leg).is_some_and(|leg| leg.sips);
         let user = format!("{slot:x}.{generation:x}");
         match flow.channel.transport {
             Transport::Udp => format!("<sip:{user}@{address}>"),

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use abi::{CallRow, CallState, Counter, DialogRow, Event, LegRow, LegState, Region, StreamRow};
+use abi::{
+    CallRow, CallState, Counter, DialogRow, Event, KeyRow, LegRow, LegState, Region, StreamRow,
+};
 use base::{CallRef, Instant, Medium, WorkerId};
 
 use crate::call::{Call, Leg, LegRef, Phase};
@@ -45,6 +47,9 @@ impl LegRows {
             if region.dialogs().read(*place).is_some_and(|row| row.call() == call) {
                 region.dialogs().write(*place, &DialogRow::default());
                 region.streams().write(*place, &StreamRow::default());
+                if region.keys().read(*place).is_some_and(|row| row.flags != 0) {
+                    region.keys().write(*place, &KeyRow::default());
+                }
             }
         }
     }

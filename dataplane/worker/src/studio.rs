@@ -1,11 +1,13 @@
 //! What the media functions of several legs share: the 20 ms clock, the mixes, the spool of recordings.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use abi::spool::SpoolWriter;
 use abi::{Class, Counter, Event, SpoolState};
 use base::Instant;
+use media::SocketSlot;
 use media::codec::Frame;
 
 use crate::Effect;
@@ -84,8 +86,18 @@ impl Worker {
             self.streams.make(now, pair, codec.payload_type(), marker, FRAME_UNITS, &payload);
         let Some((socket, to, packet)) = made else { return };
         self.record_made(now, leg, &packet);
-        self.count(Counter::RtpMade);
-        self.effects.push(Effect::Media { socket, to, packet });
+        self.send_made(socket, to, packet);
+    }
+
+    /// Sends a packet of our own making, encrypted where the leg's peer wants it so.
+    pub(crate) fn send_made(&mut self, socket: SocketSlot, to: SocketAddr, packet: Box<[u8]>) {
+        match self.streams.seal_made(socket, packet) {
+            Some(packet) => {
+                self.count(Counter::RtpMade);
+                self.effects.push(Effect::Media { socket, to, packet });
+            }
+            None => self.count(Counter::DropSrtpUnsealed),
+        }
     }
 
     /// What comes up every 20 ms whether or not frames are sent: old blocks of the spool, digits whose end

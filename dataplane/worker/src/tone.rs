@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use base::Instant;
 
-use crate::Effect;
 use crate::call::LegRef;
 use crate::worker::{Timer, Worker};
 
@@ -76,8 +75,7 @@ impl Worker {
         if let Some(number) = self.streams.image(pair).telephone_event {
             let made = self.streams.make(now, pair, number, sent == 1, advance, &payload);
             if let Some((socket, to, packet)) = made {
-                self.count(abi::Counter::RtpMade);
-                self.effects.push(Effect::Media { socket, to, packet });
+                self.send_made(socket, to, packet);
             }
         }
         if is_last {

@@ -195,7 +195,8 @@ impl Worker {
         let uri = crate::commands::uri_at(number.as_str(), flow);
         let uri = self.uri_of_scheme(leg, Party::Trunk(trunk), uri);
         let branch = self.fresh_branch();
-        let change = Change { uri: Some(&uri), via: &self.via(flow, &branch), interval_s: None };
+        let via = self.via(flow, &branch);
+        let change = Change { uri: Some(&uri), via: &via, interval_s: None, body: None };
         let Some(bytes) = changed(&invite, &change) else { return false };
         let key = self.send_request(now, Method::Invite, bytes, &branch, flow, leg);
         let (Some(key), Some(entry)) = (key, self.calls.leg_mut(leg)) else { return false };

@@ -77,6 +77,7 @@ impl Worker {
         offer: &[u8],
     ) -> Result<(), Refusal> {
         self.check_offer(offer)?;
+        self.check_srtp_of(leg, offer)?;
         let Some(peer) = self.peer_of(leg) else {
             let sdp = self.own_description(now, leg, offer)?;
             let lines = self.update_lines(now, leg, arrival.message);

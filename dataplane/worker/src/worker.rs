@@ -260,11 +260,14 @@ impl Worker {
         if is_bypassed {
             self.absorb_counts(pair);
         }
-        let verdict = self.streams.forward(now, socket, from, packet);
+        let is_rtcp = self.streams.is_rtcp(socket, packet);
+        let judged = self.streams.judged(now, socket, from, packet);
         if let Some(header) = header {
-            self.overhear(now, socket, &header, packet, verdict);
+            // Plain, as it came or as it goes.
+            self.overhear(now, socket, &header, packet, judged);
         }
-        let (received, sent) = match socket.is_rtcp() {
+        let verdict = self.streams.seal(judged, packet);
+        let (received, sent) = match is_rtcp {
             false => (Counter::RtpReceived, Counter::RtpSent),
             true => (Counter::RtcpReceived, Counter::RtcpSent),
         };
@@ -401,6 +404,7 @@ impl Worker {
             (Counter::TransactionsNow, self.transactions.len() as u64),
             (Counter::LeasesHeld, self.leases_held),
             (Counter::StreamsXdp, bypassed),
+            (Counter::StreamsSrtp, self.srtp_now()),
             (Counter::StreamsInProcess, u64::from(self.ports.in_use()) - bypassed),
             (Counter::RecordingsNow, self.studio.recordings() as u64),
             (Counter::MixedNow, self.studio.mixed() as u64),
@@ -451,6 +455,9 @@ fn counter_of(reason: DropReason) -> Counter {
         DropReason::RtpUnbound => Counter::DropRtpUnbound,
         DropReason::RtcpMalformed => Counter::DropRtcpMalformed,
         DropReason::RtcpForeignSource => Counter::DropRtcpForeignSource,
+        DropReason::SrtpUnauthentic => Counter::DropSrtpUnauthentic,
+        DropReason::SrtpReplayed => Counter::DropSrtpReplayed,
+        DropReason::SrtpUnsealed => Counter::DropSrtpUnsealed,
     }
 }
 

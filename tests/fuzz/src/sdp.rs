@@ -13,6 +13,7 @@ pub(crate) fn target(bytes: &[u8]) {
         video_port: Some(11),
         session_id: 1,
         version: 1,
+        secured: sdp::Secured::default(),
     };
     let audio = sdp::audio(&description);
     let Ok(out) = sdp::rewrite(&description, with) else { return };

@@ -1,4 +1,4 @@
-//! `forward ...`, `hold-music`: what becomes of calls that are not taken, and of parties that wait.
+//! `forward ...`, `hold-music`, `srtp`: what becomes of calls that are not taken, of parties that wait, and of media.
 
 use clap::{Args, Subcommand};
 
@@ -92,6 +92,21 @@ pub struct Remove {
 pub struct HoldMusic {
     /// The prompt: a file of the folder of prompts; without one, held parties hear nothing
     pub prompt: Option<String>,
+    /// Whose.
+    #[command(flatten)]
+    pub of: Tenant,
+}
+
+/// `srtp`
+#[derive(Debug, Args)]
+pub struct Srtp {
+    /// no: never. allowed: who offers it gets it, and who speaks SIP over TLS is offered it. offered: all are
+    /// offered it, as what may be declined. required: SRTP or no call
+    #[arg(value_parser = ["no", "allowed", "offered", "required"])]
+    pub policy: String,
+    /// The peers of this trunk instead of the tenant's phones
+    #[arg(long, value_name = "NAME")]
+    pub trunk: Option<String>,
     /// Whose.
     #[command(flatten)]
     pub of: Tenant,

@@ -279,6 +279,7 @@ pub async fn create_tenant(options: &cli::Demo, configs: &[Config]) -> Result<()
         ccbs: ccbs.collect(),
         trunks: options.trunk.clone(),
         queues: options.queue.clone(),
+        srtp: options.srtp,
         routes: options.route.iter().map(|r| (r.prefix.clone(), r.to.clone())).collect(),
     };
     let place = &config.control.directory;

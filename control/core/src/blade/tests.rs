@@ -289,11 +289,13 @@ fn provision() -> Provision {
             name: "demo".into(),
             realm: "r".into(),
             hold_music: None,
+            srtp: abi::SrtpPolicy::Offered,
         }],
         trunks: vec![TrunkRecord {
             tenant: TENANT,
             name: "t".into(),
             by: "10.1.0.0/16".parse().expect("a network"),
+            srtp: abi::SrtpPolicy::Required,
         }],
         forwards: Vec::new(),
         queues: Vec::new(),
@@ -1107,6 +1109,7 @@ fn how_tls_is_spoken_to_trunks_is_in_the_tables() {
         tenant: TENANT,
         name: "acme".into(),
         by: "tls:SIP.acme.example".parse().expect("a name"),
+        srtp: Default::default(),
     });
     world.give(Input::Provision(provision.clone()));
     let rows = |world: &World| -> Vec<_> {

@@ -1,5 +1,6 @@
 use std::net::IpAddr;
 
+use abi::SrtpPolicy;
 use base::{CcbId, TenantId, Transport};
 use control_core::{Destination, QueueSpec, Route, TrunkKey};
 use sqlx::query;
@@ -27,6 +28,8 @@ pub struct DemoSpec {
     pub trunks: Vec<TrunkKey>,
     /// Its queues, which all of its agents can serve.
     pub queues: Vec<String>,
+    /// Whether its phones speak SRTP.
+    pub srtp: SrtpPolicy,
     /// Numbers that are no agent's: a prefix, and where they go.
     pub routes: Vec<(String, Destination)>,
 }
@@ -90,6 +93,7 @@ impl Directory {
             .map(|(prefix, to)| Route { tenant, prefix: prefix.clone(), to: to.clone() })
             .collect();
         self.put_trunks(tenant, &trunks, &routes).await?;
+        self.set_srtp(tenant, None, spec.srtp).await?;
         for name in &spec.queues {
             self.put_queue(&QueueSpec::new(tenant, name)).await?;
         }

@@ -5,7 +5,7 @@ mod check;
 mod read;
 mod write;
 
-pub use check::{Entries, Said, TenantEntry, Wanted};
+pub use check::{DEFAULT_SRTP, Entries, Said, TenantEntry, Wanted};
 pub use read::read;
 pub use write::write;
 
@@ -169,9 +169,13 @@ impl Table {
     pub fn columns(self) -> &'static [(&'static str, Kind)] {
         use Kind::{List, Number, Text};
         match self {
-            Table::Tenant => {
-                &[("name", Text), ("realm", Text), ("default_location", Text), ("hold_music", Text)]
-            }
+            Table::Tenant => &[
+                ("name", Text),
+                ("realm", Text),
+                ("default_location", Text),
+                ("hold_music", Text),
+                ("srtp", Text),
+            ],
             Table::Location => &[("tenant", Text), ("name", Text)],
             Table::Agent => &[
                 ("tenant", Text),

@@ -200,13 +200,14 @@ async fn entries(
     let mut entries = Entries::default();
     let mut ids = HashMap::new();
     let mut names = HashMap::new();
-    let tenants = query("SELECT id, name, realm, default_location, hold_music FROM tenants");
+    let tenants = query("SELECT id, name, realm, default_location, hold_music, srtp FROM tenants");
     for row in reader.all(tenants).await? {
         let (id, name): (i64, String) = (row.try_get("id")?, row.try_get("name")?);
         let tenant = TenantEntry {
             realm: row.try_get("realm")?,
             default_location: row.try_get("default_location")?,
             hold_music: row.try_get("hold_music")?,
+            srtp: Some(row.try_get("srtp")?).filter(|name| name != file::DEFAULT_SRTP),
         };
         ids.insert(name.clone(), id);
         names.insert(id, name.clone());
@@ -425,14 +426,16 @@ impl Plan {
             };
             ids.insert(name.clone(), id);
             let put = query(
-                "INSERT INTO tenants (id, name, realm, default_location, hold_music) \
-                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT (name) DO UPDATE SET \
+                "INSERT INTO tenants (id, name, realm, default_location, hold_music, srtp) \
+                 VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (name) DO UPDATE SET \
                  realm = excluded.realm, default_location = excluded.default_location, \
-                 hold_music = excluded.hold_music",
+                 hold_music = excluded.hold_music, srtp = excluded.srtp",
             );
             let put = put.bind(id).bind(name.as_str()).bind(tenant.realm.as_str());
             let put = put.bind(tenant.default_location.as_deref());
-            writer.execute(put.bind(tenant.hold_music.as_deref())).await?;
+            let put = put.bind(tenant.hold_music.as_deref());
+            let srtp = tenant.srtp.as_deref().unwrap_or(file::DEFAULT_SRTP);
+            writer.execute(put.bind(srtp)).await?;
         }
         for (tenant, name) in self.put.locations.keys() {
             let put = query("INSERT INTO locations (tenant_id, name) VALUES ($1, $2)");

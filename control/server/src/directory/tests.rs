@@ -23,6 +23,7 @@ fn spec(agents: u32) -> DemoSpec {
         )],
         trunks: vec!["10.0.0.0/8".parse().expect("a network")],
         queues: Vec::new(),
+        srtp: Default::default(),
         routes: vec![("9".into(), "10.1.2.3:5060".parse().expect("an address"))],
     }
 }

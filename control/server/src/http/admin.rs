@@ -39,6 +39,7 @@ pub fn router(app: App) -> Router {
         .route("/v1/tenants/{tenant}/queues/{queue}/remove", post(queues::remove))
         .route("/v1/tenants/{tenant}/seats/{number}", post(queues::seat))
         .route("/v1/tenants/{tenant}/hold-music", post(forwards::hold_music))
+        .route("/v1/tenants/{tenant}/srtp", post(forwards::srtp))
         .route("/v1/calls/{call}/release", post(release))
         .route("/v1/calls/{call}/legs/{leg}/orders", post(orders::order))
         .route("/v1/ccbs/{ccb}/calls/{call}/release", post(release_on))

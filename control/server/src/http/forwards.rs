@@ -1,6 +1,6 @@
-//! Forwarding rules, music on hold, transfers and click to dial.
+//! Forwarding rules, music on hold, SRTP, transfers and click to dial.
 
-use abi::OpResult;
+use abi::{OpResult, SrtpPolicy};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
@@ -107,6 +107,30 @@ pub async fn hold_music(State(app): State<App>, Path(tenant): Path<String>, body
     app.directory.set_hold_music(tenant.id, music.prompt.as_deref()).await?;
     tell(&app).await?;
     Ok(Json(json!({ "hold_music": music.prompt })))
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Srtp {
+    /// `no`, `allowed`, `offered` or `required`.
+    policy: String,
+    /// The trunk whose peers it is about; without it the tenant's phones.
+    trunk: Option<String>,
+}
+
+/// Sets whether the phones of a tenant, or the peers of a trunk, speak SRTP. It holds for the next call.
+pub async fn srtp(State(app): State<App>, Path(tenant): Path<String>, body: Bytes) -> Answer {
+    let tenant = tenant_of(&app, &tenant).await?;
+    let srtp: Srtp = parsed(&body)?;
+    let Some(policy) = SrtpPolicy::named(&srtp.policy) else {
+        let rule = "must be no, allowed, offered or required";
+        return Err(ApiError::malformed(Some("policy"), rule));
+    };
+    if !app.directory.set_srtp(tenant.id, srtp.trunk.as_deref(), policy).await? {
+        return Err(ApiError::not_found("trunk"));
+    }
+    tell(&app).await?;
+    Ok(Json(json!({ "policy": policy.name(), "trunk": srtp.trunk })))
 }
 
 #[derive(Debug, Deserialize)]

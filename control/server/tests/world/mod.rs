@@ -77,6 +77,7 @@ impl World {
             )],
             trunks: Vec::new(),
             queues: Vec::new(),
+            srtp: Default::default(),
             routes: [("9", "127.0.0.1:5080"), ("70", "play:hi.wav")]
                 .map(|(prefix, to)| (prefix.into(), to.parse().expect("a destination")))
                 .to_vec(),

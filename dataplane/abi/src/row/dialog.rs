@@ -301,6 +301,8 @@ impl StreamRow {
     pub const TAKES: u32 = 128;
     /// In `flags`: the peer does not want to hear us now.
     pub const HELD: u32 = 256;
+    /// In `flags`: RTCP comes and goes by the port of RTP (RFC 5761).
+    pub const MUXED: u32 = 512;
 
     /// The call it belongs to.
     pub fn call(&self) -> CallRef {

@@ -15,8 +15,8 @@ row! {
         pub net: [u8; 16],
         /// How many of the 128 bits of `net` count.
         pub prefix_bits: u32,
-        /// For a whole number of words.
-        pub reserved: u32,
+        /// Whether its peers speak SRTP, as a [`SrtpPolicy`].
+        pub srtp: u32,
         /// The name; zeros behind it.
         pub name: [u8; 48],
         /// The SIP domain that its certificate is for; zeros behind it.

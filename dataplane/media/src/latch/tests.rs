@@ -395,3 +395,24 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    /// Whom a latch cannot hear it finds foreign.
+    #[test]
+    fn who_may_not_be_heard_is_foreign(steps in prop::collection::vec((0_u64..1_000, 0_u8..4, 1_u16..4, 0_u16..3), 1..60)) {
+        let (mut latch, mut ms) = (Latch::default(), 0);
+        for (number, (wait, what, tens, unit)) in steps.into_iter().enumerate() {
+            ms += wait;
+            let who = host(tens * 10 + unit);
+            match what {
+                0 => latch.signal(at(ms), who),
+                1 => latch.expect_host(who.ip),
+                _ => {
+                    let may = latch.may_be_heard(at(ms), who);
+                    let seen = latch.see(at(ms), who, 7, number as u16);
+                    prop_assert_eq!(may, seen != Seen::Foreign);
+                }
+            }
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::Instant;
 
-use super::row::{LOCKED, NO_EVENTS, OCCUPIED, OPEN, SENDABLE, SPLICED, TAPPED, units};
+use super::row::{LOCKED, NO_EVENTS, OCCUPIED, OPEN, SECURE, SENDABLE, SPLICED, TAPPED, units};
 use super::{NANOS_PER_UNIT, Streams};
 use crate::{Endpoint, FlowSpec, FlowStats, PairId, WhyNot};
 
@@ -21,6 +21,9 @@ impl Streams {
     ) -> Result<FlowSpec, WhyNot> {
         let row = self.hot.get(pair.index()).filter(|row| row.has(OPEN)).ok_or(WhyNot::NoPeer)?;
         let other = self.hot.get(row.peer as usize).ok_or(WhyNot::NoPeer)?;
+        if row.has(SECURE) || other.has(SECURE) {
+            return Err(WhyNot::Srtp);
+        }
         if !row.has(LOCKED) || !other.has(LOCKED) {
             return Err(WhyNot::Learning);
         }

@@ -5,9 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use base::Instant;
 
 use super::Streams;
-use super::row::{Hot, LOCKED, NO_EVENTS, NOBODY, OCCUPIED, SPLICED, TAPPED};
+use super::row::{Hot, LOCKED, MUXED, NO_EVENTS, NOBODY, OCCUPIED, SECURE, SPLICED, TAPPED};
+use super::secure::{Keys, Secure};
 use super::sender::{Mapping, Sent};
 use crate::latch::Latch;
+use crate::srtp::Progress;
 use crate::{Endpoint, FlowStats, PairId, Splice};
 
 /// All that a stream has to be known by to go on as if nothing had happened. Whom it is joined to is not in
@@ -64,6 +66,14 @@ pub struct StreamImage {
     /// What the bypass had counted when it was last asked: packets, bytes and packets from others. They are
     /// in the counts above.
     pub absorbed: (u64, u64, u64),
+    /// The keys of a stream that is encrypted.
+    pub keys: Option<Keys>,
+    /// How far the peer is with its key.
+    pub opened: Option<Progress>,
+    /// How far we are with ours.
+    pub sealed: Option<Progress>,
+    /// RTCP comes and goes by the port of RTP.
+    pub muxed: bool,
 }
 
 impl Streams {
@@ -106,6 +116,10 @@ impl Streams {
             splice: mapping.map(|mapping| (mapping.splice, mapping.first)),
             bypassed: cold.bypassed,
             absorbed: (cold.absorbed.packets, cold.absorbed.bytes, cold.absorbed.foreign),
+            keys: self.keys(pair),
+            opened: cold.secure.as_ref().and_then(|secure| secure.opened()),
+            sealed: cold.secure.as_ref().and_then(|secure| secure.sealed()),
+            muxed: hot.has(MUXED),
         }
     }
 
@@ -157,6 +171,11 @@ impl Streams {
         self.hot[index].set(TAPPED, image.tapped);
         self.hot[index].set(OCCUPIED, image.occupied);
         self.hot[index].set(SPLICED, image.spliced && image.sender.is_some());
+        self.hot[index].set(MUXED, image.muxed);
+        if let Some(keys) = image.keys {
+            self.cold[index].secure = Some(Secure::resumed(keys, image.opened, image.sealed));
+            self.hot[index].set(SECURE, true);
+        }
         self.refresh(index);
         debug_assert_eq!(self.hot[index].has(LOCKED), image.locked.is_some());
         self.cold[index].asked = self.row(index).counted();

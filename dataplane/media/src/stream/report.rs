@@ -6,10 +6,10 @@ use std::time::Duration;
 use base::Instant;
 
 use super::Streams;
-use super::row::{OPEN, SPLICED};
+use super::row::{MUXED, OPEN, SECURE, SPLICED};
 use crate::quality::{self, Quality};
 use crate::wire::{ReportBlock, Rtcp, Translation};
-use crate::{DropReason, Endpoint, Packet, PairId, Verdict};
+use crate::{DropReason, Endpoint, Packet, PairId, SocketSlot, Verdict};
 
 /// How many sender reports are remembered to know a round trip by: reports cross each other.
 const REMEMBERED: usize = 2;
@@ -80,21 +80,34 @@ impl Streams {
         index: usize,
         from: SocketAddr,
         packet: &mut Packet<'_>,
+        is_muxed: bool,
     ) -> Verdict {
         let Some(row) = self.hot.get(index).filter(|row| row.has(OPEN)) else {
             return Verdict::Drop(DropReason::RtpUnbound);
         };
+        if row.has(SECURE)
+            && let Err(reason) = self.open_rtcp(now, index, from, packet, is_muxed)
+        {
+            return Verdict::Drop(reason);
+        }
+        let row = &self.hot[index];
         let Ok(rtcp) = Rtcp::parse(packet.bytes()) else {
             return Verdict::Drop(DropReason::RtcpMalformed);
         };
         let source = Endpoint::new(from);
         let peer = PairId(row.peer);
         let cold = &mut self.cold[index];
-        if !cold.is_rtcp_peer(source) {
+        if is_muxed {
+            if !cold.latch.may_be_heard(now, source) {
+                self.note_foreign(now, index, source);
+                return Verdict::Drop(DropReason::RtcpForeignSource);
+            }
+        } else if !cold.is_rtcp_peer(source) {
             self.note_foreign(now, index, source);
             return Verdict::Drop(DropReason::RtcpForeignSource);
+        } else {
+            cold.rtcp_locked = Some(source);
         }
-        cold.rtcp_locked = Some(source);
         // What this peer hears, as it was told.
         let heard = match row.has(SPLICED) {
             true => cold.sender.last.map(|last| last.ssrc),
@@ -105,14 +118,24 @@ impl Streams {
         if let Some(block) = block {
             self.cold[index].reports.heard(now, &block);
         }
-        let Some(to) = self.cold.get(peer.index()).and_then(super::row::Cold::rtcp_target) else {
+        let Some((socket, to)) = self.rtcp_way(peer) else {
             return Verdict::Drop(DropReason::RtpNoPeer);
         };
         for report in rtcp.packets().filter_map(|packet| packet.sender_info()) {
             self.cold[peer.index()].reports.sent(now, report.ntp_middle());
         }
         self.translate(index, peer.index(), packet);
-        Verdict::Send { socket: peer.rtcp(), to: to.addr() }
+        Verdict::Send { socket, to: to.addr() }
+    }
+
+    /// From which socket RTCP goes to a pair's peer, and where to.
+    fn rtcp_way(&self, pair: PairId) -> Option<(SocketSlot, Endpoint)> {
+        let (row, cold) = (self.hot.get(pair.index())?, self.cold.get(pair.index())?);
+        if !row.has(MUXED) {
+            return Some((pair.rtcp(), cold.rtcp_target()?));
+        }
+        let signalled = Some(cold.latch.signalled()).filter(|signalled| signalled.is_somewhere());
+        Some((pair.rtp(), cold.latch.locked().or(signalled)?))
     }
 
     /// Rewrites a compound where one of the two hears a spliced sender.

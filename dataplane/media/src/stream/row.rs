@@ -4,6 +4,7 @@ use base::Instant;
 
 use super::event::Events;
 use super::report::Reports;
+use super::secure::Secure;
 use super::sender::Sender;
 use super::{Counted, MAX_DROPOUT, MAX_MISORDER, NANOS_PER_UNIT};
 use crate::latch::{Candidate, Latch};
@@ -56,6 +57,11 @@ pub(super) const SPLICED: u8 = 8;
 pub(super) const OCCUPIED: u8 = 16;
 /// What comes from `remote` is wanted here as well.
 pub(super) const TAPPED: u8 = 32;
+
+/// What comes from and goes to `remote` is encrypted (RFC 3711).
+pub(super) const SECURE: u8 = 64;
+/// RTP and RTCP come and go by one port (RFC 5761).
+pub(super) const MUXED: u8 = 128;
 
 /// The largest step that jitter takes into account, in timestamp units: a minute, so that a wild
 /// timestamp cannot overflow it.
@@ -141,7 +147,7 @@ impl Hot {
 }
 
 /// The rest of a stream.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Cold {
     pub latch: Latch,
     /// The source before this one; packets of its that were under way are no attack.
@@ -174,6 +180,8 @@ pub(super) struct Cold {
     /// The bypass relays; and the counts of it that are in this row already.
     pub bypassed: bool,
     pub absorbed: FlowStats,
+    /// The keys, where the stream is encrypted.
+    pub secure: Option<Box<Secure>>,
     /// The counts that quality was last told for.
     pub asked: Counted,
 }

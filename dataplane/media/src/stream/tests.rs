@@ -10,6 +10,7 @@ mod events;
 mod image;
 mod lock;
 mod reports;
+mod secure;
 mod sender;
 
 const A: PairId = PairId(0);

@@ -1,5 +1,6 @@
 use std::net::{IpAddr, SocketAddr};
 
+use super::crypto::{Crypto, crypto};
 use super::{MAX_PAYLOADS, Media, Sdp, SdpError, Section, number, words};
 
 /// Which way a stream flows, as seen by who describes it (RFC 3264, 5.1).
@@ -86,6 +87,12 @@ pub struct Audio<'a> {
     /// True when the describer does not want to hear us: `sendonly`, `inactive` or an unspecified
     /// address.
     pub held: bool,
+    /// The stream is SRTP or nothing (`RTP/SAVP`); then there is a key.
+    pub secure: bool,
+    /// The describer's key, the first that we can use (RFC 4568). With `RTP/AVP` it is an offer that may be declined.
+    pub crypto: Option<Crypto>,
+    /// RTCP may come and go by the RTP port (RFC 5761).
+    pub mux: bool,
 }
 
 /// The first audio stream in use.
@@ -105,6 +112,9 @@ pub fn audio<'a>(sdp: &Sdp<'a>) -> Result<Audio<'a>, SdpError> {
         direction,
         payloads,
         held: !direction.receives() || ip.is_unspecified(),
+        secure: media.is_secure_rtp(),
+        crypto: crypto(media),
+        mux: media.section.attributes().any(|(name, _)| name == b"rtcp-mux"),
     })
 }
 
@@ -128,7 +138,7 @@ pub fn video(sdp: &Sdp<'_>) -> Option<Video> {
     Some(Video { section, address, rtcp: rtcp(media, address) })
 }
 
-/// The media section that is relayed: the first plain audio with a port. An answer has its sections
+/// The media section that is relayed: the first audio with a port that is plain, or SRTP with a key for us. An answer has its sections
 /// in the order of the offer and the others are offered refused, so both sides choose the same (RFC
 /// 3264, 6).
 pub(super) fn chosen<'s, 'a>(sdp: &'s Sdp<'a>) -> Result<(usize, &'s Media<'a>), SdpError> {
@@ -137,7 +147,12 @@ pub(super) fn chosen<'s, 'a>(sdp: &'s Sdp<'a>) -> Result<(usize, &'s Media<'a>),
     audio().next().ok_or(SdpError::NoAudio)?;
     in_use().next().ok_or(SdpError::AudioRefused)?;
     // A phone that can encrypt may offer the plain form in a second line.
-    in_use().find(|(_, media)| media.is_plain_rtp()).ok_or(SdpError::Transport)
+    let is_usable = |media: &Media<'_>| {
+        media.is_plain_rtp() || media.is_secure_rtp() && crypto(media).is_some()
+    };
+    let is_secure = in_use().any(|(_, media)| media.is_secure_rtp());
+    let unusable = if is_secure { SdpError::Crypto } else { SdpError::Transport };
+    in_use().find(|(_, media)| is_usable(media)).ok_or(unusable)
 }
 
 /// RFC 4566, 5.7: a `c=` line of the media section overrides that of the session.

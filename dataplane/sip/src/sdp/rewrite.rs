@@ -2,7 +2,7 @@ use std::io::Write as _;
 use std::net::IpAddr;
 
 use super::audio::{chosen, connection, direction, numbered, payload_numbers, video};
-use super::{Direction, Media, Sdp, SdpError, Section, number, words};
+use super::{Direction, Media, Sdp, SdpError, Section, Secured, number, words};
 use crate::wire::is_token;
 
 /// What a relay puts in place of the describer's own.
@@ -18,6 +18,8 @@ pub struct Rewrite {
     pub session_id: u64,
     /// The version of `o=`; it must grow by one with each new description of a leg (RFC 3264, 8).
     pub version: u64,
+    /// How the audio is protected on the other side; its keys are never copied.
+    pub secured: Secured,
 }
 
 /// The description for the other side: own `o=`, `s=`, `c=`, port and `a=rtcp`, the codecs of the
@@ -45,10 +47,14 @@ fn write_with(sdp: &Sdp<'_>, with: Rewrite, flows: Option<Direction>) -> Result<
     for (at, section) in sdp.media().iter().enumerate() {
         match video {
             _ if at == relayed => {
-                push_relayed(&mut out, sdp, section, "audio", with.port, flows)?;
+                let protocol = with.secured.protocol(section.protocol);
+                push_relayed(&mut out, sdp, section, ("audio", protocol), with.port, flows)?;
+                with.secured.push(&mut out);
+                push_rtcp(&mut out, with.port, with.secured.mux);
             }
             Some((port, section_of_video)) if at == section_of_video => {
-                push_relayed(&mut out, sdp, section, "video", port, flows)?;
+                push_relayed(&mut out, sdp, section, ("video", section.protocol), port, flows)?;
+                push_rtcp(&mut out, port, false);
             }
             _ => push_refused(&mut out, section)?,
         }
@@ -61,18 +67,23 @@ fn push_relayed(
     out: &mut Vec<u8>,
     sdp: &Sdp<'_>,
     media: &Media<'_>,
-    kind: &str,
+    (kind, protocol): (&str, &[u8]),
     port: u16,
     flows: Option<Direction>,
 ) -> Result<(), SdpError> {
     let numbers = payload_numbers(media)?;
     let unspecified = connection(sdp, media)?.is_unspecified();
-    push_media_line(out, kind, media.protocol, port, &numbers);
+    push_media_line(out, kind, protocol, port, &numbers);
     push_bandwidth(out, media.section);
     push_codecs(out, media.section, &numbers, media.is_video());
     push_direction(out, flows.unwrap_or_else(|| relayed_direction(sdp, media, unspecified)));
-    put(out, format_args!("a=rtcp:{}\r\n", port.saturating_add(1)));
     Ok(())
+}
+
+/// RFC 3605: the port of RTCP, which is that of RTP where one is enough (RFC 5761).
+fn push_rtcp(out: &mut Vec<u8>, port: u16, mux: bool) {
+    let port = if mux { port } else { port.saturating_add(1) };
+    put(out, format_args!("a=rtcp:{port}\r\n"));
 }
 
 /// The direction of the relayed stream. RFC 2543 held a call with the address 0.0.0.0, which says

@@ -8,6 +8,7 @@ const WITH: Rewrite = Rewrite {
     video_port: None,
     session_id: 77,
     version: 3,
+    secured: Secured { profile: false, crypto: [None; 2], mux: false },
 };
 
 const BARESIP: &[u8] = b"v=0\r\n\
@@ -263,7 +264,8 @@ fn unusable_descriptions_have_named_reasons() {
         (with_lines("t=0 0"), "sdp_no_audio"),
         (with_lines(&format!("{c}m=video 4 RTP/AVP 96")), "sdp_no_audio"),
         (with_lines(&format!("{c}m=audio 0 RTP/AVP 0")), "sdp_audio_refused"),
-        (with_lines(&format!("{c}m=audio 4 RTP/SAVP 0")), "sdp_transport"),
+        (with_lines(&format!("{c}m=audio 4 RTP/SAVP 0")), "sdp_crypto"),
+        (with_lines(&format!("{c}m=audio 4 UDP/TLS/RTP/SAVP 0")), "sdp_transport"),
         (with_lines(&format!("{c}m=audio 4 RTP/AVP")), "sdp_media"),
         (with_lines(&format!("{c}m=audio 4 RTP/AVP ")), "sdp_media"),
         (with_lines(&format!("{c}m=audio 65536 RTP/AVP 0")), "sdp_media"),

@@ -2,7 +2,7 @@ use std::net::IpAddr;
 
 use super::audio::chosen;
 use super::rewrite::{push_direction, push_media_line, push_refused, push_session, put};
-use super::{Audio, Direction, Rewrite, Sdp, SdpError, audio};
+use super::{Audio, Direction, Rewrite, Sdp, SdpError, Secured, audio};
 
 /// A codec of a plain phone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -55,23 +55,43 @@ pub struct Own<'a> {
 impl Own<'_> {
     fn session(&self) -> Rewrite {
         let Own { address, port, session_id, version, .. } = *self;
-        Rewrite { address, port, video_port: None, session_id, version }
+        let secured = Secured::default();
+        Rewrite { address, port, video_port: None, session_id, version, secured }
     }
 }
 
-/// A description with one audio stream.
+/// A description with one audio stream, plain.
 pub fn offer(own: &Own<'_>) -> Vec<u8> {
+    offer_secured(own, &Secured::default())
+}
+
+/// The same, protected so.
+pub fn offer_secured(own: &Own<'_>, secured: &Secured) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     push_session(&mut out, own.session(), (0, 0));
     let chosen: Vec<_> = own.codecs.iter().map(|codec| (*codec, codec.number())).collect();
-    push_audio(&mut out, b"RTP/AVP", own, &chosen, own.direction);
+    push_audio(&mut out, secured.protocol(b"RTP/AVP"), own, &chosen, own.direction);
+    secured.push(&mut out);
     out
 }
 
-/// The answer to `sdp`: the codecs in common in the offer's order, other streams refused.
+/// The answer to `sdp` of who speaks plain RTP: the codecs in common in the offer's order, other streams refused.
 pub fn answer(sdp: &Sdp<'_>, own: &Own<'_>) -> Result<Vec<u8>, SdpError> {
+    answer_secured(sdp, own, &Secured::default())
+}
+
+/// The same of who protects it so.
+pub fn answer_secured(
+    sdp: &Sdp<'_>,
+    own: &Own<'_>,
+    secured: &Secured,
+) -> Result<Vec<u8>, SdpError> {
     let (at, media) = chosen(sdp)?;
     let offered = audio(sdp)?;
+    // RFC 3264, 6: "The transport protocol" of an answer is that of the offer.
+    if offered.secure != secured.profile {
+        return Err(SdpError::Crypto);
+    }
     let common = common(&offered, own.codecs);
     if !common.iter().any(|(codec, _)| *codec != Codec::TelephoneEvent) {
         return Err(SdpError::NoCommonCodec);
@@ -82,6 +102,7 @@ pub fn answer(sdp: &Sdp<'_>, own: &Own<'_>) -> Result<Vec<u8>, SdpError> {
         if section == at {
             let direction = offered.direction.answered(own.direction);
             push_audio(&mut out, media.protocol, own, &common, direction);
+            secured.push(&mut out);
         } else {
             push_refused(&mut out, line)?;
         }

@@ -246,6 +246,33 @@ impl House {
         self.workers[0].forward(self.now, PairId(pair).rtp(), from, &mut packet)
     }
 
+    /// What becomes of a datagram that comes to a socket, and whether and from where it goes on.
+    pub fn converted(
+        &mut self,
+        socket: SocketSlot,
+        from: &str,
+        bytes: &[u8],
+    ) -> Result<(SocketSlot, Vec<u8>), Verdict> {
+        let mut buffer = [bytes, &[0; 64]].concat();
+        let mut packet = Packet::new(&mut buffer, 0..bytes.len());
+        let from = from.parse().expect("an address");
+        match self.workers[0].forward(self.now, socket, from, &mut packet) {
+            Verdict::Send { socket, .. } => Ok((socket, packet.bytes().to_vec())),
+            verdict => Err(verdict),
+        }
+    }
+
+    /// Whether the phones of the tenant, and the peers of the trunk, speak SRTP.
+    pub fn srtp(&mut self, phones: abi::SrtpPolicy, trunks: abi::SrtpPolicy) {
+        let mut tenant = self.region.tenants().read(0).expect("a tenant");
+        tenant.srtp = phones.into();
+        self.region.tenants().write(0, &tenant);
+        let mut trunk = self.region.trunks().read(0).expect("a trunk");
+        trunk.srtp = trunks.into();
+        self.region.trunks().write(0, &trunk);
+        self.pass_ms(200);
+    }
+
     /// What the bypass says.
     pub fn bypass(&mut self, pair: u32, news: BypassNews) {
         self.input(Input::Bypass { pair: PairId(pair), news });

@@ -16,6 +16,7 @@ mod offers;
 mod rooms;
 mod sessions;
 mod sips;
+mod srtp;
 mod storm;
 mod strangers;
 mod transfers;

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
+use abi::SrtpPolicy;
 use argon2::Params;
 use argon2::password_hash::phc::PasswordHash;
 use base::Transport;
@@ -52,6 +53,8 @@ pub struct TenantEntry {
     pub default_location: Option<String>,
     /// What held parties hear.
     pub hold_music: Option<String>,
+    /// Whether its phones speak SRTP, as [`SrtpPolicy::name`] says it; none where it is as always.
+    pub srtp: Option<String>,
 }
 
 /// An entry and where it is said.
@@ -130,6 +133,7 @@ impl Wanted {
                     realm: fields.required("realm", &REALM),
                     default_location: fields.text("default_location", &PLACE),
                     hold_music: fields.text("hold_music", &PROMPT),
+                    srtp: fields.text("srtp", &SRTP).filter(|name| name != DEFAULT_SRTP),
                 };
                 self.tenants.push(Said { spot, key, value });
             }
@@ -256,6 +260,10 @@ const TITLE: Rule =
     Rule(|text| is_line(text, 256), "must be 1 to 256 bytes without control characters");
 const NUMBER: Rule = Rule(is_number, NUMBER_RULE);
 const PROMPT: Rule = Rule(is_prompt_name, PROMPT_RULE);
+const SRTP: Rule =
+    Rule(|text| SrtpPolicy::named(text).is_some(), "must be no, allowed, offered or required");
+/// What holds where nothing is said.
+pub const DEFAULT_SRTP: &str = SrtpPolicy::Allowed.name();
 const PASSWORD: Rule = Rule(|text| text.len() <= PASSWORD_BYTES, "must be 1 to 256 bytes");
 const TYPE: Rule = Rule(
     |text| ["voice", "chat", "universal", "supervisor"].contains(&text),

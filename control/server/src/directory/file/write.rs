@@ -96,6 +96,7 @@ fn rows(entries: &Entries, table: Table) -> Vec<Vec<Cell>> {
                     cell(&tenant.realm),
                     optional(&tenant.default_location),
                     optional(&tenant.hold_music),
+                    optional(&tenant.srtp),
                 ]
             };
             entries.tenants.iter().map(row).collect()

@@ -351,6 +351,7 @@ fn random(seed: u64) -> Entries {
             realm: format!("realm{}", dice.roll(9)),
             default_location: (dice.roll(2) == 0).then(|| place.clone()),
             hold_music: (dice.roll(2) == 0).then(|| "hold.wav".to_owned()),
+            srtp: (dice.roll(2) == 0).then(|| "required".to_owned()),
         };
         entries.tenants.insert(tenant.clone(), entry);
         for name in [place, "another".into()] {
