@@ -100,7 +100,7 @@ impl Default for MediaConfig {
 /// Bounds of a worker's tables; a full one answers 503.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// SIP transactions at a time: a call has six, each lives up to 32 s.
+    /// SIP transactions at a time: a call has six and a registration one, each lives up to 32 s.
     pub transactions: u32,
     /// Requests of one source (an IPv4 address, an IPv6 /64) that prove nothing and are answered all the same,
     /// at a time; ten more each second. Who asks for more is dropped, and after ten seconds of it banned.
@@ -112,6 +112,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { transactions: 131_072, strangers: 200, busy: 950 }
+        Limits { transactions: 524_288, strangers: 200, busy: 950 }
     }
 }
