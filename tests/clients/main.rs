@@ -416,6 +416,38 @@ fn a_crowd_of_softphones_talks() {
     demo.process.stop();
 }
 
+/// Many phones at few ports register, and again in turn.
+#[test]
+fn a_crowd_registers_again_in_turn() {
+    let _turn = turn();
+    let mut demo = Demo::start(None, &[FLAGS, &["--agents", "600"]].concat());
+    let mut command = Command::new(jackfield());
+    command.arg("load").arg("--dir").arg(demo.dir());
+    command.args(["--agents", "600", "--refresh", "300", "--seconds", "4", "--stay"]);
+    let mut load = Process::start(&mut command, demo.folder(), "load");
+    let stays = wait_for(Duration::from_secs(60), || {
+        load.output().contains("600 phones stay registered").then_some(())
+    });
+    assert!(stays.is_some(), "{}", load.output());
+    let rows: Vec<Vec<u64>> = load
+        .output()
+        .lines()
+        .map(|line| line.split_whitespace().map_while(|one| one.parse().ok()).collect())
+        .filter(|row: &Vec<u64>| row.first() == Some(&300))
+        .collect();
+    // Wanted, begun, answered, left out, refused.
+    let [row] = &rows[..] else { panic!("{}", load.output()) };
+    let turns = row[1] + row[3];
+    assert!((1_200..=1_201).contains(&turns), "{}", load.output());
+    assert!(row[1] == row[2] && row[4] == 0, "{}", load.output());
+    assert!(row[1] > 600, "most are in time: {}", load.output());
+    let phones = || demo.status()?["ccbs"][0]["phones"].as_u64();
+    assert_eq!(phones(), Some(600), "all at their ports");
+    load.stop();
+    assert_eq!(load.wait(Duration::from_secs(5)), 0, "{}", load.output());
+    demo.process.stop();
+}
+
 /// Steps 511 to 515: a login is complete, and the CDM counts it, when the phone has registered and the
 /// desk is there. Exit, 30 s without the WebSocket, and an expired registration each bring it back.
 #[test]

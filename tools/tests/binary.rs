@@ -323,7 +323,7 @@ fn a_directory_goes_into_files_and_comes_back() {
     assert!(said(&printed).contains("operator = \"op7\""), "{printed:?}");
     assert!(!said(&printed).contains("argon2"), "{printed:?}");
     let table = control.tool(&["directory", "export", "--format", "csv", "--table", "tenants"]);
-    let tenants = "name,realm,default_location,hold_music\nacme,acme.example,,\n";
+    let tenants = "name,realm,default_location,hold_music,srtp\nacme,acme.example,,,\n";
     assert_eq!(said(&table), tenants);
     let folder = file("csv");
     let saved =
