@@ -67,8 +67,8 @@ pub fn run(options: &cli::Load) -> Result<ExitCode, String> {
     let (grants, registrar) = runtime.block_on(async {
         let logged_in = log_in_all(options, &server, false).await?;
         let grants: Vec<Grant> = logged_in.into_iter().map(|(grant, _)| grant).collect();
-        let first = grants.first().ok_or("nobody logged in")?;
-        Ok::<_, String>((first.registrar().await?, grants)).map(|(at, grants)| (grants, at))
+        let registrar = grants.first().ok_or("nobody logged in")?.registrar().await?;
+        Ok::<_, String>((grants, registrar))
     })?;
     let took = clock::now().since(begun);
     show::say(&format!("logged in   {} in {:.1} s", grants.len(), took.as_secs_f64()))?;
