@@ -23,6 +23,9 @@ use crate::seat::SeatState;
 const SETTLE_MS: u64 = 400;
 /// How often such a request is looked at.
 const LOOK_MS: u64 = 10;
+/// Such looks at least, before an agent is busy for whoever asks: a process that was not run for a while has let time
+/// pass without looking.
+const LOOKS: u32 = 10;
 /// Requests that wait at a time; of more the agents are busy.
 const WAITS: usize = 1_024;
 
@@ -30,10 +33,30 @@ const WAITS: usize = 1_024;
 #[derive(Debug)]
 pub(super) struct Wait {
     until: Instant,
+    /// Times it was looked at since it began, or since the agent's own call gave way.
+    looks: u32,
     from: BladeName,
     request: LeaseRequest,
     /// The question of the bus; none when a CCB of this blade asks.
     reply: Option<u64>,
+}
+
+/// What is known of a request for an agent.
+enum Decision {
+    Answer(Result<Grant, Denial>),
+    /// The agent's own call goes somewhere, and it is not known yet where.
+    NotYet,
+    /// The agent's own call was told to end.
+    GivesWay,
+}
+
+/// Whose call goes on.
+enum Meeting {
+    /// The agent is to be had, as far as its own call goes.
+    None,
+    Refused(Denial),
+    NotYet,
+    GivesWay,
 }
 
 /// A lease as status tools show it.
@@ -57,6 +80,18 @@ pub struct LeaseView {
     pub since: Instant,
 }
 
+impl Wait {
+    /// From now on there is time to see what becomes of the agent's own call.
+    fn begin(&mut self, now: Instant) {
+        self.until = now + Duration::from_millis(SETTLE_MS);
+        self.looks = 0;
+    }
+
+    fn is_last(&self, now: Instant) -> bool {
+        now >= self.until && self.looks >= LOOKS
+    }
+}
+
 impl Blade {
     /// Another CCB asks for an agent of ours; `reply` is the bus's question.
     pub(super) fn lease_asked(
@@ -69,15 +104,17 @@ impl Blade {
     ) {
         // What its worker has told of the agent's own call is in the ring.
         self.pump_all(now, out);
-        let until = now + Duration::from_millis(SETTLE_MS);
-        let is_last = self.hosting.waits.len() >= WAITS;
-        match self.decide(now, &from, &request, is_last, out) {
-            Some(answer) => self.say_lease(now, from, request, reply, answer, out),
-            None => {
-                self.hosting.waits.push(Wait { until, from, request, reply });
-                self.hosting.look_at = now + Duration::from_millis(LOOK_MS);
-            }
+        let mut wait = Wait { until: now, looks: 0, from, request, reply };
+        wait.begin(now);
+        if self.hosting.waits.len() >= WAITS {
+            wait.until = now;
+            wait.looks = LOOKS;
         }
+        self.hosting.look_at = match self.hosting.waits.is_empty() {
+            true => now + Duration::from_millis(LOOK_MS),
+            false => self.hosting.look_at,
+        };
+        self.look_at_wait(now, wait, out);
     }
 
     /// Looks again at the requests that wait.
@@ -85,27 +122,34 @@ impl Blade {
         if self.hosting.waits.is_empty() {
             return;
         }
-        for wait in std::mem::take(&mut self.hosting.waits) {
-            let is_last = now >= wait.until;
-            match self.decide(now, &wait.from, &wait.request, is_last, out) {
-                Some(answer) => {
-                    self.say_lease(now, wait.from, wait.request, wait.reply, answer, out);
-                }
-                None => self.hosting.waits.push(wait),
-            }
+        let is_due = now >= self.hosting.look_at;
+        for mut wait in std::mem::take(&mut self.hosting.waits) {
+            wait.looks += u32::from(is_due);
+            self.look_at_wait(now, wait, out);
         }
-        self.hosting.look_at = now + Duration::from_millis(LOOK_MS);
+        if is_due {
+            self.hosting.look_at = now + Duration::from_millis(LOOK_MS);
+        }
+    }
+
+    fn look_at_wait(&mut self, now: Instant, mut wait: Wait, out: &mut Vec<Output>) {
+        match self.decide(now, &wait, out) {
+            Decision::Answer(answer) => return self.say_lease(now, wait, answer, out),
+            // Its worker needs a while for that, whatever time went before.
+            Decision::GivesWay => wait.begin(now),
+            Decision::NotYet => {}
+        }
+        self.hosting.waits.push(wait);
     }
 
     fn say_lease(
         &mut self,
         now: Instant,
-        from: BladeName,
-        request: LeaseRequest,
-        reply: Option<u64>,
+        wait: Wait,
         answer: Result<Grant, Denial>,
         out: &mut Vec<Output>,
     ) {
+        let Wait { from, request, reply, .. } = wait;
         if let Some(reply) = reply {
             let answer = Box::new(Answer::Lease(answer));
             return out.push(Output::Bus(Say::Reply { reply, answer }));
@@ -127,35 +171,33 @@ impl Blade {
         })
     }
 
-    /// The answer to a request; None when it is not known yet.
-    fn decide(
-        &mut self,
-        now: Instant,
-        from: &BladeName,
-        request: &LeaseRequest,
-        is_last: bool,
-        out: &mut Vec<Output>,
-    ) -> Option<Result<Grant, Denial>> {
+    /// The answer to a request, when it is known.
+    fn decide(&mut self, now: Instant, wait: &Wait, out: &mut Vec<Output>) -> Decision {
+        let Wait { from, request, .. } = wait;
         let Some((ccb, slot, login)) = self.desk_of(request.tenant, &request.number) else {
             let cluster = self.cluster.as_ref();
             let moved = cluster.is_some_and(|cluster| {
                 let home = cluster.homes.get(&(request.tenant, request.number.clone()));
                 home.is_some_and(|home| home.blade != cluster.name)
             });
-            return Some(Err(if moved { Denial::Moved } else { Denial::LoggedOut }));
+            return Decision::Answer(Err(if moved { Denial::Moved } else { Denial::LoggedOut }));
         };
         if let Some(answer) = self.hosting.home(ccb).answered(from, request) {
-            return Some(answer.clone());
+            return Decision::Answer(answer.clone());
         }
-        let answer = match self.refusal(ccb, login, request.purpose) {
-            Some(denial) => Err(denial),
-            None => match self.meets(now, (ccb, slot), login, request, is_last, out)? {
-                Some(denial) => Err(denial),
-                None => self.win(now, (ccb, slot), login, from, request),
-            },
+        let refusal = self.refusal(ccb, login, request.purpose);
+        let meeting = match refusal {
+            Some(denial) => Meeting::Refused(denial),
+            None => self.meets(now, (ccb, slot), login, wait, out),
+        };
+        let answer = match meeting {
+            Meeting::NotYet => return Decision::NotYet,
+            Meeting::GivesWay => return Decision::GivesWay,
+            Meeting::Refused(denial) => Err(denial),
+            Meeting::None => self.win(now, (ccb, slot), login, from, request),
         };
         self.hosting.home(ccb).remember(from, request, answer.clone());
-        Some(answer)
+        Decision::Answer(answer)
     }
 
     /// Why an agent is not to be had, whoever asks. A queue gets nobody who does not take its calls: what its owner
@@ -181,34 +223,41 @@ impl Blade {
         }
     }
 
-    /// The agent may be calling: whose call goes on when the two call each other (G-03)? `Some(None)` when the agent
-    /// is to be had, None when it is not known yet.
+    /// The agent may be calling: whose call goes on when the two call each other (G-03)?
     fn meets(
         &mut self,
         now: Instant,
         (ccb, slot): (CcbId, AgentSlot),
         login: LoginKey,
-        request: &LeaseRequest,
-        is_last: bool,
+        wait: &Wait,
         out: &mut Vec<Output>,
-    ) -> Option<Option<Denial>> {
-        let glare = self.hosting.holder.glare(login.agent, request);
+    ) -> Meeting {
+        let glare = self.hosting.holder.glare(login.agent, &wait.request);
         let glare = glare.map(|(whose, id, session)| (whose, id, session.call.clone()));
         match glare {
-            Some((Glare::Ours, ..)) => return Some(Some(Denial::Glare)),
+            Some((Glare::Ours, ..)) => return Meeting::Refused(Denial::Glare),
             Some((Glare::Theirs, id, wants)) => {
                 self.hosting.holder.over(id);
-                let side = self.sides.get_mut(&wants.ccb)?;
-                let (ask, call) = (wants.ask, wants.call);
-                let command = |op| Command::Yield { op, ask, call };
-                side.send(now, wants.worker, side::Purpose::Answer, &[], command, out);
-                return None;
+                if let Some(side) = self.sides.get_mut(&wants.ccb) {
+                    let (ask, call) = (wants.ask, wants.call);
+                    let command = |op| Command::Yield { op, ask, call };
+                    side.send(now, wants.worker, side::Purpose::Answer, &[], command, out);
+                }
+                return Meeting::GivesWay;
             }
             None => {}
         }
-        let side = self.sides.get(&ccb)?;
-        let state = side.region()?.leases().read(slot, Medium::Voice);
-        let is_calling = match state {
+        let is_known = wait.is_last(now) || self.is_aim_known(ccb, slot, login);
+        if is_known { Meeting::None } else { Meeting::NotYet }
+    }
+
+    /// Whether the agent calls nobody, or it is known whom.
+    fn is_aim_known(&self, ccb: CcbId, slot: AgentSlot, login: LoginKey) -> bool {
+        let side = self.sides.get(&ccb);
+        let Some((side, region)) = side.and_then(|side| Some((side, side.region()?))) else {
+            return true;
+        };
+        let is_calling = match region.leases().read(slot, Medium::Voice) {
             LeaseState::Reserved { holder, purpose, .. } => {
                 (holder, purpose) == (ccb, Purpose::Outgoing)
             }
@@ -217,12 +266,12 @@ impl Blade {
             }
             _ => false,
         };
-        if !is_calling || is_last {
-            return Some(None);
+        if !is_calling {
+            return true;
         }
         // Whom it calls is known when its call goes somewhere, or when we asked somebody for it.
         let agent = Some(Party::Agent(slot, login.epoch));
-        let goes = side.calls.iter().any(|call| {
+        side.calls.iter().any(|call| {
             let is_its = call.legs.first().is_some_and(|(_, leg)| leg.party() == agent);
             let goes = match call.row.state() {
                 CallState::Calling | CallState::Ringing | CallState::Answered => true,
@@ -233,8 +282,7 @@ impl Blade {
                 CallState::Free | CallState::Ended => false,
             };
             is_its && goes
-        });
-        goes.then_some(None)
+        })
     }
 
     /// Wins the word, mints the token, and says all that is known of the agent (S2-008, S2-012).

@@ -434,7 +434,7 @@ fn an_order_that_is_carried_here_is_answered_when_it_is_decided() {
 }
 
 /// A blade with an agent that others hear: else it grants nothing.
-fn heard() -> (World, Granted, u64) {
+pub(super) fn heard() -> (World, Granted, u64) {
     let mut world = World::new(1);
     let (granted, socket) = world.online(1001, 1);
     world.blade.seed(base::Rng::from_number(1));
