@@ -12,10 +12,11 @@ use crate::row::{
     StreamRow, TenantRow, TrunkRow, TrunkTlsRow,
 };
 use crate::sync::Pod;
-use crate::{cell, header, index};
+use crate::table::cell_words;
+use crate::{header, index, journal};
 
 /// The number of this layout; it changes when the meaning of a word does.
-pub const LAYOUT_VERSION: u64 = 11;
+pub const LAYOUT_VERSION: u64 = 12;
 
 /// The sizes of a region. Both processes must have been built for the same [`LAYOUT_VERSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,10 +135,12 @@ impl Layout {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) agents: Range<usize>,
+    pub(crate) agent_journal: Range<usize>,
     pub(crate) index: Range<usize>,
     pub(crate) nonces: Range<usize>,
     pub(crate) leases: Range<usize>,
     pub(crate) registrations: Range<usize>,
+    pub(crate) registration_journals: Range<usize>,
     pub(crate) tenants: Range<usize>,
     pub(crate) trunks: Range<usize>,
     pub(crate) trunk_tls: Range<usize>,
@@ -179,30 +182,32 @@ impl Plan {
         };
         let ring_stride = ring_shape(layout).words::<Raw>().next_multiple_of(ALIGN);
         let mut plan = Plan {
-            agents: part(agents * cell::words::<AgentRow>()),
+            agents: part(agents * cell_words::<AgentRow>()),
+            agent_journal: part(journal::journal_words::<AgentRow>()),
             index: part(index::capacity(layout.agents)),
             nonces: part(agents),
             leases: part(agents * Medium::COUNT),
-            registrations: part(agents * cell::words::<RegistrationRow>()),
-            tenants: part(layout.tenants as usize * cell::words::<TenantRow>()),
-            trunks: part(layout.trunks as usize * cell::words::<TrunkRow>()),
-            trunk_tls: part(layout.trunks as usize * cell::words::<TrunkTlsRow>()),
-            locations: part(usize::from(layout.locations) * cell::words::<LocationRow>()),
-            calls: part(calls * cell::words::<CallRow>()),
+            registrations: part(agents * cell_words::<RegistrationRow>()),
+            registration_journals: part(workers * journal::journal_words::<RegistrationRow>()),
+            tenants: part(layout.tenants as usize * cell_words::<TenantRow>()),
+            trunks: part(layout.trunks as usize * cell_words::<TrunkRow>()),
+            trunk_tls: part(layout.trunks as usize * cell_words::<TrunkTlsRow>()),
+            locations: part(usize::from(layout.locations) * cell_words::<LocationRow>()),
+            calls: part(calls * cell_words::<CallRow>()),
             acknowledged: part(calls),
-            legs: part(legs * cell::words::<LegRow>()),
-            dialogs: part(legs * cell::words::<DialogRow>()),
-            streams: part(legs * cell::words::<StreamRow>()),
+            legs: part(legs * cell_words::<LegRow>()),
+            dialogs: part(legs * cell_words::<DialogRow>()),
+            streams: part(legs * cell_words::<StreamRow>()),
             counters: part((workers + 2) * Counter::STRIDE),
             rings: part(workers * 2 * ring_stride),
             ring_stride,
             total: 0,
-            secrets: SECRETS_HEADER..SECRETS_HEADER + agents * cell::words::<SecretRow>(),
+            secrets: SECRETS_HEADER..SECRETS_HEADER + agents * cell_words::<SecretRow>(),
             keys: 0..0,
             secrets_total: 0,
         };
         let keys = plan.secrets.end.next_multiple_of(ALIGN);
-        plan.keys = keys..keys + legs * cell::words::<KeyRow>();
+        plan.keys = keys..keys + legs * cell_words::<KeyRow>();
         plan.total = plan.rings.end.next_multiple_of(ALIGN);
         plan.secrets_total = plan.keys.end.next_multiple_of(ALIGN);
         plan
