@@ -63,6 +63,8 @@ counters! {
     TransactionsNow = "transactions_now",
     /// Gauge: leases that this worker's calls hold.
     LeasesHeld = "leases_held",
+    /// REGISTERs that came again and got the answer that they had.
+    RegistersRepeated = "registers_repeated",
     /// Dropped: no SIP message.
     DropSipMalformed = "drop_sip_malformed",
     /// Dropped: a SIP message longer than we take.

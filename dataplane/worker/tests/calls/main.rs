@@ -13,6 +13,7 @@ mod info;
 mod media;
 mod mirror;
 mod offers;
+mod registers;
 mod rooms;
 mod sessions;
 mod sips;
