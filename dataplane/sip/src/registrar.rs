@@ -141,14 +141,9 @@ pub fn fingerprint(message: &Message<'_>, source: SocketAddr) -> u64 {
     }
     let mut hasher = FixedState::default().build_hasher();
     source.hash(&mut hasher);
-    for header in [
-        Header::Via,
-        Header::From,
-        Header::To,
-        Header::CallId,
-        Header::CSeq,
-        Header::Authorization,
-    ] {
+    for header in
+        [Header::Via, Header::From, Header::To, Header::CallId, Header::CSeq, Header::Authorization]
+    {
         message.headers(header).for_each(|value| value.hash(&mut hasher));
     }
     hasher.finish().max(1)
@@ -275,7 +270,7 @@ fn interval(message: &Message<'_>, contact: &NameAddr<'_>, limits: Limits) -> u3
 }
 
 /// The q parameter in thousandths; 1000 when there is none or it is malformed (10.2.1.2).
-fn preference(contact: &NameAddr<'_>) -> u16 {
+pub fn preference(contact: &NameAddr<'_>) -> u16 {
     let Some(q) = contact.param("q").and_then(|q| core::str::from_utf8(q).ok()) else {
         return 1000;
     };

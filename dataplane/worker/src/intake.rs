@@ -119,7 +119,11 @@ impl Worker {
         }
         if message.method() == Some(Method::Register) {
             let key = ServerKey::NONE;
-            return self.intake_register(now, flow, Arrival { key, message, location, from, channel });
+            return self.intake_register(
+                now,
+                flow,
+                Arrival { key, message, location, from, channel },
+            );
         }
         match self.transactions.receive(now, message, flow, &mut self.sent) {
             Received::Request(key) => {

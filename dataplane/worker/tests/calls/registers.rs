@@ -27,8 +27,15 @@ impl Phone {
     fn register(&mut self, lines: &str) -> String {
         self.count += 1;
         let challenge = Challenge::parse(&self.challenge).expect("a challenge");
-        let proof =
-            answer(&challenge, "1001.demo", "secret", b"REGISTER", b"sip:demo.test", self.count, "c");
+        let proof = answer(
+            &challenge,
+            "1001.demo",
+            "secret",
+            b"REGISTER",
+            b"sip:demo.test",
+            self.count,
+            "c",
+        );
         let proof = format!("Authorization: {}\r\n", String::from_utf8(proof).expect("text"));
         text(AGENT_A, 1 + self.count, &proof, lines)
     }

@@ -1,0 +1,119 @@
+//! Redirections of called parties (RFC 3261, 8.1.3.4), as far as they cost nobody anything.
+//!
+//! "It MAY be desirable for the UAC to limit recursion": whoever answers a call could send it, at the tenant's cost,
+//! to the dearest number there is. So
+//!
+//! * an agent's phone may name a number at our address; the call goes there as if its caller had dialled that, so who
+//!   may not call the world from here does not do it so either;
+//! * a trunk may name another of its own addresses for the same number, or the number of an agent at ours.
+//!
+//! Everything else, what was tried already, and more than [`MAX_FORWARDS`] steps end the leg: the caller hears 480.
+
+use abi::{Counter, Party, Why};
+use base::{Instant, TenantId};
+use sip::wire::{Header, Message, NameAddr, Uri};
+
+use crate::call::{CALLER, Flow, LegRef, Number, is_dialable};
+use crate::commands::uri_at;
+use crate::dial::Target;
+use crate::forward::MAX_FORWARDS;
+use crate::worker::Worker;
+
+/// Contacts of one redirection that are looked at.
+const MAX_CONTACTS: usize = 8;
+
+/// Where a redirection leads that is followed.
+enum Way {
+    /// A number of the tenant's.
+    Number(Number),
+    /// The same number at another address of the trunk.
+    Trunk(Target),
+}
+
+impl Worker {
+    /// Follows the 3xx of a called party; false when it is not followed.
+    pub(crate) fn redirected(
+        &mut self,
+        now: Instant,
+        leg: LegRef,
+        status: u16,
+        message: &Message<'_>,
+    ) -> bool {
+        // 305 and 380 name a proxy and another kind of call.
+        if !matches!(status, 300..=302) || self.is_hunting(leg.call) || self.is_guest(leg.call) {
+            return false;
+        }
+        let Some(way) = self.way_named(leg, message) else { return false };
+        let Some(call) = self.calls.find_mut(leg.call) else { return false };
+        call.forwards += 1;
+        self.count(Counter::CallsRedirected);
+        self.note_leg_ended(now, leg);
+        if self.is_transfer_to(leg) {
+            self.seek_again(leg.call);
+        }
+        self.unjoin(now, leg);
+        self.close_media(now, leg);
+        self.leg_gone(leg);
+        let gone = match way {
+            Way::Number(number) => self.seek(now, leg.call, number, Why::Called),
+            Way::Trunk(target) => self.dial_or_invite(now, leg.call, target),
+        };
+        if let Err(refusal) = gone {
+            self.refuse_way(now, leg.call, &refusal);
+        }
+        true
+    }
+
+    /// The first way that may be gone, of those that the party likes best.
+    fn way_named(&self, leg: LegRef, message: &Message<'_>) -> Option<Way> {
+        let call = self.calls.find(leg.call)?;
+        if leg.leg == CALLER || call.forwards >= MAX_FORWARDS {
+            return None;
+        }
+        let contacts = message.headers(Header::Contact).filter_map(NameAddr::parse);
+        let mut contacts: Vec<_> = contacts.take(MAX_CONTACTS).collect();
+        // RFC 3261, 8.1.3.4: "the "q" parameter" says in which order.
+        contacts.sort_by_key(|contact| std::cmp::Reverse(sip::registrar::preference(contact)));
+        contacts.iter().find_map(|contact| {
+            let uri = contact.parsed_uri().ok()?;
+            self.way_to_contact(leg, call.tenant, &uri)
+        })
+    }
+
+    fn way_to_contact(&self, leg: LegRef, tenant: TenantId, uri: &Uri<'_>) -> Option<Way> {
+        let call = self.calls.find(leg.call)?;
+        let entry = call.leg(leg.leg)?;
+        let number = Number::new(uri.user).ok();
+        let number = number.filter(|number| !number.is_empty() && is_dialable(number))?;
+        // RFC 3261, 8.1.3.4: "the UAC SHOULD NOT add a given URI to the target set more than once".
+        let was_tried = call.legs.iter().any(|tried| tried.who == number);
+        let is_here = self.is_own_host(tenant, uri.host);
+        match entry.party {
+            Party::Agent(..) => (is_here && !was_tried).then_some(Way::Number(number)),
+            Party::Trunk(_) if is_here => {
+                let is_agent = self.agent_called(tenant, &number).is_some();
+                (is_agent && !was_tried).then_some(Way::Number(number))
+            }
+            Party::Trunk(trunk) => {
+                let port = uri.port.unwrap_or(entry.flow.channel.transport.default_port());
+                let peer = (uri.host_ip()?, port).into();
+                let channel = base::Channel::any(entry.flow.channel.transport);
+                let flow = Flow { peer, channel, ..entry.flow };
+                let is_its = trunk != u32::MAX && self.trunk_called(flow) == trunk;
+                let is_new = call.legs.iter().all(|tried| tried.flow.peer != peer);
+                let target = Target::new(entry.party, number, flow, uri_at(number.as_str(), flow));
+                (is_its && is_new && number == entry.who).then_some(Way::Trunk(target))
+            }
+            Party::Peer(_) => None,
+        }
+    }
+
+    /// True for an address of ours, and for the tenant's own name.
+    fn is_own_host(&self, tenant: TenantId, host: &[u8]) -> bool {
+        let name = core::str::from_utf8(host).unwrap_or_default();
+        let ip = name.trim_matches(['[', ']']).parse().ok();
+        let is_address = self.config.locations.iter().any(|location| Some(location.ip) == ip);
+        let mut tenants = self.provision.tenants.iter().filter(|row| row.tenant == tenant.0);
+        is_address || tenants.any(|row| row.realm().as_bytes().eq_ignore_ascii_case(host))
+    }
+}
