@@ -24,6 +24,7 @@ mod postgres;
 mod queues;
 mod queues_blades;
 mod records;
+mod scale;
 mod scanner;
 mod sipp;
 mod site;

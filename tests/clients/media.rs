@@ -19,23 +19,23 @@ use crate::phone::Softphone;
 use crate::sipp::{Line, Sipp};
 
 /// Three hosts: the blade, and on a cable each a phone of the east and one of the west.
-struct Lab {
-    sbc: Host,
-    east: Host,
-    west: Host,
-    demo: Demo,
-    family: Family,
+pub struct Lab {
+    pub sbc: Host,
+    pub east: Host,
+    pub west: Host,
+    pub demo: Demo,
+    pub family: Family,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
+pub enum Family {
     V4,
     V6,
 }
 
 impl Family {
     /// The address of a host's end of a cable: 1 is the blade's.
-    fn address(self, cable: u8, end: u8) -> IpAddr {
+    pub fn address(self, cable: u8, end: u8) -> IpAddr {
         match self {
             Family::V4 => IpAddr::from([10, 77, cable, end]),
             Family::V6 => format!("fd77:{cable}::{end}").parse().expect("an address"),
@@ -44,7 +44,7 @@ impl Family {
 }
 
 impl Lab {
-    fn start(family: Family, flags: &[&str]) -> Lab {
+    pub fn start(family: Family, flags: &[&str]) -> Lab {
         let (sbc, east, west) = (Host::new("sbc"), Host::new("east"), Host::new("west"));
         for (cable, host) in [(1, &east), (2, &west)] {
             sbc.connect(&format!("10.77.{cable}.1"), host, &format!("10.77.{cable}.2"));
@@ -472,14 +472,18 @@ fn a_standing_call_survives_the_death_of_the_data_plane() {
 }
 
 /// A folder with a bpffs in it.
-struct Pins(tempfile::TempDir);
+pub struct Pins(tempfile::TempDir);
 
 impl Pins {
-    fn new() -> Pins {
+    pub fn new() -> Pins {
         let folder = tempfile::tempdir().expect("a folder");
         let mounted = Command::new("mount").args(["-t", "bpf", "none"]).arg(folder.path()).status();
         assert!(mounted.expect("mount runs").success(), "a bpffs needs root");
         Pins(folder)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 }
 
@@ -495,7 +499,7 @@ impl Drop for Pins {
 fn five_hundred_calls_flow_on_past_a_killed_data_plane() {
     let _turn = turn();
     let pins = Pins::new();
-    let bpffs = pins.0.path().join("ccb");
+    let bpffs = pins.path().join("ccb");
     let lab = Lab::start(
         Family::V4,
         &[
