@@ -544,6 +544,7 @@ mod tests {
             (1, "100", Why::Busy, None),
             (1, "1004", Why::Called, Some("1005")),
             (1, "1004", Why::Forwarded, Some("1005")),
+            (1, "1004", Why::Hunted, None),
             (1, "1004", Why::Busy, None),
             (2, "1001", Why::Always, Some("9")),
             (2, "1001", Why::Transferred, Some("9")),

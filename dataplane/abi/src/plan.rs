@@ -242,3 +242,35 @@ pub(crate) const fn shape() -> u64 {
     }
     shape
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The worker's timer and watch of a registration take some 120 bytes more, a KiB in all.
+    #[test]
+    fn an_agent_takes_less_than_900_bytes_of_both_files() {
+        let words = |agents| {
+            let layout = Layout {
+                ccb: CcbId(1),
+                workers: 4,
+                agents,
+                calls_per_worker: 100,
+                legs_per_worker: 200,
+                ring_slots: 64,
+                blob_bytes: 4_096,
+                tenants: 4,
+                trunks: 4,
+                locations: 2,
+            };
+            let plan = Plan::new(&layout);
+            plan.total + plan.secrets_total
+        };
+        let few = words(1);
+        // The index is a power of two; the second is its worst case.
+        for agents in [20_000, 32_769, 100_000] {
+            let bytes = (words(agents) - few) * 8 / agents as usize;
+            assert!(bytes < 900, "{bytes} bytes for each of {agents}");
+        }
+    }
+}

@@ -13,7 +13,8 @@ use abi::{Counter, Party, Why};
 use base::{Instant, TenantId};
 use sip::wire::{Header, Message, NameAddr, Uri};
 
-use crate::call::{CALLER, Flow, LegRef, Number, is_dialable};
+use crate::Location;
+use crate::call::{CALLER, Flow, Leg, LegRef, Number, is_dialable};
 use crate::commands::uri_at;
 use crate::dial::Target;
 use crate::forward::MAX_FORWARDS;
@@ -85,14 +86,16 @@ impl Worker {
         let entry = call.leg(leg.leg)?;
         let number = Number::new(uri.user).ok();
         let number = number.filter(|number| !number.is_empty() && is_dialable(number))?;
-        // RFC 3261, 8.1.3.4: "the UAC SHOULD NOT add a given URI to the target set more than once".
-        let was_tried = call.legs.iter().any(|tried| tried.who == number);
-        let is_here = self.is_own_host(tenant, uri.host);
+        // RFC 3261, 8.1.3.4: a URI "MUST NOT" come into the target set twice; nor may who is in the call, by another
+        // name.
+        let agent = self.agent_called(tenant, &number).map(|(slot, _)| slot);
+        let is_known = |leg: &Leg| leg.who == number || (agent.is_some() && leg.agent() == agent);
+        let was_tried = call.legs.iter().any(is_known);
+        let is_here = self.is_own_host(tenant, uri);
         match entry.party {
             Party::Agent(..) => (is_here && !was_tried).then_some(Way::Number(number)),
             Party::Trunk(_) if is_here => {
-                let is_agent = self.agent_called(tenant, &number).is_some();
-                (is_agent && !was_tried).then_some(Way::Number(number))
+                (agent.is_some() && !was_tried).then_some(Way::Number(number))
             }
             Party::Trunk(trunk) => {
                 let port = uri.port.unwrap_or(entry.flow.channel.transport.default_port());
@@ -109,11 +112,15 @@ impl Worker {
     }
 
     /// True for an address of ours, and for the tenant's own name.
-    fn is_own_host(&self, tenant: TenantId, host: &[u8]) -> bool {
-        let name = core::str::from_utf8(host).unwrap_or_default();
-        let ip = name.trim_matches(['[', ']']).parse().ok();
-        let is_address = self.config.locations.iter().any(|location| Some(location.ip) == ip);
+    fn is_own_host(&self, tenant: TenantId, uri: &Uri<'_>) -> bool {
+        let is_port = |location: &Location| {
+            let ports = &location.streams;
+            let ports = [Some(location.sip_port), ports.tls, ports.ws, ports.wss];
+            uri.port.is_none() || ports.contains(&uri.port)
+        };
+        let is_at = |location: &Location| uri.host_ip() == Some(location.ip) && is_port(location);
         let mut tenants = self.provision.tenants.iter().filter(|row| row.tenant == tenant.0);
-        is_address || tenants.any(|row| row.realm().as_bytes().eq_ignore_ascii_case(host))
+        self.config.locations.iter().any(is_at)
+            || tenants.any(|row| row.realm().as_bytes().eq_ignore_ascii_case(uri.host))
     }
 }

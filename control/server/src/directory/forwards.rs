@@ -109,3 +109,35 @@ impl Directory {
         writer.commit().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_numbers_and_places_in_turn() {
+        let sixteen = vec!["1/1"; MOST_PLACES].join(",");
+        for good in ["1001", "1001/20", "1001/15,1002/180,+49301", "*1/1,#2/2", &sixteen] {
+            assert!(is_destination(good), "{good}");
+        }
+        let too_many = format!("{sixteen},1/1");
+        for bad in [
+            "",
+            ",",
+            "1001,",
+            ",1001",
+            "1001,1002",
+            "1001/,1002",
+            "1001/0",
+            "1001/181",
+            "1001/+5",
+            "a b",
+            "1001/5/6",
+            "1001/x",
+            "1001@host/5",
+            &too_many,
+        ] {
+            assert!(!is_destination(bad), "{bad}");
+        }
+    }
+}

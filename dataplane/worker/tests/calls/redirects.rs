@@ -108,6 +108,8 @@ fn what_the_tables_do_not_know_is_asked_as_if_the_caller_had_dialled_it() {
 fn circles_and_other_hosts_are_not_followed() {
     for (status, contacts) in [
         (302, "<sip:1001@127.0.0.1>"),
+        (302, "<sip:1001.demo@127.0.0.1>"),
+        (302, "<sip:1002@127.0.0.1:5999>"),
         (302, "<sip:1002@198.51.100.1>"),
         (302, "<tel:+491>"),
         (302, "<sip:127.0.0.1>"),
