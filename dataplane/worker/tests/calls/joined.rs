@@ -2,6 +2,7 @@
 
 use crate::attended::*;
 use crate::house::{AGENT_A, AGENT_B, House, TRUNK, header};
+use crate::replaces::*;
 use crate::transfers::*;
 
 /// Call-IDs of two calls on two workers.
