@@ -28,7 +28,7 @@ enum Way {
     /// A number of the tenant's.
     Number(Number),
     /// The same number at another address of the trunk.
-    Trunk(Target),
+    Trunk(Box<Target>),
 }
 
 impl Worker {
@@ -57,7 +57,7 @@ impl Worker {
         self.leg_gone(leg);
         let gone = match way {
             Way::Number(number) => self.seek(now, leg.call, number, Why::Called),
-            Way::Trunk(target) => self.dial_or_invite(now, leg.call, target),
+            Way::Trunk(target) => self.dial_or_invite(now, leg.call, *target),
         };
         if let Err(refusal) = gone {
             self.refuse_way(now, leg.call, &refusal);
@@ -105,7 +105,7 @@ impl Worker {
                 let is_its = trunk != u32::MAX && self.trunk_called(flow) == trunk;
                 let is_new = call.legs.iter().all(|tried| tried.flow.peer != peer);
                 let target = Target::new(entry.party, number, flow, uri_at(number.as_str(), flow));
-                (is_its && is_new && number == entry.who).then_some(Way::Trunk(target))
+                (is_its && is_new && number == entry.who).then(|| Way::Trunk(Box::new(target)))
             }
             Party::Peer(_) => None,
         }
