@@ -164,7 +164,7 @@ mod tests {
         let (cells, journals) = (zeroed(2 * words::<Row>()), zeroed(2 * journal_words::<Row>()));
         let second = journal::<Row>(&journals, 1).expect("there are two");
         write(&cells, second, 1, 0, &[1u64, 2, 3]);
-        let (cell, mark) = (&cells[..words::<Row>()], 2 * COUNT | 1 << 1);
+        let (cell, mark) = (&cells[..words::<Row>()], (2 * COUNT) | (1 << 1));
         let row = [4u64, 5, 6];
         let mut stores: Vec<(&AtomicU64, u64)> = vec![(&second[0], 0)];
         stores.extend(second[1..].iter().zip(row));

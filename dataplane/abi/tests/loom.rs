@@ -214,8 +214,8 @@ fn a_journalled_row_is_finished_before_the_journal_is_used_again() {
         let store = |words: &Words, at: usize, value| words.0[at].store(value, Ordering::Relaxed);
         store(&log, 1, 2);
         store(&log, 2, 20);
-        store(&log, 0, 1 << 32 | 2);
-        store(&cells, 0, 2 << 9 | 1);
+        store(&log, 0, (1 << 32) | 2);
+        store(&cells, 0, (2 << 9) | 1);
         store(&cells, 2, 20);
         let (shared, own) = (cells.clone(), log.clone());
         let writer = thread::spawn(move || {
