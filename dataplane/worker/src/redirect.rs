@@ -1,7 +1,7 @@
 //! Redirections of called parties (RFC 3261, 8.1.3.4), as far as they cost nobody anything.
 //!
-//! "It MAY be desirable for the UAC to limit recursion": whoever answers a call could send it, at the tenant's cost,
-//! to the dearest number there is. So
+//! "Subject to the restrictions in this specification, a client can choose which Contact URIs it places into the
+//! target set": whoever answers a call could send it, at the tenant's cost, to the dearest number there is. So
 //!
 //! * an agent's phone may name a number at our address; the call goes there as if its caller had dialled that, so who
 //!   may not call the world from here does not do it so either;
@@ -73,7 +73,7 @@ impl Worker {
         }
         let contacts = message.headers(Header::Contact).filter_map(NameAddr::parse);
         let mut contacts: Vec<_> = contacts.take(MAX_CONTACTS).collect();
-        // RFC 3261, 8.1.3.4: "the "q" parameter" says in which order.
+        // RFC 3261, 8.1.3.4: those of a higher q first.
         contacts.sort_by_key(|contact| std::cmp::Reverse(sip::registrar::preference(contact)));
         contacts.iter().find_map(|contact| {
             let uri = contact.parsed_uri().ok()?;
@@ -86,8 +86,8 @@ impl Worker {
         let entry = call.leg(leg.leg)?;
         let number = Number::new(uri.user).ok();
         let number = number.filter(|number| !number.is_empty() && is_dialable(number))?;
-        // RFC 3261, 8.1.3.4: a URI "MUST NOT" come into the target set twice; nor may who is in the call, by another
-        // name.
+        // RFC 3261, 8.1.3.4: "a client processing 3xx class responses MUST NOT add any given URI to the target set
+        // more than once"; nor is who is in the call already called by another name.
         let agent = self.agent_called(tenant, &number).map(|(slot, _)| slot);
         let is_known = |leg: &Leg| leg.who == number || (agent.is_some() && leg.agent() == agent);
         let was_tried = call.legs.iter().any(is_known);

@@ -29,8 +29,8 @@ impl Worker {
     /// A REGISTER leaves no transaction, so that 20,000 phones that renew take no memory for it: the row of the phone
     /// remembers which REGISTER was answered last, and how.
     ///
-    /// RFC 3261, 17.2.2: "If a retransmission of the request is received while in the "Completed" state [...], the final
-    /// response MUST be passed to the transport layer for retransmission." What comes again is answered from the row:
+    /// RFC 3261, 17.2.2: "While in the "Completed" state, the server transaction MUST pass the final response to the
+    /// transport layer for retransmission whenever a retransmission of the request is received." Here it is made again:
     /// nothing is done for it, and it gets the same status and the Contact as it stands.
     pub(crate) fn intake_register(&mut self, now: Instant, back: Flow, arrival: Arrival<'_>) {
         let message = arrival.message;
@@ -322,8 +322,8 @@ impl Worker {
     }
 }
 
-/// RFC 3261, 10.3, step 7: "The registrar MAY return a response of 423 (Interval Too Brief). This response MUST
-/// contain a Min-Expires header field".
+/// RFC 3261, 10.3, step 7: "the registrar MAY reject the registration with a response of 423 (Interval Too Brief).
+/// This response MUST contain a Min-Expires header field".
 fn too_brief() -> Refusal {
     Refusal::status(423).with("Min-Expires", LIMITS.min_s.to_string().as_bytes())
 }
