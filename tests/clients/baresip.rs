@@ -79,7 +79,8 @@ impl Baresip {
         Baresip::start_so((way, MediaWay::default()), host, ip, login, tone_hz, dial, folder)
     }
 
-    fn start_so(
+    /// The same with media that goes otherwise.
+    pub fn start_so(
         (way, media): (&Way, MediaWay),
         host: &Host,
         ip: &str,

@@ -7,7 +7,7 @@
 //! | 3.3 | a proxy that asks for proof | every caller here that is an agent: 401, ACK, INVITE |
 //! | 3.4 | a proxy that fails | `trunks_speak_the_extensions`: 503, then the next address |
 //! | 3.5 | by an ALG | `two_baresips_talk_through_two_locations`: we are what it describes |
-//! | 3.6 | redirected; SDP in ACK | SDP in ACK: `sessions`; redirections are not followed (RFC.md, 8.1.3.4) |
+//! | 3.6 | redirected; SDP in ACK | `forwards`: we follow for the caller, as far as RFC.md, 8.1.3.4 says; SDP in ACK: `sessions` |
 //! | 3.7 | a re-INVITE that moves media | `sessions` |
 //! | 3.8 | no answer | `sessions`: CANCEL, 487; by our own limit: worker `a_phone_that_is_silent_times_out` |
 //! | 3.9 | busy | `sessions` |
@@ -22,7 +22,7 @@
 //! | 2.7, 2.8, 2.9 | forwarding: always, busy, no answer | `forwards` |
 //! | 2.10 | a third party is added | `supervision`, `media`: conferences of the desk |
 //! | 2.11 | a third party joins | `supervision`: barge; the Join header is not known (420) |
-//! | 2.12 | find-me | `forwards`: by rules that lead from one number to the next |
+//! | 2.12 | find-me | `forwards`: by a list of places, and by rules that lead from one number to the next |
 //! | 2.13, 2.14 | screening | a policy of routes: `calls_come_from_trunks_and_leave_by_them` |
 //! | 2.15 | park | `transfers`: a held call is taken by INVITE with Replaces |
 //! | 2.16 | pickup | `transfers`: the test tells the dialog's name, which is the dialog event package's to tell (not known, 489) |
@@ -469,6 +469,50 @@ fn a_find_me(floor: &Floor) {
     }
 }
 
+/// RFC 5359, 2.12, by a list: the agent's own phone for a second, then one that is busy, then one that takes the call.
+fn a_hunt(floor: &Floor) {
+    floor.tool(&["forward", "set", "1002", "--always", "1002/1,1003/20,1004"]);
+    let mut first = floor.calls("1001", "1002", Some(Sdp::Both));
+    first.hears(181, &[]).hears(180, &[]).may_hear(180).hears_of(200, &[]).acks(None);
+    first.talks().waits().hangs_up();
+    let mut third = Ladder::is_called(&Floor::user("1003"), &[("From:", "sip:1001@")]);
+    third.answers(486, "", None).is_asked("ACK", &[]);
+    let looks = [("From:", "sip:1001@"), ("Diversion:", "sip:1002@.*unconditional")];
+    let mut fourth = Ladder::is_called(&Floor::user("1004"), &looks);
+    fourth.answers(180, "", None).answers(200, "", Some(Sdp::Both)).is_asked("ACK", &[]).talks();
+    fourth.is_hung_up_on();
+    let mut parties = vec![
+        floor.phone("second", "1002", &rings_in_vain("1002")),
+        floor.phone("third", "1003", &third),
+        floor.phone("fourth", "1004", &fourth),
+    ];
+    let first = floor.phone("first", "1001", &first);
+    floor.talk(["1001", "1004"], SOME);
+    first.go();
+    parties.push(first);
+    floor.is_over(parties);
+    floor.tool(&["forward", "remove", "1002"]);
+    assert_eq!(floor.demo.counter("calls_hunted"), 1);
+}
+
+/// RFC 3665, 3.6, where we follow for the caller: the second's phone names the third.
+fn a_redirection(floor: &Floor) {
+    let mut second = Ladder::is_called(&Floor::user("1002"), &[("From:", "sip:1001@")]);
+    second.answers(302, "Contact: <sip:1003@127.0.0.1:15060>\n", None).is_asked("ACK", &[]);
+    let mut first = calls_the_second(floor);
+    first.waits().hangs_up();
+    let mut third = answers("1003");
+    third.is_hung_up_on();
+    let mut parties =
+        vec![floor.phone("second", "1002", &second), floor.phone("third", "1003", &third)];
+    let first = floor.phone("first", "1001", &first);
+    floor.talk(["1001", "1003"], SOME);
+    first.go();
+    parties.push(first);
+    floor.is_over(parties);
+    assert_eq!(floor.demo.counter("calls_redirected"), 1);
+}
+
 /// RFC 5359, 2.18: control calls the first's phone and then the second's, as one who has both (RFC 3725, 4.1).
 fn a_click(floor: &Floor) {
     let mut first =
@@ -495,6 +539,8 @@ fn forwards_go_as_the_rfc_draws_them() {
     let late = ["--no-answer", "1003", "--after", "1"];
     a_forward(&floor, &late, Some(rings_in_vain("1002")), "no-answer");
     a_find_me(&floor);
+    a_hunt(&floor);
+    a_redirection(&floor);
     a_click(&floor);
     floor.demo.process.stop();
 }

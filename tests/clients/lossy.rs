@@ -14,7 +14,7 @@ use softphone::{Event, Order, Report};
 
 use crate::demo::Demo;
 use crate::lab::{Host, turn, wait_for};
-use crate::phone::Softphone;
+use crate::phone::{Softphone, await_news};
 use crate::weather::Climate;
 
 const SBC: &str = "10.79.1.1";
@@ -125,6 +125,7 @@ fn live(demo: &Demo, people: &mut [Person], calls: u64) {
     let numbers: Vec<String> = people.iter().map(|person| person.number.clone()).collect();
     let end = Instant::now() + A_CALL * u32::try_from(calls).expect("few");
     let mut look = Instant::now();
+    let mut seen = 0;
     loop {
         let now = Instant::now();
         for person in people.iter_mut() {
@@ -141,7 +142,8 @@ fn live(demo: &Demo, people: &mut [Person], calls: u64) {
             }
         }
         assert!(now < end, "too little happens: {:#}", demo.status().unwrap_or_default());
-        std::thread::sleep(Duration::from_millis(5));
+        let due = people.iter().map(|person| person.next).chain([look, end]).min();
+        await_news(&mut seen, due.unwrap_or(end));
     }
     let quiet = wait_for(REST, || {
         for person in people.iter_mut() {
@@ -150,7 +152,8 @@ fn live(demo: &Demo, people: &mut [Person], calls: u64) {
                 phone.order(Order::HangUp);
             }
         }
-        std::thread::sleep(Duration::from_millis(200));
+        // Who cannot hang up yet is told again.
+        await_news(&mut seen, Instant::now() + Duration::from_millis(200));
         (!people.iter().any(Person::is_busy)).then_some(())
     });
     assert!(quiet.is_some(), "a phone is still in a call");

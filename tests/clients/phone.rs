@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Wall};
 
@@ -48,6 +48,22 @@ struct Heard {
     dialog: Mutex<Option<String>>,
     /// What it heard in the last 200 ms.
     samples: Samples,
+}
+
+/// How often any phone told something so far, and who waits for that.
+static NEWS: (Mutex<u64>, Condvar) = (Mutex::new(0), Condvar::new());
+
+fn tell_all() {
+    *NEWS.0.lock().expect("whole") += 1;
+    NEWS.1.notify_all();
+}
+
+/// Waits until some phone told something since `seen`, or began or ended a call; no longer than `until`.
+pub fn await_news(seen: &mut u64, until: Wall) {
+    let limit = until.saturating_duration_since(Wall::now());
+    let told = NEWS.0.lock().expect("whole");
+    let (told, _) = NEWS.1.wait_timeout_while(told, limit, |told| *told == *seen).expect("whole");
+    *seen = *told;
 }
 
 /// Microseconds by the clock of all phones.
@@ -313,7 +329,9 @@ impl Sockets {
                 last_rtp = None;
                 heard.last_us.store(0, Ordering::Relaxed);
             }
-            heard.is_busy.store(phone.is_busy(), Ordering::Relaxed);
+            if heard.is_busy.swap(phone.is_busy(), Ordering::Relaxed) != phone.is_busy() {
+                tell_all();
+            }
             *heard.dialog.lock().expect("whole") = phone.dialog();
             self.send(&mut out, events);
         }
@@ -346,6 +364,7 @@ impl Sockets {
                 Output::Rtcp { to, packet } => (2, *to, packet),
                 Output::Event(event) => {
                     let _ = events.send(event.clone());
+                    tell_all();
                     continue;
                 }
             };

@@ -6,11 +6,13 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::baresip::{Baresip, MediaWay};
+use crate::baresip::{Baresip, MediaWay, Way};
 use crate::capture::{Capture, Frame, datagrams};
 use crate::demo::Demo;
 use crate::lab::{Host, signal, turn, wait_for};
 use crate::media::{channels, order, recordings, the_call};
+use crate::phone::Softphone;
+use crate::transfer::{Station, talk};
 
 const SRTP: MediaWay = MediaWay { encryption: Some("srtp-mand"), mux: false };
 const BEST_EFFORT: MediaWay = MediaWay { encryption: Some("srtp"), mux: false };
@@ -213,4 +215,99 @@ fn an_encrypted_call_survives_the_death_of_the_data_plane() {
     expect_tones(&mut phones, 12.0);
     lab.demo.expect_all_free();
     lab.demo.process.stop();
+}
+
+/// A phone by TLS that insists on SRTP.
+fn start_secret(station: &mut Station, agent: &str, gateway: &str, tone_hz: u32, demo: &Demo) {
+    let way = Way { transport: "tls", ca: Some(demo.dir().join("tls-root.pem")) };
+    let location = if agent == "1001" { "local" } else { "north" };
+    let login = station.log_in(agent, gateway, location);
+    let (host, ip) = (&station.host, station.ip);
+    let mut phone = Baresip::start_so((&way, SRTP), host, ip, &login, tone_hz, None, demo.folder());
+    phone.expect(Duration::from_secs(15), "200 OK");
+    station.phone = Some(phone);
+}
+
+/// Waits until a plain phone hears these tones and no others.
+fn hears(phone: &Softphone, tones: &[u32]) {
+    let all = [440, 700, 1_000];
+    let heard =
+        wait_for(Duration::from_secs(20), || phone.hears(&all).iter().eq(tones).then_some(()));
+    assert!(heard.is_some(), "not {tones:?}, but {:?}", phone.hears(&all));
+}
+
+/// Waits until so many streams are encrypted.
+fn expect_secret(demo: &Demo, streams: u64) {
+    let found = wait_for(Duration::from_secs(5), || {
+        (demo.counter("streams_srtp") == streams).then_some(())
+    });
+    assert!(found.is_some(), "{} streams", demo.counter("streams_srtp"));
+}
+
+/// Secret media by secret signalling all the way: two baresips on TLS with SRTP and a plain phone, through a transfer
+/// and in a mix. Nothing crosses the cables of the two in plain.
+#[test]
+fn secret_legs_are_transferred_and_mixed() {
+    let _turn = turn();
+    let (sbc, west) = (Host::new("ksbc"), Host::new("kwest"));
+    let [mut east, mut north] =
+        [("keast", "10.81.1.2"), ("knorth", "10.81.3.2")].map(|(name, ip)| Station::new(name, ip));
+    sbc.connect("10.81.1.1", &east.host, east.ip);
+    sbc.connect("10.81.2.1", &west, "10.81.2.2");
+    sbc.connect("10.81.3.1", &north.host, north.ip);
+    let places = ["--bind", "10.81.1.1", "--location", "west=10.81.2.1"];
+    let more = ["--location", "north=10.81.3.1", "--tls", "5061", "--route", "702=mix:7"];
+    let mut demo = Demo::start(Some(&sbc), &[&places[..], &more].concat());
+    start_secret(&mut east, "1001", "10.81.1.1", 440, &demo);
+    start_secret(&mut north, "1003", "10.81.3.1", 1_000, &demo);
+    let body =
+        json!({"tenant": "demo", "agent": "1002", "password": "demo-1002", "location": "west"});
+    let (status, login) = west.post("http://10.81.2.1:8080/v1/login", &body);
+    assert_eq!(status, 200, "{login}");
+    let plain = Softphone::start_on(&west, &login, "10.81.2.2".parse().expect("an address"), 700);
+    plain.register();
+    let captures = [(&east.host, "b108112"), (&north.host, "b108132")]
+        .map(|(host, link)| Capture::start(host, link, demo.folder()));
+
+    east.tell("dial", "sip:1002@10.81.1.1:5061;transport=tls");
+    talk(&demo, ["1001", "1002"], 150);
+    hears(&plain, &[440]);
+    expect_secret(&demo, 1);
+    east.tell("transfer", "sip:1003@10.81.1.1");
+    talk(&demo, ["1002", "1003"], 300);
+    hears(&plain, &[1_000]);
+    expect_secret(&demo, 1);
+    assert_eq!(demo.counter("transfers_completed"), 1);
+    plain.hang_up();
+    demo.expect_all_free();
+
+    plain.call("702");
+    east.tell("dial", "sip:702@10.81.1.1:5061;transport=tls");
+    north.tell("dial", "sip:702@10.81.3.1:5061;transport=tls");
+    hears(&plain, &[440, 1_000]);
+    let mixed = wait_for(Duration::from_secs(20), || {
+        let calls = demo.ask("calls")?["calls"].as_array()?.clone();
+        let legs = calls.iter().filter_map(|call| call["legs"].as_array()?.first());
+        let went = |leg: &&Value, way: &str| leg[way].as_u64().is_some_and(|count| count > 250);
+        let whole = legs.filter(|leg| went(leg, "packets_in") && went(leg, "packets_out")).count();
+        (whole == 3 && demo.counter("mixed_now") == 3).then_some(())
+    });
+    assert!(mixed.is_some(), "{:#?}", demo.ask("calls"));
+    expect_secret(&demo, 2);
+    for station in [&east, &north] {
+        station.tell("hangup", "");
+    }
+    plain.hang_up();
+    demo.expect_all_free();
+    for counter in ["drop_srtp_unauthentic", "drop_srtp_replayed", "drop_srtp_unsealed"] {
+        assert_eq!(demo.counter(counter), 0, "{counter}");
+    }
+    for (capture, station) in captures.into_iter().zip([&mut east, &mut north]) {
+        expect_encrypted(&speech(capture), true);
+        let phone = station.phone.as_mut().expect("it runs");
+        let sound = phone.heard();
+        assert!(sound.seconds > 3.0, "heard {sound:?}\n{}", phone.process.output());
+    }
+    plain.end();
+    demo.process.stop();
 }

@@ -24,10 +24,15 @@ impl Station {
         Station { host: Host::new(name), ip, phone: None }
     }
 
-    pub fn start(&mut self, agent: &str, gateway: &str, location: &str, tone_hz: u32, demo: &Demo) {
+    pub fn log_in(&self, agent: &str, gateway: &str, location: &str) -> Value {
         let body = json!({"tenant": "demo", "agent": agent, "password": format!("demo-{agent}"), "location": location});
         let (status, login) = self.host.post(&format!("http://{gateway}:8080/v1/login"), &body);
         assert_eq!(status, 200, "{login}");
+        login
+    }
+
+    pub fn start(&mut self, agent: &str, gateway: &str, location: &str, tone_hz: u32, demo: &Demo) {
+        let login = self.log_in(agent, gateway, location);
         let mut phone = Baresip::start(&self.host, self.ip, &login, tone_hz, None, demo.folder());
         phone.expect(Duration::from_secs(15), "200 OK");
         self.phone = Some(phone);
@@ -133,6 +138,15 @@ fn a_baresip_gives_its_call_away_and_control_moves_others() {
     east.tell("hangup", "");
     demo.expect_all_free();
     tool(&demo, &["forward", "remove", "1002"]);
+
+    // A number of nobody's: first who is not there, then the third.
+    tool(&demo, &["forward", "set", "800", "--always", "1004/5,1003/20,1002"]);
+    assert!(tool(&demo, &["forward", "list"]).contains("1004/5,1003/20,1002"));
+    east.tell("dial", &format!("sip:800@{SBC}"));
+    talk(&demo, ["1001", "1003"], 50);
+    east.tell("hangup", "");
+    demo.expect_all_free();
+    tool(&demo, &["forward", "remove", "800"]);
     assert_eq!(tool(&demo, &["forward", "list"]).trim(), "no rules");
     east.tell("dial", &format!("sip:1002@{SBC}"));
     talk(&demo, ["1001", "1002"], 50);

@@ -123,7 +123,8 @@ pub struct Forward {
     pub number: String,
     /// When its calls go elsewhere.
     pub when: When,
-    /// The number that they go to: an agent's, or one that a route knows.
+    /// The number that they go to: an agent's, or one that a route knows. Or several, `1001/15,1002/20`, that are
+    /// tried one after another for so many seconds each; of these, what their own rules say does not count.
     pub to: String,
 }
 
@@ -543,6 +544,7 @@ mod tests {
             (1, "100", Why::Busy, None),
             (1, "1004", Why::Called, Some("1005")),
             (1, "1004", Why::Forwarded, Some("1005")),
+            (1, "1004", Why::Hunted, None),
             (1, "1004", Why::Busy, None),
             (2, "1001", Why::Always, Some("9")),
             (2, "1001", Why::Transferred, Some("9")),

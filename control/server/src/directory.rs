@@ -20,7 +20,7 @@ mod srtp;
 
 pub use demo::{DemoLocation, DemoSpec};
 pub use file::{Format, SourceFile};
-pub use forwards::{LONGEST_RING_S, NUMBER_RULE, is_number};
+pub use forwards::{DESTINATION_RULE, LONGEST_RING_S, NUMBER_RULE, is_destination, is_number};
 pub use import::{ImportError, ImportOptions};
 pub use place::Place;
 

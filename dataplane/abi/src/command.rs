@@ -101,7 +101,8 @@ pub enum Command {
         call: CallRef,
     },
     /// Answers [`crate::Event::Asked`]: the call goes to another number, which is the blob. The tables are looked
-    /// through for it first.
+    /// through for it first. Several numbers, with commas between them, are tried one after another, each for as many
+    /// seconds as stand behind it and a `/`: `1001/15,1002/20`.
     Forward {
         /// The operation.
         op: u64,

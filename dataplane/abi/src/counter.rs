@@ -63,6 +63,12 @@ counters! {
     TransactionsNow = "transactions_now",
     /// Gauge: leases that this worker's calls hold.
     LeasesHeld = "leases_held",
+    /// Calls for which several places were tried in turn.
+    CallsHunted = "calls_hunted",
+    /// Redirections of called parties that were followed (RFC 3261, 8.1.3.4).
+    CallsRedirected = "calls_redirected",
+    /// REGISTERs that came again and got the answer that they had.
+    RegistersRepeated = "registers_repeated",
     /// Dropped: no SIP message.
     DropSipMalformed = "drop_sip_malformed",
     /// Dropped: a SIP message longer than we take.

@@ -185,11 +185,13 @@ pub enum Why {
     Offered = 8,
     /// Somebody is called for a mix ([`crate::Command::Summon`]), and the tables do not know the number.
     Summoned = 9,
+    /// The number is one of several places that are tried for a call, and the tables do not know it.
+    Hunted = 10,
 }
 
 impl Why {
     fn of(number: u32) -> Option<Self> {
-        const ALL: [Why; 9] = [
+        const ALL: [Why; 10] = [
             Why::Called,
             Why::Transferred,
             Why::Forwarded,
@@ -199,6 +201,7 @@ impl Why {
             Why::Unavailable,
             Why::Offered,
             Why::Summoned,
+            Why::Hunted,
         ];
         ALL.into_iter().find(|why| *why as u32 == number)
     }

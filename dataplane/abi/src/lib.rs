@@ -16,6 +16,7 @@
 
 pub mod bell;
 pub mod cell;
+pub mod journal;
 pub mod lease;
 pub mod ring;
 #[cfg(not(loom))]

@@ -12,10 +12,11 @@ use crate::row::{
     StreamRow, TenantRow, TrunkRow, TrunkTlsRow,
 };
 use crate::sync::Pod;
-use crate::{cell, header, index};
+use crate::table::cell_words;
+use crate::{header, index, journal};
 
 /// The number of this layout; it changes when the meaning of a word does.
-pub const LAYOUT_VERSION: u64 = 11;
+pub const LAYOUT_VERSION: u64 = 12;
 
 /// The sizes of a region. Both processes must have been built for the same [`LAYOUT_VERSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,10 +135,12 @@ impl Layout {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) agents: Range<usize>,
+    pub(crate) agent_journal: Range<usize>,
     pub(crate) index: Range<usize>,
     pub(crate) nonces: Range<usize>,
     pub(crate) leases: Range<usize>,
     pub(crate) registrations: Range<usize>,
+    pub(crate) registration_journals: Range<usize>,
     pub(crate) tenants: Range<usize>,
     pub(crate) trunks: Range<usize>,
     pub(crate) trunk_tls: Range<usize>,
@@ -179,30 +182,32 @@ impl Plan {
         };
         let ring_stride = ring_shape(layout).words::<Raw>().next_multiple_of(ALIGN);
         let mut plan = Plan {
-            agents: part(agents * cell::words::<AgentRow>()),
+            agents: part(agents * cell_words::<AgentRow>()),
+            agent_journal: part(journal::journal_words::<AgentRow>()),
             index: part(index::capacity(layout.agents)),
             nonces: part(agents),
             leases: part(agents * Medium::COUNT),
-            registrations: part(agents * cell::words::<RegistrationRow>()),
-            tenants: part(layout.tenants as usize * cell::words::<TenantRow>()),
-            trunks: part(layout.trunks as usize * cell::words::<TrunkRow>()),
-            trunk_tls: part(layout.trunks as usize * cell::words::<TrunkTlsRow>()),
-            locations: part(usize::from(layout.locations) * cell::words::<LocationRow>()),
-            calls: part(calls * cell::words::<CallRow>()),
+            registrations: part(agents * cell_words::<RegistrationRow>()),
+            registration_journals: part(workers * journal::journal_words::<RegistrationRow>()),
+            tenants: part(layout.tenants as usize * cell_words::<TenantRow>()),
+            trunks: part(layout.trunks as usize * cell_words::<TrunkRow>()),
+            trunk_tls: part(layout.trunks as usize * cell_words::<TrunkTlsRow>()),
+            locations: part(usize::from(layout.locations) * cell_words::<LocationRow>()),
+            calls: part(calls * cell_words::<CallRow>()),
             acknowledged: part(calls),
-            legs: part(legs * cell::words::<LegRow>()),
-            dialogs: part(legs * cell::words::<DialogRow>()),
-            streams: part(legs * cell::words::<StreamRow>()),
+            legs: part(legs * cell_words::<LegRow>()),
+            dialogs: part(legs * cell_words::<DialogRow>()),
+            streams: part(legs * cell_words::<StreamRow>()),
             counters: part((workers + 2) * Counter::STRIDE),
             rings: part(workers * 2 * ring_stride),
             ring_stride,
             total: 0,
-            secrets: SECRETS_HEADER..SECRETS_HEADER + agents * cell::words::<SecretRow>(),
+            secrets: SECRETS_HEADER..SECRETS_HEADER + agents * cell_words::<SecretRow>(),
             keys: 0..0,
             secrets_total: 0,
         };
         let keys = plan.secrets.end.next_multiple_of(ALIGN);
-        plan.keys = keys..keys + legs * cell::words::<KeyRow>();
+        plan.keys = keys..keys + legs * cell_words::<KeyRow>();
         plan.total = plan.rings.end.next_multiple_of(ALIGN);
         plan.secrets_total = plan.keys.end.next_multiple_of(ALIGN);
         plan
@@ -236,4 +241,36 @@ pub(crate) const fn shape() -> u64 {
         i += 1;
     }
     shape
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The worker's timer and watch of a registration take some 120 bytes more, a KiB in all.
+    #[test]
+    fn an_agent_takes_less_than_900_bytes_of_both_files() {
+        let words = |agents| {
+            let layout = Layout {
+                ccb: CcbId(1),
+                workers: 4,
+                agents,
+                calls_per_worker: 100,
+                legs_per_worker: 200,
+                ring_slots: 64,
+                blob_bytes: 4_096,
+                tenants: 4,
+                trunks: 4,
+                locations: 2,
+            };
+            let plan = Plan::new(&layout);
+            plan.total + plan.secrets_total
+        };
+        let few = words(1);
+        // The index is a power of two; the second is its worst case.
+        for agents in [20_000, 32_769, 100_000] {
+            let bytes = (words(agents) - few) * 8 / agents as usize;
+            assert!(bytes < 900, "{bytes} bytes for each of {agents}");
+        }
+    }
 }

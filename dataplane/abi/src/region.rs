@@ -20,10 +20,12 @@
 //!                   128 bytes each
 //!                   -- from here on in pairs of cache lines, sizes from the layout --
 //!                   AgentRow            x agents             control
+//!                   its journal                              control
 //!                   index words         x 4 agents or more   control
 //!                   nonce words         x agents             workers, compare-and-swap
 //!                   lease words         x 2 agents           both, compare-and-swap
 //!                   RegistrationRow     x agents             the worker that owns the user
+//!                   its journals        x workers            that worker
 //!                   TenantRow           x tenants            control
 //!                   TrunkRow            x trunks             control
 //!                   TrunkTlsRow         x trunks             control
@@ -45,7 +47,7 @@
 //! ```
 //!
 //! All words are of the machine's own byte order: a region never leaves its machine. A row is a
-//! cell (`cell`), a ring is drawn in `ring`, the lease word in `lease`.
+//! cell (`cell`; with a journal: `journal`), a ring is drawn in `ring`, the lease word in `lease`.
 //!
 //! The data plane makes the region. It writes both files under other names and renames them, the
 //! region last, so nobody maps half of one; pages are allocated by writing them, so a full /dev/shm
@@ -253,6 +255,8 @@ impl Region {
             && region.layout == layout
             && region.boot() == boot()
         {
+            // The row that a worker died in may be another worker's by now. That of control is control's for ever.
+            region.registrations().mend();
             return Ok((Arc::new(Region { _hold: hold, ..region }), Opened::Reattached));
         }
         create(path, &layout)?;
@@ -298,7 +302,10 @@ impl Region {
     #[inline]
     pub fn agents(&self) -> Agents<'_> {
         Agents {
-            table: Table::new(self.part(&self.plan.agents)),
+            table: Table::journalled(
+                self.part(&self.plan.agents),
+                self.part(&self.plan.agent_journal),
+            ),
             index: Index {
                 part: self.part(&self.plan.index),
                 seed: self.memory.words()[header::INDEX_SEED].load(Ordering::Relaxed),
@@ -327,9 +334,12 @@ impl Region {
         Table::new(self.part(&self.plan.locations))
     }
 
-    /// Where the agents' phones are; each written by the worker that owns the user.
+    /// Where the agents' phones are; each written by the worker that owns the user, through [`Table::by`].
     pub fn registrations(&self) -> Table<'_, RegistrationRow> {
-        Table::new(self.part(&self.plan.registrations))
+        Table::journalled(
+            self.part(&self.plan.registrations),
+            self.part(&self.plan.registration_journals),
+        )
     }
 
     /// Who has each agent; won by anyone.

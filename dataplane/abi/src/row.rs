@@ -10,9 +10,19 @@ use crate::event::Party;
 use crate::order::GuestKind;
 use crate::table::Row;
 
-/// Declares a row: its bytes are plain, and a row of zeros is its default.
+/// Declares a row: its bytes are plain, and a row of zeros is its default. It lies in two copies, or in one and a
+/// journal.
 macro_rules! row {
     ($(#[$doc:meta])* pub struct $name:ident: $key:ty {
+        $($(#[$field_doc:meta])* pub $field:ident: $ty:ty,)+
+    }) => {
+        row! { $(#[$doc])* pub struct $name: $key, in two copies {
+            $($(#[$field_doc])* pub $field: $ty,)+
+        } }
+    };
+    (@is_journalled in two copies) => { false };
+    (@is_journalled in a journal) => { true };
+    ($(#[$doc:meta])* pub struct $name:ident: $key:ty, $($kept:ident)+ {
         $($(#[$field_doc:meta])* pub $field:ident: $ty:ty,)+
     }) => {
         $(#[$doc])*
@@ -30,6 +40,7 @@ macro_rules! row {
 
         impl Row for $name {
             type Key = $key;
+            const IS_JOURNALLED: bool = row!(@is_journalled $($kept)+);
         }
     };
 }
@@ -243,7 +254,7 @@ impl fmt::Debug for SecretRow {
 row! {
     /// Where an agent's phone is (RFC 3261, 10.3); its writer is the worker that owns the user.
     #[derive(Debug)]
-    pub struct RegistrationRow: AgentSlot {
+    pub struct RegistrationRow: AgentSlot, in a journal {
         /// 0 none, 1 registered.
         pub state: u32,
         /// The login that it belongs to.
@@ -260,8 +271,11 @@ row! {
         pub expires_at: u64,
         /// The connection that it came by; 0 for datagrams.
         pub connection: u32,
-        /// Zero.
-        pub reserved: u32,
+        /// The status of the answer to the REGISTER of `answered`.
+        pub answer: u32,
+        /// What tells the REGISTER that was answered last from all others, so that its repetitions get the same
+        /// answer; 0 for none. It stands also where no phone is registered.
+        pub answered: u64,
         /// Where the REGISTER came from, and where INVITEs go.
         pub address: Address,
         /// The URI of its Contact and, behind a line feed, its Path where it has one (RFC 3327); zeros behind it.

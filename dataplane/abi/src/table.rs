@@ -1,19 +1,26 @@
-//! Tables of rows, each row in a [`cell`].
+//! Tables of rows, each row in a [`cell`] of two copies or, where there are many, in one with a [`journal`].
 
 use core::marker::PhantomData;
 use core::ops::{Deref, Range};
 
 use base::{AgentSlot, CallRef, LocationId, WorkerId};
 
-use crate::cell;
 use crate::index::Index;
 use crate::row::{AgentRow, CallRow, LegRow};
 use crate::sync::{AtomicU64, Ordering, Pod};
+use crate::{cell, journal};
 
 /// A row of a table, and what names its place.
 pub trait Row: Pod + Default {
     /// What names a row's place.
     type Key: Slot;
+    /// Whether it lies in one copy with a journal, not in two copies.
+    const IS_JOURNALLED: bool;
+}
+
+/// Words that the cell of a row takes.
+pub(crate) const fn cell_words<R: Row>() -> usize {
+    if R::IS_JOURNALLED { journal::words::<R>() } else { cell::words::<R>() }
 }
 
 /// The place of a row.
@@ -72,14 +79,36 @@ impl<'a> Part<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Table<'a, R> {
     part: Part<'a>,
+    /// Those of all writers; none where rows lie in two copies.
+    journals: &'a [AtomicU64],
+    writer: u8,
     row: PhantomData<R>,
 }
 
 impl<'a, R: Row> Table<'a, R> {
-    const CELL: usize = cell::words::<R>();
+    const CELL: usize = cell_words::<R>();
 
     pub(crate) fn new(part: Part<'a>) -> Self {
-        Table { part, row: PhantomData }
+        debug_assert!(!R::IS_JOURNALLED, "its journals are to be given");
+        Table { part, journals: &[], writer: 0, row: PhantomData }
+    }
+
+    pub(crate) fn journalled(part: Part<'a>, journals: Part<'a>) -> Self {
+        Table { part, journals: journals.words, writer: 0, row: PhantomData }
+    }
+
+    /// The same table to be written by `worker`, where each worker writes rows of its own. Whoever asks for none is
+    /// worker 0.
+    pub fn by(self, worker: WorkerId) -> Self {
+        Table { writer: worker.0, ..self }
+    }
+
+    /// Finishes the writes that writers died in; to be done by a new incarnation before it writes.
+    pub(crate) fn mend(&self) {
+        for writer in 0..=u8::MAX {
+            let Some(journal) = journal::journal::<R>(self.journals, writer) else { return };
+            journal::mend::<R>(self.part.words, journal, writer);
+        }
     }
 
     /// How many rows there are, whatever is in them.
@@ -96,25 +125,35 @@ impl<'a, R: Row> Table<'a, R> {
     /// does nothing but write it. A row never written is all zeros.
     #[inline]
     pub fn read(&self, slot: R::Key) -> Option<R> {
-        cell::read(self.cell(slot)?)
+        self.read_prefix(slot)
     }
 
     /// The first words of a row.
     #[inline]
     pub(crate) fn read_prefix<P: Pod>(&self, slot: R::Key) -> Option<P> {
+        if R::IS_JOURNALLED {
+            return journal::read_prefix::<R, P>(self.part.words, self.journals, slot.place());
+        }
         cell::read_prefix::<R, P>(self.cell(slot)?)
     }
 
     /// Writes a row; false, and nothing is done, when `slot` is outside the table or the region is
     /// mapped read-only. The caller is the row's one writer.
     pub fn write(&self, slot: R::Key, row: &R) -> bool {
-        match self.cell(slot) {
-            Some(cell) if self.part.writable => {
-                cell::write(cell, row);
-                true
-            }
-            _ => false,
+        if !self.part.writable {
+            return false;
         }
+        if R::IS_JOURNALLED {
+            let own = journal::journal::<R>(self.journals, self.writer);
+            return own.is_some_and(|own| {
+                journal::write(self.part.words, own, self.writer, slot.place(), row)
+            });
+        }
+        let cell = self.cell(slot);
+        if let Some(cell) = cell {
+            cell::write(cell, row);
+        }
+        cell.is_some()
     }
 
     /// All rows in order, also those that nobody uses.
@@ -124,7 +163,7 @@ impl<'a, R: Row> Table<'a, R> {
 
     /// The rows of some places in order, also those that nobody uses.
     pub fn iter_range(&self, places: Range<u32>) -> impl Iterator<Item = (R::Key, R)> + use<'a, R> {
-        let table = Table::<'a, R> { part: self.part, row: PhantomData };
+        let table = Table::<'a, R> { row: PhantomData, ..*self };
         places.filter_map(move |place| {
             let slot = R::Key::at(place);
             table.read(slot).map(|row| (slot, row))

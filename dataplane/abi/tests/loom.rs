@@ -10,7 +10,7 @@
 use abi::lease::word;
 use abi::ring::{Memory, Reader, Room, Shape, Taken, Writer};
 use abi::sync::{AtomicU64, Ordering};
-use abi::{Bell, LeaseState, Purpose, Wake, cell};
+use abi::{Bell, LeaseState, Purpose, Wake, cell, journal};
 use base::{CcbId, Instant};
 use loom::sync::Arc;
 use loom::thread;
@@ -169,6 +169,63 @@ fn a_restarted_writer_does_not_tear_a_row() {
             assert_eq!(b, a * 10);
         }
         writer.join().unwrap();
+    });
+}
+
+type Row = [u64; 2];
+
+/// Two cells and one journal of them.
+fn journalled() -> (Words, Words) {
+    let cells = Words::zeroed(2 * journal::words::<Row>());
+    (cells, Words::zeroed(journal::journal_words::<Row>()))
+}
+
+#[test]
+fn a_journalled_row_read_is_a_row_written() {
+    for second in [0, 1] {
+        model(Some(2), move || {
+            let (cells, log) = journalled();
+            let (shared, own) = (cells.clone(), log.clone());
+            let writer = thread::spawn(move || {
+                journal::write::<Row>(&shared.0, &own.0, 0, 0, &[1, 10]);
+                journal::write::<Row>(&shared.0, &own.0, 0, second, &[2, 20]);
+            });
+            let mut last = 0;
+            for _ in 0..2 {
+                if let Some([a, b]) = journal::read_prefix::<Row, Row>(&cells.0, &log.0, 0) {
+                    assert_eq!(b, a * 10, "half of one row and half of another");
+                    assert!(a >= last && a <= 2 - u64::from(second), "rows do not go back");
+                    last = a;
+                }
+            }
+            writer.join().unwrap();
+            let row = journal::read_prefix::<Row, Row>(&cells.0, &log.0, 0);
+            assert_eq!(row.map(|[a, _]| a), Some(2 - u64::from(second)));
+        });
+    }
+}
+
+/// A writer died between its mark and the end; its successor writes another row while somebody reads this one.
+#[test]
+fn a_journalled_row_is_finished_before_the_journal_is_used_again() {
+    model(Some(3), || {
+        let (cells, log) = journalled();
+        journal::write::<Row>(&cells.0, &log.0, 0, 0, &[1, 10]);
+        let store = |words: &Words, at: usize, value| words.0[at].store(value, Ordering::Relaxed);
+        store(&log, 1, 2);
+        store(&log, 2, 20);
+        store(&log, 0, (1 << 32) | 2);
+        store(&cells, 0, (2 << 9) | 1);
+        store(&cells, 2, 20);
+        let (shared, own) = (cells.clone(), log.clone());
+        let writer = thread::spawn(move || {
+            journal::write::<Row>(&shared.0, &own.0, 0, 1, &[7, 70]);
+        });
+        if let Some(row) = journal::read_prefix::<Row, Row>(&cells.0, &log.0, 0) {
+            assert_eq!(row, [2, 20]);
+        }
+        writer.join().unwrap();
+        assert_eq!(journal::read_prefix::<Row, Row>(&cells.0, &log.0, 0), Some([2, 20]));
     });
 }
 

@@ -190,6 +190,8 @@ impl<D: Datagrams> Duty<D> {
             self.region.header().beat_worker(self.id, now);
             let busy = self.effort.take(now);
             self.worker.handle(now, Input::Load(busy), &mut self.effects);
+            let unix_s = clock::unix().as_secs();
+            self.worker.handle(now, Input::Clock { unix_s }, &mut self.effects);
             self.carry_out(now);
         }
     }

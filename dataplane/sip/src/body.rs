@@ -15,6 +15,8 @@ const MAX_DEPTH: u32 = 3;
 pub enum BodyError {
     /// A part that must be understood is not (415).
     Unsupported,
+    /// A part that must be understood is encrypted for a key that is not ours (493).
+    Undecipherable,
     /// A multipart body that breaks its grammar (400).
     Malformed,
 }
@@ -24,6 +26,7 @@ impl BodyError {
     pub const fn status(self) -> u16 {
         match self {
             BodyError::Unsupported => 415,
+            BodyError::Undecipherable => 493,
             BodyError::Malformed => 400,
         }
     }
@@ -90,7 +93,22 @@ impl<'a> Part<'a> {
     fn leave_out(self) -> Result<Option<&'a [u8]>, BodyError> {
         let (_, params) = value(self.disposition);
         let handling = params.value("handling").unwrap_or_default();
-        if same_token(handling, b"optional") { Ok(None) } else { Err(BodyError::Unsupported) }
+        match same_token(handling, b"optional") {
+            true => Ok(None),
+            false if self.is_encrypted() => Err(BodyError::Undecipherable),
+            false => Err(BodyError::Unsupported),
+        }
+    }
+
+    /// RFC 3261, 21.4.28: 493 is for "an encrypted MIME body for which the recipient does not possess [...] an
+    /// appropriate decryption key". RFC 8551, 3.2.2: what is signed, compressed or a certificate says so.
+    fn is_encrypted(self) -> bool {
+        let (kind, params) = value(self.content_type);
+        let is_sealed = |kind: &[u8]| {
+            same_token(kind, b"enveloped-data") || same_token(kind, b"authEnveloped-data")
+        };
+        same_token(kind, b"application/pkcs7-mime")
+            && params.value("smime-type").is_none_or(|kind| is_sealed(kind.trim_ascii()))
     }
 }
 
@@ -207,6 +225,26 @@ mod tests {
         let body = format!("{silent}{sdp}--x y--\r\n");
         assert_eq!(session_of(MIXED, &body), Err(BodyError::Unsupported));
         assert_eq!(session_of(MIXED, &format!("{isup}--x y--")), Ok("".into()));
+    }
+
+    #[test]
+    fn what_is_encrypted_for_another_key_is_told_from_what_is_unknown() {
+        let sdp = "--x y\r\nContent-Type: application/sdp\r\n\r\nv=0\r\n";
+        for (kind, handling, expected) in [
+            ("", "", Err(BodyError::Undecipherable)),
+            (";smime-type=enveloped-data;name=smime.p7m", "", Err(BodyError::Undecipherable)),
+            (";smime-type=authEnveloped-data", "", Err(BodyError::Undecipherable)),
+            (";smime-type=signed-data", "", Err(BodyError::Unsupported)),
+            (";smime-type=enveloped-data", ";handling=optional", Ok("v=0".into())),
+        ] {
+            let head = format!("Content-Type: application/pkcs7-mime{kind}\r\n");
+            let head = format!("{head}Content-Disposition: attachment{handling}\r\n");
+            let body = format!("{sdp}--x y\r\n{head}\r\nMII\r\n--x y--\r\n");
+            assert_eq!(session_of(MIXED, &body), expected, "{head}");
+            let alone = expected.map(|_| String::new());
+            assert_eq!(session_of(&head, "MII"), alone, "{head}");
+        }
+        assert_eq!(BodyError::Undecipherable.status(), 493);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! come in as arguments; datagrams to send come out as data.
 
 pub mod body;
+pub mod date;
 pub mod dialog;
 pub mod digest;
 pub mod hep;

@@ -8,10 +8,12 @@
 //! There is one binding because a login is one phone: a REGISTER from another phone takes the place
 //! of the first, and of several contacts in one request the most preferred is bound.
 
+use core::hash::{BuildHasher as _, Hash as _, Hasher as _};
 use core::net::SocketAddr;
 use core::time::Duration;
 
 use base::{Instant, Text};
+use foldhash::quality::FixedState;
 
 use crate::wire::{Header, Message, NameAddr, Uri};
 
@@ -128,6 +130,23 @@ pub fn call_id_hash(call_id: &[u8]) -> u64 {
     call_id.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })
+}
+
+/// A number that tells a REGISTER with credentials, and its repetitions, from all others; 0 for one without. It
+/// covers what RFC 3261, 17.2.3 compares, the source, and the credentials themselves: whoever has not seen the request cannot
+/// make another of the same number. It is the same in all processes of one build.
+pub fn fingerprint(message: &Message<'_>, source: SocketAddr) -> u64 {
+    if !message.has(Header::Authorization) {
+        return 0;
+    }
+    let mut hasher = FixedState::default().build_hasher();
+    source.hash(&mut hasher);
+    for header in
+        [Header::Via, Header::From, Header::To, Header::CallId, Header::CSeq, Header::Authorization]
+    {
+        message.headers(header).for_each(|value| value.hash(&mut hasher));
+    }
+    hasher.finish().max(1)
 }
 
 struct Request<'a> {
@@ -251,7 +270,7 @@ fn interval(message: &Message<'_>, contact: &NameAddr<'_>, limits: Limits) -> u3
 }
 
 /// The q parameter in thousandths; 1000 when there is none or it is malformed (10.2.1.2).
-fn preference(contact: &NameAddr<'_>) -> u16 {
+pub fn preference(contact: &NameAddr<'_>) -> u16 {
     let Some(q) = contact.param("q").and_then(|q| core::str::from_utf8(q).ok()) else {
         return 1000;
     };

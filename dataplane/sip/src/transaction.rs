@@ -77,6 +77,11 @@ pub struct ClientKey(SlabKey);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerKey(SlabKey);
 
+impl ServerKey {
+    /// The key of no transaction: there is nothing to respond by.
+    pub const NONE: ServerKey = ServerKey(SlabKey { index: u32::MAX, generation: u32::MAX });
+}
+
 /// A datagram to send; sending it again shares its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sent<F> {

@@ -218,6 +218,9 @@ impl Worker {
     }
 
     fn on_refused(&mut self, now: Instant, leg: LegRef, status: u16, message: &Message<'_>) {
+        if self.redirected(now, leg, status, message) {
+            return;
+        }
         self.note_ended_by(leg.call, EndedBy::Leg, leg.leg);
         self.note_leg_ended(now, leg);
         let peer = self.peer_of(leg);

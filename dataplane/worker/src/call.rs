@@ -21,6 +21,7 @@ use sip::transaction::{ClientKey, Hop, LIFE, ServerKey};
 use crate::extension::Extensions;
 use crate::forward::Diversion;
 use crate::functions::Functions;
+use crate::hunt::Hunt;
 use crate::refer::Report;
 use crate::secure::Sdes;
 use crate::summon::Summons;
@@ -108,6 +109,8 @@ pub struct Call {
     pub forwards: u8,
     /// What its caller hears should nobody take it after all.
     pub failing: Option<u16>,
+    /// Places that are tried for it in turn.
+    pub hunt: Option<Box<Hunt>>,
     /// Who forwarded it last.
     pub diverted: Option<Diversion>,
     /// What is to be called when its first leg was answered, which we called ourselves.

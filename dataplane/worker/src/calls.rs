@@ -206,6 +206,7 @@ mod tests {
             called: Default::default(),
             transfer: None,
             forwards: 0,
+            hunt: None,
             failing: None,
             diverted: None,
             dialling: None,

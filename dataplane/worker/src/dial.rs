@@ -172,6 +172,9 @@ impl Worker {
         }
         let rings_ms = match self.offer_rings_ms(leg).or_else(|| self.guest_rings_ms(leg)) {
             Some(rings_ms) => rings_ms.min(RING_LIMIT_MS),
+            None if self.is_hunting(leg.call) => {
+                self.place_rings_ms(leg.call).unwrap_or(RING_LIMIT_MS).min(RING_LIMIT_MS)
+            }
             None => self.forwarded_after_ms(target).unwrap_or(RING_LIMIT_MS),
         };
         self.timers.set(now + Duration::from_millis(rings_ms), Timer::Ring(leg));
@@ -213,7 +216,8 @@ impl Worker {
         }
         let began = self.calls.find(leg.call).map_or(now, |call| call.started_at);
         let limit = began + Duration::from_millis(RING_LIMIT_MS);
-        if now < limit && !self.is_transfer_to(leg) && !self.is_guest(leg.call) {
+        let is_bounded = self.is_guest(leg.call) || self.is_hunting(leg.call);
+        if now < limit && !self.is_transfer_to(leg) && !is_bounded {
             // It would have been forwarded, but nobody says where to.
             return self.timers.set(limit, Timer::Ring(leg));
         }

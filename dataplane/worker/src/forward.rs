@@ -8,11 +8,12 @@ use base::{AgentSlot, CallRef, Instant};
 
 use crate::call::{CALLER, LegRef, Number, is_dialable};
 use crate::dial::Target;
+use crate::hunt::Instead;
 use crate::refusal::Refusal;
 use crate::worker::Worker;
 
 /// How often one call may be forwarded: each step is another INVITE, and rules may go round in a circle.
-const MAX_FORWARDS: u8 = 5;
+pub(crate) const MAX_FORWARDS: u8 = 5;
 
 /// From whom a call was forwarded, and why.
 #[derive(Clone, Copy, Debug)]
@@ -50,10 +51,16 @@ impl Worker {
             Why::Busy => AgentRow::BUSY,
             Why::NoAnswer => AgentRow::NO_ANSWER,
             Why::Unavailable => AgentRow::UNAVAILABLE,
-            Why::Called | Why::Transferred | Why::Forwarded | Why::Offered | Why::Summoned => 0,
+            Why::Called
+            | Why::Transferred
+            | Why::Forwarded
+            | Why::Offered
+            | Why::Summoned
+            | Why::Hunted => 0,
         };
         let Some(entry) = self.calls.find_mut(call) else { return false };
-        let may = self.control_here && entry.forwards < MAX_FORWARDS && !entry.is_offered();
+        let is_free = entry.hunt.is_none() && !entry.is_offered();
+        let may = self.control_here && entry.forwards < MAX_FORWARDS && is_free;
         if row.forwards & flag == 0 || !may {
             return false;
         }
@@ -82,6 +89,9 @@ impl Worker {
 
     /// A leg that we invited did not come: true when its call goes elsewhere.
     pub(crate) fn forward_leg(&mut self, now: Instant, leg: LegRef, why: Why, status: u16) -> bool {
+        if self.hunt_on(now, leg) {
+            return true;
+        }
         let call = self.calls.find(leg.call);
         let waits = call.is_some_and(|call| {
             !matches!(call.state, CallState::Answered | CallState::Ended) || call.transfer.is_some()
@@ -102,7 +112,7 @@ impl Worker {
         true
     }
 
-    /// Control says to which number a call goes instead.
+    /// Control says to which number a call goes instead, or which places are tried in turn.
     pub(crate) fn on_forward(
         &mut self,
         now: Instant,
@@ -113,15 +123,18 @@ impl Worker {
         if !self.take_question(call, ask) {
             return OpResult::NoSuchCall;
         }
-        let number = Number::new(number).ok().filter(|it| !it.is_empty() && is_dialable(it));
-        let Some(number) = number else {
+        let Some(instead) = Instead::of(number).filter(|_| !self.is_hunting(call)) else {
             self.refuse_way(now, call, &Refusal::status(404));
             return OpResult::Refused;
         };
         // RFC 3261, 21.1.3: "A server MAY use this status code to indicate that the call is being forwarded to a
         // different set of destinations."
         self.answer(now, LegRef { call, leg: CALLER }, 181, None);
-        match self.seek(now, call, number, Why::Forwarded) {
+        let sought = match instead {
+            Instead::Number(number) => self.seek(now, call, number, Why::Forwarded),
+            Instead::Places(hunt) => self.begin_hunt(now, call, hunt),
+        };
+        match sought {
             Ok(()) => OpResult::Ok,
             Err(refusal) => {
                 self.refuse_way(now, call, &refusal);

@@ -117,6 +117,14 @@ impl Worker {
             };
             return self.answer_statelessly(flow, message, from, status);
         }
+        if message.method() == Some(Method::Register) {
+            let key = ServerKey::NONE;
+            return self.intake_register(
+                now,
+                flow,
+                Arrival { key, message, location, from, channel },
+            );
+        }
         match self.transactions.receive(now, message, flow, &mut self.sent) {
             Received::Request(key) => {
                 self.on_request(now, Arrival { key, message, location, from, channel });
@@ -153,7 +161,6 @@ impl Worker {
         let is_within = arrival.message.to().is_ok_and(|to| to.tag().is_some());
         let result = match method {
             _ if let Err(refusal) = self.check_required(arrival.message) => Err(refusal),
-            Method::Register => self.on_register(now, arrival),
             Method::Options => self.on_options(now, arrival),
             Method::Invite if is_within => self.on_reinvite(now, arrival),
             Method::Invite => self.on_invite(now, arrival),

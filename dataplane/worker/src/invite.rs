@@ -144,6 +144,7 @@ impl Worker {
             transfer: None,
             reasons: Vec::new(),
             forwards: 0,
+            hunt: None,
             failing: None,
             diverted: None,
             dialling: None,

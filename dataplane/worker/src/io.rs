@@ -83,6 +83,11 @@ pub enum Input<'a> {
     Paused,
     /// How much of the last 50 ms or so the worker worked, in thousandths.
     Load(u32),
+    /// What the calendar says: seconds since the beginning of 1970, UTC.
+    Clock {
+        /// The seconds.
+        unix_s: u64,
+    },
     /// The process stops: recordings end, and what was recorded is handed out.
     Stopping,
     /// [`crate::Worker::deadline`] has come, or may have.

@@ -321,6 +321,7 @@ impl Worker {
             called: row.called(),
             transfer: None,
             forwards: 0,
+            hunt: None,
             failing: None,
             diverted: None,
             dialling: None,

@@ -4,13 +4,15 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use abi::{AgentRow, Counter, Event, RegistrationRow, UnregisterCause};
+use abi::{AgentRow, AgentState, Counter, Event, RegistrationRow, UnregisterCause};
 use base::{AgentSlot, Instant, Transport, owner};
 use sip::registrar::{self, Binding, Decision, Limits};
+use sip::transaction::Sent;
 use sip::wire::{self, Header, Message};
 
 use crate::call::Flow;
-use crate::intake::Arrival;
+use crate::carried::Lines;
+use crate::intake::{Arrival, stateless_tag};
 use crate::outbound::Outbound;
 use crate::refusal::Refusal;
 use crate::sips::{check_register, check_scheme};
@@ -20,35 +22,73 @@ use crate::worker::{Timer, Worker};
 /// RFC 5626, 4.5 has it try again after 30 s at first.
 const COME_BACK_MS: u64 = 60_000;
 
+/// How long a registration may last.
+const LIMITS: Limits = Limits { default_s: 3_600, min_s: 60, max_s: 7_200 };
+
 impl Worker {
-    pub(crate) fn on_register(
-        &mut self,
-        now: Instant,
-        arrival: Arrival<'_>,
-    ) -> Result<(), Refusal> {
+    /// A REGISTER leaves no transaction, so that 20,000 phones that renew take no memory for it: the row of the phone
+    /// remembers which REGISTER was answered last, and how.
+    ///
+    /// RFC 3261, 17.2.2: "While in the "Completed" state, the server transaction MUST pass the final response to the
+    /// transport layer for retransmission whenever a retransmission of the request is received." Here it is made again:
+    /// nothing is done for it, and it gets the same status and the Contact as it stands.
+    pub(crate) fn intake_register(&mut self, now: Instant, back: Flow, arrival: Arrival<'_>) {
+        let message = arrival.message;
+        let result = self.check_required(message).and_then(|()| self.on_register(now, arrival));
+        // RFC 3261, 8.2.6.2: the answer has a To tag, the same for the request's repetitions.
+        let branch = message.via().ok().and_then(|via| via.branch);
+        let tag = branch.or(message.call_id().ok()).map(stateless_tag);
+        let bytes = match result {
+            Ok(lines) => {
+                let extra: Vec<(&str, &[u8])> =
+                    lines.iter().map(|(name, value)| (*name, value.as_slice())).collect();
+                wire::response(message, 200, "OK", tag.as_deref(), arrival.from, &extra, None)
+            }
+            Err(refusal) if refusal.is_silent() => return,
+            Err(refusal) => refusal.response(message, tag.as_deref(), arrival.from),
+        };
+        self.sent.push(Sent { flow: back, bytes: bytes.into() });
+    }
+
+    /// What a REGISTER is answered: the lines of a 200, or why not.
+    fn on_register(&mut self, now: Instant, arrival: Arrival<'_>) -> Result<Lines, Refusal> {
         check_scheme(arrival.message, arrival.channel)?;
         check_register(arrival.message)?;
         // RFC 3261, 10.2: "This address-of-record MUST be a SIP URI or SIPS URI."
         if !arrival.message.to().is_ok_and(|to| to.has_scheme("sip") || to.has_scheme("sips")) {
             return Err(Refusal::status(400));
         }
-        let (agent, row) = self.prove_agent(now, arrival)?;
+        let fingerprint = registrar::fingerprint(arrival.message, arrival.from);
         let addressed = self.agent_of_address(arrival.message);
+        if let Some((agent, row)) = &addressed
+            && let Some(status) = self.answered_before(*agent, row, fingerprint)
+        {
+            self.count(Counter::RegistersRepeated);
+            return self.answer_again(now, arrival, (*agent, row), status);
+        }
+        let (agent, row) = self.prove_agent(now, arrival)?;
         if addressed.is_none_or(|(slot, _)| slot != agent) || !self.serves(arrival.location, &row) {
             // RFC 3261, 10.3, step 4: "If the authenticated user is not authorized to modify bindings,
             // the registrar MUST return a 403 (Forbidden)".
             self.count(Counter::DropSipUnknownSource);
             return Err(Refusal::status(403));
         }
-        let current = self.binding(now, agent, &row);
+        let result = self.change_binding(now, arrival, (agent, &row));
+        let status = result.as_ref().map_or_else(|refusal| refusal.status, |_| 200);
+        self.remember_answer(agent, &row, fingerprint, status);
+        result
+    }
+
+    /// Does what a REGISTER of an agent's phone asks for.
+    fn change_binding(
+        &mut self,
+        now: Instant,
+        arrival: Arrival<'_>,
+        (agent, row): (AgentSlot, &AgentRow),
+    ) -> Result<Lines, Refusal> {
+        let current = self.binding(now, agent, row);
         let outbound = Outbound::of(arrival.message)?;
-        match registrar::register(
-            arrival.message,
-            now,
-            arrival.from,
-            current.as_ref(),
-            Limits::default(),
-        ) {
+        match registrar::register(arrival.message, now, arrival.from, current.as_ref(), LIMITS) {
             Decision::Update(mut binding) => {
                 // RFC 5626, 5.3: over a stream the way back is the connection itself.
                 let path = path_of(arrival.message);
@@ -65,26 +105,64 @@ impl Worker {
                     peer: binding.source,
                     channel: arrival.channel,
                 };
-                if !self.bind(now, agent, &row, at, (&binding, &path)) {
+                if !self.bind(now, agent, row, at, (&binding, &path)) {
                     // It does not fit its row, and a phone that is reached past its Path is not reached.
                     self.count(Counter::DropSipPath);
                     return Err(Refusal::status(513));
                 }
-                self.accept_register(now, arrival, Some(&binding), outbound);
+                Ok(self.accept_lines(now, arrival, Some(&binding), outbound))
             }
             Decision::Remove => {
                 self.unregister(agent, UnregisterCause::Removed);
-                self.accept_register(now, arrival, None, Outbound::No);
+                Ok(self.accept_lines(now, arrival, None, Outbound::No))
             }
-            Decision::Query => self.accept_register(now, arrival, current.as_ref(), Outbound::No),
-            Decision::IntervalTooBrief(least_s) => {
-                return Err(
-                    Refusal::status(423).with("Min-Expires", least_s.to_string().as_bytes())
-                );
-            }
-            Decision::Refused(status) => return Err(Refusal::status(status)),
+            Decision::Query => Ok(self.accept_lines(now, arrival, current.as_ref(), Outbound::No)),
+            Decision::IntervalTooBrief(_) => Err(too_brief()),
+            Decision::Refused(status) => Err(Refusal::status(status)),
         }
-        Ok(())
+    }
+
+    /// How a REGISTER was answered, when it is the one that this login's phone was answered last.
+    fn answered_before(&self, agent: AgentSlot, row: &AgentRow, fingerprint: u64) -> Option<u16> {
+        let last = self.region.registrations().read(agent)?;
+        let is_in = matches!(row.state(), AgentState::LoggedIn | AgentState::Draining);
+        let is_it = last.answered == fingerprint && last.epoch == row.login_epoch;
+        (is_in && fingerprint != 0 && is_it).then_some(last.answer as u16)
+    }
+
+    fn remember_answer(&mut self, agent: AgentSlot, row: &AgentRow, fingerprint: u64, status: u16) {
+        let registrations = self.region.registrations().by(self.config.id);
+        let Some(last) = registrations.read(agent) else { return };
+        let last = match last.epoch == row.login_epoch {
+            true => last,
+            // Control is still to hear that the phone of an earlier login is gone.
+            false if last.is_registered() => return,
+            false => RegistrationRow { epoch: row.login_epoch, ..RegistrationRow::default() },
+        };
+        let (answered, answer) = (fingerprint, u32::from(status));
+        registrations.write(agent, &RegistrationRow { answered, answer, ..last });
+    }
+
+    /// The answer that was given, with the binding as it is now.
+    fn answer_again(
+        &self,
+        now: Instant,
+        arrival: Arrival<'_>,
+        (agent, row): (AgentSlot, &AgentRow),
+        status: u16,
+    ) -> Result<Lines, Refusal> {
+        match status {
+            200 => {
+                let binding = self.binding(now, agent, row);
+                let outbound = match &binding {
+                    Some(_) => Outbound::of(arrival.message)?,
+                    None => Outbound::No,
+                };
+                Ok(self.accept_lines(now, arrival, binding.as_ref(), outbound))
+            }
+            423 => Err(too_brief()),
+            status => Err(Refusal::status(status)),
+        }
     }
 
     /// The address at which the agent's phone is registered for the current login.
@@ -138,7 +216,7 @@ impl Worker {
         if !registration.set_contact(binding.contact, path) {
             return false;
         }
-        self.region.registrations().write(agent, &registration);
+        self.region.registrations().by(self.config.id).write(agent, &registration);
         self.watch_registered(agent, at);
         self.watch(agent, binding.expires_at);
         self.count(Counter::Registrations);
@@ -163,7 +241,10 @@ impl Worker {
         if !registration.is_registered() {
             return false;
         }
-        self.region.registrations().write(agent, &RegistrationRow::default());
+        // How its last REGISTER was answered is not forgotten: it may come again.
+        let RegistrationRow { epoch, answered, answer, .. } = registration;
+        let gone = RegistrationRow { epoch, answered, answer, ..RegistrationRow::default() };
+        self.region.registrations().by(self.config.id).write(agent, &gone);
         self.tell(Event::Unregistered { agent, epoch: registration.epoch, cause });
         true
     }
@@ -213,35 +294,38 @@ impl Worker {
                 until = until.min(now + Duration::from_millis(COME_BACK_MS));
                 let expires_at = until.as_nanos();
                 let row = RegistrationRow { expires_at, ..registration };
-                region.registrations().write(agent, &row);
+                region.registrations().by(self.config.id).write(agent, &row);
             }
             self.watch(agent, until);
         }
     }
 
     /// RFC 3261, 10.3, step 8: the 200 lists the current binding with its time left.
-    fn accept_register(
-        &mut self,
+    fn accept_lines(
+        &self,
         now: Instant,
         arrival: Arrival<'_>,
         binding: Option<&Binding>,
         outbound: Outbound,
-    ) {
-        let contact = binding.map(|binding| binding.contact_value(now));
-        let mut extra: Vec<(&str, &[u8])> =
-            contact.iter().map(|value| ("Contact", value.as_slice())).collect();
+    ) -> Lines {
+        let mut lines = Lines::new();
+        lines.extend(binding.map(|binding| ("Contact", binding.contact_value(now))));
         // RFC 3327, 5.3: "The registrar MUST include the Path header field values in the 200 class response".
         let path = path_of(arrival.message);
         if !path.is_empty() {
-            extra.push(("Path", &path));
+            lines.push(("Path", path));
         }
-        let lines = outbound.lines(arrival.channel);
-        extra.extend(lines.iter().map(|(name, value)| (*name, value.as_slice())));
-        let tag = self.fresh_tag();
-        let bytes =
-            wire::response(arrival.message, 200, "OK", Some(&tag), arrival.from, &extra, None);
-        self.transactions.respond(now, arrival.key, 200, bytes, &mut self.sent);
+        // RFC 3261, 10.3, step 8: "The response SHOULD include a Date header field."
+        lines.extend(self.date(now).map(|date| ("Date", date.into_bytes())));
+        lines.extend(outbound.lines(arrival.channel));
+        lines
     }
+}
+
+/// RFC 3261, 10.3, step 7: "the registrar MAY reject the registration with a response of 423 (Interval Too Brief).
+/// This response MUST contain a Min-Expires header field".
+fn too_brief() -> Refusal {
+    Refusal::status(423).with("Min-Expires", LIMITS.min_s.to_string().as_bytes())
 }
 
 /// The values of Path as one list (RFC 3327, 4).

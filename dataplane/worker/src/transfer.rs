@@ -164,7 +164,7 @@ impl Worker {
         let number = self.next_operation();
         if let Some(entry) = self.calls.find_mut(call) {
             entry.transfer = Some(Box::new(Transfer { number, by, of, to, offer: None }));
-            (entry.forwards, entry.failing) = (0, None);
+            (entry.forwards, entry.failing, entry.hunt) = (0, None, None);
         }
         if of.call != call
             && let Some(entry) = self.calls.leg_mut(of)
@@ -263,7 +263,8 @@ impl Worker {
             404 | 408 | 410 | 480 | 500..600 => Some(Why::Unavailable),
             _ => None,
         };
-        if why.is_some_and(|why| self.forward_leg(now, leg, why, status)) {
+        if self.hunt_on(now, leg) || why.is_some_and(|why| self.forward_leg(now, leg, why, status))
+        {
             return;
         }
         if self.is_transfer_to(leg) {
@@ -275,6 +276,9 @@ impl Worker {
 
     /// A transfer that is under way is refused; without one the call is.
     pub(crate) fn refuse_way(&mut self, now: Instant, call: CallRef, refusal: &Refusal) {
+        if self.next_place(now, call).is_some_and(|tried| tried.is_ok()) {
+            return;
+        }
         let Some(entry) = self.calls.find(call) else { return };
         match (&entry.transfer, entry.failing) {
             (Some(_), failing) => {

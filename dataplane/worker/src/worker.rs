@@ -110,6 +110,8 @@ pub struct Worker {
     /// Agents whose registration has a timer, and when the first of it comes. Never iterated.
     pub(crate) watched: HashMap<AgentSlot, Instant>,
     publish_turn: usize,
+    /// What the calendar said, and when.
+    clock: Option<(Instant, u64)>,
     pub(crate) mirror: Mirror,
     pub(crate) stun_limit: StunLimit,
     /// Timers are held back until then: see [`Input::Paused`].
@@ -192,6 +194,7 @@ impl Worker {
             no_tcp: VecDeque::new(),
             watched: HashMap::new(),
             publish_turn: 0,
+            clock: None,
             mirror: Mirror::default(),
             stun_limit: StunLimit::new(rng.next_u64()),
             timers_wait_until: Instant::ZERO,
@@ -233,6 +236,7 @@ impl Worker {
             Input::ControlGone => self.lose_control(now),
             Input::Paused => self.timers_wait_until = now + CATCH_UP,
             Input::Load(busy) => self.overload.observe(busy, self.config.limits.busy),
+            Input::Clock { unix_s } => self.clock = Some((now, unix_s)),
             Input::Stopping => self.stop_recordings(now),
             Input::Timeout if self.more_commands => self.take_commands(now),
             Input::Timeout => {}
@@ -321,6 +325,12 @@ impl Worker {
 
     pub(crate) fn count(&self, counter: Counter) {
         self.region.counters().add(self.config.id, counter, 1);
+    }
+
+    /// The value of Date, once the calendar is known (RFC 3261, 20.17).
+    pub(crate) fn date(&self, now: Instant) -> Option<String> {
+        let (at, unix_s) = self.clock?;
+        Some(sip::date::date(unix_s + now.since(at).as_secs()))
     }
 
     /// A number for an operation that is unique in this incarnation of this worker.

@@ -9,7 +9,8 @@ use super::View;
 pub enum ForwardCommand {
     /// Show the rules
     List(List),
-    /// Set where calls to a number go that are not taken there
+    /// Set where calls to a number go that are not taken there: to another number, or to several that are tried one
+    /// after another for so many seconds each, as in 1001/15,1002/20,0301234
     Set(Set),
     /// Remove the rules of a number
     Remove(Remove),

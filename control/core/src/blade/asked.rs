@@ -37,7 +37,7 @@ impl Blade {
         {
             return;
         }
-        let ways = [Why::Called, Why::Transferred, Why::Forwarded, Why::Summoned];
+        let ways = [Why::Called, Why::Transferred, Why::Forwarded, Why::Summoned, Why::Hunted];
         let is_way = ways.contains(&asked.why);
         let route = self.routes.find(asked.tenant, asked.number).filter(|_| is_way);
         let way = match (asked.caller, route.map(|route| route.to.clone())) {
@@ -58,7 +58,7 @@ impl Blade {
             ) => Some((addresses, transport, location)),
             // It is the tenant who forwards a call, and its rule that says where to.
             (Party::Trunk(_), Some(Destination::Trunk { addresses, transport, location, .. }))
-                if asked.why == Why::Forwarded =>
+                if matches!(asked.why, Why::Forwarded | Why::Hunted) =>
             {
                 Some((addresses, transport, location))
             }

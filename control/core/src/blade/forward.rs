@@ -142,7 +142,7 @@ pub(super) const UNRESOLVED_S: u32 = 10;
 /// What the data plane does with a number that no rule knows.
 pub(super) const fn unknown(why: Why) -> u16 {
     match why {
-        Why::Called | Why::Transferred | Why::Forwarded | Why::Summoned => 404,
+        Why::Called | Why::Transferred | Why::Forwarded | Why::Summoned | Why::Hunted => 404,
         Why::Always | Why::Busy | Why::NoAnswer | Why::Unavailable | Why::Offered => 480,
     }
 }

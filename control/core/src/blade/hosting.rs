@@ -188,12 +188,11 @@ impl Blade {
         out: &mut Vec<Output>,
     ) -> bool {
         let is_offer = asked.why == Why::Offered;
-        let ways = [Why::Called, Why::Transferred, Why::Forwarded, Why::Summoned];
+        let ways = [Why::Called, Why::Transferred, Why::Forwarded, Why::Summoned, Why::Hunted];
         let is_way = ways.contains(&asked.why);
         let (tenant, number) = (asked.tenant, asked.number);
-        let is_summons = asked.why == Why::Summoned;
-        let goes_on =
-            !is_offer && !is_summons && self.forwards.find(tenant, number, Why::Always).is_some();
+        let is_chosen = matches!(asked.why, Why::Offered | Why::Summoned | Why::Hunted);
+        let goes_on = !is_chosen && self.forwards.find(tenant, number, Why::Always).is_some();
         if !(is_way || is_offer) || goes_on {
             return false;
         }

@@ -42,6 +42,7 @@ pub(super) struct Wait {
 }
 
 /// What is known of a request for an agent.
+#[expect(clippy::large_enum_variant, reason = "it lives for one request, on the stack")]
 enum Decision {
     Answer(Result<Grant, Denial>),
     /// The agent's own call goes somewhere, and it is not known yet where.

@@ -19,6 +19,28 @@ pub fn is_number(text: &str) -> bool {
     (1..=NUMBER_BYTES).contains(&text.len()) && text.bytes().all(is_digit)
 }
 
+/// How many places a call may be tried at in turn.
+const MOST_PLACES: usize = 16;
+/// The rule of [`is_destination`].
+pub const DESTINATION_RULE: &str = "must be a number, or up to 16 with commas between them, each with /SECONDS where \
+                                    another follows: 1001/15,1002/20 (1 to 180 seconds)";
+
+/// True for where calls may be sent: a number, or places that are tried one after another (RFC 5359, 2.12).
+pub fn is_destination(text: &str) -> bool {
+    let places: Vec<&str> = text.split(',').collect();
+    let last = places.len() - 1;
+    let is_place = |(nth, place): (usize, &&str)| match place.split_once('/') {
+        // As long as nobody says how long it rings, no place after it is ever tried.
+        None => nth == last && is_number(place),
+        Some((number, seconds)) => {
+            let is_plain = seconds.bytes().all(|byte| byte.is_ascii_digit());
+            let seconds = seconds.parse::<u32>().unwrap_or(0);
+            is_number(number) && is_plain && (1..=LONGEST_RING_S).contains(&seconds)
+        }
+    };
+    places.len() <= MOST_PLACES && places.iter().enumerate().all(is_place)
+}
+
 impl Directory {
     /// Sets a rule; one that the number has for the same case is replaced.
     pub async fn put_forward(&self, rule: &Forward) -> Result<(), DirectoryError> {
@@ -85,5 +107,37 @@ impl Directory {
         let mut writer = self.database.write().await?;
         writer.execute(set.bind(prompt).bind(i64::from(tenant.0))).await?;
         writer.commit().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn destinations_are_numbers_and_places_in_turn() {
+        let sixteen = vec!["1/1"; MOST_PLACES].join(",");
+        for good in ["1001", "1001/20", "1001/15,1002/180,+49301", "*1/1,#2/2", &sixteen] {
+            assert!(is_destination(good), "{good}");
+        }
+        let too_many = format!("{sixteen},1/1");
+        for bad in [
+            "",
+            ",",
+            "1001,",
+            ",1001",
+            "1001,1002",
+            "1001/,1002",
+            "1001/0",
+            "1001/181",
+            "1001/+5",
+            "a b",
+            "1001/5/6",
+            "1001/x",
+            "1001@host/5",
+            &too_many,
+        ] {
+            assert!(!is_destination(bad), "{bad}");
+        }
     }
 }

@@ -11,7 +11,9 @@ use serde_json::{Value, json};
 use super::admin::call_ref;
 use super::orders::{self, OnCcb};
 use super::{ApiError, App};
-use crate::directory::{LONGEST_RING_S, NUMBER_RULE, Tenant, is_number};
+use crate::directory::{
+    DESTINATION_RULE, LONGEST_RING_S, NUMBER_RULE, Tenant, is_destination, is_number,
+};
 
 type Answer = Result<Json<Value>, ApiError>;
 
@@ -23,6 +25,7 @@ struct Rule {
     /// For `no_answer`, in seconds.
     #[serde(default)]
     after_s: u32,
+    /// A number, or places that are tried in turn: `1001/15,1002/20`.
     to: String,
 }
 
@@ -65,7 +68,10 @@ pub async fn set(
         return Err(ApiError::malformed(Some("after_s"), range));
     }
     let number = number_of(number, "number")?;
-    let to = number_of(rule.to, "to")?;
+    let to = rule.to;
+    if !is_destination(&to) {
+        return Err(ApiError::malformed(Some("to"), DESTINATION_RULE));
+    }
     if number == to {
         return Err(ApiError::malformed(Some("to"), "a number is not forwarded to itself"));
     }

@@ -5,7 +5,7 @@ use super::*;
 row! {
     /// An agent (S1-032); its writer is the control process.
     #[derive(Debug)]
-    pub struct AgentRow: AgentSlot {
+    pub struct AgentRow: AgentSlot, in a journal {
         /// An [`AgentState`].
         pub state: u32,
         /// Grows with each login of this row (G-24).

@@ -10,8 +10,8 @@ use abi::{
 };
 use base::{AgentSlot, CallRef, CcbId, LocationId, Medium, Rng, Transport};
 
+use crate::attended::invite_from;
 use crate::house::{AGENT_A, AGENT_B, House, OFFER, TRUNK, header};
-use crate::transfers::invite_from;
 
 const SEEDS: u64 = 3_000;
 const ADDRESSES: [&str; 2] = ["10.1.0.1:5060", "10.1.0.2:5060"];

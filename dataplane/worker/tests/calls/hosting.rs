@@ -8,8 +8,9 @@ use abi::{
 use base::{AgentSlot, CallRef, CcbId, LocationId, Medium, Transport};
 use worker::Verdict;
 
+use crate::attended::{invite_from, replacing, within};
 use crate::house::{AGENT_A, AGENT_B, House, OFFER, TRUNK, header, with};
-use crate::transfers::{invite_from, refer, replacing, told, within};
+use crate::transfers::{refer, told};
 
 /// The blade where calls begin, and the home of the agent 2001.
 const ONE: &str = "10.1.0.1:5060";
@@ -21,9 +22,9 @@ const OFFER_B: &str = "v=0\r\no=- 2 2 IN IP4 203.0.113.20\r\ns=-\r\nc=IN IP4 203
 const CALLER_RTP: &str = "203.0.113.9:4000";
 const PHONE_RTP: &str = "203.0.113.20:4100";
 
-struct Blades {
-    one: House,
-    two: House,
+pub struct Blades {
+    pub one: House,
+    pub two: House,
     minted: u8,
     /// What went from the first to the second.
     seen: Vec<String>,
@@ -31,7 +32,7 @@ struct Blades {
 
 impl Blades {
     /// Both with their control; 2001's phone is registered at the second.
-    fn new() -> Blades {
+    pub fn new() -> Blades {
         Blades::of(1)
     }
 
@@ -45,7 +46,7 @@ impl Blades {
     }
 
     /// Carries what the blades have for each other until they have nothing.
-    fn pump(&mut self) {
+    pub fn pump(&mut self) {
         loop {
             let there = self.one.drain_to(TWO);
             let back = self.two.drain_to(ONE);
@@ -69,13 +70,13 @@ impl Blades {
     }
 
     /// The home's control grants the agent's lease to the first blade.
-    fn grant(&mut self, agent: AgentSlot, purpose: Purpose) -> LeaseTicket {
+    pub fn grant(&mut self, agent: AgentSlot, purpose: Purpose) -> LeaseTicket {
         self.minted += 1;
         granted(&self.two, agent, CcbId(1), purpose, self.minted)
     }
 
     /// The first blade's control says that a call goes to an agent of the second.
-    fn host(&mut self, question: (u64, CallRef), number: &str, value: &str) -> OpResult {
+    pub fn host(&mut self, question: (u64, CallRef), number: &str, value: &str) -> OpResult {
         let result = host_at(&mut self.one, CcbId(2), TWO, question, number, value);
         self.pump();
         result

@@ -388,7 +388,7 @@ impl House {
         self.input_to(0, input);
     }
 
-    fn input_to(&mut self, worker: usize, input: Input<'_>) {
+    pub fn input_to(&mut self, worker: usize, input: Input<'_>) {
         let mut effects = Vec::new();
         self.workers[worker].handle(self.now, input, &mut effects);
         let own = SocketAddr::new(self.config.locations[0].ip, 5060);

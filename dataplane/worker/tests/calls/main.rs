@@ -1,5 +1,6 @@
 //! Calls through one worker, message by message.
 
+mod attended;
 mod blades_storm;
 mod carried;
 mod corners;
@@ -9,14 +10,20 @@ mod flows;
 mod forwards;
 mod hosting;
 mod house;
+mod hunts;
 mod info;
+mod joined;
 mod media;
 mod mirror;
 mod offers;
+mod redirects;
+mod registers;
+mod replaces;
 mod rooms;
 mod sessions;
 mod sips;
 mod srtp;
+mod srtp_calls;
 mod storm;
 mod strangers;
 mod transfers;

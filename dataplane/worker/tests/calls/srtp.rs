@@ -9,9 +9,9 @@ use worker::{PairId, Verdict};
 use crate::house::{AGENT_A, House, OFFER, TRUNK};
 
 /// Where the peers send from and listen, by their descriptions.
-const PLAIN: &str = "203.0.113.9:4000";
-const SECURE: &str = "203.0.113.9:4100";
-const LONG: &str = "AES_CM_128_HMAC_SHA1_80";
+pub const PLAIN: &str = "203.0.113.9:4000";
+pub const SECURE: &str = "203.0.113.9:4100";
+pub const LONG: &str = "AES_CM_128_HMAC_SHA1_80";
 const SHORT: &str = "AES_CM_128_HMAC_SHA1_32";
 
 /// A key of 30 equal bytes in base64.
@@ -20,7 +20,7 @@ fn inline(letter: char) -> String {
 }
 
 /// Six bits of each letter that [`inline`] is made of, as the bytes of a key.
-fn key(letter: char, suite: Suite) -> MasterKey {
+pub fn key(letter: char, suite: Suite) -> MasterKey {
     let bytes: [u8; 3] = match letter {
         'A' => [0, 0, 0],
         'B' => [4, 16, 65],
@@ -39,17 +39,17 @@ fn master(bytes: &[u8], suite: Suite) -> MasterKey {
     }
 }
 
-fn described(protocol: &str, lines: &[String]) -> String {
+pub fn described(protocol: &str, lines: &[String]) -> String {
     let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
     OFFER.replace("m=audio 4000 RTP/AVP", &format!("m=audio 4100 {protocol}")) + &lines
 }
 
-fn crypto(tag: u32, suite: &str, letter: char) -> String {
+pub fn crypto(tag: u32, suite: &str, letter: char) -> String {
     format!("a=crypto:{tag} {suite} {}", inline(letter))
 }
 
 /// The crypto lines of a message of ours: tag, suite and key.
-fn lines_of(message: &str) -> Vec<(u32, Suite, MasterKey)> {
+pub fn lines_of(message: &str) -> Vec<(u32, Suite, MasterKey)> {
     let lines = message.lines().filter_map(|line| line.strip_prefix("a=crypto:"));
     lines
         .map(|line| {
@@ -72,18 +72,18 @@ fn decoded(text: &str) -> Vec<u8> {
 }
 
 /// A peer that encrypts.
-struct Peer {
+pub struct Peer {
     out: Outbound,
     into: Inbound,
     sequence: u16,
 }
 
 impl Peer {
-    fn new(own: MasterKey, ours: MasterKey) -> Peer {
+    pub fn new(own: MasterKey, ours: MasterKey) -> Peer {
         Peer { out: Outbound::new(own), into: Inbound::new(ours, Mki::default()), sequence: 0 }
     }
 
-    fn says(&mut self, payload: u8) -> Vec<u8> {
+    pub fn says(&mut self, payload: u8) -> Vec<u8> {
         self.sequence += 1;
         let plain = rtp(self.sequence, payload);
         let mut buffer = [&plain[..], &[0; 64]].concat();
@@ -92,7 +92,7 @@ impl Peer {
         packet.bytes().to_vec()
     }
 
-    fn hears(&mut self, bytes: &[u8]) -> Vec<u8> {
+    pub fn hears(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut buffer = bytes.to_vec();
         let mut packet = Packet::new(&mut buffer, 0..bytes.len());
         self.into.open_rtp(&mut packet).expect("it is for this peer");
@@ -100,7 +100,7 @@ impl Peer {
     }
 }
 
-fn rtp(sequence: u16, payload: u8) -> Vec<u8> {
+pub fn rtp(sequence: u16, payload: u8) -> Vec<u8> {
     let mut bytes = vec![0x80, 0];
     bytes.extend(sequence.to_be_bytes());
     bytes.extend((u32::from(sequence) * 160).to_be_bytes());

@@ -17,6 +17,7 @@ fn rules() -> Provision {
         rule("1", When::NoAnswer(15), "3"),
         rule("5", When::Unavailable, "9123"),
         rule("91", When::Always, "1"),
+        rule("800", When::Always, "1/5,2/10,9123"),
     ];
     Provision { forwards, ..provision() }
 }
@@ -43,6 +44,9 @@ fn questions_are_answered_by_the_rules_of_the_number() {
         (trunk, "5", Why::Called, Ok("9123")),
         (agent, "5", Why::Transferred, Ok("9123")),
         (agent, "91", Why::Called, Ok("1")),
+        (trunk, "800", Why::Called, Ok("1/5,2/10,9123")),
+        // While places are tried, rules of their own do not count.
+        (trunk, "5", Why::Hunted, Err(404)),
         (agent, "9", Why::Busy, Err(480)),
         (agent, "777", Why::Forwarded, Err(404)),
     ]
@@ -59,7 +63,8 @@ fn questions_are_answered_by_the_rules_of_the_number() {
         }
     }
     // What a trunk's caller may not dial, the tenant's rule may.
-    for (op, why, is_out) in [(50, Why::Called, false), (51, Why::Forwarded, true)] {
+    let cases = [(50, Why::Called, false), (51, Why::Forwarded, true), (52, Why::Hunted, true)];
+    for (op, why, is_out) in cases {
         let (command, _) = ask(&mut world, op, trunk, "9234", why);
         assert_eq!(matches!(command, Command::Dial { .. }), is_out, "{why:?}: {command:?}");
     }

@@ -11,7 +11,10 @@ use control_core::{PROMPT_RULE, When, is_prompt_name};
 
 use super::read::Records;
 use super::{Cell, Faults, Record, Spot, Table};
-use crate::directory::{Address, Agent, LONGEST_RING_S, NUMBER_RULE, Parameters, is_number};
+use crate::directory::{
+    Address, Agent, DESTINATION_RULE, LONGEST_RING_S, NUMBER_RULE, Parameters, is_destination,
+    is_number,
+};
 use crate::secret::Secret;
 
 /// The longest SIP user, `number.tenant`, that a region holds.
@@ -220,7 +223,7 @@ fn forward(spot: Spot, fields: &mut Fields<'_>) -> Said<ForwardName, (i64, Strin
     if (when == "no_answer") != after_s.is_some() {
         fields.fault("after_s", "must be there for no_answer, and for nothing else");
     }
-    let to = fields.required("to", &NUMBER);
+    let to = fields.required("to", &DESTINATION);
     if to == number {
         fields.fault("to", "a number is not forwarded to itself");
     }
@@ -259,6 +262,7 @@ const NAME: Rule =
 const TITLE: Rule =
     Rule(|text| is_line(text, 256), "must be 1 to 256 bytes without control characters");
 const NUMBER: Rule = Rule(is_number, NUMBER_RULE);
+const DESTINATION: Rule = Rule(is_destination, DESTINATION_RULE);
 const PROMPT: Rule = Rule(is_prompt_name, PROMPT_RULE);
 const SRTP: Rule =
     Rule(|text| SrtpPolicy::named(text).is_some(), "must be no, allowed, offered or required");

@@ -386,7 +386,8 @@ fn random(seed: u64) -> Entries {
             let when = ["always", "busy", "no_answer"][dice.roll(3) as usize];
             let after_s = if when == "no_answer" { 1 + dice.roll(180) as i64 } else { 0 };
             let rule = (tenant.clone(), format!("+{number}"), when.to_owned());
-            entries.forwards.insert(rule, (after_s, "0".to_owned()));
+            let to = ["0", "1001/20,+49301/180,0"][dice.roll(2) as usize];
+            entries.forwards.insert(rule, (after_s, to.to_owned()));
         }
     }
     entries
