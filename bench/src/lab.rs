@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_setaffinity};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -19,6 +19,11 @@ pub const SBC: &str = "10.99.0.1";
 pub const PHONES: &str = "10.99.0.2";
 /// Where the trunk is.
 pub const TRUNK: &str = "10.99.0.3";
+/// How everything is started: what else runs on the machine waits, whoever is measured. Ours runs so where systemd
+/// starts it.
+const NICE: [&str; 3] = ["nice", "-n", "-20"];
+/// The generator's end of the cable.
+pub const CABLE: &str = "cable-g";
 /// How long a process may take to end when it is asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -125,7 +130,7 @@ impl Lab {
             mess(|mess| mess.namespaces.push(host.clone()));
             ip(&["-n", host, "link", "set", "lo", "up"])?;
         }
-        let (one, other) = ("cable-g", "cable-s");
+        let (one, other) = (CABLE, "cable-s");
         ip(&[
             "link",
             "add",
@@ -177,9 +182,53 @@ impl Lab {
     /// XDP_TX sends reaches a veth only if it has a program too. Other relays go without, since a veth with
     /// a program copies every packet that comes from a socket.
     pub fn pass(&self, program: Option<&Path>) -> Result<(), String> {
+        self.program_on(&self.generator, CABLE, program)
+    }
+
+    /// Readies the cable for frames that were never packets of a socket: they reach a veth only if it polls. What
+    /// comes to the SBC is delivered on the generator's core as ever, or, where `on_relay`, by a thread of its own on
+    /// the relay's ([`Lab::poll_on_relay`] puts it there), for then it is what relays.
+    pub fn take_frames(&self, on_relay: bool) -> Result<(), String> {
+        let on = |words: &[&str]| run(&[&["ip", "netns", "exec", &self.sbc], words].concat());
+        on(&["ethtool", "-K", "cable-s", "gro", "on"])?;
+        let threaded = format!("echo {} > /sys/class/net/cable-s/threaded", u8::from(on_relay));
+        on(&["sh", "-c", &threaded])
+    }
+
+    /// Readies the cable for packets of sockets again.
+    pub fn take_sockets(&self) -> Result<(), String> {
+        for (host, link) in [(&self.generator, CABLE), (&self.sbc, "cable-s")] {
+            let on = |words: &[&str]| run(&[&["ip", "netns", "exec", host], words].concat());
+            on(&["sh", "-c", &format!("echo 0 > /sys/class/net/{link}/threaded")])?;
+            on(&["ethtool", "-K", link, "gro", "off"])?;
+        }
+        Ok(())
+    }
+
+    /// Puts the threads that poll the SBC's end of the cable on core 0.
+    pub fn poll_on_relay(&self) -> Result<(), String> {
+        let mut core = CpuSet::new();
+        core.set(0);
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let comm = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            let id = process.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
+            if comm.starts_with("napi/cable-s-") && id.is_some() {
+                sched_setaffinity(id, &core)
+                    .map_err(|error| format!("{}: {error}", comm.trim()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a program onto the SBC's end of the cable, or takes it off.
+    pub fn program_on_sbc(&self, program: Option<&Path>) -> Result<(), String> {
+        self.program_on(&self.sbc, "cable-s", program)
+    }
+
+    fn program_on(&self, host: &str, link: &str, program: Option<&Path>) -> Result<(), String> {
         let object = program.map(|program| program.display().to_string());
-        let mut command = vec!["ip", "netns", "exec", &self.generator];
-        command.extend(["ip", "link", "set", "dev", "cable-g", "xdpdrv"]);
+        let mut command = vec!["ip", "netns", "exec", host];
+        command.extend(["ip", "link", "set", "dev", link, "xdpdrv"]);
         match &object {
             Some(object) => command.extend(["obj", object.as_str(), "sec", "xdp"]),
             None => command.push("off"),
@@ -190,14 +239,15 @@ impl Lab {
     /// A command on the SBC, on core 0.
     pub fn on_sbc(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.sbc, "taskset", "-c", "0"]).arg(program);
+        command.args(["netns", "exec", &self.sbc]);
+        command.args(NICE).args(["taskset", "-c", "0"]).arg(program);
         command
     }
 
     /// A command on the generator.
     pub fn on_generator(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.generator]).arg(program);
+        command.args(["netns", "exec", &self.generator]).args(NICE).arg(program);
         command
     }
 
