@@ -6,16 +6,20 @@
 //! send (BPF_PROG_TEST_RUN, live frames) --> interface --> relay --> interface --> hear (XDP), counts, drops
 //! ```
 
-use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use aya::maps::{Array, MapData};
 use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use media::wire::RtpHeader;
+use nix::sys::pthread::{pthread_kill, pthread_self};
+use nix::sys::signal::Signal;
 use rustix::process::{Pid, setpriority_process};
 use rustix::time::{ClockId, clock_gettime};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::blast::{Counted, PACKET_BYTES, Window, pin_thread, ssrc};
 use super::watch::{self, Sample, Spent};
@@ -35,8 +39,8 @@ const FRAME: usize = ETHERNET + IPV4 + UDP + PACKET_BYTES;
 const HEAD_WORDS: usize = 10;
 /// Frames that the kernel makes at a time; an interface's queue takes four times as many.
 const BATCH: u32 = 64;
-/// Frames, sent or not because none was due, before this thread has the core again: a few milliseconds.
-const FRAMES: u32 = 32_768;
+/// How often a sending thread is told to end until it does.
+const TELL_EVERY: Duration = Duration::from_millis(1);
 /// Packets that may be sent at once when they are late, half of what an interface's queue takes; the others are
 /// not sent any more.
 const LATEST: u64 = 128;
@@ -146,20 +150,30 @@ impl Frames {
             Some(Ok(program)) => program,
             _ => return Err("the object has no program to send".into()),
         };
+        // What ends the thread's run; as such it does nothing, once somebody listens to it.
+        let listened = signal(SignalKind::from_raw(Signal::SIGUSR1 as i32));
+        let _listened = listened.map_err(|error| format!("SIGUSR1: {error}"))?;
         let (index, core, cores) = (self.interface.index, self.core, Vec::from_iter(self.core));
         let spent = std::thread::scope(|scope| {
+            let (tell, told) = mpsc::channel();
             let sending = scope.spawn(move || {
                 core.map_or(Ok(()), |core| pin_thread(None, core))
                     .map_err(|error| format!("core: {error}"))?;
+                let _ = tell.send(pthread_self());
                 while Instant::now() < last {
                     run(program, index)?;
                 }
                 Ok::<(), String>(())
             });
+            let thread = told.recv();
             std::thread::sleep(first.saturating_duration_since(Instant::now()));
             let earlier = Sample::take(window.watch);
             std::thread::sleep(last.saturating_duration_since(Instant::now()));
             let spent = Sample::take(window.watch).since(&earlier, &cores);
+            while let (Ok(thread), false) = (thread, sending.is_finished()) {
+                let _ = pthread_kill(thread, Signal::SIGUSR1);
+                std::thread::sleep(TELL_EVERY);
+            }
             let ended = sending.join().map_err(|_| "the sending thread failed".to_owned())?;
             ended.map(|()| spent)
         })?;
@@ -238,7 +252,8 @@ fn hear_on(name: &str, core: usize) -> Result<(), String> {
     Ok(())
 }
 
-/// Lets the kernel make frames that come as if from the interface, and the program send them back by it.
+/// Lets the kernel make frames that come as if from the interface, and the program send them back by it, until a
+/// signal comes: to begin and to end it takes the kernel many milliseconds.
 fn run(program: &Xdp, interface: u32) -> Result<(), String> {
     // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
     let words = [0, FRAME as u32, 0, interface, 0, 0];
@@ -247,11 +262,14 @@ fn run(program: &Xdp, interface: u32) -> Result<(), String> {
     let options = TestRunOptions {
         data_in: Some(&frame),
         ctx_in: Some(&context),
-        repeat: FRAMES,
+        repeat: u32::MAX,
         attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
         ..TestRunOptions::new()
     };
-    program.test_run(options).map(drop).map_err(|error| format!("sending: {}", root(&error)))
+    match program.test_run(options) {
+        Err(error) if !is_signal(&error) => Err(format!("sending: {}", root(&error))),
+        _ => Ok(()),
+    }
 }
 
 impl Interface {
@@ -269,6 +287,12 @@ impl Interface {
 fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, String> {
     let program = ebpf.program_mut(name).ok_or(format!("the object has no {name}"))?;
     program.try_into().map_err(|error: aya::programs::ProgramError| error.to_string())
+}
+
+fn is_signal(error: &(dyn std::error::Error + 'static)) -> bool {
+    let errors = std::iter::successors(Some(error), |error| error.source());
+    let mut kinds = errors.filter_map(|error| Some(error.downcast_ref::<io::Error>()?.kind()));
+    kinds.any(|kind| kind == io::ErrorKind::Interrupted)
 }
 
 /// What an error comes from.
