@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
-use rustix::thread::{CpuSet, LinkNameSpaceType, move_into_link_name_space, sched_setaffinity};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -188,12 +188,17 @@ impl Lab {
 
     /// Readies the cable for frames that were never packets of a socket: they reach a veth only if it polls. What
     /// comes to the SBC is delivered on the generator's core as ever, or, where `on_relay`, by a thread of its own on
-    /// the relay's ([`Lab::poll_on_relay`] puts it there), for then it is what relays.
+    /// the relay's ([`Lab::poll_threads`] puts it there), for then it is what relays.
     pub fn take_frames(&self, on_relay: bool) -> Result<(), String> {
-        let on = |words: &[&str]| run(&[&["ip", "netns", "exec", &self.sbc], words].concat());
-        on(&["ethtool", "-K", "cable-s", "gro", "on"])?;
-        let threaded = format!("echo {} > /sys/class/net/cable-s/threaded", u8::from(on_relay));
-        on(&["sh", "-c", &threaded])
+        for (host, link, threaded) in
+            [(&self.generator, CABLE, true), (&self.sbc, "cable-s", on_relay)]
+        {
+            let on = |words: &[&str]| run(&[&["ip", "netns", "exec", host], words].concat());
+            on(&["ethtool", "-K", link, "gro", "on"])?;
+            let threaded = format!("echo {} > /sys/class/net/{link}/threaded", u8::from(threaded));
+            on(&["sh", "-c", &threaded])?;
+        }
+        self.poll_threads()
     }
 
     /// Readies the cable for packets of sockets again.
@@ -208,16 +213,17 @@ impl Lab {
         Ok(())
     }
 
-    /// Puts the threads that poll the SBC's end of the cable on core 0.
-    pub fn poll_on_relay(&self) -> Result<(), String> {
-        let mut core = CpuSet::new();
-        core.set(0);
+    /// Puts the threads that poll the SBC's end of the cable on core 0, those of the generator's on core 1.
+    pub fn poll_threads(&self) -> Result<(), String> {
         for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
             let comm = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            let id = process.file_name().to_string_lossy().parse().ok().and_then(Pid::from_raw);
-            if comm.starts_with("napi/cable-s-") && id.is_some() {
-                sched_setaffinity(id, &core)
-                    .map_err(|error| format!("{}: {error}", comm.trim()))?;
+            let id = process.file_name().to_string_lossy().into_owned();
+            for (core, name) in ["napi/cable-s-", "napi/cable-g-"].into_iter().enumerate() {
+                if comm.starts_with(name) {
+                    run(&["taskset", "-p", "-c", &core.to_string(), &id])?;
+                    // As an interrupt would: whatever else waits for the core.
+                    run(&["chrt", "-f", "-p", "1", &id])?;
+                }
             }
         }
         Ok(())

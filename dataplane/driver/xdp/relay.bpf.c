@@ -162,9 +162,6 @@ struct {
 	__uint(max_entries, 1 << 18);
 } events SEC(".maps");
 
-// How far the number of the row that was found last was ahead of its pair of ports.
-static volatile __u32 lead;
-
 // Folds a ones' complement sum to 16 bits.
 static __always_inline __u16 fold(__u32 sum)
 {
@@ -295,16 +292,8 @@ static __always_inline struct row *find(int family, const __be32 *local, __be16 
 					__u32 *found)
 {
 	__u32 pair = bpf_ntohs(port) >> 1;
-	__u32 guess = pair + lead;
-	struct row *guessed = bpf_map_lookup_elem(&rows, &guess);
 	struct slots *slots = bpf_map_lookup_elem(&flows, &pair);
 
-	// A process numbers its rows as it does its ports, so the row may well be the one as far ahead as the last:
-	// memory brings it while the slots are still on their way.
-	if (likely(guessed)) {
-		(void)*(volatile __u32 *)&guessed->source4;
-		(void)*(volatile __u64 *)&guessed->packets;
-	}
 	if (!slots)
 		return 0;
 #pragma nounroll
@@ -318,11 +307,8 @@ static __always_inline struct row *find(int family, const __be32 *local, __be16 
 		row = bpf_map_lookup_elem(&rows, found);
 		if (likely(row && row->family == family && row->vlan_in == vlan &&
 			   (family == FAMILY_4 ? row->local4 == local[0]
-					       : is_same6(row->local, local)))) {
-			if (unlikely(*found != guess))
-				lead = *found - pair;
+					       : is_same6(row->local, local))))
 			return row;
-		}
 	}
 	return 0;
 }
