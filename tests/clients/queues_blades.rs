@@ -261,7 +261,11 @@ fn callers_of_all_blades_keep_their_places_over_the_death_of_the_owner() {
         let since = customer.called_at.elapsed();
         assert_eq!(party, customer.number);
         let is_right = since.saturating_sub(waited) < Duration::from_millis(1_500);
-        assert!(is_right && waited <= since, "{party} waits for {since:?}, not {waited:?}");
+        // Waits travel in whole milliseconds, and from blade to blade.
+        assert!(
+            is_right && waited <= since + Duration::from_millis(5),
+            "{party} waits for {since:?}, not {waited:?}"
+        );
         talk(&[&customer.phone]);
         server.not_ready();
         customer.end(true);
@@ -296,7 +300,11 @@ fn a_blade_dies(site: &mut Site, agents: &[Agent], mut customers: Vec<Customer>)
         let since = customer.called_at.elapsed();
         assert_eq!(party, customer.number);
         let is_right = since.saturating_sub(waited) < Duration::from_millis(1_500);
-        assert!(is_right && waited <= since, "{party} waits for {since:?}, not {waited:?}");
+        // Waits travel in whole milliseconds, and from blade to blade.
+        assert!(
+            is_right && waited <= since + Duration::from_millis(5),
+            "{party} waits for {since:?}, not {waited:?}"
+        );
         talk(&[&customer.phone]);
         customer.end(true);
     }

@@ -1,15 +1,11 @@
 //! Agents, customers and their calls, which go on while things fail, and streams that show what the machine does.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 use softphone::{Event, Order};
 
@@ -17,7 +13,8 @@ use super::check::check;
 use super::table::Row;
 use super::{BLADES, Fault};
 use crate::desk::Desk;
-use crate::lab::{Host, run};
+use crate::evenness::Stream;
+use crate::lab::run;
 use crate::phone::Softphone;
 use crate::postgres::Postgres;
 use crate::site::{ACCESS, CARRIER, PHONES, Plan, Site, phones};
@@ -32,7 +29,6 @@ const LIMIT: Duration = Duration::from_secs(15);
 /// How long a desk tries the control that it had before it logs in again.
 const FAITHFUL: Duration = Duration::from_secs(2);
 const AGAIN: Duration = Duration::from_millis(250);
-const FRAME: Duration = Duration::from_millis(20);
 
 pub struct Agent {
     pub number: String,
@@ -107,7 +103,8 @@ impl Floor {
         }
         let (floor, carrier) = (PHONES.into(), CARRIER.into());
         // The data planes share two cores.
-        let stream = |cores| Stream::start((&site.floor, floor), (&site.carrier, carrier), cores);
+        let ends = (Some(&site.floor), floor);
+        let stream = |cores| Stream::start(ends, (Some(&site.carrier), carrier), cores);
         let streams = [[0, 1], [1, 0], [0, 0], [1, 1]].map(stream).into();
         let floor = Floor { agents, customers: customers.into(), calls, disk, streams };
         (site, floor)
@@ -371,81 +368,6 @@ impl Agent {
 
 fn ccb_of(login: &Value) -> usize {
     login["ccb"]["device_number"].as_u64().expect("a number") as usize
-}
-
-/// A stream from one host by another one and back that nothing of ours has to do with. Two pass it on there, each on
-/// one core, as the workers of two data planes do.
-struct Stream {
-    over: Arc<AtomicBool>,
-    gap_us: Arc<AtomicU64>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Stream {
-    fn start(ends: (&Host, Ipv4Addr), by: (&Host, Ipv4Addr), cores: [usize; 2]) -> Stream {
-        let bind = |(host, ip): (&Host, Ipv4Addr)| {
-            let socket = host.enter(|| UdpSocket::bind((ip, 0)).expect("a port"));
-            socket.set_read_timeout(Some(Duration::from_millis(100))).expect("set");
-            socket
-        };
-        let (sender, first, second, receiver) = (bind(ends), bind(by), bind(by), bind(ends));
-        let [to_first, to_second, home] =
-            [&first, &second, &receiver].map(|it| it.local_addr().expect("bound"));
-        let (over, gap_us) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (is_sent, is_heard, gap) = (over.clone(), over.clone(), gap_us.clone());
-        let send = std::thread::spawn(move || {
-            let mut due = Instant::now();
-            while !is_sent.load(Ordering::Relaxed) {
-                let _ = sender.send_to(&[0; 172], to_first);
-                due += FRAME;
-                std::thread::sleep(due.saturating_duration_since(Instant::now()));
-            }
-        });
-        let ways = [(first, to_second, cores[0]), (second, home, cores[1])];
-        let passes = ways.map(|(socket, to, core)| {
-            let over = over.clone();
-            std::thread::spawn(move || pass(&socket, to, core, &over))
-        });
-        let receive = std::thread::spawn(move || {
-            let (mut buffer, mut last) = ([0; 256], Instant::now());
-            while !is_heard.load(Ordering::Relaxed) {
-                if receiver.recv(&mut buffer).is_ok() {
-                    gap.fetch_max(last.elapsed().as_micros() as u64, Ordering::Relaxed);
-                    last = Instant::now();
-                }
-            }
-        });
-        let threads = [send, receive].into_iter().chain(passes).collect();
-        Stream { over, gap_us, threads }
-    }
-
-    /// The longest gap since this was asked last.
-    fn gap(&self) -> Duration {
-        Duration::from_micros(self.gap_us.swap(0, Ordering::Relaxed))
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Passes on what comes, on one core.
-fn pass(socket: &UdpSocket, to: SocketAddr, core: usize, over: &AtomicBool) {
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    // Where there is no such core, any will do.
-    let _ = sched_setaffinity(None, &cores);
-    let mut buffer = [0; 256];
-    while !over.load(Ordering::Relaxed) {
-        if let Ok(len) = socket.recv(&mut buffer) {
-            let _ = socket.send_to(&buffer[..len], to);
-        }
-    }
 }
 
 /// A small disk for the directory.

@@ -2,17 +2,23 @@ use std::net::SocketAddr;
 
 use sip::digest::{Challenge, Credentials};
 use sip::wire::{
-    Header, Message, NameAddr, RequestWriter, Start, Uri, Via, lex, response, split_commas,
-    unescape, unquote,
+    Header, MAX_HEADERS, Message, NameAddr, RequestWriter, Start, Uri, Via, lex, response,
+    split_commas, unescape, unquote,
 };
 
 /// What an answer may be longer than its request, in bytes: names that were compact, a tag, addresses.
 const SURPLUS: usize = 1_024;
+/// Lines that a writer may add to those of a message: Content-Type and Content-Length. With them, one of ours may have
+/// more than are read.
+const ADDED: usize = 2;
 
 pub(crate) fn target(bytes: &[u8]) {
     let Ok(message) = lex(bytes) else { return };
     assert_eq!(message.spans().collect::<Vec<_>>().concat(), bytes, "something was lost");
     ask(&message);
+    if message.lines().count() + ADDED > MAX_HEADERS {
+        return;
+    }
     answer(&message);
     if message.check().is_ok() {
         write_again(&message);

@@ -5,6 +5,7 @@ use base::{CallRef, CcbId, Instant, TenantId, WorkerId};
 
 use super::Blade;
 use super::forward::{UNRESOLVED_S, unknown};
+use super::hosting::RETRY_AFTER_S;
 use super::side::Purpose;
 use crate::message::Output;
 use crate::routes::{Destination, Service};
@@ -63,6 +64,7 @@ impl Blade {
             }
             _ => None,
         };
+        let is_blind = self.is_blind(now);
         let Some(side) = self.sides.get_mut(&ccb) else {
             return;
         };
@@ -75,6 +77,8 @@ impl Blade {
         let Asked { op: ask, call, number, why, .. } = asked;
         let (status, retry_after_s) = match is_unresolved {
             true => (503, UNRESOLVED_S),
+            // Who has not heard yet where all agents are cannot say that nobody has the number.
+            false if is_blind && is_way => (503, RETRY_AFTER_S),
             false => (unknown(why), 0),
         };
         match way {

@@ -20,7 +20,7 @@ use crate::hosting::{
 use crate::message::Output;
 
 /// After how long a caller is told to try again when an agent's home does not answer, in seconds.
-const RETRY_AFTER_S: u32 = 2;
+pub(super) const RETRY_AFTER_S: u32 = 2;
 /// How long a session may stand whose call is not seen, in milliseconds: until its events have come.
 const UNSEEN_MS: u64 = 2_000;
 /// Reports of ours that may be under way.
@@ -48,6 +48,8 @@ pub(super) struct Hosting {
     sent: VecDeque<(u64, Instant)>,
     /// Since when the bus is there.
     pub(super) heard_since: Option<Instant>,
+    /// The bus has told once who is where: what it tells later is news.
+    pub(super) has_listened: bool,
 }
 
 /// A call that asked for an agent of another CCB.
@@ -119,6 +121,7 @@ impl Hosting {
             serials: BTreeMap::new(),
             sent: VecDeque::new(),
             heard_since: None,
+            has_listened: false,
         }
     }
 

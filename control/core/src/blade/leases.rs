@@ -399,8 +399,7 @@ impl Blade {
             return (name.or_else(|| Some("".into())), is);
         }
         let Some(cluster) = self.cluster.as_ref() else { return (None, Presence::Unknown) };
-        let life = Duration::from_millis(REPORT_LIFE_MS);
-        let listened = self.hosting.heard_since.is_some_and(|since| now >= since + life);
+        let listened = self.listens_for_long(now);
         match cluster.ccb(now, ccb) {
             Some((blade, report)) if report.incarnation != 0 => {
                 (Some(blade.clone()), Presence::Here(report.incarnation))
@@ -411,9 +410,22 @@ impl Blade {
         }
     }
 
+    /// Whether the bus has been there for as long as a report lives.
+    fn listens_for_long(&self, now: Instant) -> bool {
+        let life = Duration::from_millis(REPORT_LIFE_MS);
+        self.hosting.heard_since.is_some_and(|since| now >= since + life)
+    }
+
+    /// True of one of several blades until it has heard once where the agents of the others are.
+    pub(super) fn is_blind(&self, now: Instant) -> bool {
+        let has_listened = self.hosting.has_listened || self.listens_for_long(now);
+        self.cluster.is_some() && !has_listened
+    }
+
     /// Looks at our agents that others have.
     pub(super) fn check_leases(&mut self, now: Instant, out: &mut Vec<Output>) {
         let ccbs: Vec<CcbId> = self.hosting.homes.keys().copied().collect();
+        self.hosting.has_listened |= self.listens_for_long(now);
         for ccb in ccbs {
             let Some(region) = self.sides.get(&ccb).and_then(Side::region) else { continue };
             let Some(mut home) = self.hosting.homes.remove(&ccb) else { continue };

@@ -57,14 +57,14 @@ fn digest_params(
         let (name, value) = (param[..equals].trim_ascii(), param[equals + 1..].trim_ascii());
         let value = match value {
             [b'"', inner @ .., b'"'] if is_quotable(inner) => inner,
-            plain if memchr::memchr(b'"', plain).is_none() => plain,
+            plain if is_quotable(plain) => plain,
             _ => return Err(MalformedAuth::Parameter),
         };
         Ok((name, value))
     }))
 }
 
-/// True for the inside of one quoted string; it may be said again between quotes.
+/// True for the inside of one quoted string, and for a value that came without quotes and may be said between them.
 fn is_quotable(inner: &[u8]) -> bool {
     let mut bytes = inner.iter();
     while let Some(byte) = bytes.next() {

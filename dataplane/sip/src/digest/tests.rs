@@ -247,7 +247,7 @@ fn a_value_is_one_quoted_string_or_none() {
         let said = answer(&challenge, "u", "p", b"REGISTER", URI, 1, "c");
         assert_eq!(Credentials::parse(&said).unwrap().nonce, challenge.nonce, "{good}");
     }
-    for bad in ["\"a\"b\"", "\"a\\\"", "\"a", "a\"b\"", "a\""] {
+    for bad in ["\"a\"b\"", "\"a\\\"", "\"a", "a\"b\"", "a\"", "a\\"] {
         assert_eq!(Challenge::parse(&nonce(bad)), Err(MalformedAuth::Parameter), "{bad}");
     }
 }

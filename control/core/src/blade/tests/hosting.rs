@@ -122,3 +122,30 @@ fn the_call_of_the_lower_key_goes_on() {
     let (_, _, _, out) = met_after_a_pause(u64::MAX);
     assert_eq!(answered(&out), Some(Err(Denial::Glare)));
 }
+
+/// One of several blades that has just started does not know yet whose agents are where: it says so.
+#[test]
+fn a_number_is_nobodys_only_after_the_bus_was_heard() {
+    let mut world = World::new(1);
+    let ask = |world: &mut World| {
+        let (tenant, caller, why) = (TENANT, Party::Agent(AgentSlot(0), 1), abi::Why::Called);
+        let asked =
+            Event::Asked { op: 5, call: CALL, tenant, caller, location: LocationId(0), why };
+        world.planes[0].commands(0);
+        world.planes[0].event(0, asked, b"85555");
+        world.give(Input::Pump);
+        match &world.planes[0].commands(0)[..] {
+            [(Command::Reject { status, retry_after_s, .. }, _)] => (*status, *retry_after_s),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(&mut world), (404, 0), "a blade alone knows all");
+    world.blade.join("b1".into(), 1, crate::cdm::Strategy::LeastAgents);
+    assert_eq!(ask(&mut world), (503, 2));
+    world.give(Input::Bus(Heard::Connected(true)));
+    assert_eq!(ask(&mut world), (503, 2));
+    world.pass(2_000);
+    assert_eq!(ask(&mut world), (404, 0));
+    world.give(Input::Bus(Heard::Connected(false)));
+    assert_eq!(ask(&mut world), (404, 0), "what was heard is known");
+}
