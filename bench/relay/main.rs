@@ -4,9 +4,11 @@
 //! bench/README.md.
 
 mod functions;
+mod limits;
 mod measure;
 mod relays;
 mod table;
+mod turns;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,9 +16,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use house_bench::lab::{Broom, Lab};
-use measure::Plan;
+use measure::{Bench, Plan};
 use relays::Relay;
 use table::Table;
+use turns::Turns;
 
 /// Compare relays in network namespaces of their own; needs root, rtpengine and ethtool.
 #[derive(Debug, Parser)]
@@ -25,6 +28,15 @@ struct Options {
     /// A look of a minute or two: one short measurement each, no search for the highest rate
     #[arg(long)]
     quick: bool,
+    /// Only the highest rates without loss, and what the XDP program takes
+    #[arg(long, conflicts_with_all = ["quick", "delays"])]
+    highest: bool,
+    /// Only the delays, of all relays in turns, in so many rounds of --seconds each
+    #[arg(long, value_name = "ROUNDS", conflicts_with = "quick")]
+    delays: Option<u32>,
+    /// Seconds of each measurement of --highest and --delays
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    seconds: u32,
     /// Append the rows to bench/RESULTS.md
     #[arg(long)]
     append: bool,
@@ -79,20 +91,38 @@ fn run(options: &Options) -> Result<(), String> {
     // Nobody comes first: the rows of the others need its.
     let all = [Relay::Nobody, Relay::Rtpengine].into_iter().chain(ours);
     let plan = Plan::new(options.quick, options.calls, options.memory_calls, options.churn);
+    let plan = if options.highest { plan.lasting(options.seconds) } else { plan };
     let lab = Lab::new()?;
     let mut table = Table::default();
     let mut faults = Vec::new();
+    if let Some(rounds) = options.delays {
+        let relays: Vec<Relay> =
+            all.filter(|relay| *relay != Relay::Nobody && wanted(relay)).collect();
+        let Options { seconds, calls, core, .. } = *options;
+        let turns = Turns { rounds, seconds, calls, core };
+        let pass = folder().join("relay/pass.bpf.o");
+        turns::measure(&lab, &program, &relays, turns, &pass, &mut table)?;
+        return tell(&table, options.append);
+    }
     for relay in all.filter(wanted) {
         eprintln!("relay: {}", relay.name());
         let pass = folder().join("relay/pass.bpf.o");
         lab.pass(relay.is_bypass().then_some(pass.as_path()))?;
-        if let Err(why) = measure::measure(&lab, &program, relay, &plan, options.core, &mut table) {
+        let core = options.core;
+        let measured = if options.highest {
+            let table = &mut table;
+            let mut bench = Bench { lab: &lab, program: &program, relay, core, table };
+            limits::measure(&lab, &mut bench, &plan)
+        } else {
+            measure::measure(&lab, &program, relay, &plan, core, &mut table)
+        };
+        if let Err(why) = measured {
             // The others are still worth their rows.
             eprintln!("relay: {}: {why}", relay.name());
             faults.push(format!("{}: {why}", relay.name()));
         }
     }
-    if is_wanted(functions::NAME) {
+    if is_wanted(functions::NAME) && !options.highest {
         eprintln!("relay: {}", functions::NAME);
         lab.pass(None)?;
         let (calls, (seconds, repeat)) = (options.recorded_calls, plan.windows());
@@ -101,12 +131,14 @@ fn run(options: &Options) -> Result<(), String> {
             faults.push(format!("{}: {why}", functions::NAME));
         }
     }
+    tell(&table, options.append)?;
+    if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+}
+
+fn tell(table: &Table, to_file: bool) -> Result<(), String> {
     let text = table.markdown();
     println!("{text}");
-    if options.append {
-        append(&text)?;
-    }
-    if faults.is_empty() { Ok(()) } else { Err(faults.join("; ")) }
+    if to_file { append(&text) } else { Ok(()) }
 }
 
 /// bench/ of the sources that this program was built from.

@@ -5,19 +5,20 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use crate::limits;
 use crate::relays::{self, Relay, Started};
 use crate::table::{Better, Table};
-use house_bench::lab::{self, Lab, Setting};
+use house_bench::lab::{self, Lab};
 
 /// The rate at which delays are measured.
-const DELAY_RATE: u32 = 100_000;
+pub const DELAY_RATE: u32 = 100_000;
 /// The rate at which calls only have to have seen packets.
 const MEMORY_RATE: u32 = 40_000;
 /// Memory is looked at after so long: the transactions of the set-up are over by then (RFC 3261, 32 s), and
 /// the calls stand.
 const MEMORY_SECONDS: u32 = 40;
 /// The rate that a bypass must bear besides the others.
-const BYPASS_RATE: u32 = 300_000;
+pub const BYPASS_RATE: u32 = 300_000;
 /// Agents of the churn, two for each call, and calls started a second.
 const CHURN_AGENTS: u32 = 400;
 const CHURN_RATE: u32 = 300;
@@ -27,7 +28,6 @@ const CHURN_SECONDS: &str = "0.3";
 const CHURN_WARM_UP: u32 = 2_000;
 /// What the generator says of calls that failed.
 const PLANNED: &str = "calls went as planned";
-const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 
 /// How much of everything.
 pub struct Plan {
@@ -58,6 +58,16 @@ impl Plan {
         Plan { quick, rates, seconds: 10, repeat: 3, calls, memory_calls, churn }
     }
 
+    /// The same with measurements that last so long.
+    pub fn lasting(self, seconds: u32) -> Plan {
+        Plan { seconds, ..self }
+    }
+
+    /// Calls while CPU time, delays and limits are measured.
+    pub fn calls(&self) -> u32 {
+        self.calls
+    }
+
     /// How long each measurement lasts, in seconds, and how often each is made.
     pub fn windows(&self) -> (u32, u32) {
         (self.seconds, self.repeat)
@@ -76,6 +86,7 @@ pub fn measure(
     let agents = plan.calls.max(plan.memory_calls).max(CHURN_AGENTS);
     let mut bench = Bench { lab, program, relay, core, table };
     // A relay of its own for each: nothing that one left is in the next.
+    lab.take_sockets()?;
     bench.costs(&relays::start(lab, relay, agents)?, plan)?;
     bench.delays(&relays::start(lab, relay, agents)?, plan)?;
     if relay == Relay::Nobody {
@@ -84,18 +95,28 @@ pub fn measure(
     if plan.memory_calls > 0 {
         bench.memory(&relays::start(lab, relay, agents)?, plan)?;
     }
+    if !plan.quick {
+        limits::measure(lab, &mut bench, plan)?;
+        lab.take_sockets()?;
+    }
     if plan.churn > 0 && matches!(relay, Relay::Jackfield(_)) {
         bench.churn(&relays::start(lab, relay, agents)?, plan)?;
     }
     Ok(())
 }
 
-struct Bench<'a> {
-    lab: &'a Lab,
-    program: &'a Path,
-    relay: Relay,
-    core: usize,
-    table: &'a mut Table,
+/// One relay that is measured.
+pub struct Bench<'a> {
+    /// Where.
+    pub lab: &'a Lab,
+    /// The generator.
+    pub program: &'a Path,
+    /// What.
+    pub relay: Relay,
+    /// The core of the generator.
+    pub core: usize,
+    /// Where its rows go.
+    pub table: &'a mut Table,
 }
 
 /// The row of the interrupt time that a packet costs on the generator's core with no relay.
@@ -115,22 +136,10 @@ impl Bench<'_> {
         let mut flags = vec!["--rate-pps".to_owned(), rates.join(",")];
         flags.extend(["--repeat".into(), plan.repeat.to_string()]);
         flags.extend(["--seconds".into(), plan.seconds.to_string()]);
-        if !plan.quick && self.relay != Relay::Nobody {
-            flags.push("--highest".into());
-        }
         let report = self.load(relay, plan.calls, &flags)?;
         let rows = report["rows"].as_array().cloned().unwrap_or_default();
         for repeats in rows.chunks(plan.repeat as usize) {
             self.cost_rows(repeats);
-        }
-        let highest = &report["highest"];
-        if let Some(rate) = highest["row"]["rate_pps"].as_f64() {
-            let limit = highest["limited_by"].as_str().unwrap_or_default();
-            let shown = format!("{:.0} kpps (limited by: {limit})", rate / 1e3);
-            self.add("highest rate without loss, one core".into(), rate, shown, Better::High);
-        }
-        if self.relay.is_bypass() {
-            self.program_cost(relay, plan)?;
         }
         Ok(())
     }
@@ -160,25 +169,6 @@ impl Bench<'_> {
         let machine = middle("machine_us") - alone;
         let what = format!("CPU of the machine a packet, {rate:.0} kpps");
         self.add(what, machine, format!("{machine:.2} us{note}"), Better::Low);
-    }
-
-    /// The program's own time, as the kernel accounts it.
-    fn program_cost(&mut self, relay: &Started, plan: &Plan) -> Result<(), String> {
-        let stats = Setting::write(Path::new(BPF_STATS), "1")?;
-        let pid = relay.pid.unwrap_or_default();
-        let before = program_time(pid);
-        let flags =
-            ["--rate-pps".to_owned(), BYPASS_RATE.to_string(), "--seconds".into(), "3".into()];
-        self.load(relay, plan.calls, &flags)?;
-        let (time, runs) = program_time(pid);
-        // Accounting costs the program time of its own.
-        drop(stats);
-        if let Some(runs) = runs.checked_sub(before.1).filter(|runs| *runs > 0) {
-            let each = (time - before.0) as f64 / runs as f64;
-            let what = "XDP program a packet".to_owned();
-            self.add(what, each / 1e3, format!("{each:.0} ns"), Better::Low);
-        }
-        Ok(())
     }
 
     /// Delay by the kernel's timestamps.
@@ -258,7 +248,8 @@ impl Bench<'_> {
         }
     }
 
-    fn load(&self, relay: &Started, calls: u32, flags: &[String]) -> Result<Value, String> {
+    /// What the generator says of a relay that runs.
+    pub fn load(&self, relay: &Started, calls: u32, flags: &[String]) -> Result<Value, String> {
         let mut command = self.lab.on_generator(self.program);
         command.args(["load", "--json", "--core", &self.core.to_string()]);
         // Losses are in the table, and no failure.
@@ -270,7 +261,8 @@ impl Bench<'_> {
         serde_json::from_str(&output).map_err(|error| format!("the generator: {error}"))
     }
 
-    fn add(&mut self, what: String, value: f64, shown: String, better: Better) {
+    /// Adds a row of this relay.
+    pub fn add(&mut self, what: String, value: f64, shown: String, better: Better) {
         eprintln!("  {what}: {shown}");
         self.table.add(what, self.relay.name(), value, shown, better);
     }
@@ -298,23 +290,6 @@ fn holdings(pid: u32) -> (u64, usize) {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let memory = line.and_then(|rest| rest.split_whitespace().next()?.parse().ok()).unwrap_or(0);
     (memory, std::fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count))
-}
-
-/// Nanoseconds and runs of the programs that a process holds.
-fn program_time(pid: u32) -> (u64, u64) {
-    let (mut time, mut runs) = (0, 0);
-    for file in std::fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten() {
-        let text = std::fs::read_to_string(file.path()).unwrap_or_default();
-        let field = |name: &str| -> u64 {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            line.and_then(|rest| rest.trim().parse().ok()).unwrap_or(0)
-        };
-        if text.contains("prog_type:") {
-            time += field("run_time_ns:");
-            runs += field("run_cnt:");
-        }
-    }
-    (time, runs)
 }
 
 #[cfg(test)]

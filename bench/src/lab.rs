@@ -19,6 +19,11 @@ pub const SBC: &str = "10.99.0.1";
 pub const PHONES: &str = "10.99.0.2";
 /// Where the trunk is.
 pub const TRUNK: &str = "10.99.0.3";
+/// How everything is started: what else runs on the machine waits, whoever is measured. Ours runs so where systemd
+/// starts it.
+const NICE: [&str; 3] = ["nice", "-n", "-20"];
+/// The generator's end of the cable.
+pub const CABLE: &str = "cable-g";
 /// How long a process may take to end when it is asked to.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 const ASK_EVERY: Duration = Duration::from_millis(20);
@@ -120,12 +125,13 @@ impl Lab {
         };
         std::fs::create_dir_all(&lab.folder).map_err(|error| error.to_string())?;
         mess(|mess| mess.folders.push(lab.folder.clone()));
+        before_other_sessions();
         for host in [&lab.generator, &lab.sbc] {
             ip(&["netns", "add", host])?;
             mess(|mess| mess.namespaces.push(host.clone()));
             ip(&["-n", host, "link", "set", "lo", "up"])?;
         }
-        let (one, other) = ("cable-g", "cable-s");
+        let (one, other) = (CABLE, "cable-s");
         ip(&[
             "link",
             "add",
@@ -177,9 +183,61 @@ impl Lab {
     /// XDP_TX sends reaches a veth only if it has a program too. Other relays go without, since a veth with
     /// a program copies every packet that comes from a socket.
     pub fn pass(&self, program: Option<&Path>) -> Result<(), String> {
+        self.program_on(&self.generator, CABLE, program)
+    }
+
+    /// Readies the cable for frames that were never packets of a socket: they reach a veth only if it polls. What
+    /// comes to the SBC is delivered on the generator's core as ever, or, where `on_relay`, by a thread of its own on
+    /// the relay's ([`Lab::poll_threads`] puts it there), for then it is what relays.
+    pub fn take_frames(&self, on_relay: bool) -> Result<(), String> {
+        for (host, link, threaded) in
+            [(&self.generator, CABLE, true), (&self.sbc, "cable-s", on_relay)]
+        {
+            let on = |words: &[&str]| run(&[&["ip", "netns", "exec", host], words].concat());
+            on(&["ethtool", "-K", link, "gro", "on"])?;
+            let threaded = format!("echo {} > /sys/class/net/{link}/threaded", u8::from(threaded));
+            on(&["sh", "-c", &threaded])?;
+        }
+        self.poll_threads()
+    }
+
+    /// Readies the cable for packets of sockets again.
+    pub fn take_sockets(&self) -> Result<(), String> {
+        for (host, link) in [(&self.generator, CABLE), (&self.sbc, "cable-s")] {
+            let on = |words: &[&str]| run(&[&["ip", "netns", "exec", host], words].concat());
+            // Only of an interface that polls it can be said how it does.
+            on(&["ethtool", "-K", link, "gro", "on"])?;
+            on(&["sh", "-c", &format!("echo 0 > /sys/class/net/{link}/threaded")])?;
+            on(&["ethtool", "-K", link, "gro", "off"])?;
+        }
+        Ok(())
+    }
+
+    /// Puts the threads that poll the SBC's end of the cable on core 0, those of the generator's on core 1.
+    pub fn poll_threads(&self) -> Result<(), String> {
+        for process in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let comm = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            let id = process.file_name().to_string_lossy().into_owned();
+            for (core, name) in ["napi/cable-s-", "napi/cable-g-"].into_iter().enumerate() {
+                if comm.starts_with(name) {
+                    run(&["taskset", "-p", "-c", &core.to_string(), &id])?;
+                    // As an interrupt would: whatever else waits for the core.
+                    run(&["chrt", "-f", "-p", "1", &id])?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a program onto the SBC's end of the cable, or takes it off.
+    pub fn program_on_sbc(&self, program: Option<&Path>) -> Result<(), String> {
+        self.program_on(&self.sbc, "cable-s", program)
+    }
+
+    fn program_on(&self, host: &str, link: &str, program: Option<&Path>) -> Result<(), String> {
         let object = program.map(|program| program.display().to_string());
-        let mut command = vec!["ip", "netns", "exec", &self.generator];
-        command.extend(["ip", "link", "set", "dev", "cable-g", "xdpdrv"]);
+        let mut command = vec!["ip", "netns", "exec", host];
+        command.extend(["ip", "link", "set", "dev", link, "xdpdrv"]);
         match &object {
             Some(object) => command.extend(["obj", object.as_str(), "sec", "xdp"]),
             None => command.push("off"),
@@ -190,14 +248,15 @@ impl Lab {
     /// A command on the SBC, on core 0.
     pub fn on_sbc(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.sbc, "taskset", "-c", "0"]).arg(program);
+        command.args(["netns", "exec", &self.sbc]);
+        command.args(NICE).args(["taskset", "-c", "0"]).arg(program);
         command
     }
 
     /// A command on the generator.
     pub fn on_generator(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", &self.generator]).arg(program);
+        command.args(["netns", "exec", &self.generator]).args(NICE).arg(program);
         command
     }
 
@@ -216,6 +275,16 @@ impl Lab {
         mess(|mess| mess.processes.push(pid));
         Ok(Running { child, log })
     }
+}
+
+/// Where the kernel shares a core among sessions first (sched(7), "The autogroup feature"), niceness counts within a
+/// session only: ours is put before others, until all is over.
+fn before_other_sessions() {
+    let file = Path::new("/proc/self/autogroup");
+    let text = std::fs::read_to_string(file).unwrap_or_default();
+    let Some((_, before)) = text.trim().rsplit_once("nice ") else { return };
+    mess(|mess| mess.settings.push((file.to_owned(), before.to_owned())));
+    let _ = std::fs::write(file, NICE[2]);
 }
 
 /// A process that is asked to stop, and waited for, when it goes.

@@ -6,6 +6,7 @@ mod blast_run;
 mod by_ng;
 mod by_sip;
 mod desks;
+mod frames;
 mod options;
 mod pairs;
 mod refresh;

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 
 pub use account::Counted;
 use lane::{Lane, Turn};
+pub use lane::{PACKET_BYTES, ssrc};
+use rustix::process::Pid;
 
 use super::watch::{self, Sample, Spent};
 
@@ -171,12 +173,17 @@ impl Thread {
 }
 
 fn pin(core: usize) -> io::Result<()> {
+    pin_thread(None, core)
+}
+
+/// Keeps a thread, this one if none is named, on a core.
+pub fn pin_thread(thread: Option<Pid>, core: usize) -> io::Result<()> {
     if core >= rustix::thread::CpuSet::MAX_CPU {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     let mut set = rustix::thread::CpuSet::new();
     set.set(core);
-    Ok(rustix::thread::sched_setaffinity(None, &set)?)
+    Ok(rustix::thread::sched_setaffinity(thread, &set)?)
 }
 
 #[cfg(test)]

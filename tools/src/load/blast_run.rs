@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::blast::{Blast, Counted, Window, bind};
 use super::by_ng::Ng;
 use super::by_sip::{Agents, Calls};
+use super::frames::Frames;
 use super::watch::{self, Holdings, Spent};
 use crate::cli;
 use crate::process::{self, StopSignals};
@@ -25,6 +26,8 @@ const STEP: f64 = 1.25;
 const LEAST_STEP: f64 = 1.03;
 /// A rate whose sends are late by more than this percentage is beyond the generator.
 const MISSED_LIMIT: f64 = 1.0;
+/// The same of frames, none of which is sent late; what the others add up to is the rate.
+const MISSED_FRAMES_LIMIT: f64 = 5.0;
 /// Less than this percentage of the packets that were asked for is no measurement of the relay.
 const SENT_LIMIT: f64 = 95.0;
 /// The search ends here.
@@ -104,13 +107,44 @@ impl Maker {
     }
 }
 
+/// What sends and counts.
+enum Source {
+    Sockets(Blast),
+    Frames(Box<Frames>),
+}
+
+impl Source {
+    fn connect(&mut self, peers: &[SocketAddr]) -> Result<(), String> {
+        match self {
+            Source::Sockets(blast) => blast.connect(peers),
+            Source::Frames(frames) => frames.connect(peers),
+        }
+    }
+
+    fn measure(&mut self, window: &Window) -> Result<(Counted, Spent), String> {
+        match self {
+            Source::Sockets(blast) => blast.measure(window),
+            Source::Frames(frames) => frames.measure(window),
+        }
+    }
+
+    fn stop(self) {
+        if let Source::Sockets(blast) = self {
+            blast.stop();
+        }
+    }
+}
+
 async fn blast(options: &cli::Load) -> Result<ExitCode, String> {
     let wanted = &options.blast;
     let begin = |ips: (IpAddr, IpAddr)| {
         let sockets = bind(options.calls, ips.0, ips.1)?;
         let own: Result<Vec<SocketAddr>, _> = sockets.iter().map(|at| at.local_addr()).collect();
         let own: Vec<SocketAddr> = own.map_err(|error| error.to_string())?;
-        let blast = Blast::start(sockets.clone(), &wanted.core, wanted.stamp)?;
+        let blast = match &wanted.frames {
+            Some(name) => Source::Frames(Box::new(Frames::start(name, &own, &wanted.core)?)),
+            None => Source::Sockets(Blast::start(sockets.clone(), &wanted.core, wanted.stamp)?),
+        };
         Ok::<_, String>((sockets, own, blast))
     };
     let (own, blast, mut maker) = if let Some(engine) = wanted.ng {
@@ -156,7 +190,7 @@ async fn measure(
     options: &cli::Load,
     maker: &mut Maker,
     own: &[SocketAddr],
-    blast: &Arc<Mutex<Blast>>,
+    blast: &Arc<Mutex<Source>>,
     report: &mut Report,
 ) -> Result<(), String> {
     let wanted = &options.blast;
@@ -186,7 +220,7 @@ async fn measure(
     Ok(())
 }
 
-async fn one(blast: &Arc<Mutex<Blast>>, window: Window) -> Result<Row, String> {
+async fn one(blast: &Arc<Mutex<Source>>, window: Window) -> Result<Row, String> {
     let blast = Arc::clone(blast);
     let measured = tokio::task::spawn_blocking(move || {
         blast.lock().unwrap_or_else(PoisonError::into_inner).measure(&window)
@@ -199,19 +233,22 @@ async fn one(blast: &Arc<Mutex<Blast>>, window: Window) -> Result<Row, String> {
 /// was good and the first that was not.
 async fn highest(
     options: &cli::Load,
-    blast: &Arc<Mutex<Blast>>,
+    blast: &Arc<Mutex<Source>>,
     window: Window,
 ) -> Result<Highest, String> {
     let limit = options.blast.loss_limit;
+    let missed = if options.blast.frames.is_some() { MISSED_FRAMES_LIMIT } else { MISSED_LIMIT };
     let probe = Window { warm_up: PROBE_WARM_UP, length: PROBE, ..window };
     let first = options.blast.rate_pps.iter().copied().min().unwrap_or(1);
     let (mut good, mut bad, mut limited_by) = (0.0_f64, f64::INFINITY, Limit::Search);
     let mut rate = f64::from(first);
     while rate < HIGHEST_RATE && bad / good.max(1.0) > LEAST_STEP {
-        let mut verdict = one(blast, Window { rate: rate as u32, ..probe }).await?.verdict(limit);
+        let mut verdict =
+            one(blast, Window { rate: rate as u32, ..probe }).await?.verdict(limit, missed);
         if verdict.is_some() {
             // The machine itself may have paused; what is beyond the relay fails again.
-            verdict = one(blast, Window { rate: rate as u32, ..probe }).await?.verdict(limit);
+            verdict =
+                one(blast, Window { rate: rate as u32, ..probe }).await?.verdict(limit, missed);
         }
         match verdict {
             None => good = rate,
@@ -227,7 +264,7 @@ async fn highest(
         }
     }
     let mut row = one(blast, Window { rate: good as u32, ..window }).await?;
-    while row.verdict(limit).is_some() && good > 1_000.0 {
+    while row.verdict(limit, missed).is_some() && good > 1_000.0 {
         good /= LEAST_STEP;
         row = one(blast, Window { rate: good as u32, ..window }).await?;
     }
@@ -301,9 +338,9 @@ impl Row {
         }
     }
 
-    fn verdict(&self, loss_limit: f64) -> Option<Limit> {
+    fn verdict(&self, loss_limit: f64, missed_limit: f64) -> Option<Limit> {
         let unsent = (self.missed + self.refused) as f64 * 100.0;
-        if unsent > self.sent as f64 * MISSED_LIMIT {
+        if unsent > self.sent as f64 * missed_limit {
             Some(Limit::Generator)
         } else {
             (self.lost_percent > loss_limit).then_some(Limit::Loss)

@@ -21,6 +21,11 @@ pub struct BlastOptions {
     #[arg(long, value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=100))]
     pub repeat: u32,
+    /// Send ready-made frames by this interface and count what comes back in an XDP program on it, so that a core
+    /// has a million packets a second. Takes root and IPv4, the other end of a veth must take XDP frames too
+    /// (a program on it, or `ethtool -K IF gro on`), and measures no delays
+    #[arg(long, value_name = "INTERFACE", requires = "rate_pps", conflicts_with = "stamp")]
+    pub frames: Option<String>,
     /// Measure delays too, from just before the send to the kernel's receive timestamp
     #[arg(long)]
     pub stamp: bool,
@@ -98,6 +103,8 @@ mod tests {
             "jackfield load --refresh 0",
             "jackfield load --refresh 10 --rate-pps 1",
             "jackfield load --stay --desks 5",
+            "jackfield load --frames eth0",
+            "jackfield load --rate-pps 1 --frames eth0 --stamp",
             "jackfield load --rate-pps 1 --ng 127.0.0.1:2223 --direct 127.0.0.1",
             "jackfield load --rate-pps 1 --ng 127.0.0.1:2223 --callers 127.0.0.1",
         ] {

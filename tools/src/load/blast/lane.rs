@@ -22,7 +22,7 @@ use rustix::time::{ClockId, clock_gettime};
 use super::account::{Arrival, Arrivals, Counted};
 
 /// Of a 20 ms frame of G.711 with its RTP header.
-const PACKET_BYTES: usize = 172;
+pub const PACKET_BYTES: usize = 172;
 /// Where the stamp lies: time of sending, the stream, the packet's number; then a mark.
 const STAMP: usize = RtpHeader::LEN;
 const STAMP_END: usize = STAMP + 20;
@@ -276,8 +276,7 @@ impl Stream {
             payload_type: 8,
             sequence: 0,
             timestamp: 0,
-            // Any will do that no other stream has.
-            ssrc: 0x4a46_0000 ^ number,
+            ssrc: ssrc(number),
         };
         Stream {
             socket,
@@ -302,6 +301,11 @@ impl Stream {
         self.number -= 1;
         self.header.timestamp = self.header.timestamp.wrapping_sub(160);
     }
+}
+
+/// A stream's SSRC: any will do that no other stream has.
+pub fn ssrc(stream: u32) -> u32 {
+    0x4a46_0000 ^ stream
 }
 
 /// What a packet of ours carries.
