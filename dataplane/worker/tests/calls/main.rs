@@ -19,6 +19,7 @@ mod sips;
 mod srtp;
 mod storm;
 mod strangers;
+mod thrift;
 mod transfers;
 mod trunks;
 mod updates;
