@@ -440,6 +440,7 @@ impl Blade {
             }
         }
         self.write_trunk_tls(region);
+        region.header().provision_changed();
     }
 
     fn attach(&mut self, now: Instant, ccb: CcbId, region: Arc<Region>, out: &mut Vec<Output>) {

@@ -16,6 +16,10 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+
 use crate::config::CcbConfig;
 use crate::owner::{Ask, BladeHandle};
 
@@ -43,13 +47,14 @@ struct Hello {
 }
 
 /// Starts the thread that keeps the link to one CCB's data plane: it connects, tells the owner, waits
-/// for the end, and again. It ends soon after the owner.
+/// for the end, and again. It ends soon after the owner. Called in the runtime of the owner, which hears the doorbell
+/// itself.
 pub fn start(config: CcbConfig, blade: BladeHandle) -> io::Result<()> {
-    let name = format!("link-{}", config.id);
-    std::thread::Builder::new().name(name).spawn(move || keep(&config, &blade)).map(drop)
+    let (name, runtime) = (format!("link-{}", config.id), Handle::current());
+    std::thread::Builder::new().name(name).spawn(move || keep(&config, &blade, &runtime)).map(drop)
 }
 
-fn keep(config: &CcbConfig, blade: &BladeHandle) {
+fn keep(config: &CcbConfig, blade: &BladeHandle, runtime: &Handle) {
     let mut complaint = String::new();
     while !blade.is_closed() {
         match attach(config) {
@@ -57,7 +62,7 @@ fn keep(config: &CcbConfig, blade: &BladeHandle) {
                 complaint.clear();
                 let workers = hello.workers.len();
                 tracing::info!(ccb = config.id.0, workers, "data plane attached");
-                if let Err(error) = serve(config, blade, &socket, hello, region) {
+                if let Err(error) = serve(config, blade, runtime, &socket, hello, region) {
                     tracing::warn!(ccb = config.id.0, %error, "the link to a data plane broke");
                 }
                 blade.tell_blocking(Ask::Gone { ccb: config.id });
@@ -77,7 +82,7 @@ fn keep(config: &CcbConfig, blade: &BladeHandle) {
 
 fn attach(config: &CcbConfig) -> io::Result<(OwnedFd, Hello, Arc<Region>)> {
     let socket = connect(&config.socket)?;
-    if !wait([&socket, &socket], HELLO_MS)?[0] {
+    if !wait(&socket, HELLO_MS)? {
         return Err(io::Error::other("the data plane says nothing"));
     }
     let hello = receive_hello(&socket)?;
@@ -104,13 +109,13 @@ fn connect(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Waits until one of two descriptors has something, or its end, to be read; says which of them do.
-fn wait(fds: [&OwnedFd; 2], timeout_ms: i64) -> io::Result<[bool; 2]> {
+/// Waits until a descriptor has something, or its end, to be read; false when the time is over.
+fn wait(fd: &OwnedFd, timeout_ms: i64) -> io::Result<bool> {
     let timeout = Timespec { tv_sec: timeout_ms / 1_000, tv_nsec: timeout_ms % 1_000 * 1_000_000 };
-    let mut polled = fds.map(|fd| PollFd::new(fd, PollFlags::IN));
+    let mut polled = [PollFd::new(fd, PollFlags::IN)];
     match rustix::event::poll(&mut polled, Some(&timeout)) {
-        Ok(_) => Ok(polled.map(|one| !one.revents().is_empty())),
-        Err(Errno::INTR) => Ok([false, false]),
+        Ok(ready) => Ok(ready > 0),
+        Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }
@@ -155,22 +160,51 @@ fn receive_hello(socket: &OwnedFd) -> io::Result<Hello> {
 fn serve(
     config: &CcbConfig,
     blade: &BladeHandle,
+    runtime: &Handle,
     socket: &OwnedFd,
     hello: Hello,
     region: Arc<Region>,
 ) -> io::Result<()> {
     let Hello { control, workers } = hello;
     blade.tell_blocking(Ask::Attached { ccb: config.id, region, doorbells: workers });
+    // Not by this thread, which would be woken only to wake the owner.
+    let ear = runtime.spawn(hear(control, blade.clone()));
+    let ended = wait_for_end(blade, socket);
+    ear.abort();
+    ended
+}
+
+fn wait_for_end(blade: &BladeHandle, socket: &OwnedFd) -> io::Result<()> {
     while !blade.is_closed() {
-        let [at_socket, at_doorbell] = wait([socket, &control], LOOK_UP_MS)?;
-        if at_socket && read(socket, &mut [0; 64])? == Some(0) {
+        if wait(socket, LOOK_UP_MS)? && read(socket, &mut [0; 64])? == Some(0) {
             return Ok(());
-        }
-        if at_doorbell && read(&control, &mut [0; 8])?.is_some() {
-            blade.tell_blocking(Ask::Rung);
         }
     }
     Ok(())
+}
+
+/// Tells the owner of each ring.
+async fn hear(bell: OwnedFd, blade: BladeHandle) {
+    let heard = async {
+        #[expect(deprecated, reason = "its successor is unsafe, and an OwnedFd is what that wants")]
+        let bell = AsyncFd::with_interest(bell, Interest::READABLE)?;
+        while !blade.is_closed() {
+            let mut ready = bell.readable().await?;
+            // Nothing there any more: the next ring is waited for.
+            let Ok(rings) = ready.try_io(|bell| match read(bell.get_ref(), &mut [0; 8])? {
+                Some(_) => Ok(()),
+                None => Err(io::ErrorKind::WouldBlock.into()),
+            }) else {
+                continue;
+            };
+            rings?;
+            blade.tell(Ask::Rung).await;
+        }
+        Ok::<(), io::Error>(())
+    };
+    if let Err(error) = heard.await {
+        tracing::error!(%error, "a doorbell cannot be heard");
+    }
 }
 
 /// Reads what is there; `None` when nothing is.

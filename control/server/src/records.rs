@@ -26,7 +26,7 @@ mod line;
 #[cfg(test)]
 mod tests;
 
-use line::{LegKey, date, key_in, key_of, leg_line};
+use line::{LegKey, date, key_in, key_of, push_leg_line};
 pub use line::{call_json, rfc3339, serial_text};
 
 /// Calls that are written and synced in one go.
@@ -232,7 +232,7 @@ impl Folder {
             Some(day) if day.date == today() && day.is_there()? => day,
             _ => self.open_day(&today())?,
         };
-        let mut text = String::new();
+        let mut text = Vec::new();
         let mut lines = 0;
         // Of a call whose legs found no rows only this much is known.
         let nobody = [LegRecord::default()];
@@ -240,12 +240,12 @@ impl Folder {
             let is_new = |leg: &&_| !self.known.contains(&key_of(record, leg));
             let legs = if record.legs.is_empty() { &nobody[..] } else { &record.legs };
             for leg in legs.iter().filter(is_new) {
-                text += &leg_line(&self.blade, record, leg).to_string();
-                text.push('\n');
+                push_leg_line(&mut text, &self.blade, record, leg)?;
+                text.push(b'\n');
                 lines += 1;
             }
         }
-        let written = day.append(text.as_bytes());
+        let written = day.append(&text);
         self.day = Some(day);
         written.map(|()| lines)
     }

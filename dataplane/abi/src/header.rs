@@ -27,6 +27,8 @@ const INCARNATION: usize = 2;
 const HEARTBEAT: usize = 3;
 /// The data plane's state, or whether control is attached.
 const STATE: usize = 4;
+/// How often control has changed tenants and trunks.
+const PROVISION: usize = CONTROL + 5;
 
 /// A pair of cache lines for control's bell, then one for each worker's.
 const BELLS: usize = 64;
@@ -199,6 +201,19 @@ impl<'a> Header<'a> {
     /// Data plane: whether the control process is at the other end of its socket.
     pub fn set_control_attached(&self, attached: bool) {
         self.store(CONTROL + STATE, u64::from(attached));
+    }
+
+    /// Control, after it wrote rows of tenants or trunks: whoever keeps a copy is to read them again.
+    pub fn provision_changed(&self) {
+        // Never 0 again: that is a control that does not say.
+        let next = self.load(PROVISION).wrapping_add(1).max(1);
+        self.store(PROVISION, next);
+    }
+
+    /// A number that is another one after each change of tenants and trunks. It is read before them. Nothing when
+    /// control never said.
+    pub fn provision(&self) -> Option<u64> {
+        Some(self.load(PROVISION)).filter(|number| *number != 0)
     }
 
     /// The bell of the control process, which all workers ring.

@@ -14,7 +14,8 @@
 //!   32       256    data plane: pid, start time,             data plane
 //!                   incarnation, heartbeat, state
 //!   48       384    control: pid, start time,                control
-//!                   incarnation, heartbeat, attached         (attached: data plane)
+//!                   incarnation, heartbeat, attached,        (attached: data plane)
+//!                   changes of tenants and trunks
 //!   64       512    control's bell                           control sets, workers clear
 //!   80..     640    each worker's bell and heartbeat,        worker sets, control clears
 //!                   128 bytes each

@@ -166,6 +166,7 @@ fn a_reader_writes_nothing() {
     reader.header().beat_control(now());
     reader.header().beat_worker(WorkerId(0), now());
     reader.header().start_data_plane(Process::current(), now());
+    reader.header().provision_changed();
     assert!(!reader.calls().acknowledge(CallRef::default()));
     assert_eq!(reader.ring_usage(WorkerId(0)).issued, 0);
     assert!(std::panic::catch_unwind(|| reader.event_receiver(WorkerId(0))).is_err());

@@ -218,7 +218,8 @@ impl<D: Datagrams> Duty<D> {
             return Wait::No;
         }
         let longest = now + Duration::from_millis(HEARTBEAT_MS);
-        let wait = self.deadline().map_or(longest, |deadline| deadline.min(longest)).since(now);
+        let wakes_at = self.worker.wakes_at().into_iter().chain(self.resting.deadline()).min();
+        let wait = wakes_at.map_or(longest, |at| at.min(longest)).since(now);
         self.pulse.sleep(wait);
         self.effort.sleeps(now);
         self.pace.sleep(wait)

@@ -9,7 +9,8 @@
 //! depends on the calls alone, never on the order of a hash table.
 //!
 //! What stays with the user, because only it can know:
-//! * 100 Trying. A new INVITE is to be answered at once, by 100 at least (17.2.1).
+//! * 100 Trying. A new INVITE is to be answered at once, by 100 at least (17.2.1); [`Transactions::delay_trying`]
+//!   keeps that 100 for a while.
 //! * The ACK to a 2xx (13.2.2.4) and the BYE after [`Fired::NoAck`] (13.3.1.4).
 //! * Timer C: how long an INVITE may ring ([`Transactions::cancel`] ends it), and that every INVITE
 //!   that came is answered in the end; its transaction waits for that as long as it takes.
@@ -17,6 +18,7 @@
 //!   request, so that is to be where 18.2.2 and RFC 3581 want the response.
 
 use core::fmt;
+use core::time::Duration;
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -65,6 +67,8 @@ pub struct Transactions<F> {
     merge_index: Index,
     timers: Timers<(Owner, Timer)>,
     retransmissions: u64,
+    /// How long a 100 waits.
+    trying_after: Duration,
     /// Keys are built here, so that finding a transaction allocates nothing.
     scratch: Vec<u8>,
 }
@@ -203,8 +207,19 @@ impl<F: Hop> Transactions<F> {
             merge_index: index(seed.rotate_left(16)),
             timers: Timers::default(),
             retransmissions: 0,
+            trying_after: Duration::ZERO,
             scratch: Vec::new(),
         }
+    }
+
+    /// A 100 that answers an INVITE from now on waits for so long, or until the INVITE comes again; another response
+    /// that is given before takes its place.
+    ///
+    /// RFC 3261, 17.2.1: "The server transaction MUST generate a 100 (Trying) response unless it knows that the TU will
+    /// generate a provisional or final response within 200 ms". So `delay` is to be less, by what
+    /// [`Transactions::timeouts`] may come too late.
+    pub fn delay_trying(&mut self, delay: Duration) {
+        self.trying_after = delay;
     }
 
     /// Takes a message that came on `flow`. Its mandatory headers should have been checked.

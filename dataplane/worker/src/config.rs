@@ -108,10 +108,13 @@ pub struct Limits {
     /// How busy a worker may be, in thousandths of its time, before it refuses new calls by 503; more than
     /// 1,000 for never.
     pub busy: u32,
+    /// How long a 100 waits for another answer to the INVITE, which makes it needless, in milliseconds; 0 for not at
+    /// all. RFC 3261, 17.2.1 wants it within 200 ms, and timers come up to 20 ms late.
+    pub trying_ms: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { transactions: 524_288, strangers: 200, busy: 950 }
+        Limits { transactions: 524_288, strangers: 200, busy: 950, trying_ms: 100 }
     }
 }

@@ -13,7 +13,7 @@ use crate::worker::Worker;
 
 /// How long news waits that nobody waits for, counted from when control was woken last, in milliseconds: whoever
 /// wakes a quiet control is heard at once.
-pub const NEWS_WAIT_MS: u64 = 2;
+pub const NEWS_WAIT_MS: u64 = 10;
 
 /// The way to control.
 #[derive(Debug)]
@@ -162,7 +162,7 @@ mod tests {
         assert!(news.wake(at(11)));
         // An awake control is not rung, and looks before it sleeps.
         tell(&mut news, changed, Untold::News);
-        assert!(!news.wake(at(20)));
+        assert!(!news.wake(at(12 + NEWS_WAIT_MS)));
         assert_eq!(news.deadline(), None);
         bell.sleep();
         tell(&mut news, changed, Untold::News);

@@ -55,7 +55,7 @@ impl Worker {
     /// Frames are to be sent from now on.
     pub(crate) fn start_frames(&mut self, now: Instant) {
         if !std::mem::replace(&mut self.studio.ticking, true) {
-            self.timers.set(now, Timer::Frame);
+            self.beats.set(now, Timer::Frame);
         }
     }
 
@@ -67,7 +67,7 @@ impl Worker {
         self.region.counters().add(self.config.id, Counter::FramesSkipped, u64::from(late));
         self.studio.ticking = !self.studio.players.is_empty() || !self.studio.mixes.is_empty();
         if self.studio.ticking {
-            self.timers.set(at + FRAME * late.saturating_add(1), Timer::Frame);
+            self.beats.set(at + FRAME * late.saturating_add(1), Timer::Frame);
         }
         self.play_frames(now);
         self.mix_frames(now);

@@ -50,7 +50,7 @@ impl Worker {
         if tones.waiting.len() == 1 {
             // While a digit is sent, nothing else is heard (RFC 4733, 2.5.1.1).
             self.arrange(leg);
-            self.timers.set(now, Timer::Tone(leg));
+            self.beats.set(now, Timer::Tone(leg));
         }
     }
 
@@ -84,6 +84,6 @@ impl Worker {
             }
             return self.arrange(leg);
         }
-        self.timers.set(now + Duration::from_millis(STEP_MS), Timer::Tone(leg));
+        self.beats.set(now + Duration::from_millis(STEP_MS), Timer::Tone(leg));
     }
 }

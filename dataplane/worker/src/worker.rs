@@ -27,6 +27,8 @@ use crate::{Config, Effect, Input, Passed};
 const COMMANDS_A_TURN: usize = 64;
 /// How often a part of the standing calls' packet counts is published.
 const PUBLISH_MS: u64 = 20;
+/// How far apart the ticks are that timers wait for which may be late: as often counts are published.
+const TICK_NS: u64 = PUBLISH_MS * 1_000_000;
 /// How long inputs go before timers after a pause: what the kernel held back is read in this time.
 const CATCH_UP: Duration = Duration::from_millis(50);
 /// The fixed header of RTP (RFC 3550, 5.1).
@@ -87,6 +89,8 @@ pub struct Worker {
     pub(crate) studio: Studio,
     pub(crate) watched_trunks: Watched,
     pub(crate) timers: Timers<Timer>,
+    /// Those of frames and tones: when they are late, somebody hears it.
+    pub(crate) beats: Timers<Timer>,
     pub(crate) news: News,
     pub(crate) commands: CommandReceiver,
     pub(crate) control_here: bool,
@@ -125,16 +129,28 @@ pub(crate) struct Provision {
     pub trunks: Vec<(u32, TrunkRow)>,
     /// The addresses of trunks that are known by their certificate, with [`TrunkRow::proof`].
     pub proofs: Vec<(SocketAddr, u64)>,
+    /// Of which change it is, as far as control says.
+    number: Option<u64>,
     read_at: Instant,
 }
 
-/// How long a change of a tenant or trunk may take to be seen.
+/// How long a change of a tenant or trunk may take to be seen where control does not say that there was one.
 const PROVISION_AGE: Duration = Duration::from_millis(100);
 /// How old it must be to be read again for something that is not in it: strangers ask for much.
 const PROVISION_MISS_AGE: Duration = Duration::from_millis(5);
 
 impl Provision {
+    /// True when it may have changed since: control says so, or is one that never does and so much time has passed.
+    fn is_old(&self, region: &Region, now: Instant, age: Duration) -> bool {
+        match region.header().provision() {
+            None => now >= self.read_at + age,
+            number => number != self.number,
+        }
+    }
+
     fn read(region: &Region, now: Instant) -> Provision {
+        // Before the rows: what changes while they are read is read again.
+        let number = region.header().provision();
         let tenants = region.tenants().iter().map(|(_, row)| row);
         // Its rows in service stand before all others.
         let called = region.trunk_tls();
@@ -145,6 +161,7 @@ impl Provision {
                 .collect(),
             tenants: tenants.filter(|row| row.tenant != 0).collect(),
             trunks: region.trunks().iter().filter(|(_, row)| row.state != 0).collect(),
+            number,
             read_at: now,
         }
     }
@@ -176,6 +193,7 @@ impl Worker {
             watched_trunks: Watched::default(),
             ports,
             timers: Timers::default(),
+            beats: Timers::default(),
             news: News::new(region.event_sender(config.id)),
             commands: region.command_receiver(config.id),
             control_here: false,
@@ -202,6 +220,7 @@ impl Worker {
             region,
             config,
         };
+        worker.transactions.delay_trying(Duration::from_millis(worker.config.limits.trying_ms));
         worker.streams.seed(worker.rng.next_u64());
         worker.take_over_registrations(now);
         worker.take_over_calls(now);
@@ -212,7 +231,7 @@ impl Worker {
     /// Takes one input and says what is to be done about it. Rows and events are written before the
     /// effects are handed out, so what a peer hears of is known to the next incarnation.
     pub fn handle(&mut self, now: Instant, input: Input<'_>, out: &mut Vec<Effect>) {
-        if now >= self.provision.read_at + PROVISION_AGE {
+        if self.provision.is_old(&self.region, now, PROVISION_AGE) {
             self.provision = Provision::read(&self.region, now);
         }
         match input {
@@ -290,16 +309,26 @@ impl Worker {
         if self.more_commands {
             return Some(Instant::ZERO);
         }
-        [
-            self.timers.deadline(),
-            self.transactions.deadline(),
-            self.ports.deadline(),
-            self.news.deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-        .map(|deadline| deadline.max(self.timers_wait_until))
+        let punctual = self.beats.deadline().into_iter().chain(self.news.deadline());
+        let deadline = punctual.chain(self.lax_deadline()).min();
+        deadline.map(|deadline| deadline.max(self.timers_wait_until))
+    }
+
+    /// When a worker that sleeps is to wake for [`Input::Timeout`]. What may be a little late waits for the next tick
+    /// of a clock, so that the timers of many calls take one wake together.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        if self.more_commands {
+            return Some(Instant::ZERO);
+        }
+        let punctual = self.beats.deadline().into_iter().chain(self.news.deadline());
+        let deadline = punctual.chain(self.lax_deadline().map(tick_after)).min();
+        deadline.map(|deadline| deadline.max(self.timers_wait_until))
+    }
+
+    /// When the next of those timers is due whose times are the least that peers must be given (RFC 3261, table 4).
+    fn lax_deadline(&self) -> Option<Instant> {
+        let timers = [self.timers.deadline(), self.transactions.deadline(), self.ports.deadline()];
+        timers.into_iter().flatten().min()
     }
 
     /// The region that this worker reads and writes.
@@ -359,7 +388,7 @@ impl Worker {
             self.on_fired(now, event);
         }
         self.fired = fired;
-        while let Some((at, timer)) = self.timers.due(now) {
+        while let Some((at, timer)) = self.timers.due(now).or_else(|| self.beats.due(now)) {
             match timer {
                 Timer::Ring(leg) => self.on_ring_limit(now, leg),
                 Timer::Asked(call, operation) => self.on_ask_limit(now, call, operation),
@@ -381,7 +410,7 @@ impl Worker {
 
     /// Something was not found among tenants and trunks: it may be new. True when they were read again.
     pub(crate) fn read_provision(&mut self, now: Instant) -> bool {
-        let is_old = now >= self.provision.read_at + PROVISION_MISS_AGE;
+        let is_old = self.provision.is_old(&self.region, now, PROVISION_MISS_AGE);
         // Before control has written the first tenant there is nobody to be challenged at all.
         let reads = is_old || self.provision.tenants.is_empty();
         if reads {
@@ -449,6 +478,11 @@ impl Worker {
         out.append(&mut self.effects);
         self.ring_control(now, out);
     }
+}
+
+/// The first tick that is not before `at`.
+fn tick_after(at: Instant) -> Instant {
+    Instant::from_nanos(at.as_nanos().div_ceil(TICK_NS).saturating_mul(TICK_NS))
 }
 
 /// The counter that has a drop reason's name.

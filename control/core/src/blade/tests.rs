@@ -743,6 +743,7 @@ fn a_fresh_region_is_filled_again_and_a_restart_is_told() {
     assert_eq!((row.login_epoch, row.cti_state()), (1, CtiState::Connected));
     assert_eq!(region.secrets().read(slot).expect("a row").ha1_md5, [233; 16]);
     assert_eq!(region.tenants().read(0).expect("a row").name().as_str(), "demo");
+    assert!(region.header().provision().is_some(), "whoever keeps a copy hears of it");
     assert!(region.trunks().read(0).expect("a row").contains([10, 1, 9, 9].into()));
     world.register(granted);
     assert_eq!(world.counts(1), (1, 0, 0));

@@ -1,6 +1,10 @@
 //! What a record says, as JSON.
 
+use std::io;
+use std::net::SocketAddr;
+
 use control_core::{CallRecord, LegRecord, path_name, reason_name};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::clock;
@@ -26,63 +30,124 @@ pub fn key_in(line: &[u8]) -> Option<LegKey> {
     Some((line["ccb"].as_u64()?, serial, line["leg"].as_u64()?))
 }
 
-/// The line of one leg of a call that is over; `blade` is this machine's name.
-pub fn leg_line(blade: &str, record: &CallRecord, leg: &LegRecord) -> Value {
+/// A line, in the order that it is written in.
+#[derive(Serialize)]
+struct Line<'a> {
+    serial: &'a str,
+    leg: u32,
+    blade: &'a str,
+    ccb: u16,
+    incarnation: u64,
+    call: &'a str,
+    tenant: &'a str,
+    direction: &'a str,
+    party: &'a str,
+    agent: Option<&'a str>,
+    trunk: Option<&'a str>,
+    peer_ccb: Option<u16>,
+    hosted_by: Option<Value>,
+    number: &'a str,
+    caller: Option<&'a str>,
+    called: &'a str,
+    sip_call_id: &'a str,
+    location: &'a str,
+    started: String,
+    answered: Option<String>,
+    ended: String,
+    ring_ms: u64,
+    talk_ms: u64,
+    duration_ms: u64,
+    cause: u32,
+    ended_by: Option<&'a str>,
+    codec: Option<&'a str>,
+    #[serde(rename = "in")]
+    heard: Heard,
+    #[serde(rename = "out")]
+    said: Said,
+    round_trip_ms: Option<f64>,
+    foreign: u64,
+    path: &'a str,
+    path_reason: &'a str,
+    rtp_port: u32,
+    media: Option<SocketAddr>,
+}
+
+/// What came from the party.
+#[derive(Serialize)]
+struct Heard {
+    packets: u64,
+    bytes: u64,
+    lost: u64,
+    jitter_ms: f64,
+    mos: Option<f64>,
+}
+
+/// What went to it.
+#[derive(Serialize)]
+struct Said {
+    packets: u64,
+    bytes: Option<u64>,
+    reported_loss: f64,
+}
+
+/// Appends the line of one leg of a call that is over, without its end; `blade` is this machine's name.
+pub fn push_leg_line(
+    text: &mut Vec<u8>,
+    blade: &str,
+    record: &CallRecord,
+    leg: &LegRecord,
+) -> io::Result<()> {
     let caller = record.legs.iter().find(|leg| leg.leg == 0);
     let started = if leg.started_at.as_nanos() == 0 { record.started_at } else { leg.started_at };
     let ended = leg.ended_at.unwrap_or(record.ended_at);
-    let (duration, talk, ring) = (
-        ms(ended.since(started)),
-        leg.answered_at.map_or(0, |at| ms(ended.since(at))),
-        ms(leg.answered_at.unwrap_or(ended).since(started)),
-    );
-    json!({
-        "serial": serial_text(record.serial),
-        "leg": leg.leg,
-        "blade": blade,
-        "ccb": record.ccb.0,
-        "incarnation": record.incarnation,
-        "call": record.call.to_string(),
-        "tenant": record.tenant_name,
-        "direction": if leg.leg == 0 { "in" } else { "out" },
-        "party": leg.party,
-        "agent": (leg.party == "agent").then_some(&leg.number),
-        "trunk": leg.trunk,
-        "peer_ccb": leg.peer.map(|ccb| ccb.0),
-        "hosted_by": hosted_by(record),
-        "number": leg.number,
-        "caller": caller.map(|caller| &caller.number),
-        "called": record.called,
-        "sip_call_id": leg.call_id,
-        "location": leg.location,
-        "started": rfc3339(clock::unix_ms(started)),
-        "answered": leg.answered_at.map(|at| rfc3339(clock::unix_ms(at))),
-        "ended": rfc3339(clock::unix_ms(ended)),
-        "ring_ms": ring,
-        "talk_ms": talk,
-        "duration_ms": duration,
-        "cause": record.cause,
-        "ended_by": record.ended_by.map(|by| by.name()),
-        "codec": (!leg.codec.is_empty()).then_some(&leg.codec),
-        "in": {
-            "packets": leg.packets_in,
-            "bytes": leg.bytes_in,
-            "lost": leg.lost,
-            "jitter_ms": f64::from(leg.jitter_us) / 1e3,
-            "mos": mos(leg),
+    let line = Line {
+        serial: &serial_text(record.serial),
+        leg: leg.leg,
+        blade,
+        ccb: record.ccb.0,
+        incarnation: record.incarnation,
+        call: &record.call.to_string(),
+        tenant: &record.tenant_name,
+        direction: if leg.leg == 0 { "in" } else { "out" },
+        party: leg.party,
+        agent: (leg.party == "agent").then_some(&leg.number),
+        trunk: leg.trunk.as_deref(),
+        peer_ccb: leg.peer.map(|ccb| ccb.0),
+        hosted_by: hosted_by(record),
+        number: &leg.number,
+        caller: caller.map(|caller| &*caller.number),
+        called: &record.called,
+        sip_call_id: &leg.call_id,
+        location: &leg.location,
+        started: rfc3339(clock::unix_ms(started)),
+        answered: leg.answered_at.map(|at| rfc3339(clock::unix_ms(at))),
+        ended: rfc3339(clock::unix_ms(ended)),
+        ring_ms: ms(leg.answered_at.unwrap_or(ended).since(started)),
+        talk_ms: leg.answered_at.map_or(0, |at| ms(ended.since(at))),
+        duration_ms: ms(ended.since(started)),
+        cause: record.cause,
+        ended_by: record.ended_by.map(|by| by.name()),
+        codec: (!leg.codec.is_empty()).then_some(&leg.codec),
+        heard: Heard {
+            packets: leg.packets_in,
+            bytes: leg.bytes_in,
+            lost: leg.lost,
+            jitter_ms: f64::from(leg.jitter_us) / 1e3,
+            mos: mos(leg),
         },
-        "out": {
-            "packets": leg.packets_out,
-            "bytes": record.bytes_out(leg),
-            "reported_loss": f64::from(leg.reported_loss) / 256.0,
+        said: Said {
+            packets: leg.packets_out,
+            bytes: record.bytes_out(leg),
+            reported_loss: f64::from(leg.reported_loss) / 256.0,
         },
-        "round_trip_ms": (leg.round_trip_us != 0).then(|| f64::from(leg.round_trip_us) / 1e3),
-        "foreign": leg.foreign,
-        "path": path_name(leg.path),
-        "path_reason": reason_name(leg.path_reason),
-        "rtp_port": leg.rtp_port,
-        "media": leg.media.map(|media| media.to_string()),
-    })
+        round_trip_ms: (leg.round_trip_us != 0).then(|| f64::from(leg.round_trip_us) / 1e3),
+        foreign: leg.foreign,
+        path: path_name(leg.path),
+        path_reason: reason_name(leg.path_reason),
+        rtp_port: leg.rtp_port,
+        media: leg.media,
+    };
+    serde_json::to_writer(text, &line).map_err(io::Error::other)
 }
 
 /// The CCB that hosted our agent for this call, and the call's serial number there (S2-013).

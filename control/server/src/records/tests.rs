@@ -106,9 +106,10 @@ fn a_line_is_written_once_also_over_a_restart_and_after_half_a_line() {
     let path = temp.path().join(format!("{}{ENDING}", today()));
     let whole = std::fs::read(&path).expect("it is there");
     // Killed in mid-write of a call's second leg: the first is whole, and the row not acknowledged.
-    let half = leg_line("blade", &record(3), &record(3).legs[0]).to_string();
-    let mut torn = [&whole[..], half.as_bytes(), b"\n"].concat();
-    torn.extend(&half.as_bytes()[..half.len() / 2]);
+    let mut half = Vec::new();
+    push_leg_line(&mut half, "blade", &record(3), &record(3).legs[0]).expect("it is text");
+    let mut torn = [&whole[..], &half, b"\n"].concat();
+    torn.extend(&half[..half.len() / 2]);
     std::fs::write(&path, torn).expect("it is written");
     write(temp.path(), &[2, 3, 4]);
     assert_eq!(written(temp.path()), expected(&[1, 2, 3, 4]));

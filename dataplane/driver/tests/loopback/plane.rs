@@ -132,7 +132,7 @@ pub fn config(folder: &TempDir, workers: usize, media: MediaChoice) -> Config {
             tenants: 4,
             trunks: 4,
         },
-        limits: worker::Limits { transactions: 4_096, ..worker::Limits::default() },
+        limits: worker::Limits { transactions: 4_096, trying_ms: 0, ..worker::Limits::default() },
         media,
         media_timeout: None,
         session: worker::SessionWishes::default(),

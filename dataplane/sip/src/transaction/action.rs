@@ -43,6 +43,8 @@ pub(super) enum Timer {
     Success,
     /// An INVITE that was cancelled gets no final response (9.1); it has no letter.
     Cancelled,
+    /// A 100 has waited long enough for another response (17.2.1); it has no letter.
+    Trying,
     /// The user never answers a request that its client has given up by now (RFC 4320).
     Unanswered,
 }
@@ -61,6 +63,7 @@ impl Timer {
             | Timer::L
             | Timer::M
             | Timer::Cancelled
+            | Timer::Trying
             | Timer::Unanswered => LIFE,
         }
     }

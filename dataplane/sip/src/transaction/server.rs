@@ -29,6 +29,8 @@ pub(super) struct Server<F> {
     flow: F,
     /// The response sent last.
     response: Option<Rc<[u8]>>,
+    /// A 100 that waits.
+    trying: Option<Rc<[u8]>>,
     /// The interval of the timer that repeats; each machine has one at most.
     interval: Duration,
 }
@@ -72,6 +74,15 @@ impl<F: Hop> Transactions<F> {
         if actions.is_empty() {
             return false;
         }
+        let is_invite = matches!(server.machine, Machine::Invite(_));
+        if status == 100 && is_invite && !self.trying_after.is_zero() {
+            if server.response.is_none() {
+                server.trying = Some(Rc::from(bytes));
+                self.timers.set(now + self.trying_after, (Owner::Server(key), Timer::Trying));
+            }
+            return true;
+        }
+        server.trying = None;
         if status >= 300
             && let Some(old_ack) = &mut server.old_ack
             && key::finish_old_ack(&mut old_ack.key, &bytes)
@@ -157,7 +168,8 @@ impl<F: Hop> Transactions<F> {
             return Received::Absorbed;
         };
         let actions = server.machine.request(method);
-        let outcome = self.act_server(now, key, actions, true, out);
+        let is_again = !server.say_trying();
+        let outcome = self.act_server(now, key, actions, is_again, out);
         if outcome.pass { Received::Ack } else { Received::Absorbed }
     }
 
@@ -169,10 +181,13 @@ impl<F: Hop> Transactions<F> {
         out: &mut Vec<Sent<F>>,
     ) -> Option<Fired> {
         let server = self.servers.get_mut(key.0)?;
+        if timer == Timer::Trying && !server.say_trying() {
+            return None;
+        }
         let before = server.machine;
         let actions = server.machine.fire(timer);
         let user = server.user;
-        let outcome = self.act_server(now, key, actions, true, out);
+        let outcome = self.act_server(now, key, actions, timer != Timer::Trying, out);
         outcome.gave_up.then_some(match before {
             Machine::Invite(server_invite::State::Accepted) => Fired::NoAck { key, user },
             Machine::Invite(_) => Fired::RefusalNotAcked { key, user },
@@ -217,6 +232,7 @@ impl<F: Hop> Transactions<F> {
             user: 0,
             flow,
             response: None,
+            trying: None,
             interval: Duration::ZERO,
         });
         let Ok(place) = inserted else {
@@ -305,6 +321,16 @@ impl<F: Hop> Transactions<F> {
         {
             self.server_index.remove(old_ack.key.as_slice());
         }
+    }
+}
+
+impl<F> Server<F> {
+    /// The 100 waits no more; false when none waited.
+    fn say_trying(&mut self) -> bool {
+        let trying = self.trying.take();
+        let is_there = trying.is_some();
+        self.response = trying.or(self.response.take());
+        is_there
     }
 }
 

@@ -32,9 +32,9 @@
 //!
 //! Two things are more than RFC 6026 draws. The 2xx is sent again here until the user has seen its
 //! ACK, which is the user agent's duty in RFC 3261, 13.3.1.4; and Accepted has a second half,
-//! Acknowledged, that tells whether it ended as it should. The machine sends no 100 of its own
-//! after 200 ms, because its user promises one at once (17.2.1: "unless it knows that the TU
-//! will").
+//! Acknowledged, that tells whether it ended as it should. The machine makes no 100 of its own
+//! after 200 ms, because its user gives one at once (17.2.1: "unless it knows that the TU
+//! will"); the layer may keep that back for a while, and sends it by a timer that is not drawn.
 
 use super::action::{Action, Timer};
 
@@ -82,7 +82,9 @@ pub(super) fn step(state: State, event: Event) -> (State, &'static [Action]) {
     use Action::{GiveUp, Pass, Repeat, Send, Start};
     use State::{Accepted, Acknowledged, Completed, Confirmed, Proceeding, Terminated};
     match (state, event) {
-        (Proceeding, Event::Invite | Event::Provisional) => (Proceeding, &[Send]),
+        (Proceeding, Event::Invite | Event::Provisional | Event::Fired(Timer::Trying)) => {
+            (Proceeding, &[Send])
+        }
         (Proceeding, Event::Success) => (Accepted, &[Send, Start(Timer::L), Start(Timer::Success)]),
         (Proceeding, Event::Refusal) => (Completed, &[Send, Start(Timer::G), Start(Timer::H)]),
         (Completed, Event::Invite) => (Completed, &[Send]),

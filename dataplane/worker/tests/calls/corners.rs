@@ -4,7 +4,7 @@ use abi::Command;
 use base::LocationId;
 use worker::{Limits, Verdict};
 
-use crate::house::{AGENT_A, House, OFFER, TRUNK, header};
+use crate::house::{AGENT_A, House, OFFER, TRUNK, at_once, header};
 
 /// A description with a section that no rewriting can carry.
 fn odd_offer() -> String {
@@ -84,7 +84,7 @@ fn a_refused_change_leaves_room_for_the_next() {
 
 #[test]
 fn strangers_take_no_room_and_a_bye_needs_none() {
-    let mut house = House::limited(Limits { transactions: 8, ..Limits::default() });
+    let mut house = House::limited(Limits { transactions: 8, ..at_once() });
     house.register("1001", AGENT_A);
     let (_, ok) = house.call_through("1001", AGENT_A, "c1");
     for number in 0..64 {

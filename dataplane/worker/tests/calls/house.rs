@@ -43,7 +43,7 @@ pub struct House {
 
 impl House {
     pub fn new() -> House {
-        House::limited(Limits::default())
+        House::limited(at_once())
     }
 
     /// A house whose worker has these limits.
@@ -54,7 +54,7 @@ impl House {
     /// A house with a bypass.
     pub fn with_bypass() -> House {
         let media = MediaConfig { no_bypass: None, ..MediaConfig::default() };
-        House::with(Limits::default(), media)
+        House::with(at_once(), media)
     }
 
     pub fn with(limits: Limits, media: MediaConfig) -> House {
@@ -63,7 +63,7 @@ impl House {
 
     /// A house of two workers.
     pub fn of_two() -> House {
-        House::of(2, Limits::default(), MediaConfig::default())
+        House::of(2, at_once(), MediaConfig::default())
     }
 
     /// The same, with these limits.
@@ -73,7 +73,7 @@ impl House {
 
     /// The CCB of that number at an address of its own.
     pub fn blade(ccb: u16, ip: &str, workers: u8) -> House {
-        let limits = Limits::default();
+        let limits = at_once();
         House::at(CcbId(ccb), ip, workers, limits, MediaConfig::default())
     }
 
@@ -434,6 +434,17 @@ impl House {
         self.now = until;
     }
 
+    /// When the first worker has something to do, and when it wakes for that.
+    pub fn deadlines(&self) -> Option<(Instant, Instant)> {
+        Some((self.workers[0].deadline()?, self.workers[0].wakes_at()?))
+    }
+
+    /// The first worker sleeps until then.
+    pub fn pass_until(&mut self, at: Instant) {
+        self.now = self.now.max(at);
+        self.input(Input::Timeout);
+    }
+
     /// Lets every timer run out.
     pub fn run_out(&mut self) {
         self.pass_ms(70_000);
@@ -675,6 +686,11 @@ impl House {
         self.ack(TRUNK, &ok, call_id);
         (invite, ok)
     }
+}
+
+/// Limits of workers that answer each INVITE by 100 at once.
+pub fn at_once() -> Limits {
+    Limits { trying_ms: 0, ..Limits::default() }
 }
 
 /// The message with further header lines.

@@ -26,6 +26,7 @@ mod srtp;
 mod srtp_calls;
 mod storm;
 mod strangers;
+mod thrift;
 mod transfers;
 mod trunks;
 mod updates;

@@ -1,14 +1,14 @@
 //! Session timers (RFC 4028): who renews, and what happens when nobody does.
 
 use abi::Counter;
-use worker::{Limits, MediaConfig};
+use worker::MediaConfig;
 
-use crate::house::{AGENT_A, House, OFFER, TRUNK, header, with};
+use crate::house::{AGENT_A, House, OFFER, TRUNK, at_once, header, with};
 
 fn answered(phone: &str, trunk: &str) -> (House, String, String) {
     // Nobody talks here.
     let media = MediaConfig { timeout: None, ..MediaConfig::default() };
-    let mut house = House::with(Limits::default(), media);
+    let mut house = House::with(at_once(), media);
     house.register("1001", AGENT_A);
     let text = with(&house.invite("1001", "c1", Some(OFFER)), trunk);
     house.send(TRUNK, &text);

@@ -5,7 +5,7 @@ use abi::{CallState, Command, Counter, Event};
 use base::{CallRef, LocationId, Rng};
 use worker::Limits;
 
-use crate::house::{AGENT_A, AGENT_B, House, OFFER, TRUNK, header};
+use crate::house::{AGENT_A, AGENT_B, House, OFFER, TRUNK, at_once, header};
 
 const SEEDS: u64 = 3_000;
 const WAITS_MS: [u64; 5] = [10, 500, 3_000, 33_000, 190_000];
@@ -27,8 +27,8 @@ impl Storm {
         let mut rng = Rng::from_number(seed);
         let is_calm = rng.chance(40);
         let is_full = !is_calm && rng.chance(30);
-        let small = Limits { transactions: 12, ..Limits::default() };
-        let limits = if is_full { small } else { Limits::default() };
+        let small = Limits { transactions: 12, ..at_once() };
+        let limits = if is_full { small } else { at_once() };
         let mut house = match rng.chance(30) {
             true => House::of_two_limited(limits),
             false => House::limited(limits),

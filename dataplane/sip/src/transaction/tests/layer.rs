@@ -604,3 +604,31 @@ fn a_request_that_cannot_be_sent_is_over_at_once() {
     assert_eq!(layer.sent_request(&lex(&bytes)), None);
     assert_eq!(run(&mut layer, at_ms(100_000)), (Vec::new(), Vec::new()));
 }
+
+#[test]
+fn a_100_waits_for_something_better() {
+    let invite = request("INVITE", "z9hG4bKabc");
+    let begin = || {
+        let (mut layer, mut out) = (layer(), Out::new());
+        layer.delay_trying(Duration::from_millis(100));
+        let key = new_request(receive(&mut layer, 0, &invite, &mut out));
+        assert!(layer.respond(at_ms(0), key, 100, response(&invite, 100), &mut out));
+        assert!(out.is_empty(), "{:?}", words(&out));
+        (layer, key, out)
+    };
+    // Nothing better came.
+    let (mut layer, _, _) = begin();
+    assert_eq!(run(&mut layer, at_ms(400)).0, [(100, "100".to_owned())]);
+    // 180 came.
+    let (mut layer, key, mut out) = begin();
+    assert!(layer.respond(at_ms(50), key, 180, response(&invite, 180), &mut out));
+    assert!(layer.respond(at_ms(60), key, 100, response(&invite, 100), &mut out), "needless");
+    assert_eq!((words(&out), run(&mut layer, at_ms(400)).0), (vec!["180".to_owned()], vec![]));
+    // The INVITE came again.
+    let (mut layer, _, mut out) = begin();
+    assert_eq!(receive(&mut layer, 50, &invite, &mut out), Received::Absorbed);
+    assert_eq!(layer.retransmissions(), 0);
+    assert_eq!(receive(&mut layer, 60, &invite, &mut out), Received::Absorbed);
+    assert_eq!(layer.retransmissions(), 1);
+    assert_eq!((words(&out), run(&mut layer, at_ms(400)).0), (vec!["100".into(); 2], vec![]));
+}

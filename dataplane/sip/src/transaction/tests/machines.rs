@@ -9,7 +9,7 @@ use crate::transaction::action::{
 };
 use crate::transaction::{client_invite, client_other, server_invite, server_other};
 
-const TIMERS: [Timer; 15] = [
+const TIMERS: [Timer; 16] = [
     Timer::A,
     Timer::B,
     Timer::D,
@@ -25,6 +25,7 @@ const TIMERS: [Timer; 15] = [
     Timer::Success,
     Timer::Cancelled,
     Timer::Unanswered,
+    Timer::Trying,
 ];
 
 type Row<S, E> = (S, E, S, &'static [Action]);
@@ -121,8 +122,9 @@ fn invite_server() {
         ],
         Event::Fired,
     );
-    let table: [Row<State, Event>; 17] = [
+    let table: [Row<State, Event>; 18] = [
         (Proceeding, Event::Invite, Proceeding, &[Send]),
+        (Proceeding, Fired(Timer::Trying), Proceeding, &[Send]),
         (Proceeding, Event::Provisional, Proceeding, &[Send]),
         (Proceeding, Event::Refusal, Completed, &[Send, Start(Timer::G), Start(Timer::H)]),
         (Proceeding, Event::Success, Accepted, &[Send, Start(Timer::L), Start(Timer::Success)]),
