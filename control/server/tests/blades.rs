@@ -3,9 +3,10 @@
 
 mod world;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use base::{CcbId, Transport};
@@ -61,17 +62,25 @@ fn env(name: &str) -> String {
     std::env::var(name).expect("it is set")
 }
 
+/// An address of the loopback's own for each server: a port of 127.0.0.1 that is free now may be somebody's own end of a
+/// connection before the server takes it.
+fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 | (high & 63), low, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
 struct Nats {
-    port: u16,
+    ip: Ipv4Addr,
     process: Child,
 }
 
 impl Nats {
-    fn start(port: u16, folder: &Path) -> Nats {
+    fn start(ip: Ipv4Addr, folder: &Path) -> Nats {
         let mut server = Command::new("nats-server");
-        server.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(folder);
+        server.args(["-a", &ip.to_string(), "-p", "4222", "-js", "-sd"]).arg(folder);
         server.stdout(Stdio::null()).stderr(Stdio::null());
-        Nats { port, process: server.spawn().expect("nats-server is installed") }
+        Nats { ip, process: server.spawn().expect("nats-server is installed") }
     }
 }
 
@@ -172,11 +181,9 @@ impl Site {
     async fn start() -> Site {
         let folder = tempfile::tempdir().expect("a folder");
         Site::fill(&folder).await;
-        let any = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = any.local_addr().expect("an address").port();
-        drop(any);
-        let nats = Nats::start(port, &folder.path().join("nats"));
-        let bus = format!("nats://127.0.0.1:{port}");
+        let ip = own_address();
+        let nats = Nats::start(ip, &folder.path().join("nats"));
+        let bus = format!("nats://{ip}:4222");
         let mut blades = Vec::new();
         for number in 1..=BLADES {
             blades.push(Blade::start(folder.path(), number, &bus).await);
@@ -306,7 +313,7 @@ async fn without_nats_each_works_alone_and_an_empty_one_heals_it() {
     for agent in 1001..1013 {
         ccb(&site.blades[agent as usize % 3].login(agent).await);
     }
-    let port = site.nats.as_ref().expect("it runs").port;
+    let ip = site.nats.as_ref().expect("it runs").ip;
     site.nats = None;
     for (place, blade) in site.blades.iter().enumerate() {
         until("word of the loss", async || blade.view().await["connected"] == false).await;
@@ -314,7 +321,7 @@ async fn without_nats_each_works_alone_and_an_empty_one_heals_it() {
         assert_eq!(ccb(&blade.login(agent).await), place as u64 + 1, "it works alone");
         assert_eq!(blade.view().await["leader"], Value::Null);
     }
-    site.nats = Some(Nats::start(port, &site.folder.path().join("another")));
+    site.nats = Some(Nats::start(ip, &site.folder.path().join("another")));
     site.settled().await;
     for blade in &site.blades {
         until("all homes", async || blade.view().await["homes"] == 15).await;

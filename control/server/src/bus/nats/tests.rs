@@ -1,5 +1,6 @@
-use std::net::TcpListener;
+use std::net::Ipv4Addr;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use base::{CcbId, TenantId};
 use control_core::LoginKey;
@@ -9,26 +10,31 @@ use super::super::{Bus, BusConfig, Mouth, Place, open};
 use super::*;
 use crate::owner::{Ask, Asks, channel};
 
-/// A NATS server of its own, on a port and in a folder of its own.
+/// An address of the loopback's own for each server: a port of 127.0.0.1 that is free now may be somebody's own end of a
+/// connection before the server takes it.
+fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 | (high & 63), low, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A NATS server of its own, at an address and in a folder of its own.
 struct Nats {
-    port: u16,
+    ip: Ipv4Addr,
     folder: tempfile::TempDir,
     process: Child,
 }
 
 impl Nats {
     fn start() -> Nats {
-        let any = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = any.local_addr().expect("an address").port();
-        drop(any);
-        let folder = tempfile::tempdir().expect("a folder");
-        let process = Nats::spawn(port, folder.path());
-        Nats { port, folder, process }
+        let (ip, folder) = (own_address(), tempfile::tempdir().expect("a folder"));
+        let process = Nats::spawn(ip, folder.path());
+        Nats { ip, folder, process }
     }
 
-    fn spawn(port: u16, folder: &std::path::Path) -> Child {
+    fn spawn(ip: Ipv4Addr, folder: &std::path::Path) -> Child {
         let mut server = Command::new("nats-server");
-        server.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]).arg(folder);
+        server.args(["-a", &ip.to_string(), "-p", "4222", "-js", "-sd"]).arg(folder);
         server.args(["--user", "jack", "--pass", "field"]);
         server.stdout(Stdio::null()).stderr(Stdio::null());
         server.spawn().expect("nats-server is installed")
@@ -42,7 +48,7 @@ impl Nats {
     /// Comes back with nothing of what it stored.
     fn start_anew(&mut self) {
         self.folder = tempfile::tempdir().expect("a folder");
-        self.process = Nats::spawn(self.port, self.folder.path());
+        self.process = Nats::spawn(self.ip, self.folder.path());
     }
 }
 
@@ -64,7 +70,7 @@ struct End {
 
 impl End {
     fn join(nats: &Nats, name: &str) -> End {
-        let url = format!("nats://jack:field@127.0.0.1:{}", nats.port);
+        let url = format!("nats://jack:field@{}:4222", nats.ip);
         let config = BusConfig::Nats(NatsConfig::parse(&url).expect("it is right"));
         let (blade, asks) = channel();
         let place = Place { blade: name.into(), cluster: "test".into() };
@@ -284,7 +290,7 @@ async fn what_makes_no_sense_is_counted_and_dropped() {
     let nats = Nats::start();
     let mut a = End::join(&nats, "a");
     a.connected(true).await;
-    let url = format!("nats://jack:field@127.0.0.1:{}", nats.port);
+    let url = format!("nats://jack:field@{}:4222", nats.ip);
     let (client, _events) = connect(&NatsConfig::parse(&url).expect("right")).await.expect("there");
     let say = async |subject: &'static str, text: &'static str| {
         client.publish(subject, text.into()).await.expect("it is sent");
