@@ -29,5 +29,5 @@ program=$folder/$triple/release/fuzz-$target
 if [ "$seconds" = merge ]; then
     exec "$program" -merge=1 -max_len=2048 "$corpus" "$found"
 fi
-exec "$program" -max_total_time="$seconds" -timeout=5 -rss_limit_mb=1024 -max_len=4096 -print_final_stats=1 \
+exec "$program" -max_total_time="$seconds" -timeout=60 -rss_limit_mb=1024 -max_len=4096 -print_final_stats=1 \
     -artifact_prefix="$folder/broken-$target-" "$found" "$corpus" tests/data/torture

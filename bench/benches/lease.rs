@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::hint::black_box;
 use std::sync::Mutex;
 
-use abi::{Leases, Purpose};
+use abi::{Leases, Purpose, Share};
 use base::{AgentSlot, CcbId, Instant, Medium};
 use house_bench::{criterion, layout, shared_region, shuffled};
 
@@ -18,7 +18,7 @@ fn word(leases: &Leases<'_>, agent: AgentSlot, now: Instant) -> bool {
         return false;
     };
     leases.bind(agent, Medium::Voice, HOLDER, counter)
-        && leases.release(agent, Medium::Voice, HOLDER, counter)
+        && leases.release(agent, Medium::Voice, HOLDER, counter, Share::Waiting)
 }
 
 struct Held {

@@ -1,9 +1,9 @@
 //! What goes at most: the highest rate without loss, with frames that the generator's core makes without a socket
 //! (`jackfield load --frames`), and what the XDP program takes at the bypass's rate.
 
-use std::path::Path;
+use aya::sys::{Stats, enable_stats};
 
-use house_bench::lab::{CABLE, Lab, Setting};
+use house_bench::lab::{CABLE, Lab};
 
 use crate::measure::{BYPASS_RATE, Bench, Plan};
 use crate::relays::{self, Relay, Started};
@@ -13,7 +13,6 @@ use crate::table::Better;
 const FIRST_RATE: u32 = 50_000;
 /// Seconds in which the program is accounted.
 const SECONDS: u32 = 5;
-const BPF_STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
 /// The program that does nothing, as the kernel calls it.
 const DROP: &str = "drop";
 
@@ -93,7 +92,8 @@ fn account(
     let rate = BYPASS_RATE.to_string();
     let seconds = SECONDS.to_string();
     let flags = ["--frames", CABLE, "--rate-pps", &rate, "--seconds", &seconds];
-    let stats = Setting::write(Path::new(BPF_STATS), "1")?;
+    // On until this closes, however we end.
+    let stats = enable_stats(Stats::RunTime).map_err(|error| format!("BPF statistics: {error}"))?;
     let before = time();
     bench.load(relay, plan.calls(), &flags.map(str::to_owned))?;
     let (nanos, runs) = time();

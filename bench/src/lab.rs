@@ -22,6 +22,9 @@ pub const TRUNK: &str = "10.99.0.3";
 /// How everything is started: what else runs on the machine waits, whoever is measured. Ours runs so where systemd
 /// starts it.
 const NICE: [&str; 3] = ["nice", "-n", "-20"];
+/// Queues from the SBC to the generator, each of 256 packets: together as deep as a NIC's ring, so that a pause of the
+/// generator's core loses nothing that the relay sent.
+const QUEUES: &str = "4";
 /// The generator's end of the cable.
 pub const CABLE: &str = "cable-g";
 /// How long a process may take to end when it is asked to.
@@ -138,6 +141,8 @@ impl Lab {
             one,
             "netns",
             &lab.generator,
+            "numrxqueues",
+            QUEUES,
             "type",
             "veth",
             "peer",
@@ -145,7 +150,12 @@ impl Lab {
             other,
             "netns",
             &lab.sbc,
+            "numrxqueues",
+            "1",
+            "numtxqueues",
+            QUEUES,
         ])?;
+        run(&["ip", "netns", "exec", &lab.sbc, "ethtool", "-L", other, "tx", QUEUES])?;
         for (host, link, address) in
             [(&lab.generator, one, PHONES), (&lab.generator, one, TRUNK), (&lab.sbc, other, SBC)]
         {
@@ -342,35 +352,6 @@ impl Drop for Running {
     }
 }
 
-/// A setting of the kernel that is as it was again when this goes, at Ctrl-C too.
-pub struct Setting(PathBuf);
-
-impl Setting {
-    /// Sets it.
-    pub fn write(file: &Path, value: &str) -> Result<Setting, String> {
-        let failed = |error: std::io::Error| format!("{}: {error}", file.display());
-        let before = std::fs::read_to_string(file).map_err(failed)?;
-        mess(|mess| mess.settings.push((file.to_owned(), before)));
-        let setting = Setting(file.to_owned());
-        std::fs::write(file, value).map_err(failed)?;
-        Ok(setting)
-    }
-}
-
-impl Drop for Setting {
-    fn drop(&mut self) {
-        mess(|mess| {
-            mess.settings.retain(|(file, before)| {
-                let is_other = *file != self.0;
-                if !is_other {
-                    let _ = std::fs::write(file, before);
-                }
-                is_other
-            });
-        });
-    }
-}
-
 /// Runs a command to its end; it does not outlive this program either.
 pub fn output(command: &mut Command) -> Result<Output, String> {
     let failed = |error: std::io::Error| error.to_string();
@@ -397,26 +378,4 @@ fn run(words: &[&str]) -> Result<(), String> {
     }
     let why = String::from_utf8_lossy(&output.stderr);
     Err(format!("{}: {} (namespaces need root)", words.join(" "), why.trim()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_are_as_they_were_when_all_is_over() {
-        let file = std::env::temp_dir().join(format!("relay-setting-{}", std::process::id()));
-        std::fs::write(&file, "0").unwrap();
-        let read = || std::fs::read_to_string(&file).unwrap();
-        let setting = Setting::write(&file, "1").unwrap();
-        assert_eq!(read(), "1");
-        drop(setting);
-        assert_eq!(read(), "0");
-        let setting = Setting::write(&file, "1").unwrap();
-        // As at Ctrl-C, where nothing is dropped.
-        clean();
-        assert_eq!(read(), "0");
-        drop(setting);
-        std::fs::remove_file(&file).unwrap();
-    }
 }

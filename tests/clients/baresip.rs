@@ -125,7 +125,12 @@ impl Baresip {
         assert!(seen.is_some(), "baresip did not say {line:?}:\n{}", self.process.output());
     }
 
-    /// Ends it, and measures what it heard.
+    /// How often its log has such a line.
+    pub fn said(&self, line: &str) -> usize {
+        self.process.output().matches(line).count()
+    }
+
+    /// Ends it, and measures what it heard in the longest of its calls.
     pub fn heard(&mut self) -> Sound {
         self.process.stop();
         let recorded = fs::read_dir(&self.folder)

@@ -1,41 +1,49 @@
-//! The flows of RFC 3665 (3: sessions) and RFC 5359 (2: services), with SIPp's phones at both ends.
+//! The flows of RFC 3665 (2: registrations, 3: sessions) and RFC 5359 (2: services), with SIPp's phones at both ends;
+//! `baresips` and `transfer` have those that a baresip can do.
 //!
 //! | RFC | flow | here, elsewhere, or why not |
 //! |---|---|---|
-//! | 3665, 3.1 | a session | every test here |
+//! | 3665, 2.1 | a registration | every test here: 401, then 200 |
+//! | 2.2 | another contact | `registrations`: it takes the place of the first, since an agent has one binding |
+//! | 2.3 | what is registered | `registrations` |
+//! | 2.4 | no more | `registrations`: `*`, Expires 0; callers hear 480 then |
+//! | 2.5 | without a right proof | `registrations`: 401 again |
+//! | 3.1 | a session | every test here |
 //! | 3.2 | by two proxies | `kamailio`: a record-routing proxy, both ways |
 //! | 3.3 | a proxy that asks for proof | every caller here that is an agent: 401, ACK, INVITE |
 //! | 3.4 | a proxy that fails | `trunks_speak_the_extensions`: 503, then the next address |
 //! | 3.5 | by an ALG | `two_baresips_talk_through_two_locations`: we are what it describes |
 //! | 3.6 | redirected; SDP in ACK | `forwards`: we follow for the caller, as far as RFC.md, 8.1.3.4 says; SDP in ACK: `sessions` |
 //! | 3.7 | a re-INVITE that moves media | `sessions` |
-//! | 3.8 | no answer | `sessions`: CANCEL, 487; by our own limit: worker `a_phone_that_is_silent_times_out` |
-//! | 3.9 | busy | `sessions` |
-//! | 3.10 | no response | worker `a_phone_that_is_silent_times_out`: 64*T1 in virtual time |
+//! | 3.8 | no answer | `sessions`, `baresips`, `lossy/crowd`: CANCEL, 487; by our own limit: worker `a_phone_that_is_silent_times_out` |
+//! | 3.9 | busy | `sessions`, `baresips`, `lossy/crowd` |
+//! | 3.10 | no response | `lossy/crowd`: 408 after 64*T1; worker `a_phone_that_is_silent_times_out` in virtual time |
 //! | 3.11 | unavailable | `sessions` |
-//! | 5359, 2.1 | hold, retrieve | `holds`: sendonly, inactive, 0.0.0.0 |
-//! | 2.2 | consultation hold | `transfers` |
-//! | 2.3 | music on hold | `holds`: ours, from the tenant's file; heard by `baresips` |
+//! | 3960 | early media | `sessions`, `baresips` |
+//! | 5359, 2.1 | hold, retrieve | `holds`: sendonly, inactive, 0.0.0.0; `baresips` |
+//! | 2.2 | consultation hold | `transfers`, `baresips` |
+//! | 2.3 | music on hold | `holds`: ours, from the tenant's file; `baresips`: a softphone hears its tone |
 //! | 2.4 | transfer, unattended | `transfers`, and `transfer` with baresip |
-//! | 2.5 | transfer, attended | `transfers` |
+//! | 2.5 | transfer, attended | `transfers`: by who was called, and by who called; baresip 1.0 knows none |
 //! | 2.6 | transfer of instant messages | no: MESSAGE is 405 |
-//! | 2.7, 2.8, 2.9 | forwarding: always, busy, no answer | `forwards` |
+//! | 2.7, 2.8, 2.9 | forwarding: always, busy, no answer | `forwards`; `transfer` and `baresips` with baresip at all ends |
 //! | 2.10 | a third party is added | `supervision`, `media`: conferences of the desk |
 //! | 2.11 | a third party joins | `supervision`: barge; the Join header is not known (420) |
-//! | 2.12 | find-me | `forwards`: by a list of places, and by rules that lead from one number to the next |
+//! | 2.12 | find-me | `forwards`: by a list of places, and by rules that lead from one number to the next; `transfer`, `baresips` |
 //! | 2.13, 2.14 | screening | a policy of routes: `calls_come_from_trunks_and_leave_by_them` |
 //! | 2.15 | park | `transfers`: a held call is taken by INVITE with Replaces |
 //! | 2.16 | pickup | `transfers`: the test tells the dialog's name, which is the dialog event package's to tell (not known, 489) |
 //! | 2.17 | automatic redial | no: the dialog event package is not known (489) |
-//! | 2.18 | click to dial | `forwards`: by control's API instead of REFER out of a dialog (403) |
+//! | 2.18 | click to dial | `forwards`: by control's API instead of REFER out of a dialog (403); `transfer` with baresips |
+//! | none | call waiting | `waiting`, with baresip; joined by the agent: worker `an_agent_joins_who_waited_with_who_talked` |
 
-mod ladder;
+pub mod ladder;
 mod party;
 
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use ladder::{Ladder, Sdp, TOLD};
+use ladder::{Ladder, Sdp, TOLD, proof};
 use party::{Floor, Party};
 
 use crate::lab::{turn, wait_for};
@@ -60,6 +68,57 @@ fn calls_the_second(floor: &Floor) -> Ladder {
 fn both(floor: &Floor, name: &str, caller: &Ladder, called: &Ladder) -> [Party; 2] {
     let called = floor.phone(&format!("{name}-called"), "1002", called);
     [floor.phone(&format!("{name}-caller"), "1001", caller), called]
+}
+
+/// RFC 3665, 2.2 to 2.5, by the second's phone, which has registered (2.1).
+fn registrations(floor: &Floor) {
+    let user = Floor::user("1002");
+    let right = proof(&user, floor.secret("1002"));
+    let at = |port: u16| format!("sip:{user}@127.0.0.1:{port}");
+    let own = format!("Contact: <sip:{user}@[local_ip]:[local_port]>\nExpires: 1800\n");
+    let [first, other] = [at(16_102), at(16_202)];
+
+    let mut asks = Ladder::registrant(&user);
+    asks.asks_registrar("", &right, &[("Contact:", &first)]);
+    // A stranger learns nothing and moves nothing.
+    asks.asks_registrar_in_vain("", &proof(&user, "wrong"));
+    asks.asks_registrar_in_vain(&own, &proof(&user, "wrong"));
+    floor.line("asks", "1002", &asks).ends_well();
+    let calls = |name: &str, is_at_line: bool| {
+        let (mut caller, mut called) = (calls_the_second(floor), answers("1002"));
+        caller.waits().hangs_up();
+        called.is_hung_up_on();
+        let start = if is_at_line { Floor::line } else { Floor::phone };
+        let called = start(floor, &format!("{name}-called"), "1002", &called);
+        let caller = floor.phone(&format!("{name}-caller"), "1001", &caller);
+        floor.talk(["1001", "1002"], SOME);
+        caller.go();
+        floor.is_over(vec![caller, called]);
+    };
+    calls("first", false);
+
+    let mut moves = Ladder::registrant(&user);
+    moves.asks_registrar(&own, &right, &[("Contact:", &other), ("Contact:", "expires=1800")]);
+    moves.asks_registrar("", &right, &[("Contact:", &other)]);
+    floor.line("moves", "1002", &moves).ends_well();
+    calls("moved", true);
+
+    let mut leaves = Ladder::registrant(&user);
+    leaves.asks_registrar("Contact: *\nExpires: 0\n", &right, &[("Contact:", "!sip:")]);
+    leaves.asks_registrar("", &right, &[("Contact:", "!sip:")]);
+    floor.line("leaves", "1002", &leaves).ends_well();
+    let mut caller = floor.calls("1001", "1002", Some(Sdp::Both));
+    caller.hears(480, &[]).acks_refusal();
+    floor.is_over(vec![floor.phone("nobody", "1001", &caller)]);
+}
+
+/// RFC 3665, 2.
+#[test]
+fn registrations_go_as_the_rfc_draws_them() {
+    let _turn = turn();
+    let mut floor = Floor::start(&["1001", "1002"], &[]);
+    registrations(&floor);
+    floor.demo.process.stop();
 }
 
 /// RFC 3665, 3.1: the caller hangs up; then the called party does.
@@ -351,6 +410,36 @@ fn an_attended_transfer(floor: &Floor) {
     floor.is_over(vec![first, third]);
 }
 
+/// The same by who called: it is the other side of the first dialog that is joined.
+fn an_attended_transfer_by_the_caller(floor: &Floor) {
+    let mut first = calls_the_second(floor);
+    first.waits().reinvites(Sdp::SendOnly, &[("", "a=recvonly")]);
+    first.waits().says("REFER", &format!("Refer-To:{TOLD}\n"), None).hears(202, &[]);
+    is_told(&mut first, "SIP/2.0 100", "active");
+    is_told(&mut first, "SIP/2.0 200", "terminated;reason=noresource");
+    first.hangs_up();
+    let mut second = answers("1002");
+    second.is_reinvited(&[("", "a=sendonly")], Sdp::RecvOnly);
+    second.is_reinvited(&[("", "!a=sendonly")], Sdp::Both).is_hung_up_on();
+    let mut line = floor.calls("1001", "1003", Some(Sdp::Both));
+    line.hears(180, &[]).hears_of(200, &[]).acks(None).talks().is_known().is_hung_up_on();
+    let mut third = answers("1003");
+    third.is_reinvited(&[], Sdp::Both).waits().hangs_up();
+    let third = floor.phone("third", "1003", &third);
+    let [first, second] = both(floor, "attended-back", &first, &second);
+    floor.talk(["1001", "1002"], SOME);
+    first.go();
+    first.is_there();
+    let line = floor.line("line", "1001", &line);
+    floor.talk(["1001", "1003"], SOME);
+    first.go_with(&format!("<sip:1003@127.0.0.1?Replaces={}>", line.replaces_escaped()));
+    first.ends_well();
+    line.ends_well();
+    floor.talk(["1002", "1003"], SOME);
+    third.go();
+    floor.is_over(vec![second, third]);
+}
+
 /// RFC 5359, 2.15: who was called holds; a third takes the held caller by an INVITE that names the dialog.
 fn a_park(floor: &Floor) {
     let mut first = calls_the_second(floor);
@@ -400,9 +489,10 @@ fn transfers_go_as_the_rfc_draws_them() {
     a_blind_transfer(&floor);
     a_blind_transfer_to_who_is_busy(&floor);
     an_attended_transfer(&floor);
+    an_attended_transfer_by_the_caller(&floor);
     a_park(&floor);
     a_pickup(&floor);
-    assert_eq!(floor.demo.counter("transfers_completed"), 3);
+    assert_eq!(floor.demo.counter("transfers_completed"), 4);
     floor.demo.process.stop();
 }
 

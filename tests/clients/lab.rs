@@ -27,6 +27,11 @@ impl Host {
         host
     }
 
+    /// The name of its namespace.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Does something on this host: sockets that are made in it belong to it, wherever they are used.
     pub fn enter<T: Send>(&self, make: impl FnOnce() -> T + Send) -> T {
         use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -121,7 +126,8 @@ impl Drop for Host {
     }
 }
 
-fn ip(arguments: &[&str]) {
+/// Runs iproute2's `ip`.
+pub fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().expect("ip (Debian: iproute2) runs");
     assert!(
         output.status.success(),

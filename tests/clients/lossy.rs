@@ -1,8 +1,10 @@
 //! Issue 4, line 5, with the real programs: phones on a network that loses, doubles, delays and reorders, whose people
 //! call, hold, and give their calls away.
 //!
-//! The phones' own sockets make the weather. `LOSSY_NETEM=1` lets the kernel make it instead (tc's netem on both ends of
-//! the cable; not every kernel has it). `LOSSY_CALLS=100` makes as many answered calls.
+//! The cable makes the weather (`cable.rs`). `LOSSY_CALLS=100` makes as many answered calls, `CABLE_SEED=n` another weather.
+//! In `crowd` the phones are SIPp's and baresip's.
+
+mod crowd;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -12,6 +14,7 @@ use base::Rng;
 use serde_json::json;
 use softphone::{Event, Order, Report};
 
+use crate::cable::Cable;
 use crate::demo::Demo;
 use crate::lab::{Host, turn, wait_for};
 use crate::phone::{Softphone, await_news};
@@ -85,27 +88,19 @@ impl Person {
     }
 }
 
-fn weather(sbc: &Host, floor: &Host) -> Option<Climate> {
-    if std::env::var_os("LOSSY_NETEM").is_none() {
-        return Some(CLIMATE);
-    }
-    for (host, end) in [(sbc, 'a'), (floor, 'b')] {
-        let link = format!("{end}{}", PHONES.replace('.', ""));
-        let climate = "delay 150ms 50ms loss 10% duplicate 5% limit 100000".split(' ');
-        let arguments = ["qdisc", "add", "dev", &link, "root", "netem"].into_iter().chain(climate);
-        host.run("tc", &arguments.collect::<Vec<_>>());
-    }
-    None
+/// Which weather it is.
+fn seed() -> u64 {
+    std::env::var("CABLE_SEED").map_or(7, |text| text.parse().expect("a number"))
 }
 
-fn people(sbc: &Host, floor: &Host, climate: Option<Climate>) -> Vec<Person> {
+fn people(sbc: &Host, floor: &Host) -> Vec<Person> {
     let ip: IpAddr = PHONES.parse().expect("an address");
     let person = |number: usize| {
         let number = (1_001 + number).to_string();
         let body = json!({"tenant": "demo", "agent": number, "password": format!("demo-{number}"), "location": "local"});
         let (status, login) = sbc.post(&format!("http://{SBC}:8080/v1/login"), &body);
         assert_eq!(status, 200, "{login}");
-        let phones = [440, 620].map(|hz| Softphone::start_in(climate, floor, &login, ip, hz));
+        let phones = [440, 620].map(|hz| Softphone::start_on(floor, &login, ip, hz));
         phones[0].order(Order::Register);
         let events = [Vec::new(), Vec::new()];
         Person { number, phones, next: Instant::now(), held: false, events }
@@ -165,12 +160,11 @@ fn calls_on_a_lossy_network_end_and_are_billed_once() {
     let _turn = turn();
     let wanted = std::env::var("LOSSY_CALLS").map_or(CALLS, |text| text.parse().expect("a number"));
     let (sbc, floor) = (Host::new("lsbc"), Host::new("lfloor"));
-    sbc.connect(SBC, &floor, PHONES);
+    let cable = Cable::between([(&sbc, SBC), (&floor, PHONES)], CLIMATE, seed());
     let agents = AGENTS.to_string();
     let flags = ["--bind", SBC, "--agents", &agents, "--media", "io_uring", "--cores", "2"];
     let mut demo = Demo::start(Some(&sbc), &flags);
-    let climate = weather(&sbc, &floor);
-    let mut people = people(&sbc, &floor, climate);
+    let mut people = people(&sbc, &floor);
     let before = demo.counter("sip_retransmitted");
     live(&demo, &mut people, wanted);
     demo.expect_all_free();
@@ -204,6 +198,7 @@ fn calls_on_a_lossy_network_end_and_are_billed_once() {
     check_records(&demo);
     let counters = ["calls_started", "calls_answered", "transfers_completed", "transfers_failed"];
     let counts = counters.map(|name| (name, demo.counter(name)));
+    cable.traffic().ways.iter().for_each(|way| println!("{way}"));
     println!("{counts:?}, sip_retransmitted {}", demo.counter("sip_retransmitted"));
     demo.process.stop();
 }

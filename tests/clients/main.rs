@@ -4,6 +4,7 @@
 mod baresip;
 mod baresips;
 mod blades;
+mod cable;
 mod capture;
 mod carriers;
 mod comeback;
@@ -35,10 +36,11 @@ mod torture;
 mod transfer;
 mod transports;
 mod trunk_names;
+mod waiting;
 mod weather;
 
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -58,11 +60,16 @@ const LOOPBACK: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 /// One request, one answer, connection closed (S1-066).
 fn log_in(agent: &str, location: &str) -> Value {
+    log_in_at((LOOPBACK, HTTP).into(), agent, location)
+}
+
+/// The same at another AgentProxy.
+fn log_in_at(proxy: SocketAddr, agent: &str, location: &str) -> Value {
     let body = json!({"tenant": "demo", "agent": agent, "password": format!("demo-{agent}"), "location": location});
     let body = body.to_string();
-    let mut stream = TcpStream::connect((LOOPBACK, HTTP)).expect("the AgentProxy listens");
+    let mut stream = TcpStream::connect(proxy).expect("the AgentProxy listens");
     let head = format!(
-        "POST /v1/login HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        "POST /v1/login HTTP/1.1\r\nHost: {proxy}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
     stream.write_all(format!("{head}{body}").as_bytes()).expect("sent");

@@ -10,7 +10,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant as Wall};
 
 use crate::lab::Host;
-use crate::weather::{Climate, Weather};
 use base::{Instant, Rng};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde_json::Value;
@@ -89,24 +88,7 @@ impl Softphone {
         Softphone::with(sockets, login, tone_hz, 3_600)
     }
 
-    /// The same on a network as bad as that, both ways.
-    pub fn start_in(
-        climate: Option<Climate>,
-        host: &Host,
-        login: &Value,
-        ip: IpAddr,
-        tone_hz: u32,
-    ) -> Softphone {
-        let mut sockets = host.enter(|| Sockets::bind(ip).expect("three ports"));
-        let seed = u64::from(sockets.sip.local_addr().expect("bound").port());
-        sockets.weather = climate.map(|climate| {
-            let [there, back] = [2 * seed, 2 * seed + 1].map(|seed| Weather::new(climate, seed));
-            Box::new(Ways { there, back })
-        });
-        Softphone::with(sockets, login, tone_hz, 3_600)
-    }
-
-    fn with(mut sockets: Sockets, login: &Value, tone_hz: u32, expires_s: u32) -> Softphone {
+    fn with(sockets: Sockets, login: &Value, tone_hz: u32, expires_s: u32) -> Softphone {
         let phone = &login["phone"];
         let text = |value: &Value| {
             value.as_str().unwrap_or_else(|| panic!("no text in {phone}")).to_owned()
@@ -239,16 +221,6 @@ struct Sockets {
     sip: UdpSocket,
     rtp: UdpSocket,
     rtcp: UdpSocket,
-    weather: Option<Box<Ways>>,
-}
-
-/// A datagram, and which of the three sockets it is of.
-type Datagram = (usize, SocketAddr, Vec<u8>);
-
-/// A bad network between the phone and its sockets.
-struct Ways {
-    there: Weather<Datagram>,
-    back: Weather<Datagram>,
 }
 
 impl Sockets {
@@ -264,14 +236,14 @@ impl Sockets {
                 for socket in [&sip, &rtp, &rtcp] {
                     socket.set_nonblocking(true)?;
                 }
-                return Ok(Sockets { sip, rtp, rtcp, weather: None });
+                return Ok(Sockets { sip, rtp, rtcp });
             }
         }
         Err(io::ErrorKind::AddrInUse.into())
     }
 
     fn run(
-        &mut self,
+        &self,
         config: PhoneConfig,
         orders: &Receiver<Order>,
         events: &Sender<Event>,
@@ -337,47 +309,26 @@ impl Sockets {
         }
     }
 
-    /// The next datagram for the phone, in the buffer.
-    fn receive(&mut self, buffer: &mut [u8]) -> Option<(usize, SocketAddr, usize)> {
+    /// The next datagram for the phone, in the buffer, and which socket it came by.
+    fn receive(&self, buffer: &mut [u8]) -> Option<(usize, SocketAddr, usize)> {
         let mut sockets = [&self.sip, &self.rtp, &self.rtcp].into_iter().enumerate();
-        let Some(ways) = &mut self.weather else {
-            return sockets.find_map(|(number, socket)| {
-                socket.recv_from(buffer).ok().map(|(len, from)| (number, from, len))
-            });
-        };
-        for (number, socket) in sockets {
-            while let Ok((len, from)) = socket.recv_from(buffer) {
-                ways.back.put(Wall::now(), (number, from, buffer[..len].to_vec()));
-            }
-        }
-        let (number, from, bytes) = ways.back.take(Wall::now())?;
-        buffer[..bytes.len()].copy_from_slice(&bytes);
-        Some((number, from, bytes.len()))
+        sockets.find_map(|(number, socket)| {
+            socket.recv_from(buffer).ok().map(|(len, from)| (number, from, len))
+        })
     }
 
-    fn send(&mut self, out: &mut Vec<Output>, events: &Sender<Event>) {
-        let sockets = [&self.sip, &self.rtp, &self.rtcp];
+    fn send(&self, out: &mut Vec<Output>, events: &Sender<Event>) {
         for output in out.drain(..) {
-            let (number, to, bytes): (usize, SocketAddr, &[u8]) = match &output {
-                Output::Sip { to, datagram } => (0, *to, datagram),
-                Output::Rtp { to, packet, .. } => (1, *to, packet),
-                Output::Rtcp { to, packet } => (2, *to, packet),
-                Output::Event(event) => {
-                    let _ = events.send(event.clone());
-                    tell_all();
-                    continue;
-                }
-            };
             // A peer that is dead right now answers by ICMP, which says nothing new.
-            match &mut self.weather {
-                Some(ways) => ways.there.put(Wall::now(), (number, to, bytes.to_vec())),
-                None => drop(sockets[number].send_to(bytes, to)),
+            match output {
+                Output::Sip { to, datagram } => drop(self.sip.send_to(&datagram, to)),
+                Output::Rtp { to, packet, .. } => drop(self.rtp.send_to(&packet, to)),
+                Output::Rtcp { to, packet } => drop(self.rtcp.send_to(&packet, to)),
+                Output::Event(event) => {
+                    let _ = events.send(event);
+                    tell_all();
+                }
             }
-        }
-        while let Some(ways) = &mut self.weather
-            && let Some((number, to, bytes)) = ways.there.take(Wall::now())
-        {
-            drop(sockets[number].send_to(&bytes, to));
         }
     }
 }

@@ -38,24 +38,29 @@ impl Station {
         self.phone = Some(phone);
     }
 
-    /// A command to the phone, as a netstring of JSON.
+    /// A command to the phone.
     pub fn tell(&self, command: &str, params: &str) {
-        let text = json!({"command": command, "params": params}).to_string();
-        let address = format!("{}:4444", self.ip);
-        self.host.enter(|| {
-            let mut stream = TcpStream::connect(address).expect("baresip listens");
-            write!(stream, "{}:{text},", text.len()).expect("sent");
-            stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
-            let (mut heard, mut part) = (String::new(), [0; 2048]);
-            // Events come between.
-            while !heard.contains("\"response\":true") {
-                let read = stream.read(&mut part).expect("baresip answers");
-                assert_ne!(read, 0, "baresip closed: {heard}");
-                heard.push_str(&String::from_utf8_lossy(&part[..read]));
-            }
-            assert!(heard.contains("\"ok\":true"), "{heard}");
-        });
+        tell(&self.host, self.ip, command, params);
     }
+}
+
+/// A command to a baresip, as a netstring of JSON.
+pub fn tell(host: &Host, ip: &str, command: &str, params: &str) {
+    let text = json!({"command": command, "params": params}).to_string();
+    let address = format!("{ip}:4444");
+    host.enter(|| {
+        let mut stream = TcpStream::connect(address).expect("baresip listens");
+        write!(stream, "{}:{text},", text.len()).expect("sent");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        let (mut heard, mut part) = (String::new(), [0; 2048]);
+        // Events come between.
+        while !heard.contains("\"response\":true") {
+            let read = stream.read(&mut part).expect("baresip answers");
+            assert_ne!(read, 0, "baresip closed: {heard}");
+            heard.push_str(&String::from_utf8_lossy(&part[..read]));
+        }
+        assert!(heard.contains("\"ok\":true"), "{heard}");
+    });
 }
 
 /// Waits until the two legs that stand are of those numbers, and `packets` have gone each way since.

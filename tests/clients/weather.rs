@@ -1,4 +1,4 @@
-//! What a bad network does to datagrams: for real sockets, where the kernel has no netem.
+//! What a bad network does to what it carries.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,15 +28,17 @@ impl<T: Clone> Weather<T> {
         Weather { climate, rng, under_way: BTreeMap::new(), sequence: 0 }
     }
 
-    /// Sends something on its way, if it is not lost.
-    pub fn put(&mut self, now: Instant, what: T) {
+    /// Sends something on its way, if it is not lost; says how many of it there are now.
+    pub fn put(&mut self, now: Instant, what: T) -> u32 {
         if self.rng.chance(self.climate.lost_percent) {
-            return;
+            return 0;
         }
-        if self.rng.chance(self.climate.doubled_percent) {
+        let is_doubled = self.rng.chance(self.climate.doubled_percent);
+        if is_doubled {
             self.delay(now, what.clone());
         }
         self.delay(now, what);
+        if is_doubled { 2 } else { 1 }
     }
 
     fn delay(&mut self, now: Instant, what: T) {
@@ -44,6 +46,11 @@ impl<T: Clone> Weather<T> {
         let delay = Duration::from_millis(least + self.rng.below(most - least + 1));
         self.sequence += 1;
         self.under_way.insert((now + delay, self.sequence), what);
+    }
+
+    /// When the next arrives.
+    pub fn due(&self) -> Option<Instant> {
+        self.under_way.first_key_value().map(|((due, _), _)| *due)
     }
 
     /// What has arrived.

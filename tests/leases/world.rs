@@ -416,7 +416,7 @@ impl World {
         }
         let Some(dialog) = here.dialogs.remove(&agent) else { return };
         let holder = ccb(dialog.holder);
-        let freed = word::release(&here.words[agent], holder, dialog.counter);
+        let freed = word::release(&here.words[agent], holder, dialog.counter, abi::Share::Waiting);
         let plant = self.plant;
         self.watch.expect(freed || plant == Plant::ForgetsItsCounter, || {
             format!("agent {agent}'s word at home {home} was not that of its dialog")

@@ -481,6 +481,9 @@ impl World {
                 user: user.clone(),
                 name: user.clone(),
                 agent_type: 1,
+                // Some are rung while they talk; these phones have one line, and say that they are busy.
+                incoming_limit: desk.is_multiple_of(3).then_some(2),
+                outgoing_limit: None,
             },
             epoch: entry.epoch,
             eligible: vec![CcbId(entry.ccb as u16 + 1)],

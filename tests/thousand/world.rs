@@ -163,6 +163,8 @@ impl World {
                 user: format!("{}.demo", 100_000 + agent),
                 name: format!("Agent {agent}"),
                 agent_type: 1,
+                incoming_limit: None,
+                outgoing_limit: None,
             },
             epoch: 1,
             eligible: (1..=self.sites.len() as u16).map(CcbId).collect(),

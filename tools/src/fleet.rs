@@ -266,7 +266,11 @@ impl Hall {
                 return Ok(());
             }
             let now = clock::now();
-            while let Some((_, seat)) = self.timers.due(now) {
+            while let Some((at, seat)) = self.timers.due(now) {
+                // Set anew meanwhile, and earlier.
+                if self.seats[seat].due != Some(at) {
+                    continue;
+                }
                 self.seats[seat].due = None;
                 if self.seats[seat].phone.deadline().is_some_and(|at| at <= now) {
                     self.handle(now, seat, Input::Timeout);

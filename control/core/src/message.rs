@@ -478,6 +478,12 @@ pub struct AgentRecord {
     pub name: String,
     /// The directory's number for voice, chat, universal or supervisor (G-26).
     pub agent_type: u32,
+    /// How many calls the agent may have before a caller hears that it is busy; none for one.
+    #[serde(default)]
+    pub incoming_limit: Option<u32>,
+    /// How many calls of its own the agent may have at the same time; none for [`abi::OWN_AT_ONCE`].
+    #[serde(default)]
+    pub outgoing_limit: Option<u32>,
 }
 
 /// The hashes that prove a phone (RFC 7616, 3.4.2); never shown.

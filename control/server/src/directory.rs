@@ -117,9 +117,9 @@ pub struct Parameters {
     pub rights: Vec<String>,
     /// Which number is announced to the caller: `none`, `employee` or `directory`.
     pub number_report: String,
-    /// Calls in an hour that the agent may get; `None` is no limit.
+    /// Calls that the agent may have at the same time before a caller hears that it is busy; `None` is one.
     pub incoming_limit: Option<u32>,
-    /// Calls in an hour that the agent may make; `None` is no limit.
+    /// Calls of its own that the agent may have at the same time; `None` is [`abi::OWN_AT_ONCE`].
     pub outgoing_limit: Option<u32>,
     /// Codecs in order of preference.
     pub media_format: Vec<String>,

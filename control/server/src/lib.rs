@@ -105,9 +105,7 @@ impl Server {
         let record_state = Arc::new(records::RecordState::default());
         let records = config.records.as_ref().map(|folder| {
             let (recorder, state) = (blade.clone(), Arc::clone(&record_state));
-            let recorded = move |ccb, call| {
-                recorder.tell_blocking(owner::Ask::Recorded { ccb, call });
-            };
+            let recorded = move |calls| recorder.tell_blocking(owner::Ask::Recorded(calls));
             records::start(folder, state, recorded).map_err(named(folder))
         });
         let ccbs: Vec<_> = config.ccbs.iter().map(|ccb| ccb.id).collect();

@@ -61,8 +61,8 @@ pub enum Ask {
     Command { make: Make, done: oneshot::Sender<Ended> },
     /// What a worker is to show of its signalling.
     Trace { ccb: CcbId, worker: WorkerId, trace: Box<Trace>, done: oneshot::Sender<Ended> },
-    /// A call's record is written.
-    Recorded { ccb: CcbId, call: CallRef },
+    /// The records of these calls are written.
+    Recorded(Vec<(CcbId, CallRef)>),
     /// An order for the pool.
     Pool(PoolOrder, oneshot::Sender<Result<SlotId, PoolRefusal>>),
     /// A slot's process is gone for good.
@@ -352,7 +352,9 @@ impl Owner {
                 self.commands.insert(reply, done);
                 self.give(Input::Trace { reply, ccb, worker, trace });
             }
-            Ask::Recorded { ccb, call } => self.give(Input::Recorded { ccb, call }),
+            Ask::Recorded(calls) => {
+                calls.into_iter().for_each(|(ccb, call)| self.give(Input::Recorded { ccb, call }))
+            }
             Ask::Pool(order, done) => {
                 self.pooled.insert(reply, done);
                 self.give(Input::Pool { reply, order });

@@ -102,12 +102,12 @@ struct Day {
     length: u64,
 }
 
-/// Opens the folder, made if it is missing, and starts the thread that writes; `recorded` is called for
-/// each record when it is safe. The thread ends when the sender is dropped.
+/// Opens the folder, made if it is missing, and starts the thread that writes; `recorded` is called with
+/// the calls whose records are safe, once for all that were written together. The thread ends when the sender is dropped.
 pub fn start(
     path: &Path,
     state: Arc<RecordState>,
-    recorded: impl Fn(CcbId, CallRef) + Send + 'static,
+    recorded: impl Fn(Vec<(CcbId, CallRef)>) + Send + 'static,
 ) -> io::Result<RecordSender> {
     let folder = Folder::open(path)?;
     let (records, receiver) = channel();
@@ -122,7 +122,7 @@ fn write_all(
     mut folder: Folder,
     records: &Receiver<Box<CallRecord>>,
     state: &RecordState,
-    recorded: impl Fn(CcbId, CallRef),
+    recorded: impl Fn(Vec<(CcbId, CallRef)>),
 ) {
     while let Ok(first) = records.recv() {
         std::thread::sleep(Duration::from_millis(GATHER_MS));
@@ -157,7 +157,8 @@ fn write_all(
         }
         state.written.fetch_add(lines, Ordering::Relaxed);
         state.waiting.fetch_sub(batch.len() as u64, Ordering::Relaxed);
-        batch.iter().for_each(|record| recorded(record.ccb, record.call));
+        // Together, so that the owner is woken once for them.
+        recorded(batch.iter().map(|record| (record.ccb, record.call)).collect());
     }
 }
 

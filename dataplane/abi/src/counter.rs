@@ -149,6 +149,10 @@ counters! {
     StaleNonce = "stale_nonce",
     /// Calls refused because another has the agent.
     LeaseDenied = "lease_denied",
+    /// Calls that rang an agent who was in another one (call waiting).
+    CallsWaiting = "calls_waiting",
+    /// Agents' own calls refused because of the agent's limit.
+    OwnCallsLimited = "own_calls_limited",
     /// Gauge: streams whose packets go through the process.
     StreamsInProcess = "streams_in_process",
     /// Gauge: streams whose packets an XDP program relays.
@@ -277,6 +281,8 @@ counters! {
     SipsRefused = "sips_refused",
     /// Calls of agents that gave way to one that comes to the agent (G-03).
     CallsYielded = "calls_yielded",
+    /// Port pairs bound amid a burst of calls, which took more than are bound ahead.
+    PortsBoundInHaste = "ports_bound_in_haste",
 }
 
 impl Counter {

@@ -3,7 +3,8 @@
 //! ```text
 //!  63 62 | 61   58 | 57         42 | 41      28 | 27          0
 //!  state | purpose | holder (CCB)  | time       | counter
-//!                                  | open, legs |          while it is bound
+//!                                  | open, own, |          while it is bound
+//!                                  | legs       |
 //!
 //! free --reserve--> reserved --bind--> bound --release--> free, counter + 1
 //!                       \--release, or RESERVED_MS pass--> free, counter + 1
@@ -11,9 +12,16 @@
 //! bound, 1 leg --open--> bound, 1 leg, open --share--> bound, 2 legs --release--> bound, 1 leg, open
 //! ```
 //!
-//! An agent who talks may call somebody else meanwhile (a consultation). That leg shares the word of the first:
-//! the word is bound as long as one of them lives. It is open to be shared once the leg before was answered, so
-//! that of two agents who call each other at the same time still only one gets both words.
+//! An agent who talks may call somebody else meanwhile (a consultation), and may be rung by a further caller (call
+//! waiting), as far as the agent's limits go. Such a leg shares the word of the first: the word is bound as long as one
+//! of them lives, and it counts the agent's own calls apart. It is open for an own call once the leg before was
+//! answered, and for a waiting one unless an own call is on its way, so that of two agents who call each other at the
+//! same time still only one gets both words.
+//!
+//! Who asks from outside (a queue, another blade) reserves, and so gets only agents whom nobody has. A second word for
+//! a waiting call was considered: then "free" would be a question to two words that no compare-and-swap answers, and
+//! a waiting call that outlives the first would have to change its word. Shared, an agent is free exactly when one
+//! word is, and after a death legs are counted as ever.
 //!
 //! The counter tells one lease of the word from the next: each reservation has another one (until
 //! 2^28 of them have passed), so a bind or a release that comes too late hits nothing. Time is
@@ -47,12 +55,18 @@ const HOLDER_SHIFT: u32 = 42;
 /// In a bound word: one more leg may share it.
 const OPEN: u64 = 1 << 41;
 /// In a bound word: how many legs share it, above [`TIME_SHIFT`].
-const LEGS_MASK: u64 = (1 << 13) - 1;
+const LEGS_MASK: u64 = (1 << 7) - 1;
+/// In a bound word: how many of them are the agent's own calls.
+const OWN_SHIFT: u32 = 35;
+const OWN_MASK: u64 = (1 << 6) - 1;
 const PURPOSE_SHIFT: u32 = 58;
 const STATE_SHIFT: u32 = 62;
 
-/// How many legs of one agent may live at the same time.
-pub const MAX_SHARES: u16 = 4;
+/// The highest limit of an agent's calls at the same time.
+pub const MAX_AT_ONCE: u16 = 8;
+
+/// How many calls of their own agents may have at the same time where nothing else is said.
+pub const OWN_AT_ONCE: u16 = 4;
 
 const RESERVED: u64 = 1;
 const BOUND: u64 = 2;
@@ -163,7 +177,9 @@ pub enum LeaseState {
         counter: u32,
         /// How many legs share it.
         legs: u16,
-        /// One more may.
+        /// How many of them are the agent's own calls.
+        own: u16,
+        /// The last one was answered: the agent may call somebody.
         open: bool,
     },
     /// There is no such agent's slot, or the region is mapped read-only.
@@ -189,6 +205,22 @@ impl LeaseState {
         }
     }
 
+    /// True while the agent calls somebody who has not answered.
+    pub fn is_calling(&self) -> bool {
+        matches!(*self, LeaseState::Bound { own: 1.., open: false, .. })
+    }
+
+    /// Whether one more leg of that kind may share the word: an own call among fewer than `limit` of these, a
+    /// waiting one among fewer than `limit` of any.
+    fn takes(&self, kind: Share, limit: u16) -> bool {
+        let LeaseState::Bound { legs, own, open, .. } = *self else { return false };
+        let limit = limit.min(MAX_AT_ONCE);
+        match kind {
+            Share::Own => open && own < limit,
+            Share::Waiting => !self.is_calling() && legs < limit,
+        }
+    }
+
     #[inline]
     fn of(word: u64) -> Self {
         let counter = (word as u32) & LEASE_COUNTER_MASK;
@@ -209,8 +241,10 @@ impl LeaseState {
                 LeaseState::Reserved { holder, purpose, counter, since }
             }
             BOUND => {
-                let (legs, open) = ((word >> TIME_SHIFT & LEGS_MASK) as u16, word & OPEN != 0);
-                LeaseState::Bound { holder, purpose, counter, legs, open }
+                let legs = (word >> TIME_SHIFT & LEGS_MASK) as u16;
+                let own = ((word >> OWN_SHIFT & OWN_MASK) as u16).min(legs);
+                let open = word & OPEN != 0;
+                LeaseState::Bound { holder, purpose, counter, legs, own, open }
             }
             // State 3 is never written; who finds it may take the word.
             _ => LeaseState::Free { counter },
@@ -219,13 +253,37 @@ impl LeaseState {
 
     /// The word of a bound lease.
     #[inline]
-    fn bound(holder: CcbId, purpose: Purpose, counter: u32, legs: u16, open: bool) -> u64 {
+    fn bound(
+        (holder, purpose, counter): (CcbId, Purpose, u32),
+        (legs, own): (u16, u16),
+        open: bool,
+    ) -> u64 {
         BOUND << STATE_SHIFT
             | (purpose as u64) << PURPOSE_SHIFT
             | u64::from(holder.0) << HOLDER_SHIFT
             | if open { OPEN } else { 0 }
+            | (u64::from(own) & OWN_MASK) << OWN_SHIFT
             | (u64::from(legs) & LEGS_MASK) << TIME_SHIFT
             | u64::from(counter)
+    }
+}
+
+/// What kind of leg is among those that share a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Share {
+    /// The agent's own call.
+    Own,
+    /// A call to the agent.
+    Waiting,
+}
+
+impl Share {
+    /// The kind of a leg that a word was won for.
+    pub const fn of(purpose: Purpose) -> Share {
+        match purpose {
+            Purpose::Outgoing => Share::Own,
+            _ => Share::Waiting,
+        }
     }
 }
 
@@ -233,7 +291,7 @@ impl LeaseState {
 pub mod word {
     use super::{
         AtomicU64, CcbId, HOLDER_SHIFT, Instant, LEASE_COUNTER_MASK, LeaseState, LeaseTime,
-        MAX_SHARES, Ordering, PURPOSE_SHIFT, Purpose, RESERVED, STATE_SHIFT, TIME_SHIFT,
+        Ordering, PURPOSE_SHIFT, Purpose, RESERVED, STATE_SHIFT, Share, TIME_SHIFT,
     };
 
     /// What the word says.
@@ -277,54 +335,64 @@ pub mod word {
             LeaseState::Reserved { holder: has, purpose, counter: of, .. }
                 if (has, of) == (holder, counter) =>
             {
-                Some(LeaseState::bound(holder, purpose, counter, 1, false))
+                let own = u16::from(Share::of(purpose) == Share::Own);
+                Some(LeaseState::bound((holder, purpose, counter), (1, own), false))
             }
             _ => None,
         })
         .is_ok()
     }
 
-    /// The leg that bound the lease, or shared it last, was answered: one more may share it. False when the
+    /// The leg that bound the lease, or shared it last, was answered: the agent may call somebody. False when the
     /// lease is not there any more.
     #[inline]
     pub fn open(word: &AtomicU64, holder: CcbId, counter: u32) -> bool {
         update(word, |state| match state {
-            LeaseState::Bound { holder: has, purpose, counter: of, legs, .. }
+            LeaseState::Bound { holder: has, purpose, counter: of, legs, own, .. }
                 if (has, of) == (holder, counter) =>
             {
-                Some(LeaseState::bound(holder, purpose, counter, legs, true))
+                Some(LeaseState::bound((holder, purpose, counter), (legs, own), true))
             }
             _ => None,
         })
         .is_ok()
     }
 
-    /// One more leg shares the lease that `holder` has bound, which is closed until that leg is answered; the
-    /// lease's counter, or why not.
+    /// One more leg of that kind shares the lease that `holder` has bound: an own call if there are fewer than
+    /// `limit`, a waiting one if there are fewer legs than that. The lease's counter, or why not. An own call closes
+    /// it until that is answered.
     #[inline]
-    pub fn share(word: &AtomicU64, holder: CcbId) -> Result<u32, LeaseState> {
-        let mut of = 0;
+    pub fn share(
+        word: &AtomicU64,
+        holder: CcbId,
+        kind: Share,
+        limit: u16,
+    ) -> Result<u32, LeaseState> {
+        let mut won = 0;
         update(word, |state| match state {
-            LeaseState::Bound { holder: has, purpose, counter, legs, open: true }
-                if has == holder && legs < MAX_SHARES =>
+            LeaseState::Bound { holder: has, purpose, counter, legs, own, open }
+                if has == holder && state.takes(kind, limit) =>
             {
-                of = counter;
-                Some(LeaseState::bound(holder, purpose, counter, legs + 1, false))
+                won = counter;
+                let is_own = kind == Share::Own;
+                let shares = (legs + 1, own + u16::from(is_own));
+                Some(LeaseState::bound((holder, purpose, counter), shares, open && !is_own))
             }
             _ => None,
         })
-        .map(|()| of)
+        .map(|()| won)
     }
 
-    /// A leg lets go of the lease `counter` of `holder`, which becomes free with the last one; false when it is
-    /// not there any more.
+    /// A leg of that kind lets go of the lease `counter` of `holder`, which becomes free with the last one; false
+    /// when it is not there any more.
     #[inline]
-    pub fn release(word: &AtomicU64, holder: CcbId, counter: u32) -> bool {
+    pub fn release(word: &AtomicU64, holder: CcbId, counter: u32, kind: Share) -> bool {
         update(word, |state| match state {
-            LeaseState::Bound { holder: has, purpose, counter: of, legs, .. }
+            LeaseState::Bound { holder: has, purpose, counter: of, legs, own, .. }
                 if (has, of) == (holder, counter) && legs > 1 =>
             {
-                Some(LeaseState::bound(holder, purpose, counter, legs - 1, true))
+                let own = own.saturating_sub(u16::from(kind == Share::Own)).min(legs - 1);
+                Some(LeaseState::bound((holder, purpose, counter), (legs - 1, own), true))
             }
             state => {
                 let is_it = state.holder() == Some(holder) && state.counter() == Some(counter);
@@ -334,14 +402,14 @@ pub mod word {
         .is_ok()
     }
 
-    /// Of the bound lease `counter` of `holder`, so many legs live; none frees it. False when the lease is not
-    /// there any more.
-    pub fn settle(word: &AtomicU64, holder: CcbId, counter: u32, legs: u16) -> bool {
+    /// Of the bound lease `counter` of `holder`, so many legs live, and so many of them are the agent's own calls;
+    /// none frees it. False when the lease is not there any more.
+    pub fn settle(word: &AtomicU64, holder: CcbId, counter: u32, (legs, own): (u16, u16)) -> bool {
         update(word, |state| match state {
             LeaseState::Bound { holder: has, purpose, counter: of, .. }
                 if (has, of) == (holder, counter) && legs > 0 =>
             {
-                Some(LeaseState::bound(holder, purpose, counter, legs, true))
+                Some(LeaseState::bound((holder, purpose, counter), (legs, own), true))
             }
             state => {
                 let is_it = state.holder() == Some(holder) && state.counter() == Some(counter);
@@ -417,7 +485,7 @@ pub use table::Leases;
 mod table {
     use base::{AgentSlot, CcbId, Instant, Medium};
 
-    use super::{LeaseState, Purpose, word};
+    use super::{LeaseState, Purpose, Share, word};
     use crate::sync::AtomicU64;
     use crate::table::Part;
 
@@ -455,40 +523,43 @@ mod table {
             self.word(slot, medium).is_some_and(|word| word::bind(word, holder, counter))
         }
 
-        /// The agent's leg was answered: one more may share its lease. False when the lease is not `holder`'s
-        /// any more.
+        /// The agent's leg was answered: the agent may call somebody. False when the lease is not `holder`'s any
+        /// more.
         #[inline]
         pub fn open(&self, slot: AgentSlot, medium: Medium, holder: CcbId, counter: u32) -> bool {
             self.word(slot, medium).is_some_and(|word| word::open(word, holder, counter))
         }
 
-        /// One more leg of an agent who talks shares the lease that `holder` has: its counter, or who has it.
+        /// One more leg of that kind shares the lease that `holder` has, if `limit` admits it ([`word::share`]): its
+        /// counter, or who has it.
         #[inline]
         pub fn share(
             &self,
             slot: AgentSlot,
             medium: Medium,
             holder: CcbId,
+            kind: Share,
+            limit: u16,
         ) -> Result<u32, LeaseState> {
             let word = self.word(slot, medium).ok_or(LeaseState::NoSuchSlot)?;
-            word::share(word, holder)
+            word::share(word, holder, kind, limit)
         }
 
-        /// After a death of `holder`'s process: so many legs of the agent go on. None frees the lease; false when
-        /// it is not `holder`'s any more.
+        /// After a death of `holder`'s process: so many legs of the agent go on, and so many of them are own calls.
+        /// None frees the lease; false when it is not `holder`'s any more.
         pub fn settle(
             &self,
             slot: AgentSlot,
             medium: Medium,
             holder: CcbId,
             counter: u32,
-            legs: u16,
+            shares: (u16, u16),
         ) -> bool {
-            self.word(slot, medium).is_some_and(|word| word::settle(word, holder, counter, legs))
+            self.word(slot, medium).is_some_and(|word| word::settle(word, holder, counter, shares))
         }
 
-        /// The lease ends, reserved or bound, with the last leg that shares it; false when it is not `holder`'s
-        /// any more.
+        /// The lease ends, reserved or bound, with the last leg that shares it; this one is of that kind. False when
+        /// it is not `holder`'s any more.
         #[inline]
         pub fn release(
             &self,
@@ -496,8 +567,9 @@ mod table {
             medium: Medium,
             holder: CcbId,
             counter: u32,
+            kind: Share,
         ) -> bool {
-            self.word(slot, medium).is_some_and(|word| word::release(word, holder, counter))
+            self.word(slot, medium).is_some_and(|word| word::release(word, holder, counter, kind))
         }
 
         /// Who has the agent's medium.

@@ -53,7 +53,10 @@ mod table;
 mod ticket;
 
 pub use bell::{Bell, Wake};
-pub use lease::{LEASE_COUNTER_MASK, LeaseState, LeaseTime, Purpose, RESERVED_MS};
+pub use lease::{
+    LEASE_COUNTER_MASK, LeaseState, LeaseTime, MAX_AT_ONCE, OWN_AT_ONCE, Purpose, RESERVED_MS,
+    Share,
+};
 pub use ring::{Corrupt, Full};
 
 #[cfg(not(loom))]

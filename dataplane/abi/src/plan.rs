@@ -16,7 +16,7 @@ use crate::table::cell_words;
 use crate::{header, index, journal};
 
 /// The number of this layout; it changes when the meaning of a word does.
-pub const LAYOUT_VERSION: u64 = 12;
+pub const LAYOUT_VERSION: u64 = 13;
 
 /// The sizes of a region. Both processes must have been built for the same [`LAYOUT_VERSION`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

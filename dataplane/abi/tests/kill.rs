@@ -126,6 +126,8 @@ fn agent_row(n: u64) -> AgentRow {
         cti_since: !n,
         forwards: n as u32,
         no_answer_s: (n >> 32) as u32,
+        incoming_limit: !n as u32,
+        outgoing_limit: (!n >> 32) as u32,
         work: byte.into(),
         next_work: !n as u32,
         work_since: mix(n) ^ n,
@@ -199,7 +201,10 @@ impl Side<'_> {
         }
         let mine = word.compare_exchange(tag, 0, Ordering::SeqCst, Ordering::SeqCst);
         assert_eq!(mine, Ok(tag), "lease {nth} was bound by another meanwhile");
-        assert!(leases.release(slot, medium, holder, counter), "lease {nth} was ours");
+        assert!(
+            leases.release(slot, medium, holder, counter, abi::Share::Waiting),
+            "lease {nth} was ours"
+        );
     }
 }
 

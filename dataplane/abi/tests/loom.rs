@@ -10,7 +10,7 @@
 use abi::lease::word;
 use abi::ring::{Memory, Reader, Room, Shape, Taken, Writer};
 use abi::sync::{AtomicU64, Ordering};
-use abi::{Bell, LeaseState, Purpose, Wake, cell, journal};
+use abi::{Bell, LeaseState, Purpose, Share, Wake, cell, journal};
 use base::{CcbId, Instant};
 use loom::sync::Arc;
 use loom::thread;
@@ -246,8 +246,8 @@ fn no_lease_is_won_twice() {
                     let before = won.0[counter as usize].fetch_add(1, Ordering::Relaxed);
                     assert_eq!(before, 0, "one winner for each counter");
                     assert!(word::bind(word, holder, counter), "it is ours and young");
-                    assert!(word::release(word, holder, counter));
-                    assert!(!word::release(word, holder, counter));
+                    assert!(word::release(word, holder, counter, Share::Waiting));
+                    assert!(!word::release(word, holder, counter, Share::Waiting));
                 }
             })
         });

@@ -62,6 +62,9 @@ pub enum Wait {
     Any(Duration),
     /// Until so many have completed, at most so long.
     Batch(u32, Duration),
+    /// As `Any` with the second, but what completes within the first wakes nobody before that is over. Where the kernel cannot
+    /// (before Linux 6.12), and without io_uring, it is `Any`.
+    Gather(Duration, Duration),
 }
 
 /// A worker's sockets and its doorbells. It belongs to the thread that opened it.

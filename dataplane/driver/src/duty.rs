@@ -17,7 +17,7 @@ use crate::disk::Disk;
 use crate::effort::Effort;
 use crate::mesh::{Link, Mesh, Parcel};
 use crate::mirror::Mirror;
-use crate::pace::Pace;
+use crate::pace::{Pace, Taken};
 use crate::pulse::{Pulse, Resting};
 use crate::sockets::{Ended, MediaSockets, bind_pair};
 use crate::spool::BlockLost;
@@ -222,7 +222,7 @@ impl<D: Datagrams> Duty<D> {
         let wait = wakes_at.map_or(longest, |at| at.min(longest)).since(now);
         self.pulse.sleep(wait);
         self.effort.sleeps(now);
-        self.pace.sleep(wait)
+        self.pace.sleep(now, wait)
     }
 
     /// When there is something to do, whatever comes in.
@@ -243,7 +243,7 @@ impl<D: Datagrams> Duty<D> {
     fn drain_completions(&mut self, now: Instant) -> Result<(), DriverError> {
         let mut completions = std::mem::take(&mut self.completions);
         self.io.completions(COMPLETIONS_A_CYCLE, &mut completions);
-        self.pace.take(now, completions.len());
+        self.pace.take(now, taken_in(&completions));
         for completion in completions.drain(..) {
             match completion.token {
                 Token::MediaReceive(socket, generation) => {
@@ -311,6 +311,7 @@ impl<D: Datagrams> Duty<D> {
             }
             self.io.give_back_sip(buffer);
             self.carry_out(now);
+            self.bind_what_is_short(now);
         }
     }
 
@@ -413,6 +414,7 @@ impl<D: Datagrams> Duty<D> {
             };
             self.unpack(now, parcel);
             self.carry_out(now);
+            self.bind_what_is_short(now);
         }
     }
 
@@ -498,21 +500,37 @@ impl<D: Datagrams> Duty<D> {
 
     fn drain_binds(&mut self, now: Instant) {
         for _ in 0..BINDS_A_CYCLE {
-            let Some((pair, location, port)) = self.sockets.next_wanted() else {
+            if !self.bind_next(now) {
                 return;
-            };
-            let ok = match self.bind(pair, location, port) {
-                Ok(()) => true,
-                Err(error) => {
-                    let ip = self.locations.get(usize::from(location.0)).map(|place| place.ip);
-                    tracing::debug!(%error, ?ip, port, "a pair of RTP ports could not be bound");
-                    self.count(Counter::BindFailed);
-                    false
-                }
-            };
-            self.worker.handle(now, Input::Bound { pair, ok }, &mut self.effects);
-            self.carry_out(now);
+            }
         }
+    }
+
+    /// A burst of new calls takes more pairs than are kept: the next message of it does not wait for the end of the cycle,
+    /// so it must not find that none is bound. Failures end it, since the worker rests after some.
+    fn bind_what_is_short(&mut self, now: Instant) {
+        while self.worker.is_short_of_ports() && self.bind_next(now) {
+            self.count(Counter::PortsBoundInHaste);
+        }
+    }
+
+    /// Binds the pair that is wanted next; false when none is.
+    fn bind_next(&mut self, now: Instant) -> bool {
+        let Some((pair, location, port)) = self.sockets.next_wanted() else {
+            return false;
+        };
+        let ok = match self.bind(pair, location, port) {
+            Ok(()) => true,
+            Err(error) => {
+                let ip = self.locations.get(usize::from(location.0)).map(|place| place.ip);
+                tracing::debug!(%error, ?ip, port, "a pair of RTP ports could not be bound");
+                self.count(Counter::BindFailed);
+                false
+            }
+        };
+        self.worker.handle(now, Input::Bound { pair, ok }, &mut self.effects);
+        self.carry_out(now);
+        true
     }
 
     fn bind(
@@ -636,6 +654,19 @@ impl<D: Datagrams> Duty<D> {
             tell(bell);
         }
     }
+}
+
+/// What these completions are.
+fn taken_in(completions: &[Completion]) -> Taken {
+    let mut taken = Taken { all: completions.len() as u32, ..Taken::default() };
+    for completion in completions.iter().filter(|completion| completion.buffer.is_some()) {
+        match completion.token {
+            Token::SipReceive(_) => taken.messages += 1,
+            Token::MediaReceive(socket, _) => taken.media += u32::from(!socket.is_rtcp()),
+            _ => {}
+        }
+    }
+    taken
 }
 
 #[cfg(test)]

@@ -307,8 +307,8 @@ impl Datagrams for Mmsg {
         let wait = match wait {
             _ if self.has_completions() => Duration::ZERO,
             Wait::No => Duration::ZERO,
-            Wait::Any(wait) if self.sip_waiting.is_empty() => wait,
-            Wait::Any(wait) => wait.min(RETRY),
+            Wait::Any(wait) | Wait::Gather(_, wait) if self.sip_waiting.is_empty() => wait,
+            Wait::Any(wait) | Wait::Gather(_, wait) => wait.min(RETRY),
             // epoll wakes at the first of them, so the sleep comes before.
             Wait::Batch(_, wait) => {
                 std::thread::sleep(wait);

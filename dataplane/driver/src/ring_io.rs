@@ -58,6 +58,9 @@ const SIP_SENDS: usize = 1_024;
 /// when the turn came late.
 const MADE_SENDS: usize = 2_048;
 
+/// Completions that end a time of gathering.
+const GATHERED: usize = 64;
+
 /// Times that a queue of submissions is offered to the kernel before what needs it empty fails. Each
 /// takes all of it, unless memory is so short that not one request can be made.
 const FLUSH_TRIES: u32 = 64;
@@ -77,6 +80,8 @@ pub struct Ring {
     sip_free: Vec<u32>,
     /// Requests that found the queue of submissions full, in their order.
     later: VecDeque<squeue::Entry>,
+    /// The kernel knows of a least time to wait (Linux 6.12).
+    gathers: bool,
     /// Requests whose last completion has not been seen.
     in_flight: usize,
     /// Media buffers whose packets the next submission sends.
@@ -167,6 +172,7 @@ impl Ring {
             rings: [0; BELLS],
         };
         Ok(Ring {
+            gathers: uring.params().is_feature_min_timeout(),
             uring,
             memory: ManuallyDrop::new(Box::new(memory)),
             sip_waiting: VecDeque::new(),
@@ -494,17 +500,20 @@ impl Datagrams for Ring {
         self.memory.media.publish();
         self.memory.sip.publish();
         self.push_later();
-        let (count, wait) = match wait {
+        let (count, least, wait) = match wait {
             // What still waits for the queue is tried again at once.
-            _ if !self.later.is_empty() => (0, Duration::ZERO),
-            Wait::No => (0, Duration::ZERO),
-            Wait::Any(wait) => (1, wait),
-            Wait::Batch(count, wait) => (count as usize, wait),
+            _ if !self.later.is_empty() => (0, Duration::ZERO, Duration::ZERO),
+            Wait::No => (0, Duration::ZERO, Duration::ZERO),
+            Wait::Any(wait) => (1, Duration::ZERO, wait),
+            Wait::Batch(count, wait) => (count as usize, Duration::ZERO, wait),
+            Wait::Gather(least, wait) if self.gathers => (GATHERED, least, wait),
+            Wait::Gather(_, wait) => (1, Duration::ZERO, wait),
         };
         let result = match count {
             1.. => {
                 let time = Timespec::new().sec(wait.as_secs()).nsec(wait.subsec_nanos());
                 let args = SubmitArgs::new().timespec(&time);
+                let args = args.min_wait_usec(least.as_micros() as u32);
                 self.uring.submitter().submit_with_args(count, &args)
             }
             0 => {

@@ -427,6 +427,10 @@ impl Part {
                 source,
             })
             .and_then(|()| Duty::<D>::begin(config, region, mesh, outfit));
+        match pin::go_first() {
+            Ok(first) => tracing::debug!(worker = id.0, ?first, "its place among threads"),
+            Err(error) => tracing::warn!(worker = id.0, %error, "it does not go before others"),
+        }
         match duty {
             Ok(duty) => {
                 // Nobody listens when another worker could not begin; then this one is told to stop.

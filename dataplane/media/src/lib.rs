@@ -32,8 +32,8 @@ pub use latch::{LEARN_PACKETS, Latch, RELEARN_MS, Seen};
 pub use packet::{DropReason, Packet, Verdict};
 pub use port::{
     BIND_PAUSE_MS, BINDS_PER_PLAN, FAILURES_BEFORE_PAUSE, Outcome as BindOutcome, PairId,
-    Plan as PortPlan, PortPool, READY_LOW_WATER, REBIND_TRIES, REUSE_AFTER_MS, SURPLUS_AFTER_MS,
-    SocketSlot,
+    Plan as PortPlan, PortPool, READY_AT_LEAST, READY_LOW_WATER, REBIND_TRIES, REUSE_AFTER_MS,
+    SURPLUS_AFTER_MS, SocketSlot,
 };
 pub use quality::Quality;
 pub use stream::{

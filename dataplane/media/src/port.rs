@@ -35,6 +35,10 @@ pub const SURPLUS_AFTER_MS: u64 = 10_000;
 /// some 1,000 calls a second.
 pub const READY_LOW_WATER: usize = 64;
 
+/// Where so few pairs are left, a message that comes next is not to find none: they are bound before it. As many
+/// legs as a message may bring about, with their video.
+pub const READY_AT_LEAST: usize = 8;
+
 /// How many binds one call of [`PortPool::plan`] asks for, and how many closes, over all locations: they are
 /// system calls.
 pub const BINDS_PER_PLAN: usize = 16;
@@ -359,6 +363,13 @@ impl PortPool {
         }
         self.adopted.push_back((now + Duration::from_millis(BIND_PAUSE_MS), pair));
         Outcome::Nothing
+    }
+
+    /// True when a location has less than [`READY_AT_LEAST`] pairs ready while others are being bound: more messages of
+    /// a burst came than pairs were kept for.
+    pub fn is_short(&self) -> bool {
+        let is_short = |one: &Location| one.ready.len() < READY_AT_LEAST && one.binding > 0;
+        self.locations.iter().any(is_short)
     }
 
     /// A bound pair of `location`, or none when all are in use.

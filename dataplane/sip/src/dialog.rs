@@ -9,7 +9,7 @@ use core::fmt;
 
 use base::Transport;
 
-use crate::wire::{Header, Message, Method, NameAddr, RequestWriter, Start, Uri};
+use crate::wire::{Header, Message, Method, NameAddr, RequestWriter, Start, Uri, is_one_word};
 
 mod parts;
 #[cfg(test)]
@@ -356,8 +356,8 @@ impl Ends {
         let read = || {
             Some(Ends {
                 call_id: Box::from(message.call_id().ok()?),
-                from: Party::new(&message.from().ok()?),
-                to: Party::new(&message.to().ok()?),
+                from: Party::new(&message.from().ok()?)?,
+                to: Party::new(&message.to().ok()?)?,
                 cseq: message.cseq().ok()?.number,
             })
         };
@@ -366,8 +366,13 @@ impl Ends {
 }
 
 impl Party {
-    fn new(name_addr: &NameAddr<'_>) -> Party {
-        Party { uri: Box::from(name_addr.uri), tag: Box::from(name_addr.tag().unwrap_or_default()) }
+    /// None where the URI or the tag is more than one word: it would be another once it is written again.
+    fn new(name_addr: &NameAddr<'_>) -> Option<Party> {
+        let tag = name_addr.tag();
+        (is_one_word(Some(name_addr.uri)) && is_one_word(tag)).then(|| Party {
+            uri: Box::from(name_addr.uri),
+            tag: Box::from(tag.unwrap_or_default()),
+        })
     }
 
     /// The value of From or To; a tag that is null "MUST be omitted" (12.2.1.1).

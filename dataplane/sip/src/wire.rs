@@ -27,6 +27,7 @@ pub use error::LexError;
 pub use framer::{Frame, FrameError, Framer, MAX_BODY, MAX_HEAD};
 pub use header::Header;
 pub use lex::lex;
+pub(crate) use message::is_one_word;
 pub use message::{CSeq, Lines, Message, Start, Values};
 pub use method::Method;
 pub use name_addr::NameAddr;

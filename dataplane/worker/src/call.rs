@@ -11,7 +11,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use abi::{CallState, EndedBy, Party};
+use abi::{CallState, EndedBy, Party, Share};
 use base::{AgentSlot, CallRef, CcbId, Channel, Instant, LocationId, TenantId, Text, Transport};
 use media::PairId;
 use media::codec::Codec;
@@ -270,6 +270,8 @@ pub struct Lease {
     pub counter: u32,
     /// The CCB that it was won for: ours, or the one whose fenced INVITE bound it.
     pub holder: CcbId,
+    /// Whether the leg is the agent's own call.
+    pub kind: Share,
 }
 
 impl Call {

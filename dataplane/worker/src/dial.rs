@@ -10,6 +10,7 @@ use crate::call::{Bridge, CALLER, Flow, Inviting, Lease, Leg, LegRef, Number, Ph
 use crate::carried::{ANONYMOUS, is_withheld};
 use crate::extension::SUPPORTED;
 use crate::intake::ALLOW;
+use crate::lease::WAITING_TONE;
 use crate::refusal::{RETRY_AFTER_S, Refusal};
 use crate::sips::is_sips;
 use crate::worker::{Timer, Worker};
@@ -152,6 +153,10 @@ impl Worker {
         }
         for (name, value) in extra {
             writer = writer.header(name, value);
+        }
+        if self.waits(target.lease) {
+            writer = writer.header("Alert-Info", WAITING_TONE);
+            self.count(Counter::CallsWaiting);
         }
         // RFC 3327, 5.4: the home proxy "uses this Path as the initial Route header field values".
         if !target.path.is_empty() {

@@ -20,7 +20,7 @@
 
 use abi::{
     AgentRow, AgentState, CallState, Counter, EndedBy, LeaseState, LeaseTicket, OpResult, Party,
-    Purpose, Why,
+    Purpose, Share, Why,
 };
 use base::{AgentSlot, CallRef, CcbId, Instant, Medium, TenantId, Text};
 use sip::wire::{Message, Method, Uri};
@@ -178,7 +178,7 @@ impl Worker {
             return Err("not reserved");
         }
         self.leases_held += 1;
-        Ok(Lease { agent, counter: fence.counter, holder })
+        Ok(Lease { agent, counter: fence.counter, holder, kind: Share::of(ticket.purpose) })
     }
 
     /// Invites the phone of an agent whose word is bound for this call.

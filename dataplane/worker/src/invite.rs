@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use abi::{AgentRow, AgentState, CallState, Counter, Event, Party, Purpose, Why};
+use abi::{AgentRow, AgentState, CallState, Counter, Event, Party, Why};
 use base::{AgentSlot, CallRef, Instant, LocationId, TenantId, Transport};
 use sip::dialog::Dialog;
 use sip::wire::{self, Header, Message, Uri, unescape};
 
-use crate::call::{
-    CALLER, Call, Flow, Invited, Lease, Leg, LegRef, Number, Phase, Times, is_dialable,
-};
+use crate::call::{CALLER, Call, Flow, Invited, Leg, LegRef, Number, Phase, Times, is_dialable};
 use crate::dial::Target;
 use crate::identify::Identity;
 use crate::intake::Arrival;
@@ -223,6 +221,8 @@ impl Worker {
             Ok(_) if forwards_all => (Why::Always, Refusal::status(480)),
             Ok(target) => match self.win_leases(now, from, &target) {
                 Ok(lease) => return self.dial(now, call, Target { lease, ..target }),
+                // One call too many of the caller's own: whoever takes it instead would be another.
+                Err(refusal) if refusal.status == 403 => return Err(refusal),
                 Err(refusal) => (Why::Busy, refusal),
             },
             Err(refusal) if forwards_all => (Why::Always, refusal),
@@ -314,100 +314,6 @@ impl Worker {
         for call in asked {
             self.refuse_way(now, call, &Refusal::unavailable(RETRY_AFTER_S));
         }
-    }
-
-    /// Wins the words of the caller, if it is an agent, and of the called agent; returns the latter's.
-    /// Everybody wins them in the order of their slots, so of two agents who call each other at the same
-    /// time on two workers, one gets both (G-03).
-    fn win_leases(
-        &mut self,
-        now: Instant,
-        caller: LegRef,
-        target: &Target,
-    ) -> Result<Option<Lease>, Refusal> {
-        let own = self.calls.leg(caller).and_then(Leg::agent);
-        let called = target.agent();
-        let mut wanted = [(own, Purpose::Outgoing), (called, Purpose::Call)];
-        wanted.sort_by_key(|(agent, _)| *agent);
-        let mut won = Vec::with_capacity(2);
-        for (agent, purpose) in wanted {
-            let Some(agent) = agent else { continue };
-            match self.win_lease(now, agent, purpose) {
-                Ok(lease) => won.push((purpose, lease)),
-                Err(refusal) => {
-                    won.into_iter().for_each(|(_, lease)| self.let_go(lease));
-                    return Err(refusal);
-                }
-            }
-        }
-        let mut of = |wanted| {
-            let place = won.iter().position(|(purpose, _)| *purpose == wanted)?;
-            Some(won.swap_remove(place).1)
-        };
-        let (own, called) = (of(Purpose::Outgoing), of(Purpose::Call));
-        if let Some(leg) = self.calls.leg_mut(caller) {
-            leg.lease = own;
-        }
-        Ok(called)
-    }
-
-    /// Wins an agent's lease word, or shares it for the agent's own call; 486 when somebody else has it (G-01).
-    pub(crate) fn win_lease(
-        &mut self,
-        now: Instant,
-        agent: AgentSlot,
-        purpose: Purpose,
-    ) -> Result<Lease, Refusal> {
-        let (ccb, medium) = (self.config.ccb, base::Medium::Voice);
-        let leases = self.region.leases();
-        let won = leases.reserve(agent, medium, ccb, purpose, now);
-        let won = won.ok().filter(|counter| leases.bind(agent, medium, ccb, *counter));
-        let won = won.map(|counter| Lease { agent, counter, holder: ccb });
-        // Who talks may ask somebody else meanwhile, whichever blade the first call is of.
-        let shared = || {
-            let holder = leases.read(agent, medium).holder()?;
-            let counter = leases.share(agent, medium, holder).ok()?;
-            Some(Lease { agent, counter, holder })
-        };
-        let shared = || if purpose == Purpose::Outgoing { shared() } else { None };
-        let Some(lease) = won.or_else(shared) else {
-            self.count(Counter::LeaseDenied);
-            return Err(Refusal::status(486));
-        };
-        self.leases_held += 1;
-        Ok(lease)
-    }
-
-    /// Wins or shares the word of a leg's agent, if it has one, for the agent's own call.
-    pub(crate) fn win_own(&mut self, now: Instant, leg: LegRef) -> Result<(), Refusal> {
-        let Some(agent) = self.calls.leg(leg).and_then(Leg::agent) else { return Ok(()) };
-        let lease = self.win_lease(now, agent, Purpose::Outgoing)?;
-        if let Some(entry) = self.calls.leg_mut(leg) {
-            entry.lease = Some(lease);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn let_go(&mut self, lease: Lease) {
-        self.leases_held -= 1;
-        let Lease { agent, counter, holder } = lease;
-        self.region.leases().release(agent, base::Medium::Voice, holder, counter);
-    }
-
-    /// A leg was answered: its agent may call somebody else meanwhile.
-    pub(crate) fn open_lease(&self, leg: LegRef) {
-        let lease = self.calls.leg(leg).and_then(|leg| leg.lease);
-        if let Some(Lease { agent, counter, holder }) = lease {
-            self.region.leases().open(agent, base::Medium::Voice, holder, counter);
-        }
-    }
-
-    /// Frees the lease word that a leg holds, once.
-    pub(crate) fn release_lease(&mut self, leg: LegRef) {
-        let Some(lease) = self.calls.leg_mut(leg).and_then(|leg| leg.lease.take()) else {
-            return;
-        };
-        self.let_go(lease);
     }
 }
 

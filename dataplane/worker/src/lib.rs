@@ -29,6 +29,7 @@ mod info;
 mod intake;
 mod invite;
 mod io;
+mod lease;
 mod media_path;
 mod mirror;
 mod mixing;

@@ -26,7 +26,7 @@ use std::net::SocketAddr;
 
 use abi::{
     CallRow, CallState, Counter, DialogPhase, DialogRow, DialogText, EndedBy, LeaseState, LegRow,
-    LegState, Party, Region, StreamRow,
+    LegState, Party, Region, Share, StreamRow,
 };
 use base::{AgentSlot, CallRef, Instant, LocationId, Medium, Transport};
 use media::codec::Codec;
@@ -63,8 +63,8 @@ pub struct Recovery {
     pub leases_freed: u32,
 }
 
-/// How many legs hold a lease, by its agent and counter.
-type Held = HashMap<(AgentSlot, u32), u16>;
+/// How many legs hold a lease, and how many of them are the agent's own calls, by its agent and counter.
+type Held = HashMap<(AgentSlot, u32), (u16, u16)>;
 
 /// A leg as the region remembers it.
 struct Memory {
@@ -102,7 +102,8 @@ pub fn recover(region: &Region, config: &Config, now: Instant) -> Recovery {
         if row.state() != CallState::Free {
             judge(region, config, now, (slot, row), &legs, &mut found);
             for lease in legs.iter().filter_map(|leg| lease_of(&leg.dialog)) {
-                *held.entry((lease.agent, lease.counter)).or_default() += 1;
+                let (legs, own) = held.entry((lease.agent, lease.counter)).or_default();
+                (*legs, *own) = (*legs + 1, *own + u16::from(lease.kind == Share::Own));
             }
         }
     }
@@ -200,10 +201,11 @@ fn free_leases(region: &Region, config: &Config, held: &Held) -> u32 {
                 continue;
             };
             let is_bound = medium == Medium::Voice && matches!(state, LeaseState::Bound { .. });
-            let legs = held.get(&(agent, counter)).copied().filter(|_| is_bound).unwrap_or(0);
+            let shares = held.get(&(agent, counter)).copied().filter(|_| is_bound);
+            let shares = shares.unwrap_or_default();
             if holder == config.ccb || is_bound {
-                let settled = region.leases().settle(agent, medium, holder, counter, legs);
-                freed += u32::from(settled && legs == 0);
+                let settled = region.leases().settle(agent, medium, holder, counter, shares);
+                freed += u32::from(settled && shares.0 == 0);
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use abi::{Address, DialogPhase, DialogRow, DialogText, StreamRow};
+use abi::{Address, DialogPhase, DialogRow, DialogText, Share, StreamRow};
 use base::Instant;
 use media::{Splice, StreamImage};
 use sip::dialog::{Dialog, Parts, State};
@@ -108,6 +108,9 @@ fn dialog_row(
         row.flags |= DialogRow::HAS_LEASE;
         (row.lease_agent, row.lease_counter) = (lease.agent.0, lease.counter);
         row.lease_holder = u32::from(lease.holder.0);
+        if lease.kind == Share::Own {
+            row.flags |= DialogRow::OWN;
+        }
     }
     if let Some(joined) = leg.joined {
         row.flags |= DialogRow::JOINED;
@@ -273,7 +276,8 @@ pub(crate) fn joined_of(row: &DialogRow) -> Option<LegRef> {
 
 /// The lease that a row says its leg holds.
 pub(crate) fn lease_of(row: &DialogRow) -> Option<Lease> {
-    row.lease().map(|(agent, counter, holder)| Lease { agent, counter, holder })
+    let kind = row.share();
+    row.lease().map(|(agent, counter, holder)| Lease { agent, counter, holder, kind })
 }
 
 fn stream_row(of: LegRef, port: u16, image: &StreamImage) -> StreamRow {

@@ -331,6 +331,11 @@ impl Worker {
         timers.into_iter().flatten().min()
     }
 
+    /// True when pairs of ports that were asked for are to be bound before the next message, which may find none else.
+    pub fn is_short_of_ports(&self) -> bool {
+        self.ports.is_short()
+    }
+
     /// The region that this worker reads and writes.
     pub fn region(&self) -> &Arc<Region> {
         &self.region

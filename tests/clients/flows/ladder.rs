@@ -10,6 +10,11 @@ use std::fmt::Write as _;
 /// What the test told the party at its last wait.
 pub const TOLD: &str = "[$told]";
 
+/// Fields of a table's line: the user, SIPp's keyword for its credentials, and whom it calls.
+const USER: &str = "[field0]";
+const PROOF: &str = "[field1]\n";
+pub const CALLED: &str = "[field2]";
+
 /// The steps of one party.
 pub struct Ladder {
     xml: String,
@@ -21,6 +26,8 @@ pub struct Ladder {
     local: String,
     remote: &'static str,
     contact: String,
+    /// Whom a REGISTER is about.
+    to: String,
     /// Responses to the first INVITE need a tag of ours.
     untagged: bool,
 }
@@ -52,22 +59,74 @@ impl Ladder {
             local,
             remote,
             contact: format!("<sip:{user}@[local_ip]:[local_port]>"),
+            to: String::new(),
             untagged: false,
         }
     }
 
     /// A phone that registers with digest (RFC 3261, 10 and 22).
     pub fn registers(user: &str, secret: &str) -> Ladder {
+        Ladder::registers_with(user, &proof(user, secret))
+    }
+
+    /// The same for each line of a table: a user and SIPp's keyword for its credentials. A challenge may come again: who
+    /// answers it twice, since it came twice, has made its first answer stale.
+    pub fn crowd_registers() -> Ladder {
+        let mut ladder = Ladder::registrant(USER);
+        let lines = format!("Contact: {}\nExpires: 3600\n", ladder.contact);
+        ladder.registers_once("[cseq]", &lines).hears(401, &[]);
+        ladder.push("<label id=\"1\"/>");
+        ladder.registers_once("[cseq]", &format!("{PROOF}{lines}"));
+        ladder.push("<recv response=\"401\" auth=\"true\" optional=\"true\" next=\"1\"/>");
+        // What comes twice must not come to whoever has the port next.
+        ladder.hears(200, &[]).lingers(1_000);
+        ladder
+    }
+
+    fn registers_with(user: &str, proof: &str) -> Ladder {
+        let mut ladder = Ladder::registrant(user);
+        let contact = format!("Contact: {}\nExpires: 3600\n", ladder.contact);
+        ladder.asks_registrar(&contact, proof, &[]);
+        ladder
+    }
+
+    /// A phone that asks the registrar for something.
+    pub fn registrant(user: &str) -> Ladder {
         let from = format!(" <sip:{user}@[remote_ip]>;tag=[call_number]");
         let mut ladder = Ladder::new(from, "", user);
-        let to = format!("<sip:{user}@[remote_ip]>");
-        for proof in ["", &proof(user, secret)] {
-            let head = "REGISTER sip:[remote_ip]:[remote_port] SIP/2.0";
-            let lines = format!("{proof}Expires: 3600\n");
-            ladder.out(head, &to, "REGISTER", &lines, None);
-            ladder.hears(if proof.is_empty() { 401 } else { 200 }, &[]);
-        }
+        ladder.to = format!("<sip:{user}@[remote_ip]>");
         ladder
+    }
+
+    /// Asks the registrar for what these lines say, with proof (RFC 3261, 10 and 22); what the 200 looks like.
+    pub fn asks_registrar(&mut self, lines: &str, proof: &str, looks: Looks<'_>) -> &mut Self {
+        let [first, second] = self.two_numbers();
+        self.registers_once(&first, lines).hears(401, &[]);
+        self.registers_once(&second, &format!("{proof}{lines}")).hears(200, looks)
+    }
+
+    /// The same with a proof that is none: it is asked again, and learns nothing.
+    pub fn asks_registrar_in_vain(&mut self, lines: &str, proof: &str) -> &mut Self {
+        let looks = [("Contact:", "!sip:")];
+        let [first, second] = self.two_numbers();
+        self.registers_once(&first, lines).hears(401, &looks);
+        self.registers_once(&second, &format!("{proof}{lines}")).hears(401, &looks)
+    }
+
+    fn two_numbers(&mut self) -> [String; 2] {
+        self.cseq += 2;
+        [self.cseq - 1, self.cseq].map(|number| number.to_string())
+    }
+
+    fn registers_once(&mut self, cseq: &str, lines: &str) -> &mut Self {
+        let (local, to) = (&self.local, &self.to);
+        let head = format!(
+            "REGISTER sip:[remote_ip]:[remote_port] SIP/2.0\n\
+             Via: SIP/2.0/[transport] [local_ip]:[local_port];branch=[branch];rport\n\
+             From:{local}\nTo: {to}\nCall-ID: [call_id]\nCSeq: {cseq} REGISTER\nMax-Forwards: 70\n{lines}"
+        );
+        self.send(" retrans=\"500\"", &head, None);
+        self
     }
 
     /// A phone that calls a number, and proves who it is.
@@ -83,18 +142,36 @@ impl Ladder {
         lines: &str,
         sdp: Option<Sdp>,
     ) -> Ladder {
+        let proof = secret.map(|secret| proof(user, secret));
+        let mut ladder = Ladder::calls_so(user, proof.as_deref(), number, lines, sdp);
+        ladder.may_hear(100);
+        ladder
+    }
+
+    /// The phones of a table, or the callers of a trunk: each line has a user, SIPp's keyword for its credentials, and
+    /// whom it calls.
+    pub fn crowd_calls(is_trunk: bool) -> Ladder {
+        Ladder::calls_so(USER, (!is_trunk).then_some(PROOF), CALLED, "", Some(Sdp::Both))
+    }
+
+    fn calls_so(
+        user: &str,
+        proof: Option<&str>,
+        number: &str,
+        lines: &str,
+        sdp: Option<Sdp>,
+    ) -> Ladder {
         let from = format!(" <sip:{user}@[remote_ip]>;tag=[call_number]");
         let mut ladder = Ladder::new(from, "[$remote]", user);
         let head = format!("INVITE sip:{number}@[remote_ip]:[remote_port] SIP/2.0");
         let to = format!("<sip:{number}@[remote_ip]>");
-        if let Some(secret) = secret {
+        if let Some(proof) = proof {
             ladder.invites(&head, &to, lines, sdp);
             ladder.hears(401, &[]).acks_refusal();
-            ladder.invites(&head, &to, &format!("{}{lines}", proof(user, secret)), sdp);
+            ladder.invites(&head, &to, &format!("{proof}{lines}"), sdp);
         } else {
             ladder.invites(&head, &to, lines, sdp);
         }
-        ladder.push("<recv response=\"100\" optional=\"true\"/>");
         ladder
     }
 
@@ -125,6 +202,15 @@ impl Ladder {
         self
     }
 
+    /// A 180, as far as one comes in time; a 100 may come before.
+    pub fn may_hear_of_ringing(&mut self, limit_ms: u32) -> &mut Self {
+        let label = self.index;
+        let limit = format!("timeout=\"{limit_ms}\" ontimeout=\"{label}\"");
+        self.push(&format!("<recv response=\"100\" optional=\"true\" {limit}/>"));
+        self.push(&format!("<recv response=\"180\" {limit}/><label id=\"{label}\"/>"));
+        self
+    }
+
     /// A response to what it said last.
     pub fn hears(&mut self, status: u16, looks: Looks<'_>) -> &mut Self {
         let proves = if status == 401 { " auth=\"true\"" } else { "" };
@@ -147,6 +233,12 @@ impl Ladder {
         let taken = [("Via:", ".*", "via")];
         let taken = if method == "INVITE" { &taken[..] } else { &[] };
         self.heard(&format!("request=\"{method}\""), looks, taken);
+        self
+    }
+
+    /// A request in its dialog that may come before the next step.
+    pub fn may_be_asked(&mut self, method: &str) -> &mut Self {
+        self.push(&format!("<recv request=\"{method}\" optional=\"true\"/>"));
         self
     }
 
@@ -273,6 +365,18 @@ impl Ladder {
         self
     }
 
+    /// Does nothing for so long.
+    pub fn pauses(&mut self, ms: u32) -> &mut Self {
+        self.push(&format!("<pause milliseconds=\"{ms}\"/>"));
+        self
+    }
+
+    /// Is there for so long after the end, to answer what comes again (RFC 3261, timers D, I, J and K).
+    pub fn lingers(&mut self, ms: u32) -> &mut Self {
+        self.push(&format!("<timewait milliseconds=\"{ms}\"/>"));
+        self
+    }
+
     /// Hangs up.
     pub fn hangs_up(&mut self) -> &mut Self {
         self.says("BYE", "", None).hears(200, &[])
@@ -380,7 +484,8 @@ impl Ladder {
     }
 }
 
-fn proof(user: &str, secret: &str) -> String {
+/// The line that SIPp makes credentials of.
+pub fn proof(user: &str, secret: &str) -> String {
     format!("[authentication username={user} password={secret}]\n")
 }
 

@@ -264,8 +264,11 @@ async fn highest(
         }
     }
     let mut row = one(blast, Window { rate: good as u32, ..window }).await?;
+    // What two seconds let through may be much more than what is held.
+    let mut step = LEAST_STEP;
     while row.verdict(limit, missed).is_some() && good > 1_000.0 {
-        good /= LEAST_STEP;
+        good /= step;
+        step *= LEAST_STEP;
         row = one(blast, Window { rate: good as u32, ..window }).await?;
     }
     Ok(Highest { limited_by, row })

@@ -55,6 +55,16 @@ impl Blade {
         login: LoginKey,
         serial: Option<u64>,
     ) -> Option<(CcbId, CallRef, u8)> {
+        self.call_meant(login, serial, |_| true)
+    }
+
+    /// The same; of several, one whose leg of the agent is so, if there is one.
+    pub(super) fn call_meant(
+        &self,
+        login: LoginKey,
+        serial: Option<u64>,
+        is_meant: impl Fn(abi::LegState) -> bool,
+    ) -> Option<(CcbId, CallRef, u8)> {
         let entry = self.logins.get(&login)?;
         let side = self.sides.get(&entry.ccb)?;
         let party = Party::Agent(entry.slot, login.epoch);
@@ -62,12 +72,16 @@ impl Blade {
             let of_agent = |leg: &&(u32, abi::LegRow)| {
                 leg.1.party() == Some(party) && leg.1.state() != abi::LegState::Ended
             };
-            call.legs.iter().find(of_agent).map(|(_, leg)| (leg.started_at, leg.leg as u8))
+            let leg = call.legs.iter().find(of_agent).map(|(_, leg)| leg)?;
+            // The row of a caller's leg follows the call's without an event of its own.
+            let is_answered = leg.leg == 0 && call.row.state() == abi::CallState::Answered;
+            let state = if is_answered { abi::LegState::Answered } else { leg.state() };
+            Some((is_meant(state), leg.started_at, leg.leg as u8))
         };
         let calls = entry.calls.iter().filter_map(|call| side.calls.find(*call));
         let fits = |call: &&Call| serial.is_none_or(|serial| call.row.serial == serial);
         let found = calls.filter(fits).filter_map(|call| Some((leg(call)?, call.call)));
-        found.max().map(|((_, leg), call)| (entry.ccb, call, leg))
+        found.max().map(|((_, _, leg), call)| (entry.ccb, call, leg))
     }
 
     /// Changes a seat: tells the desk, writes down what outlives control, and puts the agent where that belongs.

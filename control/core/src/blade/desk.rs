@@ -282,6 +282,7 @@ impl Entry {
             ..abi::AgentRow::default()
         };
         self.seat.write(&mut row);
+        row.set_limits(self.record.incoming_limit, self.record.outgoing_limit);
         row.set_number(base::Text::new(self.record.number.as_bytes()).unwrap_or_default());
         row.set_user(base::Text::new(self.record.user.as_bytes()).unwrap_or_default());
         row.set_name(base::Text::new(self.record.name.as_bytes()).unwrap_or_default());

@@ -72,7 +72,8 @@ impl Blade {
             // Not about a call.
             _ => return done(reply, OpOutcome::Unknown, out),
         };
-        let Some(at) = self.call_of(login, serial) else {
+        // What is ordered of no certain call is ordered of one that the agent talks in, not of one that waits.
+        let Some(at) = self.call_meant(login, serial, |leg| leg == LegState::Answered) else {
             return match order {
                 CarriedOrder::Transfer(_) => done(reply, OpOutcome::Unknown, out),
                 _ => no(DeskRefusal::NoCall, out),
@@ -276,7 +277,7 @@ impl Blade {
         serial: Option<u64>,
         out: &mut Vec<Output>,
     ) {
-        let at = self.call_of(login, serial);
+        let at = self.call_meant(login, serial, |leg| leg != LegState::Answered);
         let found = at.and_then(|(ccb, call, leg)| {
             let side = self.sides.get_mut(&ccb).filter(|side| side.link)?;
             Some((worker_of(side, call)?, side, call, leg))

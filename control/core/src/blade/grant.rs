@@ -212,6 +212,8 @@ impl Blade {
                 user: row.user().as_str().to_owned(),
                 name: row.name().as_str().to_owned(),
                 agent_type: row.agent_type,
+                incoming_limit: row.limits().0,
+                outgoing_limit: row.limits().1,
             },
             ccb,
             slot,

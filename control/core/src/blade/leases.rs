@@ -470,11 +470,11 @@ impl Blade {
                 let worker = call.and_then(|call| region.calls().owner(call.slot));
                 match call.zip(worker) {
                     Some((call, worker)) => self.end_silent(now, ccb, worker, call, out),
-                    // Nobody has a leg of it any more.
-                    None if side.link => {
+                    // Nobody has a leg of it any more, unless a call of ours shares it.
+                    None if side.link && !side.has_leg_of(slot) => {
                         let holder = region.leases().read(slot, Medium::Voice).holder();
                         if let Some(holder) = holder.filter(|holder| *holder != ccb) {
-                            region.leases().settle(slot, Medium::Voice, holder, counter, 0);
+                            region.leases().settle(slot, Medium::Voice, holder, counter, (0, 0));
                         }
                     }
                     None => {}

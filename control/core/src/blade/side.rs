@@ -577,6 +577,15 @@ impl Side {
         }
     }
 
+    /// True while a leg of that agent's phone lives.
+    pub(super) fn has_leg_of(&self, agent: AgentSlot) -> bool {
+        let lives = |leg: &abi::LegRow| {
+            matches!(leg.party(), Some(abi::Party::Agent(slot, _)) if slot == agent)
+                && leg.state() != abi::LegState::Ended
+        };
+        self.calls.iter().any(|call| call.legs.iter().any(|(_, leg)| lives(leg)))
+    }
+
     /// Digits that were collected; the completion of their operation follows.
     pub(super) fn collected(&mut self, op: u64, digits: Collected) {
         if let Some(op) = self.ops.get_mut(&op) {

@@ -22,6 +22,7 @@ mod pool;
 mod queues;
 mod rooms;
 mod sharing;
+mod waiting;
 
 const WORKERS: u8 = 2;
 const TENANT: TenantId = TenantId(1);
@@ -325,6 +326,8 @@ fn request(agent: u64, epoch: u32, force: bool) -> LoginRequest {
             user: format!("{agent}.demo"),
             name: format!("Agent {agent}"),
             agent_type: 1,
+            incoming_limit: Some(2),
+            outgoing_limit: Some(3),
         },
         epoch,
         eligible: vec![CcbId(1), CcbId(2)],
@@ -543,7 +546,7 @@ fn an_agent_in_a_call_is_replaced_only_by_force() {
     region.registrations().write(slot, &RegistrationRow::default());
     world.pass(2_000);
     assert_eq!(region.agents().read(slot).expect("a row").state(), AgentState::LoggedOut);
-    assert!(leases.release(slot, Medium::Voice, CcbId(1), counter));
+    assert!(leases.release(slot, Medium::Voice, CcbId(1), counter, abi::Share::Waiting));
     world.pass(2_000);
     assert_eq!(region.agents().read(slot).expect("a row").state(), AgentState::Empty);
 }

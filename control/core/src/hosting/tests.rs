@@ -130,7 +130,7 @@ fn a_lease_that_its_invite_reached_is_not_given_back() {
     assert!(word::bind(&word, THEIRS, fence.counter));
     home.give_back(SLOT, &word, THEIRS, fence.counter);
     assert_eq!(word::read(&word).holder(), Some(THEIRS));
-    assert!(word::release(&word, THEIRS, fence.counter));
+    assert!(word::release(&word, THEIRS, fence.counter, abi::Share::Waiting));
     let fence = home.win(T0, None, &request, desk(&word)).expect("it is free again");
     home.give_back(SLOT, &word, THEIRS, fence.counter);
     assert_eq!(word::read(&word).holder(), None);

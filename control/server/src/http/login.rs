@@ -93,9 +93,9 @@ pub struct AgentAnswer {
     pub rights: Vec<String>,
     /// The number that is announced to the caller.
     pub number_report: String,
-    /// Calls in an hour that the agent may get.
+    /// Calls that the agent may have at the same time before a caller hears that it is busy.
     pub incoming_limit: Option<u32>,
-    /// Calls in an hour that the agent may make.
+    /// Calls of its own that the agent may have at the same time.
     pub outgoing_limit: Option<u32>,
     /// Codecs in order of preference.
     pub media_format: Vec<String>,
@@ -389,6 +389,8 @@ fn record_of(tenant: &Tenant, agent: &Agent, user: &str) -> AgentRecord {
             "supervisor" => 4,
             _ => 0,
         },
+        incoming_limit: agent.parameters.incoming_limit,
+        outgoing_limit: agent.parameters.outgoing_limit,
     }
 }
 

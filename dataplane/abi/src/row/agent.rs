@@ -1,6 +1,7 @@
 //! Agents as control tells them to the data plane.
 
 use super::*;
+use crate::lease::{MAX_AT_ONCE, OWN_AT_ONCE};
 
 row! {
     /// An agent (S1-032); its writer is the control process.
@@ -35,6 +36,11 @@ row! {
         pub forwards: u32,
         /// How long the phone rings before that, in seconds, where [`Self::NO_ANSWER`] is among them.
         pub no_answer_s: u32,
+        /// How many calls the agent may have at the same time before a caller hears that it is busy, and one; 0 where
+        /// nothing is said (S1-032).
+        pub incoming_limit: u32,
+        /// How many calls of its own the agent may have at the same time, and one; 0 where nothing is said.
+        pub outgoing_limit: u32,
         /// A [`WorkState`]: whether the agent takes calls of queues.
         pub work: u32,
         /// A [`NextWork`]: what follows the call that the agent is in.
@@ -63,6 +69,29 @@ impl AgentRow {
     /// What the row is; [`AgentState::Empty`] when the number means nothing.
     pub fn state(&self) -> AgentState {
         AgentState::of(self.state).unwrap_or_default()
+    }
+
+    /// How many calls the agent may have at the same time, its own among them, before a caller hears that it is
+    /// busy: one where nothing is said. With more, a further caller rings the phone (call waiting).
+    pub fn incoming_limit(&self) -> u16 {
+        said(self.incoming_limit).map_or(1, |limit| limit.max(1))
+    }
+
+    /// How many calls of its own the agent may have at the same time: [`OWN_AT_ONCE`] where nothing is said.
+    pub fn outgoing_limit(&self) -> u16 {
+        said(self.outgoing_limit).unwrap_or(OWN_AT_ONCE)
+    }
+
+    /// Sets both limits; more than [`MAX_AT_ONCE`] are as many as that.
+    pub fn set_limits(&mut self, incoming: Option<u32>, outgoing: Option<u32>) {
+        let word = |limit: u32| limit.min(MAX_AT_ONCE.into()) + 1;
+        self.incoming_limit = incoming.map_or(0, word);
+        self.outgoing_limit = outgoing.map_or(0, word);
+    }
+
+    /// What [`Self::set_limits`] was told.
+    pub fn limits(&self) -> (Option<u32>, Option<u32>) {
+        (self.incoming_limit.checked_sub(1), self.outgoing_limit.checked_sub(1))
     }
 
     /// What is known of the CTI session.
@@ -138,5 +167,36 @@ impl AgentRow {
     /// Sets the display name.
     pub fn set_name(&mut self, name: Text<64>) {
         self.name = field(name);
+    }
+}
+
+/// The limit of a row's word.
+fn said(word: u32) -> Option<u16> {
+    Some(word.checked_sub(1)?.min(MAX_AT_ONCE.into()) as u16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_what_was_said_or_one_and_four() {
+        let mut row = AgentRow::default();
+        assert_eq!((row.incoming_limit(), row.outgoing_limit()), (1, OWN_AT_ONCE));
+        for (said, counts) in [
+            ((None, None), (1, OWN_AT_ONCE)),
+            ((Some(2), None), (2, OWN_AT_ONCE)),
+            ((Some(0), Some(0)), (1, 0)),
+            ((None, Some(1)), (1, 1)),
+            ((Some(u32::MAX), Some(u32::MAX)), (MAX_AT_ONCE, MAX_AT_ONCE)),
+        ] {
+            row.set_limits(said.0, said.1);
+            assert_eq!((row.incoming_limit(), row.outgoing_limit()), counts, "{said:?}");
+            let most = u32::from(MAX_AT_ONCE);
+            let kept = [said.0, said.1].map(|limit| limit.map(|it: u32| it.min(most)));
+            assert_eq!(row.limits(), (kept[0], kept[1]));
+        }
+        (row.incoming_limit, row.outgoing_limit) = (u32::MAX, u32::MAX);
+        assert_eq!((row.incoming_limit(), row.outgoing_limit()), (MAX_AT_ONCE, MAX_AT_ONCE));
     }
 }

@@ -2,6 +2,7 @@
 //! the legs, one of each for a leg, at the same places; their writer is the worker that owns the call.
 
 use super::*;
+use crate::lease::Share;
 
 states! {
     /// How far a leg's dialog is, and so what a new incarnation does about it.
@@ -130,6 +131,8 @@ impl DialogRow {
     pub const JOINED: u32 = 1_024;
     /// In `flags`: we answered the leg ourselves, and it was never joined to another.
     pub const ANSWERED_HERE: u32 = 2_048;
+    /// In `flags`: the lease is held for the agent's own call.
+    pub const OWN: u32 = 4_096;
 
     /// How far it is; [`DialogPhase::None`] when the number means nothing.
     pub fn phase(&self) -> DialogPhase {
@@ -154,6 +157,11 @@ impl DialogRow {
     /// How its SIP travels.
     pub fn transport(&self) -> Transport {
         Transport::from_number(u32::from(self.transport)).unwrap_or_default()
+    }
+
+    /// What kind of leg holds that lease.
+    pub fn share(&self) -> Share {
+        if self.has(Self::OWN) { Share::Own } else { Share::Waiting }
     }
 
     /// The lease that it holds: whose, its counter, and which CCB has it.

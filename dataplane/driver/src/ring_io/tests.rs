@@ -345,3 +345,38 @@ fn a_burst_of_sip_with_replies_finds_buffers() {
         }
     }
 }
+
+#[test]
+fn what_comes_within_a_time_of_gathering_is_taken_at_its_end_and_later_at_once() {
+    let (mut ring, addr) = receiving();
+    if !ring.gathers {
+        return; // Linux before 6.12.
+    }
+    let peer = UdpSocket::bind("127.0.0.1:0").expect("an ephemeral port");
+    let (least, longest) = (Duration::from_millis(30), Duration::from_secs(20));
+    // The receive is started before anything waits.
+    ring.submit(Wait::No).expect("io_uring_enter works");
+    let mut out = Vec::new();
+    for sent in [1, 3] {
+        for number in 0..sent {
+            peer.send_to(&[number], addr).expect("loopback takes it");
+        }
+        let begun = std::time::Instant::now();
+        ring.submit(Wait::Gather(least, longest)).expect("io_uring_enter works");
+        let took = begun.elapsed();
+        assert!(took >= least && took < longest / 2, "{took:?}");
+        ring.completions(usize::MAX, &mut out);
+        assert_eq!(out.len(), usize::from(sent), "together");
+        out.drain(..).for_each(|one| ring.give_back_media(one.buffer.expect("a datagram")));
+    }
+    let late = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(60));
+        peer.send_to(&[9], addr).expect("loopback takes it");
+    });
+    let begun = std::time::Instant::now();
+    ring.submit(Wait::Gather(least, longest)).expect("io_uring_enter works");
+    assert!(begun.elapsed() < longest / 2, "it does not wait for more");
+    ring.completions(usize::MAX, &mut out);
+    assert_eq!(out.len(), 1);
+    late.join().expect("it sends");
+}

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::doorbell::Doorbell;
@@ -30,14 +31,21 @@ pub struct Listener(pub(super) Arc<Mailbox>);
 pub(super) struct Mailbox {
     rows: Range<u32>,
     news: Mutex<VecDeque<News>>,
+    /// False where nothing was put since it was looked at; set behind each put, before the bell rings.
+    is_told: AtomicBool,
     bell: Doorbell,
 }
 
 impl Listener {
     /// Takes all news, in order, and makes the descriptor unreadable if there was some.
     pub fn take(&self, mut told: impl FnMut(News)) {
+        // Each cycle looks, and there is nothing as a rule: that must cost no system call, and no lock.
+        if !self.0.is_told.load(Ordering::Relaxed) {
+            return;
+        }
+        // What is put from here on sets it again.
+        self.0.is_told.swap(false, Ordering::Acquire);
         let news = std::mem::take(&mut *self.0.lock());
-        // Each cycle looks, and there is nothing as a rule: that must cost no system call.
         if !news.is_empty() {
             let _ = rustix::io::read(&self.0.bell, &mut [0; 8]);
             news.into_iter().for_each(&mut told);
@@ -53,7 +61,8 @@ impl AsFd for Listener {
 
 impl Mailbox {
     pub fn new(rows: Range<u32>) -> std::io::Result<Mailbox> {
-        Ok(Mailbox { rows, news: Mutex::default(), bell: Doorbell::new()? })
+        let (news, is_told) = (Mutex::default(), AtomicBool::new(false));
+        Ok(Mailbox { rows, news, is_told, bell: Doorbell::new()? })
     }
 
     /// Puts in news of `row`, if it is one of these rows.
@@ -66,6 +75,7 @@ impl Mailbox {
             waiting.push_back(news);
         }
         drop(waiting);
+        self.is_told.store(true, Ordering::Release);
         self.bell.ring();
     }
 

@@ -22,7 +22,7 @@ static OBJECT: &[u8] =
     aya::include_bytes_aligned!(concat!(env!("CARGO_MANIFEST_DIR"), "/xdp/relay.bpf.o"));
 
 /// The version of what lies in the maps: another one cannot be taken over.
-const LAYOUT: u32 = 2;
+const LAYOUT: u32 = 3;
 const MAPS: [&str; 4] = ["flows", "rows", "ports", "events"];
 /// What `statfs` says of a bpffs (linux/magic.h).
 const BPF_FS_MAGIC: rustix::fs::FsWord = 0xcafe_4a11;
@@ -186,7 +186,7 @@ fn fits(pins: &Path, rows: u32) -> bool {
         let info = map.info().ok()?;
         Some((info.key_size(), info.value_size(), info.max_entries()))
     };
-    shape("flows") == Some((4, (SLOTS * 4) as u32, PAIRS as u32))
+    shape("flows") == Some((4, (PAIRS * SLOTS * 4) as u32, 1))
         && shape("rows") == Some((4, size_of::<Row>() as u32, rows))
         && shape("ports").is_some()
         && shape("events").is_some()

@@ -76,9 +76,9 @@ pub struct Row {
     bytes: u64,
     foreign: u64,
     newest: u32,
-    /// Arrival less timestamp of the packet that the clock was read for last, every eighth of speech.
+    /// Arrival less timestamp of the packet that the clock was read for last, each 32nd of speech.
     transit: u32,
-    /// RFC 3550, A.8, over the packets that the clock is read for.
+    /// RFC 3550, A.8, over the packets that the clock is read for, of which each counts for a fourth.
     jitter: u32,
     timestamp: u32,
     /// The timestamp of that packet.

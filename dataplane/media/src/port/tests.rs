@@ -316,3 +316,37 @@ proptest! {
         prop_assert_eq!(pool.ready(), 24);
     }
 }
+
+#[test]
+fn a_burst_is_short_of_pairs_only_where_more_are_being_bound() {
+    let addresses = ips(&["127.0.0.1", "127.0.0.2"]);
+    let mut pool = PortPool::new(WorkerId(0), 1, &addresses, (30_000, 30_039));
+    let (here, there) = (LocationId(0), LocationId(1));
+    assert!(!pool.is_short(), "no bind was asked for");
+    // 40 pairs in all, 16 a plan, the first location's before the others'.
+    let mut asked = VecDeque::from(planned(&mut pool, at(0)));
+    assert!(pool.is_short());
+    let mut in_haste = 0;
+    while pool.is_short() {
+        let (pair, ..) = asked.pop_front().expect("what is short was asked for");
+        pool.bound(pair, true, at(0));
+        asked.extend(planned(&mut pool, at(0)));
+        in_haste += 1;
+    }
+    // Each location has its eight; the first one has as many as were asked for before the second's first.
+    assert_eq!((in_haste, pool.ready() as usize), (20 + READY_AT_LEAST, 20 + READY_AT_LEAST));
+    for _ in READY_AT_LEAST..20 {
+        pool.take(here).expect("it is bound");
+    }
+    assert!(!pool.is_short());
+    pool.take(here).expect("it is bound");
+    assert!(!pool.is_short(), "none is left to be bound there");
+    pool.take(there).expect("it is bound");
+    assert!(pool.is_short());
+    // Binds that fail end it: the location rests.
+    while let Some((pair, ..)) = asked.pop_front() {
+        pool.bound(pair, false, at(1));
+        asked.extend(planned(&mut pool, at(1)));
+    }
+    assert!(!pool.is_short());
+}

@@ -422,6 +422,20 @@ fn value_strategy() -> impl Strategy<Value = String> {
     prop::collection::vec(piece, 0..10).prop_map(|pieces| pieces.concat())
 }
 
+#[test]
+fn a_tag_or_a_uri_of_two_words_names_no_dialog() {
+    for (from, to) in
+        [("<sip:a@h>;tag=x ,", "<sip:b@h>;tag=y"), ("<sip:a@h>;tag=x", "sip:b@h;tag=y z")]
+    {
+        let bytes = format!(
+            "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP h;branch=z9hG4bK1\r\nFrom: {from}\r\nTo: {to}\r\n\
+             Contact: <sip:b@h>\r\nCall-ID: call\r\nCSeq: 1 INVITE\r\n\r\n"
+        );
+        let message = wire::lex(bytes.as_bytes()).expect("a message");
+        assert_eq!(Dialog::uac(&message).err(), Some(DialogError::Header), "{from} {to}");
+    }
+}
+
 proptest! {
     /// Whatever a peer writes, what makes a dialog makes requests that can be read.
     #[test]

@@ -315,7 +315,7 @@ impl<'a> Message<'a> {
 /// RFC 3261, 25.1: tags and branches are tokens. What real peers put into them beside a token's
 /// characters is borne, but a blank is not: a line that is folded there reads otherwise once it is
 /// unfolded, and would name another dialog.
-fn is_one_word(name: Option<&[u8]>) -> bool {
+pub(crate) fn is_one_word(name: Option<&[u8]>) -> bool {
     name.is_none_or(|name| !name.iter().any(|&byte| byte <= b' ' || byte == 0x7f))
 }
 

@@ -375,10 +375,8 @@ fn a_response_copies_what_it_must() {
     let expected = "SIP/2.0 200 OK\r\n\
         Via: SIP/2.0/UDP 10.0.0.9:5070;rport=40000;branch=z9hG4bK-1;x=\"a;b\";\
         received=198.51.100.7\r\n\
-        Via: SIP/2.0/UDP a.example;branch=z9hG4bK-0\r\n\
-        Via: SIP/2.0/TCP [2001:db8::9]:5062\r\n\
-        Record-Route: <sip:p1.example;lr>\r\n\
-        Record-Route: <sip:p2.example;lr>\r\n\
+        Via: SIP/2.0/UDP a.example;branch=z9hG4bK-0, SIP/2.0/TCP [2001:db8::9]:5062\r\n\
+        Record-Route: <sip:p1.example;lr>, <sip:p2.example;lr>\r\n\
         From: \"Alice, \\\"the <first>\\\"\" <sip:1001.demo@203.0.113.5>;tag=a1\r\n\
         To: <sip:1002@203.0.113.5>;tag=t9\r\n\
         Call-ID: abc@10.0.0.9\r\n\
@@ -452,10 +450,27 @@ fn folded_values_are_unfolded_in_a_response() {
     request.check().unwrap();
     let source = "10.0.0.9:5060".parse().unwrap();
     let out = text(response(&request, 404, "Not Found", Some("t"), source, &[], None));
-    let expected = "SIP/2.0 404 Not Found\r\nVia: SIP/2.0/UDP 10.0.0.9 ;branch=b\r\n\
-        Via: SIP/2.0/UDP c\r\nFrom: A B <sip:a@b> ;tag=1\r\nTo: sip:c@d;tag=t\r\nCall-ID: x\r\n\
+    let expected = "SIP/2.0 404 Not Found\r\nVia: SIP/2.0/UDP 10.0.0.9 ;branch=b, \
+        SIP/2.0/UDP c\r\nFrom: A B <sip:a@b> ;tag=1\r\nTo: sip:c@d;tag=t\r\nCall-ID: x\r\n\
         CSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n";
     assert_eq!(out, expected);
+}
+
+#[test]
+fn a_response_has_no_more_lines_than_its_request() {
+    let many = |value: &str| vec![value; MAX_HEADERS + 1].join(",");
+    let request = format!(
+        "OPTIONS sip:x SIP/2.0\r\nVia: {},broken\r\nVia: broken\r\nRecord-Route: {}\r\nRecord-Route: ,\r\n\
+        From: <sip:a@b>;tag=1\r\nTo: <sip:c@d>\r\nCall-ID: x\r\nCSeq: 1 OPTIONS\r\n\r\n",
+        many("SIP/2.0/UDP h"),
+        many("<sip:p;lr>"),
+    );
+    let request = lex(request.as_bytes()).unwrap();
+    let out = response(&request, 200, "OK", Some("t"), from(), &[], None);
+    let read = lex(&out).unwrap();
+    assert_eq!(read.lines().count(), 7, "Content-Length besides");
+    assert_eq!(read.headers(Header::Via).count(), MAX_HEADERS + 1);
+    assert_eq!(read.headers(Header::RecordRoute).count(), MAX_HEADERS + 1);
 }
 
 #[test]

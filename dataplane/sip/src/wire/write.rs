@@ -1,7 +1,7 @@
 use std::io::Write as _;
 use std::net::SocketAddr;
 
-use super::scan::same_token;
+use super::scan::{same_token, split_commas};
 use super::{Header, Message, Via};
 
 /// Room beside the copied headers that a response without body needs.
@@ -29,19 +29,29 @@ pub fn response(
     out.extend_from_slice(b"\r\n");
     // RFC 3261, 8.2.6.2: "The Via header field values in the response MUST equal the Via header
     // field values in the request and MUST maintain the same ordering."
-    for (at, value) in request.headers(Header::Via).enumerate() {
-        // What is no Via is left out; only the refusal of such a request is without it.
-        let Some(via) = Via::parse(value) else { continue };
-        out.extend_from_slice(b"Via: ");
-        match at {
-            0 => push_top_via(&mut out, value, &via, received_from),
-            _ => push_text(&mut out, value),
+    // Lists stay on as few lines as they came on, so that an answer has no more lines than may be read.
+    let mut at = 0;
+    for values in lines_of(request, Header::Via) {
+        let mut name = "Via: ";
+        for value in split_commas(values) {
+            at += 1;
+            // What is no Via is left out; only the refusal of such a request is without it.
+            let Some(via) = Via::parse(value) else { continue };
+            out.extend_from_slice(name.as_bytes());
+            match at {
+                1 => push_top_via(&mut out, value, &via, received_from),
+                _ => push_text(&mut out, value),
+            }
+            name = ", ";
         }
-        out.extend_from_slice(b"\r\n");
+        if name == ", " {
+            out.extend_from_slice(b"\r\n");
+        }
     }
     if (101..300).contains(&status) {
-        for value in request.headers(Header::RecordRoute) {
-            push_header(&mut out, "Record-Route", value);
+        let routes = lines_of(request, Header::RecordRoute);
+        for values in routes.filter(|values| split_commas(values).next().is_some()) {
+            push_header(&mut out, "Record-Route", values);
         }
     }
     copy(&mut out, request, Header::From);
@@ -231,6 +241,12 @@ fn push_to(out: &mut Vec<u8>, request: &Message<'_>, to_tag: Option<&str>) {
         push_text(out, tag.as_bytes());
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// The values of each line of a header.
+fn lines_of<'a>(request: &Message<'a>, header: Header) -> impl Iterator<Item = &'a [u8]> {
+    let lines = request.lines().filter(move |(kind, _, _)| *kind == header);
+    lines.map(|(_, _, values)| values)
 }
 
 fn copy(out: &mut Vec<u8>, request: &Message<'_>, header: Header) {

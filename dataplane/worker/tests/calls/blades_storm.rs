@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use abi::{
     CallState, Command, Counter, Event, Fence, LeaseState, LeaseTicket, LeaseToken, Purpose,
-    SecretRow,
+    SecretRow, Share,
 };
 use base::{AgentSlot, CallRef, CcbId, LocationId, Medium, Rng, Transport};
 
@@ -43,7 +43,12 @@ impl Storm {
             [House::blade(1, "10.1.0.1", workers), House::blade(2, "10.1.0.2", workers)];
         for (house, agents) in houses.iter_mut().zip(AGENTS) {
             house.attach_control();
-            agents.iter().for_each(|(number, phone)| house.register(number, phone));
+            for (number, phone) in agents {
+                house.register(number, phone);
+                if rng.chance(40) {
+                    house.limit(number, Some(2 + rng.below(3) as u32), None);
+                }
+            }
         }
         let (wire, inbox, invites) = (Vec::new(), Vec::new(), Vec::new());
         let mut storm = Storm { rng, houses, wire, inbox, invites, cseq: 10, minted: 0, is_calm };
@@ -315,18 +320,19 @@ impl Storm {
     fn check(&self) -> Result<(), String> {
         for (at, house) in self.houses.iter().enumerate() {
             let region = house.region();
-            let mut held: HashMap<_, u16> = HashMap::new();
+            let mut held: HashMap<_, (u16, u16)> = HashMap::new();
             for (_, row) in region.dialogs().iter() {
                 if let Some(lease) = row.lease() {
-                    *held.entry(lease).or_default() += 1;
+                    let (legs, own) = held.entry(lease).or_default();
+                    (*legs, *own) = (*legs + 1, *own + u16::from(row.share() == Share::Own));
                 }
             }
             for agent in [AgentSlot(0), AgentSlot(1)] {
                 let state = region.leases().read(agent, Medium::Voice);
-                let LeaseState::Bound { holder, counter, legs, .. } = state else { continue };
-                let known = held.remove(&(agent, counter, holder)).unwrap_or(0);
-                if known != legs {
-                    return Err(format!("blade {at}: {agent:?} is {state:?}, {known} legs know"));
+                let LeaseState::Bound { holder, counter, legs, own, .. } = state else { continue };
+                let known = held.remove(&(agent, counter, holder)).unwrap_or_default();
+                if known != (legs, own) {
+                    return Err(format!("blade {at}: {agent:?} is {state:?}, known: {known:?}"));
                 }
             }
             if !held.is_empty() {
@@ -373,6 +379,7 @@ fn nothing_is_left_after_a_storm_over_two_blades() {
         Counter::CallsYielded,
         Counter::TransfersCompleted,
         Counter::CallsRecovered,
+        Counter::CallsWaiting,
     ];
     for seed in 0..SEEDS {
         let mut storm = Storm::new(seed);

@@ -356,7 +356,13 @@ fn a_stale_fence_rings_nobody() {
             }
             "not reserved" => {
                 let (leases, counter) = (blades.two.region().leases(), ticket.fence.counter);
-                assert!(leases.release(AGENT, Medium::Voice, CcbId(1), counter));
+                assert!(leases.release(
+                    AGENT,
+                    Medium::Voice,
+                    CcbId(1),
+                    counter,
+                    abi::Share::Waiting
+                ));
             }
             _ => {}
         }
@@ -936,6 +942,7 @@ fn of_two_who_call_each_other_one_gives_way() {
         purpose: Purpose::Outgoing,
         counter: 0,
         legs: 1,
+        own: 1,
         open: false,
     };
     assert_eq!(blades.word(), own);

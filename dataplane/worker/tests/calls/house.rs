@@ -217,6 +217,15 @@ impl House {
         self.region.registrations().write(slot, &row);
     }
 
+    /// How many calls an agent may have at the same time, and how many of its own.
+    pub fn limit(&mut self, number: &str, incoming: Option<u32>, outgoing: Option<u32>) {
+        let agents = self.region.agents();
+        let found = agents.find_number(TenantId(1), number.as_bytes());
+        let (slot, mut row) = found.expect("it is logged in");
+        row.set_limits(incoming, outgoing);
+        agents.write(slot, &row);
+    }
+
     pub fn attach_control(&mut self) {
         (0..self.workers.len()).for_each(|worker| self.input_to(worker, Input::ControlHere));
     }

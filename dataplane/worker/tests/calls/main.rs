@@ -30,3 +30,4 @@ mod thrift;
 mod transfers;
 mod trunks;
 mod updates;
+mod waiting;

@@ -36,6 +36,12 @@ impl Storm {
         house.attach_control();
         house.register("1001", AGENT_A);
         house.register("1002", AGENT_B);
+        for number in ["1001", "1002"] {
+            if rng.chance(50) {
+                let outgoing = rng.chance(50).then(|| rng.below(3) as u32);
+                house.limit(number, Some(1 + rng.below(4) as u32), outgoing);
+            }
+        }
         let mut inbox = Vec::new();
         if is_calm {
             for (number, phone, call_id) in [("1001", AGENT_A, "s1"), ("1002", AGENT_B, "s2")] {

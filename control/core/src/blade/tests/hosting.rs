@@ -100,7 +100,7 @@ fn a_call_that_gives_way_has_its_time_for_that() {
         told.iter().filter(|(one, _)| matches!(one, Command::Yield { .. })).collect();
     assert_eq!(yields.len(), 1, "{told:?}");
     let region = world.planes[0].region.clone();
-    assert!(region.leases().release(slot, Medium::Voice, CcbId(1), counter));
+    assert!(region.leases().release(slot, Medium::Voice, CcbId(1), counter, abi::Share::Waiting));
     let out = world.pass(20);
     assert!(matches!(answered(&out), Some(Ok(_))), "{out:?}");
     let state = region.leases().read(slot, Medium::Voice);

@@ -291,7 +291,7 @@ fn an_organiser_adds_and_drops_and_who_is_held_is_named() {
     assert!(commands(&mut world).is_empty(), "the call is as it was");
     let counter = counter.expect("it was free");
     assert!(leases.bind(slot, base::Medium::Voice, CcbId(5), counter));
-    leases.release(slot, base::Medium::Voice, CcbId(5), counter);
+    leases.release(slot, base::Medium::Voice, CcbId(5), counter, abi::Share::Waiting);
     order(&mut world, desks[&1002], add("1009"));
     let op = summons(&mut world, GuestKind::Participant, "1009");
     let out = answered(&mut world, op, "1009", GuestKind::Participant);
@@ -518,7 +518,7 @@ fn work_after_a_call_of_another_blades_queue_is_known_at_home() {
         let told = |state| Event::CallChanged { call: CALL, serial: 777, state, cause: 0 };
         event(&mut world, told(CallState::Answered));
         assert_eq!(world.view(granted.login).seat.name(), "talking");
-        region.leases().release(slot, base::Medium::Voice, CcbId(2), counter);
+        region.leases().release(slot, base::Medium::Voice, CcbId(2), counter, abi::Share::Waiting);
         for place in [5, 6] {
             let leg = region.legs().read(place).expect("a row");
             region.legs().write(place, &LegRow { state: LegState::Ended.into(), ..leg });

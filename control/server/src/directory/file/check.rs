@@ -182,8 +182,8 @@ impl Wanted {
             (None, _) => {}
         }
         let otherwise = Parameters::default();
-        let limit = |fields: &mut Fields<'_>, name| {
-            fields.number(name, 0..=LIMIT).and_then(|limit| u32::try_from(limit).ok())
+        let limit = |fields: &mut Fields<'_>, name, least| {
+            fields.number(name, least..=LIMIT).and_then(|limit| u32::try_from(limit).ok())
         };
         let value = Agent {
             id: 0,
@@ -199,8 +199,8 @@ impl Wanted {
                 number_report: fields
                     .text("number_report", &REPORT)
                     .unwrap_or(otherwise.number_report),
-                incoming_limit: limit(fields, "incoming_limit"),
-                outgoing_limit: limit(fields, "outgoing_limit"),
+                incoming_limit: limit(fields, "incoming_limit", 1),
+                outgoing_limit: limit(fields, "outgoing_limit", 0),
                 media_format: fields.list("media_format").unwrap_or(otherwise.media_format),
                 log_level: fields.text("log_level", &LEVEL).unwrap_or(otherwise.log_level),
                 encryption: fields.text("encryption", &ENCRYPTION).unwrap_or(otherwise.encryption),
@@ -246,8 +246,8 @@ fn only_once<K: Hash + Eq, V>(said: &[Said<K, V>], table: Table, faults: &mut Fa
 /// What a text must be, and how that is said.
 struct Rule(fn(&str) -> bool, &'static str);
 
-/// Calls in an hour that a limit may say.
-const LIMIT: i64 = 1_000_000;
+/// Calls at the same time that a limit may say.
+const LIMIT: i64 = abi::MAX_AT_ONCE as i64;
 
 const TENANT: Rule =
     Rule(|text| is_word(text, 23), "must be 1 to 23 letters, digits, dots, dashes or underscores");

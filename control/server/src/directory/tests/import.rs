@@ -24,7 +24,7 @@ number = "70"
 name = "Grace; \"Hopper\""
 skills = ["sales", "night shift"]
 rights = []
-incoming_limit = 9
+incoming_limit = 5
 password = "compiler"
 
 [[agent]]
@@ -94,7 +94,7 @@ async fn what_a_file_says_is_there_and_a_second_import_changes_nothing(directory
     assert!(crate::password::verify("compiler", &agent.password));
     assert_eq!(agent.parameters.skills, ["sales", "night shift"]);
     assert_eq!(agent.parameters.rights, [""; 0]);
-    assert_eq!(agent.parameters.incoming_limit, Some(9));
+    assert_eq!(agent.parameters.incoming_limit, Some(5));
     assert_eq!(directory.reachable("berlin").await.expect("an answer"), [CcbId(3)]);
     let sbc = directory.addresses(CcbId(3), "berlin", AddressKind::Sbc).await.expect("an answer");
     assert_eq!(sbc[0].host, "2001:db8::1");
@@ -377,7 +377,7 @@ fn random(seed: u64) -> Entries {
                     skills: dice.texts(),
                     rights: dice.texts(),
                     media_format: dice.texts(),
-                    incoming_limit: (dice.roll(2) == 0).then(|| dice.roll(100) as u32),
+                    incoming_limit: (dice.roll(2) == 0).then(|| 1 + dice.roll(8) as u32),
                     recording_path: if dice.roll(2) == 0 { dice.text() } else { String::new() },
                     ..Parameters::default()
                 },
