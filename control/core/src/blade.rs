@@ -72,6 +72,7 @@ pub struct Blade {
     queueing: queueing::Queueing,
     /// None while it is the only blade.
     cluster: Option<cluster::Cluster>,
+    held: enter::Held,
     hosting: hosting::Hosting,
     pool: pool::Pool,
     rooms: rooms::Rooms,
@@ -203,6 +204,7 @@ impl Blade {
             forwards: Forwards::default(),
             queueing: queueing::Queueing::new(now),
             cluster: None,
+            held: enter::Held::default(),
             hosting: hosting::Hosting::new(now, ccbs),
             pool: pool::Pool::default(),
             rooms: rooms::Rooms::default(),
@@ -264,6 +266,7 @@ impl Blade {
         }
         self.paused_until = None;
         self.look_at_waits(now, out);
+        self.look_again(now, out);
         if now >= self.beat_at {
             self.beat(now, out);
             self.check_leases(now, out);
@@ -281,7 +284,12 @@ impl Blade {
     pub fn deadline(&self) -> Instant {
         let waits = (!self.hosting.waits.is_empty()).then_some(self.hosting.look_at);
         let cluster = self.cluster.as_ref().map(|cluster| cluster.deadline());
-        waits.into_iter().chain(cluster).fold(self.beat_at.min(self.sweep_at), Instant::min)
+        let held = self.held.deadline();
+        waits
+            .into_iter()
+            .chain(cluster)
+            .chain(held)
+            .fold(self.beat_at.min(self.sweep_at), Instant::min)
     }
 
     /// Says in every attached region that control sleeps and takes its last look at the rings. False

@@ -36,6 +36,8 @@ pub(super) struct Cluster {
     pub(super) name: BladeName,
     /// A number that no earlier control process of ours had.
     pub(super) incarnation: u64,
+    /// When we joined the others.
+    pub(super) joined_at: Instant,
     /// True while the bus is there.
     pub(super) connected: bool,
     /// The newest report of each blade, and when we heard it.
@@ -138,6 +140,7 @@ impl Cluster {
             ),
             name,
             incarnation,
+            joined_at: now,
             connected: false,
             reports: BTreeMap::new(),
             old_at: now,

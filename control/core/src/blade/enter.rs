@@ -17,6 +17,12 @@ use crate::message::{Granted, LoginRefusal, LoginRequest, Output};
 const TRIES: usize = 3;
 /// How long a login may take, in milliseconds; its asker waits for five seconds.
 const ENTER_MS: u64 = 3_500;
+/// How long who has just joined may know too little of the others, in milliseconds.
+const YOUNG_MS: u64 = 3_000;
+/// How often logins that found no CCB look again, in milliseconds.
+const AGAIN_MS: u64 = 100;
+/// Logins that may look again at once; more are refused.
+const HELD: usize = 1_024;
 
 /// A login on its way.
 #[derive(Debug)]
@@ -24,7 +30,22 @@ pub(super) struct Entering {
     reply: u64,
     request: LoginRequest,
     refused: Vec<CcbId>,
+    /// A blade that has a place did not answer, or is just back from a pause.
+    may_come_back: bool,
     due: Instant,
+}
+
+/// Logins that found no CCB while that may pass, and when they look again.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    logins: Vec<Box<Entering>>,
+    again_at: Option<Instant>,
+}
+
+impl Held {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.again_at
+    }
 }
 
 impl Entering {
@@ -62,29 +83,59 @@ impl Blade {
         out: &mut Vec<Output>,
     ) {
         self.pool.shared.count_login();
-        let cluster = self.cluster.as_ref().filter(|cluster| cluster.connected);
-        let Some(cluster) = cluster else {
-            let result = self.grant(now, request, out);
-            return out.push(Output::Login { reply, result });
-        };
         let due = now + Duration::from_millis(ENTER_MS);
-        let entering = Entering { reply, request, refused: Vec::new(), due };
-        match cluster.is_confirmed() {
-            true => self.seek_place(now, Box::new(entering), out),
-            false => entering.end(Err(LoginRefusal::NoCcb), out),
+        let entering = Entering { reply, request, refused: Vec::new(), may_come_back: false, due };
+        self.begin_entering(now, Box::new(entering), out);
+    }
+
+    fn begin_entering(&mut self, now: Instant, entering: Box<Entering>, out: &mut Vec<Output>) {
+        match self.cluster.as_ref().filter(|cluster| cluster.connected) {
+            Some(cluster) if cluster.is_confirmed() => self.seek_place(now, entering, out),
+            Some(_) => self.found_none(now, entering, out),
+            None => match self.grant(now, entering.request.clone(), out) {
+                Err(LoginRefusal::NoCcb) => self.found_none(now, entering, out),
+                result => entering.end(result, out),
+            },
+        }
+    }
+
+    /// There is no CCB for it. Where that may pass it looks again: who has just joined has not heard of all CCBs yet,
+    /// who was paused waits for its own report to come back, an AgentProxy for the bus.
+    fn found_none(&mut self, now: Instant, entering: Box<Entering>, out: &mut Vec<Output>) {
+        let may_pass = self.cluster.as_ref().is_some_and(|cluster| {
+            let is_young = now < cluster.joined_at + Duration::from_millis(YOUNG_MS);
+            let is_deaf = cluster.agent_proxy.is_some() && !cluster.connected;
+            is_young || is_deaf || !cluster.is_confirmed() || entering.may_come_back
+        });
+        if !may_pass || now >= entering.due || self.held.logins.len() >= HELD {
+            return entering.end(Err(LoginRefusal::NoCcb), out);
+        }
+        self.held.logins.push(entering);
+        self.held.again_at.get_or_insert(now + Duration::from_millis(AGAIN_MS));
+    }
+
+    /// Lets the logins that found no CCB look again.
+    pub(super) fn look_again(&mut self, now: Instant, out: &mut Vec<Output>) {
+        if self.held.again_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.held.again_at = None;
+        for mut entering in std::mem::take(&mut self.held.logins) {
+            entering.refused.clear();
+            self.begin_entering(now, entering, out);
         }
     }
 
     fn seek_place(&mut self, now: Instant, entering: Box<Entering>, out: &mut Vec<Output>) {
         if entering.refused.len() >= TRIES || now >= entering.due {
-            return entering.end(Err(LoginRefusal::NoCcb), out);
+            return self.found_none(now, entering, out);
         }
         let Some(cluster) = self.cluster.as_mut() else { return };
         match cluster.leader(now) {
             Some(leader) if leader == cluster.name => {
                 match cluster.choose(now, &entering.place()) {
                     Some(placed) => self.take_place(now, entering, placed, out),
-                    None => entering.end(Err(LoginRefusal::NoCcb), out),
+                    None => self.found_none(now, entering, out),
                 }
             }
             Some(leader) => {
@@ -105,7 +156,7 @@ impl Blade {
     ) {
         match answer {
             Some(Answer::Placed(Some(placed))) => self.take_place(now, entering, placed, out),
-            Some(Answer::Placed(None)) => entering.end(Err(LoginRefusal::NoCcb), out),
+            Some(Answer::Placed(None)) => self.found_none(now, entering, out),
             _ => self.place_ourselves(now, entering, out),
         }
     }
@@ -116,7 +167,7 @@ impl Blade {
         let Some(cluster) = self.cluster.as_mut() else { return };
         match cluster.choose(now, &entering.place()) {
             Some(placed) => self.take_place(now, entering, placed, out),
-            None => entering.end(Err(LoginRefusal::NoCcb), out),
+            None => self.found_none(now, entering, out),
         }
     }
 
@@ -209,6 +260,7 @@ impl Blade {
                 entering.end(Err(why), out);
             }
             refused => {
+                entering.may_come_back |= matches!(refused, None | Some(Answer::NotHere));
                 if refused.is_none()
                     && let Some(cluster) = self.cluster.as_mut()
                 {

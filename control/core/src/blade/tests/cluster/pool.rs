@@ -334,3 +334,62 @@ fn an_agent_proxy_without_ccbs_places_logins_elsewhere_and_leads_nobody() {
     assert_eq!(net.leaders(), [0; 0]);
     assert!(!net.sites[2].world.blade.serves());
 }
+
+/// Three blades, of which the third is an AgentProxy that starts now and has heard nobody.
+fn fresh_agent_proxy() -> Net {
+    let mut net = Net::new(3, 8);
+    net.cut(2);
+    net.pass(3_000);
+    let (now, proxy) = (net.now, &mut net.sites[2]);
+    proxy.world = World::with(now, Vec::new());
+    proxy.world.blade.join(proxy.name.clone(), 2, Strategy::LeastAgents);
+    proxy.world.blade.become_agent_proxy(7, Vec::new());
+    net
+}
+
+#[test]
+fn a_login_at_an_agent_proxy_that_starts_waits_until_it_hears_the_blades() {
+    let mut net = fresh_agent_proxy();
+    let replies: Vec<u64> = (1..=4).map(|agent| net.ask_login(2, agent, 1, false)).collect();
+    net.pass(800);
+    assert!(replies.iter().all(|reply| net.answer(*reply).is_none()), "it hears nobody yet");
+    net.connect(2);
+    // One that comes before the first report does.
+    let last = net.ask_login(2, 5, 1, false);
+    net.pass(1_200);
+    for reply in replies.into_iter().chain([last]) {
+        assert!(net.answer(reply).expect("it is answered").is_ok());
+    }
+}
+
+#[test]
+fn a_login_that_waits_in_vain_is_refused_in_time_and_only_so_many_wait() {
+    let mut net = fresh_agent_proxy();
+    let replies: Vec<u64> = (0..1_030).map(|agent| net.ask_login(2, agent, 1, false)).collect();
+    let refused = |net: &mut Net, replies: &[u64]| {
+        let answers: Vec<_> = replies.iter().filter_map(|reply| net.answer(*reply)).collect();
+        assert!(answers.iter().all(|answer| *answer == Err(LoginRefusal::NoCcb)));
+        answers.len()
+    };
+    assert_eq!(refused(&mut net, &replies), 6, "more than a thousand do not wait");
+    net.pass(3_400);
+    assert_eq!(refused(&mut net, &replies), 0);
+    net.pass(300);
+    assert_eq!(refused(&mut net, &replies), 1_024);
+}
+
+#[test]
+fn a_login_outlasts_the_pause_of_the_only_blade_with_a_place() {
+    for paused_ms in [1_600, 2_000, 2_500] {
+        let mut net = fresh_agent_proxy();
+        net.connect(2);
+        net.pass(4_000);
+        net.kill(0);
+        net.pass(4_000);
+        net.granted(2, 1, 1);
+        net.sites[1].asleep_until = net.now + Duration::from_millis(paused_ms);
+        net.pass(200);
+        let (result, took_ms) = net.login(2, 2, 1, false);
+        assert!(result.is_ok(), "{result:?} in {took_ms} ms, a pause of {paused_ms} ms");
+    }
+}
