@@ -46,13 +46,17 @@ pub fn call(lab: &Lab, program: &Path, plan: &Plan, calls: u32) -> Result<Outcom
 fn read(text: &str, calls: u32) -> Option<Outcome> {
     let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
     let completed: u64 = value("hung up as planned")?.parse().ok()?;
-    let delays = value("set-up p50, p95, p99 ms")?;
-    let delays: Vec<f64> = delays.split(", ").filter_map(|one| one.parse().ok()).collect();
+    let ends = |name: &str| {
+        let delays = value(name)?.split(", ").filter_map(|one| one.parse().ok());
+        let delays: Vec<f64> = delays.collect();
+        Some([*delays.first()?, *delays.get(2)?])
+    };
     Some(Outcome {
         completed,
         failed: u64::from(calls).saturating_sub(completed),
         retransmissions: value("SIP sent again")?.parse().ok()?,
-        delay_ms: [*delays.first()?, *delays.get(2)?],
+        delay_ms: ends("set-up p50, p95, p99 ms")?,
+        in_peer_ms: ends("of it in the blade, ms"),
         ..Outcome::default()
     })
 }
@@ -64,10 +68,11 @@ mod tests {
     #[test]
     fn a_report_is_read() {
         let text = "logged in  2 in 0.1 s\nhung up as planned        40\n\
-                    set-up p50, p95, p99 ms   0.31, 0.50, 1.20\nSIP sent again            3\n";
+                    set-up p50, p95, p99 ms   0.31, 0.50, 1.20\n\
+                    of it in the blade, ms    0.21, 0.40, 0.70\nSIP sent again            3\n";
         let outcome = read(text, 41).expect("whole");
         assert_eq!((outcome.completed, outcome.failed, outcome.retransmissions), (40, 1, 3));
-        assert_eq!(outcome.delay_ms, [0.31, 1.20]);
+        assert_eq!((outcome.delay_ms, outcome.in_peer_ms), ([0.31, 1.20], Some([0.21, 0.70])));
         assert!(read("", 1).is_none());
     }
 }

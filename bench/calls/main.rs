@@ -81,8 +81,8 @@ fn run(options: &Options) -> Result<(), String> {
     }
     let mut text = format!(
         "### Calls, {}\n\n{} s a run, each call stands {} ms; the peer on core 0, the callers and called on core 1.\n\n\
-         | peer | calls/s | CPU a call | of Kamailio's | INVITE to 200, p50 / p99 | sent again | failed | generator's share \
-         of its core |\n|---|---|---|---|---|---|---|---|\n",
+         | peer | calls/s | CPU a call | of Kamailio's | INVITE to 200, p50 / p99 | of it in the peer | sent again | failed | generator's share \
+         of its core |\n|---|---|---|---|---|---|---|---|---|\n",
         origin(),
         options.seconds,
         options.hold
@@ -135,11 +135,13 @@ fn line(row: &Row, rows: &[Row]) -> String {
         _ => String::new(),
     };
     let cpu = row.cpu_ms.map_or("-".to_owned(), |cpu| format!("{cpu:.3} ms"));
-    let [p50, p99] = row.outcome.delay_ms;
+    let ms = |[p50, p99]: [f64; 2]| format!("{p50:.1} / {p99:.1} ms");
+    let in_peer = row.outcome.in_peer_ms.map_or("-".to_owned(), ms);
     format!(
-        "| {} | {} | {cpu} | {ratio} | {p50:.1} / {p99:.1} ms | {} | {} | {:.0} % |",
+        "| {} | {} | {cpu} | {ratio} | {} | {in_peer} | {} | {} | {:.0} % |",
         row.peer.name(),
         row.rate,
+        ms(row.outcome.delay_ms),
         row.outcome.retransmissions,
         row.outcome.failed,
         row.generator_percent

@@ -63,12 +63,12 @@ fn at(line: &Value, table: &str, ccb: usize) -> u64 {
     line[table][ccb.to_string()].as_u64().unwrap_or(0)
 }
 
-/// Each of these CCBs has as many as it should, give or take 5 %.
-fn expect_even(line: &Value, desks: usize, ccbs: &[usize]) {
+/// Each of these CCBs has as many as it should, give or take so many percent.
+fn expect_even(line: &Value, desks: usize, ccbs: &[usize], percent: f64) {
     let mean = desks as f64 / ccbs.len() as f64;
     let counts: Vec<u64> = ccbs.iter().map(|ccb| at(line, "by_ccb", *ccb)).collect();
-    let is_even = |count: &u64| (*count as f64 - mean).abs() <= (mean * 0.05).max(1.0);
-    assert!(counts.iter().all(is_even), "not within 5 % of {mean}: {counts:?}");
+    let is_even = |count: &u64| (*count as f64 - mean).abs() <= (mean * percent / 100.0).max(1.0);
+    assert!(counts.iter().all(is_even), "not within {percent} % of {mean}: {counts:?}");
 }
 
 /// What happened from one line to the next, as it is printed.
@@ -115,21 +115,27 @@ fn desks_of_a_dead_ccb_are_logged_in_again_within_five_seconds() {
     let begun = Instant::now();
     let full = crowd.expect(desks, &[], Duration::from_secs(120));
     println!("{desks} desks are logged in after {:?}: {}", begun.elapsed(), full["by_ccb"]);
-    expect_even(&full, desks, &[1, 2, 3, 4]);
+    expect_even(&full, desks, &[1, 2, 3, 4], 5.0);
     // The data plane alone, for good.
+    let leader = site.leader();
+    let dead = (1..=BLADES).rev().find(|blade| *blade != leader).expect("there are others");
+    let left: Vec<usize> = (1..=BLADES).filter(|blade| *blade != dead).collect();
     let begun = Instant::now();
-    site.blades[3].kill_dataplane();
-    let back = crowd.expect(desks, &[4], Duration::from_secs(60));
+    site.blades[dead - 1].kill_dataplane();
+    let back = crowd.expect(desks, &[dead], Duration::from_secs(60));
     let took = begun.elapsed();
-    tell("a data plane", &full, &back, took, &crowd.lines(), &[1, 2, 3]);
-    expect_even(&back, desks, &[1, 2, 3]);
+    tell("a data plane", &full, &back, took, &crowd.lines(), &left);
+    expect_even(&back, desks, &left, 5.0);
     assert!(took <= LIMIT, "{took:?}");
-    // A whole blade.
+    // A whole blade, and the leader with it.
+    let leader = site.leader();
+    let left: Vec<usize> = left.into_iter().filter(|blade| *blade != leader).collect();
     let begun = Instant::now();
-    site.blades[2].kill();
-    let last = crowd.expect(desks, &[3, 4], Duration::from_secs(60));
+    site.blades[leader - 1].kill();
+    let last = crowd.expect(desks, &[leader, dead], Duration::from_secs(60));
     let took = begun.elapsed();
-    tell("a blade", &back, &last, took, &crowd.lines(), &[1, 2]);
-    expect_even(&last, desks, &[1, 2]);
+    tell("the leader's blade", &back, &last, took, &crowd.lines(), &left);
+    // Nobody leads yet: each blade chooses by reports of up to 500 ms ago, and all are back before the next ones.
+    expect_even(&last, desks, &left, 10.0);
     assert!(took <= LIMIT, "{took:?}");
 }

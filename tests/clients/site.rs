@@ -227,6 +227,16 @@ impl Site {
         }
     }
 
+    /// The number of the blade that leads the CDM.
+    pub fn leader(&self) -> usize {
+        let leads = wait_for(START, || {
+            let blades =
+                self.blades.iter().find(|blade| blade.control.is_some())?.ask(&["blades"])?;
+            blades["leader"].as_str()?.strip_prefix("blade-")?.parse().ok()
+        });
+        leads.expect("a blade leads")
+    }
+
     /// Logs an agent in at the AgentProxy of that blade; the status and the answer.
     pub fn try_log_in(&self, agent: usize, blade: usize, proof: Value) -> (u16, Value) {
         let mut body =

@@ -4,6 +4,8 @@
 //! out by a channel of tokio's. Delay is measured without touching the audio: every packet sent is
 //! noted under its source and sequence number, and found again by them where it arrives.
 
+mod turn;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -21,6 +23,7 @@ use tokio::sync::{mpsc as news, oneshot};
 
 use crate::clock;
 use crate::delays::Delays;
+use turn::Turn;
 
 /// Datagrams taken from one socket before the next one has its turn.
 const BURST: usize = 64;
@@ -105,6 +108,9 @@ pub struct News {
     pub event: Event,
     /// With [`Event::Answered`] of a call that the phone placed: from its INVITE to the 200.
     pub set_up: Option<Duration>,
+    /// With [`Event::Answered`]: of a call that the phone placed, for how much of the set-up it was not its turn to send
+    /// (from the kernel's receive timestamps); of one that it took, for how much it was.
+    pub turn: Option<Duration>,
     /// With [`Event::Answered`]: where the peer wants its RTP.
     pub media: Option<SocketAddr>,
 }
@@ -221,6 +227,7 @@ struct Seat {
     phone: Phone,
     ports: Ports,
     delays: Delays,
+    turn: Turn,
     /// The timer that is set for it.
     due: Option<Instant>,
 }
@@ -311,10 +318,15 @@ impl Hall {
                             epoll::add(&self.deck.epoll, socket, token, epoll::EventFlags::IN)?;
                         }
                     }
+                    turn::stamp(&ports.sip)?;
                     let phone = Phone::new(*config, Rng::from_seed(seed));
-                    self.seats.push(Seat { phone, ports, delays: Delays::default(), due: None });
+                    let (delays, turn) = (Delays::default(), Turn::default());
+                    self.seats.push(Seat { phone, ports, delays, turn, due: None });
                 }
                 Ok(Command::Order(seat, order)) if seat < self.seats.len() => {
+                    if matches!(order, Order::Call(_)) {
+                        self.seats[seat].turn.order();
+                    }
                     self.handle(clock::now(), seat, Input::Order(order));
                     self.set_timer(seat);
                 }
@@ -336,16 +348,23 @@ impl Hall {
     fn receive(&mut self, seat: usize, port: Port) {
         for _ in 0..BURST {
             let mut buffer = std::mem::take(&mut self.buffer);
-            let received = match port.of(&self.seats[seat].ports) {
-                Some(socket) => socket.recv_from(&mut buffer),
-                None => Err(io::ErrorKind::NotConnected.into()),
+            let received = match (port, port.of(&self.seats[seat].ports)) {
+                (Port::Sip, Some(socket)) => turn::receive(socket, &mut buffer),
+                (_, Some(socket)) => {
+                    let received = socket.recv_from(&mut buffer);
+                    received.map(|(length, from)| (length, from, Instant::ZERO))
+                }
+                (_, None) => Err(io::ErrorKind::NotConnected.into()),
             };
             let now = clock::now();
             let length = match received {
-                Ok((length, from)) => {
+                Ok((length, from, came)) => {
                     let datagram = &buffer[..length];
                     let input = match port {
-                        Port::Sip => Input::Sip { from, datagram },
+                        Port::Sip => {
+                            self.seats[seat].turn.take(came, datagram);
+                            Input::Sip { from, datagram }
+                        }
                         Port::Rtp => {
                             self.measure(now, seat, datagram);
                             Input::Rtp(datagram)
@@ -353,6 +372,7 @@ impl Hall {
                         Port::Rtcp => Input::Rtcp(datagram),
                     };
                     self.handle(now, seat, input);
+                    self.seats[seat].turn.taken();
                     Some(length)
                 }
                 // A port that refused an earlier datagram of ours says so here, once.
@@ -386,10 +406,11 @@ impl Hall {
     }
 
     fn put_out(&mut self, seat: usize, output: Output) {
-        let ports = &self.seats[seat].ports;
+        let Seat { ports, turn, .. } = &mut self.seats[seat];
         // A datagram that cannot be sent is one that was lost.
         match output {
             Output::Sip { to, datagram } => {
+                turn.send(clock::now(), &datagram);
                 let _ = ports.sip.send_to(&datagram, to);
             }
             Output::Rtp { to, ssrc, sequence, packet } => {
@@ -414,7 +435,8 @@ impl Hall {
                 let phone = &self.seats[seat].phone;
                 let set_up = answered.then(|| phone.report().set_up).flatten();
                 let media = answered.then(|| phone.peer_media()).flatten();
-                let _ = self.deck.tell.send(News { phone: seat, event, set_up, media });
+                let turn = answered.then(|| self.seats[seat].turn.answered());
+                let _ = self.deck.tell.send(News { phone: seat, event, set_up, turn, media });
             }
         }
     }

@@ -273,6 +273,8 @@ struct Calls<'a> {
     /// Of each pair, how many of its two phones still have their call; the caller counts from its
     /// order.
     busy: Vec<u8>,
+    /// Of each pair's call, what its phones said of their turns when it was answered.
+    turns: Vec<[Option<Duration>; 2]>,
     /// When which pair hangs up, in order, for all calls last alike.
     hang_ups: VecDeque<(Instant, usize)>,
     placed: u32,
@@ -287,6 +289,7 @@ impl<'a> Calls<'a> {
             numbers,
             free: (0..pairs).collect(),
             busy: vec![0; pairs],
+            turns: vec![[None; 2]; pairs],
             hang_ups: VecDeque::new(),
             placed: 0,
         }
@@ -344,6 +347,14 @@ impl<'a> Calls<'a> {
             return;
         }
         let is_caller = news.phone.is_multiple_of(2);
+        if news.event == Event::Answered {
+            let turns = &mut self.turns[pair];
+            turns[usize::from(!is_caller)] = news.turn;
+            if let [Some(others), Some(called)] = *turns {
+                *turns = [None; 2];
+                tally.in_blade.add(others.saturating_sub(called));
+            }
+        }
         match news.event {
             Event::Incoming { .. } => self.busy[pair] += 1,
             Event::Answered if is_caller => {
@@ -359,6 +370,7 @@ impl<'a> Calls<'a> {
                 }
                 self.busy[pair] = self.busy[pair].saturating_sub(1);
                 if self.busy[pair] == 0 {
+                    self.turns[pair] = [None; 2];
                     self.free.push_back(pair);
                 }
             }

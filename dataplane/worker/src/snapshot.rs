@@ -146,13 +146,18 @@ impl Worker {
     /// them have their turn in [`crate::worker::PUBLISH_TURNS`] of these, so that no packet waits for
     /// thousands of rows.
     pub(crate) fn publish_calls(&mut self, now: Instant) {
-        let turn: Vec<LegRef> = self
-            .calls
-            .next_few(PUBLISH_TURNS)
-            .filter(|call| call.state == CallState::Answered)
-            .flat_map(|call| call.legs.iter().map(|leg| LegRef { call: call.id, leg: leg.number }))
+        let turn = self.calls.next_few(PUBLISH_TURNS).filter(|call| call.state != CallState::Ended);
+        let turn: Vec<(LegRef, CallState)> = turn
+            .flat_map(|call| {
+                let leg_of = |leg: &Leg| (LegRef { call: call.id, leg: leg.number }, call.state);
+                call.legs.iter().map(leg_of)
+            })
             .collect();
-        for leg in turn {
+        for (leg, state) in turn {
+            if state != CallState::Answered {
+                self.note_early_media(leg);
+                continue;
+            }
             if let Some(entry) = self.calls.leg_unchanged(leg) {
                 entry.age_ack(now);
             }
@@ -164,6 +169,15 @@ impl Worker {
             }
             self.probe(now, leg);
             self.tend_session(now, leg);
+        }
+    }
+
+    /// Writes the counts of a leg that has media before its call is answered.
+    fn note_early_media(&mut self, leg: LegRef) {
+        let Some(pair) = self.calls.leg_unchanged(leg).and_then(|leg| leg.pair) else { return };
+        let stats = self.streams.stats(pair);
+        if stats.packets > 0 || stats.sent > 0 {
+            self.note_leg(leg);
         }
     }
 }

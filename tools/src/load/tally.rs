@@ -35,6 +35,8 @@ pub struct Tally {
     pub stuck: usize,
     /// From INVITE to 200.
     pub set_up: Delays,
+    /// Of that, for how long it was neither phone's turn to send.
+    pub in_blade: Delays,
     /// What the phones counted.
     pub counts: Vec<Counts>,
 }
@@ -54,7 +56,9 @@ impl Tally {
         let ms = |time: Option<Duration>| {
             time.map_or("-".to_owned(), |time| format!("{:.2}", time.as_secs_f64() * 1_000.0))
         };
-        let set_up = |percent| ms(self.set_up.percentile(percent));
+        let three = |delays: &Delays| {
+            [50.0, 95.0, 99.0].map(|percent| ms(delays.percentile(percent))).join(", ")
+        };
         let mut table: Vec<Vec<String>> = Vec::new();
         let mut line = |name: &str, value: String| table.push(vec![name.to_owned(), value]);
         line("logged in", format!("{} in {:.1} s", self.logged_in, self.login_time.as_secs_f64()));
@@ -70,7 +74,8 @@ impl Tally {
         }
         line("calls took", format!("{:.1} s", self.call_time.as_secs_f64()));
         line("beats without a free pair", self.waited.to_string());
-        line("set-up p50, p95, p99 ms", [50.0, 95.0, 99.0].map(set_up).join(", "));
+        line("set-up p50, p95, p99 ms", three(&self.set_up));
+        line("of it in the blade, ms", three(&self.in_blade));
         line("SIP sent again", self.total(|counts| counts.phone.sip_retransmitted).to_string());
         line("SIP unexpected", self.unexpected().to_string());
         if options.rtp {

@@ -84,6 +84,28 @@ fn an_answer_in_a_reliable_response_is_in_the_2xx_for_who_knows_no_prack() {
 }
 
 #[test]
+fn packets_before_the_answer_are_counted_as_they_come() {
+    let mut house = House::new();
+    let invite = ring(&mut house, Some(OFFER), "Subject: x");
+    let counts = |house: &House| {
+        let legs = house.legs();
+        let mut counts: Vec<_> = legs.iter().map(|row| (row.packets_in, row.packets_out)).collect();
+        counts.sort_unstable();
+        counts
+    };
+    house.reply(AGENT_A, &invite, 183, "t1", Some(OFFER));
+    assert!(house.next_to(TRUNK).starts_with("SIP/2.0 183 "));
+    house.pass_ms(1_100);
+    assert_eq!(counts(&house), [(0, 0); 2]);
+    for sequence in 1..=5 {
+        house.rtp(1, "203.0.113.9:4000", sequence);
+    }
+    house.pass_ms(1_100);
+    assert_eq!(counts(&house), [(0, 5), (5, 0)], "nobody has answered yet");
+    assert_eq!(house.states().last(), Some(&CallState::Ringing));
+}
+
+#[test]
 fn a_2xx_waits_for_the_prack_of_its_answer() {
     let mut house = House::new();
     let invite = ring(&mut house, Some(OFFER), "Require: 100rel");

@@ -712,3 +712,26 @@ fn whatever_happens_each_agent_ends_with_one_login_that_all_see() {
         }
     }
 }
+
+#[test]
+fn logins_spread_evenly_when_the_leader_and_its_ccb_die() {
+    for seed in 0..20 {
+        let mut net = Net::new(3, 400);
+        net.rng = base::Rng::from_number(seed);
+        net.pass(1_000);
+        let leader = net.leaders()[0];
+        net.kill(leader);
+        // A storm at the two others, before anybody notices: who asks the dead one hears nothing, at once.
+        let others: Vec<usize> = (0..3).filter(|place| *place != leader).collect();
+        let replies: Vec<u64> = (0..300)
+            .map(|agent| net.ask_login(others[agent as usize % 2], agent, 1, false))
+            .collect();
+        net.pass(4_500);
+        for reply in replies {
+            assert!(net.answer(reply).expect("it is answered").is_ok());
+        }
+        let loads = net.loads();
+        let loads: Vec<usize> = others.iter().map(|place| loads[*place]).collect();
+        assert!(loads.iter().all(|load| load.abs_diff(150) <= 4), "{seed}: {loads:?}");
+    }
+}
