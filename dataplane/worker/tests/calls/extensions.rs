@@ -1,6 +1,6 @@
 //! Reliable provisional responses (RFC 3262), message by message.
 
-use abi::CallState;
+use abi::{CallState, LegState};
 
 use crate::house::{AGENT_A, House, OFFER, TRUNK, header, with};
 
@@ -88,8 +88,9 @@ fn packets_before_the_answer_are_counted_as_they_come() {
     let mut house = House::new();
     let invite = ring(&mut house, Some(OFFER), "Subject: x");
     let counts = |house: &House| {
-        let legs = house.legs();
-        let mut counts: Vec<_> = legs.iter().map(|row| (row.packets_in, row.packets_out)).collect();
+        let legs = house.region().legs().iter().map(|(_, row)| row);
+        let legs = legs.filter(|row| row.state() == LegState::Ringing);
+        let mut counts: Vec<_> = legs.map(|row| (row.packets_in, row.packets_out)).collect();
         counts.sort_unstable();
         counts
     };
