@@ -163,10 +163,17 @@ fn baresips_ring_refuse_give_up_and_are_forwarded() {
     let Three { east, west, north, demo, .. } = &three;
     tool(demo, &["hold-music", "welcome.wav"]);
 
-    // RFC 3960: they hear each other before anybody has answered.
+    // RFC 3960: who is called hears the caller before anybody has answered. This baresip itself is silent until then;
+    // early media both ways is in `flows`.
     west.tell("answermode", "early");
     three.dials_and_west_rings("1002");
-    talk(demo, ["1001", "1002"], 50);
+    let heard = wait_for(Duration::from_secs(15), || {
+        let call = demo.ask("calls")?["calls"][0].clone();
+        let count = |leg: usize, name: &str| call["legs"][leg][name].as_u64();
+        let went = count(0, "packets_in")? > 100 && count(1, "packets_out")? > 100;
+        (went && call["state"] == "ringing").then_some(())
+    });
+    assert!(heard.is_some(), "no early media: {:#?}", demo.ask("calls"));
     assert_eq!(demo.counter("calls_answered"), 0, "nobody has answered");
     west.tell("accept", "");
     let answered =
