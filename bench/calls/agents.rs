@@ -1,7 +1,8 @@
 //! `jackfield load` on both sides of ours: agents who log in, register, and call each other.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use house_bench::lab::{Lab, SBC};
@@ -10,36 +11,46 @@ use house_bench::report;
 use crate::peers::{AGENTS, HTTP_PORT};
 use crate::sipp::{Outcome, Plan};
 
-/// Calls of the run whose cost is taken off: what logins and registrations cost is in it.
-pub const FEW: u32 = 200;
+/// Calls that are made before those that count: what is made once is made by then.
+pub const FEW: u32 = 50;
 
-/// Logs all agents in, and lets them make so many calls.
-pub fn call(lab: &Lab, program: &Path, plan: &Plan, calls: u32) -> Result<Outcome, String> {
+/// Logs all agents in, and lets them make so many calls. With what came of them, from the first call to the last: the
+/// time that these processes had a CPU, and how long that was.
+pub fn call(
+    lab: &Lab,
+    program: &Path,
+    plan: &Plan,
+    calls: u32,
+    peer: &[u32],
+) -> Result<(Outcome, Duration, Duration), String> {
     let mut command = lab.on_generator(Path::new("taskset"));
-    command.args(["-c", "1"]).arg(program).arg("load");
+    command.args(["-c", "1"]).arg(program).args(["load", "--progress"]);
     command.args(["--http", &format!("{SBC}:{HTTP_PORT}"), "--agents", &AGENTS.to_string()]);
     command.args(["--calls", &calls.to_string(), "--rate", &plan.rate.to_string()]);
     command.args(["--duration", &format!("{:.3}", f64::from(plan.hold_ms) / 1e3), "--ring", "0"]);
     let file = lab.folder.join("load.txt");
-    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
+    let failed = |error: std::io::Error| format!("jackfield load: {error}");
     let output = std::fs::File::create(&file).map_err(failed)?;
-    command.stdin(Stdio::null()).stdout(output).stderr(Stdio::null());
-    let mut child = command.spawn().map_err(|error| format!("jackfield load: {error}"))?;
-    let end = Instant::now() + Duration::from_secs(u64::from(plan.seconds) + 180);
-    let mut cpu = Duration::ZERO;
-    while child.try_wait().map_err(failed)?.is_none() {
-        cpu = cpu.max(report::cpu(&[child.id()]));
-        if Instant::now() > end {
-            let _ = child.kill();
-            let _ = child.wait();
-            return Err("jackfield load does not end".to_owned());
+    command.stdin(Stdio::null()).stdout(output).stderr(Stdio::piped());
+    // It has an end of its own, and hears of ours by its standard error.
+    let mut child = command.spawn().map_err(failed)?;
+    let spent = |child: &Child| (report::cpu(peer), report::cpu(&[child.id()]));
+    let (mut begun, mut over, mut said) = (None, None, String::new());
+    for line in BufReader::new(child.stderr.take().ok_or("no pipe")?).lines() {
+        let line = line.map_err(failed)?;
+        match line.as_str() {
+            "calls begin" => begun = Some((spent(&child), Instant::now())),
+            "calls ended" => over = Some((spent(&child), Instant::now())),
+            other => said += other,
         }
-        std::thread::sleep(Duration::from_millis(50));
     }
+    child.wait().map_err(failed)?;
     let text = std::fs::read_to_string(&file).map_err(failed)?;
-    let mut outcome = read(&text, calls).ok_or_else(|| format!("no report of a load: {text}"))?;
-    outcome.cpu = cpu;
-    Ok(outcome)
+    let whole = read(&text, calls).zip(begun.zip(over));
+    let (mut outcome, ((before, begun), (after, over))) =
+        whole.ok_or_else(|| format!("a load failed: {said} {text}"))?;
+    outcome.cpu = after.1.saturating_sub(before.1);
+    Ok((outcome, after.0.saturating_sub(before.0), over.duration_since(begun)))
 }
 
 /// The table that a load prints.
@@ -49,13 +60,14 @@ fn read(text: &str, calls: u32) -> Option<Outcome> {
     let ends = |name: &str| {
         let delays = value(name)?.split(", ").filter_map(|one| one.parse().ok());
         let delays: Vec<f64> = delays.collect();
-        Some([*delays.first()?, *delays.get(2)?])
+        <[f64; 3]>::try_from(delays).ok()
     };
+    let [p50, _, p99] = ends("set-up p50, p95, p99 ms")?;
     Some(Outcome {
         completed,
         failed: u64::from(calls).saturating_sub(completed),
         retransmissions: value("SIP sent again")?.parse().ok()?,
-        delay_ms: ends("set-up p50, p95, p99 ms")?,
+        delay_ms: [p50, p99],
         in_peer_ms: ends("of it in the blade, ms"),
         ..Outcome::default()
     })
@@ -72,7 +84,10 @@ mod tests {
                     of it in the blade, ms    0.21, 0.40, 0.70\nSIP sent again            3\n";
         let outcome = read(text, 41).expect("whole");
         assert_eq!((outcome.completed, outcome.failed, outcome.retransmissions), (40, 1, 3));
-        assert_eq!((outcome.delay_ms, outcome.in_peer_ms), ([0.31, 1.20], Some([0.21, 0.70])));
+        assert_eq!(
+            (outcome.delay_ms, outcome.in_peer_ms),
+            ([0.31, 1.20], Some([0.21, 0.40, 0.70]))
+        );
         assert!(read("", 1).is_none());
     }
 }

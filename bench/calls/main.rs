@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use clap::Parser;
 use house_bench::lab::{Broom, Lab};
+use house_bench::probe::Probe;
 use house_bench::report::{append, cpu, origin};
 
 use peers::{Peer, Started};
@@ -56,6 +57,8 @@ struct Row {
     rate: u32,
     /// CPU time of the peer a call, in milliseconds; none where no call went through.
     cpu_ms: Option<f64>,
+    /// For what part of the time the peer's core was slow by itself.
+    slow_percent: f64,
     /// Of a core, what the generator took.
     generator_percent: f64,
     outcome: Outcome,
@@ -71,18 +74,20 @@ fn run(options: &Options) -> Result<(), String> {
         for &rate in &options.rates {
             let plan = Plan { rate, seconds: options.seconds, hold_ms: options.hold };
             let started = peers::start(&lab, peer)?;
+            let probe = Probe::start(0);
             let row = match peer {
                 Peer::Kamailio => measure(&lab, &started, &plan)?,
                 Peer::Jackfield => measure_ours(&lab, &started, &plan)?,
             };
+            let row = Row { slow_percent: probe.slow_percent(), ..row };
             eprintln!("  {}", line(&row, &rows));
             rows.push(row);
         }
     }
     let mut text = format!(
         "### Calls, {}\n\n{} s a run, each call stands {} ms; the peer on core 0, the callers and called on core 1.\n\n\
-         | peer | calls/s | CPU a call | of Kamailio's | INVITE to 200, p50 / p99 | of it in the peer | sent again | failed | generator's share \
-         of its core |\n|---|---|---|---|---|---|---|---|---|\n",
+         | peer | calls/s | CPU a call | of Kamailio's | INVITE to 200, p50 / p99 | of it in the peer, p50 / p95 / p99 | core slow | sent again | failed | generator's share \
+         of its core |\n|---|---|---|---|---|---|---|---|---|---|\n",
         origin(),
         options.seconds,
         options.hold
@@ -107,25 +112,22 @@ fn measure(lab: &Lab, started: &Started, plan: &Plan) -> Result<Row, String> {
     let cpu_ms =
         (outcome.completed > 0).then(|| spent.as_secs_f64() * 1e3 / outcome.completed as f64);
     let generator_percent = generator.as_secs_f64() * 100.0 / elapsed.as_secs_f64();
-    Ok(Row { peer: Peer::Kamailio, rate: plan.rate, cpu_ms, generator_percent, outcome })
+    let (peer, rate) = (Peer::Kamailio, plan.rate);
+    Ok(Row { peer, rate, cpu_ms, slow_percent: 0.0, generator_percent, outcome })
 }
 
-/// The same agents log in twice; what the few calls of the first time cost with that is taken off.
+/// Logins and registrations, before and after the calls, are not counted.
 fn measure_ours(lab: &Lab, started: &Started, plan: &Plan) -> Result<Row, String> {
     let program = house_bench::programs::jackfield()?;
-    let spent = |calls| {
-        let (before, begun) = (cpu(&started.pids()), Instant::now());
-        let outcome = agents::call(lab, &program, plan, calls)?;
-        let spent = cpu(&started.pids()).saturating_sub(before);
-        Ok::<_, String>((spent, outcome, begun.elapsed()))
-    };
-    let (few, first, _) = spent(agents::FEW)?;
-    let (all, outcome, elapsed) = spent(agents::FEW + plan.rate * plan.seconds)?;
-    let calls = outcome.completed.saturating_sub(first.completed);
-    let cpu = all.saturating_sub(few).as_secs_f64();
-    let cpu_ms = (calls > 0).then(|| cpu * 1e3 / calls as f64);
+    let few = Plan { rate: 50, seconds: 1, ..*plan };
+    agents::call(lab, &program, &few, agents::FEW, &started.pids())?;
+    let calls = plan.rate * plan.seconds;
+    let (outcome, spent, elapsed) = agents::call(lab, &program, plan, calls, &started.pids())?;
+    let done = outcome.completed;
+    let cpu_ms = (done > 0).then(|| spent.as_secs_f64() * 1e3 / done as f64);
     let generator_percent = outcome.cpu.as_secs_f64() * 100.0 / elapsed.as_secs_f64();
-    Ok(Row { peer: Peer::Jackfield, rate: plan.rate, cpu_ms, generator_percent, outcome })
+    let (peer, rate) = (Peer::Jackfield, plan.rate);
+    Ok(Row { peer, rate, cpu_ms, slow_percent: 0.0, generator_percent, outcome })
 }
 
 fn line(row: &Row, rows: &[Row]) -> String {
@@ -136,12 +138,14 @@ fn line(row: &Row, rows: &[Row]) -> String {
     };
     let cpu = row.cpu_ms.map_or("-".to_owned(), |cpu| format!("{cpu:.3} ms"));
     let ms = |[p50, p99]: [f64; 2]| format!("{p50:.1} / {p99:.1} ms");
-    let in_peer = row.outcome.in_peer_ms.map_or("-".to_owned(), ms);
+    let three = |[p50, p95, p99]: [f64; 3]| format!("{p50:.1} / {p95:.1} / {p99:.1} ms");
+    let in_peer = row.outcome.in_peer_ms.map_or("-".to_owned(), three);
     format!(
-        "| {} | {} | {cpu} | {ratio} | {} | {in_peer} | {} | {} | {:.0} % |",
+        "| {} | {} | {cpu} | {ratio} | {} | {in_peer} | {:.1} % | {} | {} | {:.0} % |",
         row.peer.name(),
         row.rate,
         ms(row.outcome.delay_ms),
+        row.slow_percent,
         row.outcome.retransmissions,
         row.outcome.failed,
         row.generator_percent

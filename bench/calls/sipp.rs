@@ -33,9 +33,9 @@ pub struct Outcome {
     pub retransmissions: u64,
     /// From INVITE to 200: the median and the 99th percentile.
     pub delay_ms: [f64; 2],
-    /// The same of what no caller and no called one had to answer, by the kernel's receive timestamps; none where it is
-    /// not known.
-    pub in_peer_ms: Option<[f64; 2]>,
+    /// The median, the 95th and the 99th percentile of that for which no caller and no called one had to answer, by the
+    /// kernel's receive timestamps; none where it is not known.
+    pub in_peer_ms: Option<[f64; 3]>,
     /// The caller's own time on a CPU.
     pub cpu: Duration,
 }

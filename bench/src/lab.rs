@@ -19,8 +19,8 @@ pub const SBC: &str = "10.99.0.1";
 pub const PHONES: &str = "10.99.0.2";
 /// Where the trunk is.
 pub const TRUNK: &str = "10.99.0.3";
-/// How everything is started: what else runs on the machine waits, whoever is measured. Ours runs so where systemd
-/// starts it.
+/// How the generator is started: what else runs on the machine waits. Who is measured has the niceness of its threads from
+/// itself: ours puts its workers before its control.
 const NICE: [&str; 3] = ["nice", "-n", "-20"];
 /// Queues from the SBC to the generator, each of 256 packets: together as deep as a NIC's ring, so that a pause of the
 /// generator's core loses nothing that the relay sent.
@@ -259,7 +259,7 @@ impl Lab {
     pub fn on_sbc(&self, program: &Path) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.sbc]);
-        command.args(NICE).args(["taskset", "-c", "0"]).arg(program);
+        command.args(["taskset", "-c", "0"]).arg(program);
         command
     }
 
