@@ -38,7 +38,7 @@ pub(super) struct Entering {
 /// Logins that found no CCB while that may pass, and when they look again.
 #[derive(Debug, Default)]
 pub(super) struct Held {
-    logins: Vec<Box<Entering>>,
+    logins: Vec<Entering>,
     again_at: Option<Instant>,
 }
 
@@ -110,7 +110,7 @@ impl Blade {
         if !may_pass || now >= entering.due || self.held.logins.len() >= HELD {
             return entering.end(Err(LoginRefusal::NoCcb), out);
         }
-        self.held.logins.push(entering);
+        self.held.logins.push(*entering);
         self.held.again_at.get_or_insert(now + Duration::from_millis(AGAIN_MS));
     }
 
@@ -122,7 +122,7 @@ impl Blade {
         self.held.again_at = None;
         for mut entering in std::mem::take(&mut self.held.logins) {
             entering.refused.clear();
-            self.begin_entering(now, entering, out);
+            self.begin_entering(now, Box::new(entering), out);
         }
     }
 
