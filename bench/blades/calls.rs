@@ -1,10 +1,10 @@
 //! Calls of `jackfield load` between agents of one blade, or of two, and what they cost.
 
-use std::io::{BufRead as _, BufReader};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use house_bench::lab::Lab;
+use house_bench::load;
 
 use crate::site::{HTTP_PORT, Site, Spent, between};
 
@@ -52,7 +52,7 @@ impl Outcome {
 /// Lets agents log in and call each other; `idle` is what each process spends in a second without that.
 pub fn run(lab: &Lab, site: &Site, plan: &Plan, idle: &Spent) -> Result<Outcome, String> {
     let mut command = Command::new(site.program());
-    command.args(["load", "--progress", "--pairs", plan.pairs, "--ring", "0"]);
+    command.args(["load", "--pairs", plan.pairs, "--ring", "0"]);
     command.args(["--http", &format!("127.0.0.1:{HTTP_PORT}")]);
     command.args(["--agents", &plan.agents.to_string(), "--calls", &plan.calls.to_string()]);
     command.args(["--rate", &plan.rate.to_string(), "--duration", &plan.hold_s.to_string()]);
@@ -60,38 +60,13 @@ pub fn run(lab: &Lab, site: &Site, plan: &Plan, idle: &Spent) -> Result<Outcome,
         command.arg("--rtp");
     }
     let file = lab.folder.join("load.txt");
-    let failed = |error: std::io::Error| format!("jackfield load: {error}");
-    let output = std::fs::File::create(&file).map_err(failed)?;
-    command.stdin(Stdio::null()).stdout(output).stderr(Stdio::piped());
-    // It has an end of its own, and hears of ours by its standard error.
-    let mut child = command.spawn().map_err(failed)?;
-    let end = Instant::now() + LIMIT;
-    let (mut begun, mut spent) = (None, None);
-    let mut said = String::new();
-    for line in BufReader::new(child.stderr.take().into_iter().next().ok_or("no pipe")?).lines() {
-        let line = line.map_err(failed)?;
-        match line.as_str() {
-            "calls begin" => begun = Some((Instant::now(), site.spent())),
-            "calls ended" => {
-                spent = begun.as_ref().map(|(at, before)| {
-                    let all = between(before, &site.spent());
-                    without_idle(all, idle, at.elapsed())
-                });
-            }
-            other => said += other,
-        }
-        if Instant::now() > end {
-            let _ = child.kill();
-            break;
-        }
-    }
-    child.wait().map_err(failed)?;
-    let text = std::fs::read_to_string(&file).map_err(failed)?;
-    let read = read(&text).zip(spent);
-    let (mut outcome, spent) = read.ok_or_else(|| format!("a load failed: {said} {text}"))?;
-    outcome.spent = spent;
+    let done = load::run(&mut command, &file, LIMIT, |_| site.spent())?;
+    let mut outcome = read(&done.text)
+        .ok_or_else(|| format!("no report of a load: {} {}", done.said, done.text))?;
+    let [before, after] = &done.read;
+    outcome.spent = without_idle(between(before, after), idle, done.time);
     if outcome.completed < plan.calls {
-        eprintln!("  {} of {} calls went as planned: {said}", outcome.completed, plan.calls);
+        eprintln!("  {} of {} calls went as planned: {}", outcome.completed, plan.calls, done.said);
     }
     Ok(outcome)
 }

@@ -1,12 +1,10 @@
 //! `jackfield load` on both sides of ours: agents who log in, register, and call each other.
 
-use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use house_bench::lab::{Lab, SBC};
-use house_bench::report;
+use house_bench::{load, report};
 
 use crate::peers::{AGENTS, HTTP_PORT};
 use crate::sipp::{Outcome, Plan};
@@ -24,33 +22,18 @@ pub fn call(
     peer: &[u32],
 ) -> Result<(Outcome, Duration, Duration), String> {
     let mut command = lab.on_generator(Path::new("taskset"));
-    command.args(["-c", "1"]).arg(program).args(["load", "--progress"]);
+    command.args(["-c", "1"]).arg(program).arg("load");
     command.args(["--http", &format!("{SBC}:{HTTP_PORT}"), "--agents", &AGENTS.to_string()]);
     command.args(["--calls", &calls.to_string(), "--rate", &plan.rate.to_string()]);
     command.args(["--duration", &format!("{:.3}", f64::from(plan.hold_ms) / 1e3), "--ring", "0"]);
-    let file = lab.folder.join("load.txt");
-    let failed = |error: std::io::Error| format!("jackfield load: {error}");
-    let output = std::fs::File::create(&file).map_err(failed)?;
-    command.stdin(Stdio::null()).stdout(output).stderr(Stdio::piped());
-    // It has an end of its own, and hears of ours by its standard error.
-    let mut child = command.spawn().map_err(failed)?;
-    let spent = |child: &Child| (report::cpu(peer), report::cpu(&[child.id()]));
-    let (mut begun, mut over, mut said) = (None, None, String::new());
-    for line in BufReader::new(child.stderr.take().ok_or("no pipe")?).lines() {
-        let line = line.map_err(failed)?;
-        match line.as_str() {
-            "calls begin" => begun = Some((spent(&child), Instant::now())),
-            "calls ended" => over = Some((spent(&child), Instant::now())),
-            other => said += other,
-        }
-    }
-    child.wait().map_err(failed)?;
-    let text = std::fs::read_to_string(&file).map_err(failed)?;
-    let whole = read(&text, calls).zip(begun.zip(over));
-    let (mut outcome, ((before, begun), (after, over))) =
-        whole.ok_or_else(|| format!("a load failed: {said} {text}"))?;
+    let spent = |load| (report::cpu(peer), report::cpu(&[load]));
+    let limit = Duration::from_secs(u64::from(plan.seconds) + 180);
+    let done = load::run(&mut command, &lab.folder.join("load.txt"), limit, spent)?;
+    let mut outcome = read(&done.text, calls)
+        .ok_or_else(|| format!("no report of a load: {} {}", done.said, done.text))?;
+    let [before, after] = done.read;
     outcome.cpu = after.1.saturating_sub(before.1);
-    Ok((outcome, after.0.saturating_sub(before.0), over.duration_since(begun)))
+    Ok((outcome, after.0.saturating_sub(before.0), done.time))
 }
 
 /// The table that a load prints.

@@ -4,6 +4,7 @@
 //! them caches but no time of its own.
 
 pub mod lab;
+pub mod load;
 pub mod probe;
 pub mod programs;
 pub mod report;

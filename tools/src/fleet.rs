@@ -217,6 +217,7 @@ impl Deck {
             timers: Timers::default(),
             noted: HashMap::new(),
             buffer: vec![0; DATAGRAM_BYTES],
+            room: turn::room(),
             outputs: Vec::new(),
         }
     }
@@ -242,6 +243,7 @@ struct Hall {
     timers: Timers<usize>,
     noted: HashMap<u32, Noted>,
     buffer: Vec<u8>,
+    room: Vec<u8>,
     outputs: Vec<Output>,
 }
 
@@ -349,7 +351,7 @@ impl Hall {
         for _ in 0..BURST {
             let mut buffer = std::mem::take(&mut self.buffer);
             let received = match (port, port.of(&self.seats[seat].ports)) {
-                (Port::Sip, Some(socket)) => turn::receive(socket, &mut buffer),
+                (Port::Sip, Some(socket)) => turn::receive(socket, &mut buffer, &mut self.room),
                 (_, Some(socket)) => {
                     let received = socket.recv_from(&mut buffer);
                     received.map(|(length, from)| (length, from, Instant::ZERO))

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use base::Instant;
 use nix::sys::socket::sockopt::ReceiveTimestampns;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt};
-use rustix::time::{ClockId, clock_gettime};
+use nix::sys::socket::{MsgFlags, SockaddrStorage, recvmsg, setsockopt};
 
 use crate::clock;
 
@@ -20,17 +19,21 @@ pub fn stamp(socket: &UdpSocket) -> io::Result<()> {
     Ok(setsockopt(socket, ReceiveTimestampns, &true)?)
 }
 
-/// A datagram, its sender, and when the kernel had it.
-pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr, Instant)> {
-    let mut space = nix::cmsg_space!(nix::libc::timespec);
+/// Room for what the kernel says beside a datagram.
+pub fn room() -> Vec<u8> {
+    nix::cmsg_space!(nix::libc::timespec)
+}
+
+/// A datagram, its sender, and when the kernel had it; `room` is used again and again.
+pub fn receive(
+    socket: &UdpSocket,
+    buffer: &mut [u8],
+    room: &mut [u8],
+) -> io::Result<(usize, SocketAddr, Instant)> {
     let mut slices = [IoSliceMut::new(buffer)];
     let flags = MsgFlags::empty();
-    let received =
-        recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(&mut space), flags)?;
-    let stamped = received.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::ScmTimestampns(time) => Some(Duration::from(time)),
-        _ => None,
-    });
+    let received = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut slices, Some(room), flags)?;
+    let stamped = received.cmsgs()?.find_map(clock::stamp);
     let from = received.address.as_ref().and_then(|from| {
         let four = from.as_sockaddr_in().map(|from| SocketAddr::V4((*from).into()));
         four.or_else(|| from.as_sockaddr_in6().map(|from| SocketAddr::V6((*from).into())))
@@ -39,12 +42,11 @@ pub fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, Sock
     Ok((received.bytes, from, stamped.map_or_else(clock::now, monotonic)))
 }
 
-/// What the kernel's stamp, of the clock of the day, is on ours; a clock that was set meanwhile makes it now.
-fn monotonic(stamped: Duration) -> Instant {
-    let (now, day) = (clock::now(), clock_gettime(ClockId::Realtime));
-    let day = Duration::new(day.tv_sec as u64, day.tv_nsec as u32);
-    let ago = day.saturating_sub(stamped).min(Duration::from_secs(1));
-    Instant::from_nanos(now.as_nanos().saturating_sub(ago.as_nanos() as u64))
+/// What the kernel's stamp is on our clock: a second ago at most, whoever sets the time of day meanwhile.
+fn monotonic(stamped: u64) -> Instant {
+    let (now, day) = (clock::now(), clock::realtime());
+    let ago = day.saturating_sub(stamped).min(1_000_000_000);
+    Instant::from_nanos(now.as_nanos().saturating_sub(ago))
 }
 
 /// The set-up of a phone's call, as far as it is its own doing.
@@ -143,7 +145,7 @@ mod tests {
             let before = clock::now();
             socket.send_to(b"hello", socket.local_addr().unwrap()).unwrap();
             let mut buffer = [0; 16];
-            let (length, from, came) = receive(socket, &mut buffer).unwrap();
+            let (length, from, came) = receive(socket, &mut buffer, &mut room()).unwrap();
             assert_eq!((&buffer[..length], from), (&b"hello"[..], socket.local_addr().unwrap()));
             // The two clocks are not read at the same moment.
             let slack = Duration::from_millis(1);

@@ -12,14 +12,12 @@ use std::time::{Duration, Instant};
 
 use media::wire::RtpHeader;
 use nix::errno::Errno;
-use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, MultiHeaders, recvmmsg, setsockopt, sockopt::ReceiveTimestampns,
-};
+use nix::sys::socket::{MsgFlags, MultiHeaders, recvmmsg, setsockopt, sockopt::ReceiveTimestampns};
 use nix::sys::time::TimeSpec;
 use rustix::net::{RecvFlags, SendFlags};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::account::{Arrival, Arrivals, Counted};
+use crate::clock;
 
 /// Of a 20 ms frame of G.711 with its RTP header.
 pub const PACKET_BYTES: usize = 172;
@@ -219,7 +217,7 @@ impl Lane {
                     lengths[taken] = message.bytes;
                     if self.stamp {
                         stamps[taken] =
-                            message.cmsgs().ok().and_then(|mut all| all.find_map(stamp));
+                            message.cmsgs().ok().and_then(|mut all| all.find_map(clock::stamp));
                     }
                     taken += 1;
                 }
@@ -294,7 +292,7 @@ impl Stream {
         self.header.timestamp = self.header.timestamp.wrapping_add(160);
         self.packet[..STAMP].copy_from_slice(&self.header.bytes());
         self.packet[STAMP + 12..STAMP + 16].copy_from_slice(&self.number.to_be_bytes());
-        self.packet[STAMP..STAMP + 8].copy_from_slice(&realtime().to_be_bytes());
+        self.packet[STAMP..STAMP + 8].copy_from_slice(&clock::realtime().to_be_bytes());
     }
 
     fn take_back(&mut self) {
@@ -325,20 +323,5 @@ impl Stamp {
         }
         let sent = (u64::from(word(0)?) << 32) | u64::from(word(4)?);
         Some(Stamp { sent, stream: word(8)?, number: word(12)? })
-    }
-}
-
-/// The kernel's receive timestamps are of this clock, in nanoseconds.
-fn realtime() -> u64 {
-    let time = clock_gettime(ClockId::Realtime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-fn stamp(message: ControlMessageOwned) -> Option<u64> {
-    match message {
-        ControlMessageOwned::ScmTimestampns(time) => {
-            Some(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
-        }
-        _ => None,
     }
 }
